@@ -1,0 +1,75 @@
+# `make help` lists the targets. Each sets up .venv by itself; once it is current, that costs nothing.
+
+SEEDS     ?= 2
+WORKERS   ?= auto
+PIP_FLAGS ?= -qq
+PYTHON    ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell $(p) -c $(USABLE) 2>/dev/null && echo $(p))))
+USABLE    := 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))'
+
+BIN     := .venv/bin
+INSTALL := $(BIN)/python -m pip install $(PIP_FLAGS) --disable-pip-version-check --no-input --no-compile -c constraints.txt
+
+# Each worker of the tests is one process with one thread.
+THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+PYTEST  := $(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# Installed without bytecode, which is much quicker; so that it is kept as modules are first imported:
+export PYTHONDONTWRITEBYTECODE :=
+
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test test-fast lint type format bench results clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+demo: .venv/.demo ## train our DQN and SB3's on CartPole-v1, compare them in runs/demo (SEEDS=5 for more seeds)
+	$(BIN)/agentlib compare dqn --env CartPole-v1 --seeds $(SEEDS) --steps 50000 --out runs/demo
+
+test: .venv/.dev ## the whole test suite (WORKERS=1 for one process)
+	$(PYTEST)
+
+test-fast: .venv/.dev ## the tests that are neither slow nor for a GPU
+	$(PYTEST) -m "not slow and not gpu"
+
+lint: .venv/.dev ## style and format, nothing changed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+type: .venv/.dev ## types
+	$(BIN)/mypy
+
+format: .venv/.dev ## mend what `make lint` finds, where a tool can
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+bench: .venv/.dev ## measure speed against Stable-Baselines3
+	$(BIN)/python benchmarks/run.py
+
+results: .venv/.dev ## train what the printed results claim
+	$(BIN)/python benchmarks/results.py
+
+clean: ## remove caches and builds; .venv and runs/ stay
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name .venv -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# .demo has what the demo needs, .dev has everything. Both are renewed when what they are made from changes.
+
+.venv/.demo: pyproject.toml constraints.txt .venv/.made
+	@echo "Installing agentlib for the demo into .venv (torch is large: the first time takes minutes)"
+	@$(INSTALL) -e '.[sb3,plots]'
+	@touch $@
+
+.venv/.dev: pyproject.toml constraints.txt .venv/.made
+	@echo "Installing agentlib with all extras into .venv (torch is large: the first time takes minutes)"
+	@$(INSTALL) -e '.[dev]'
+	@touch $@ .venv/.demo
+
+.venv/.made:
+	@if [ -z "$(PYTHON)" ]; then \
+	    echo "agentlib needs Python 3.11 or newer with venv and pip, and found none." >&2; \
+	    echo "Install it (on Debian or Ubuntu also python3-venv), or name it: make PYTHON=/path/to/python3" >&2; \
+	    exit 1; fi
+	@$(PYTHON) -c $(USABLE) || { echo "$(PYTHON) is older than Python 3.11, or lacks venv and pip." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv
+	@touch $@

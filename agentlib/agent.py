@@ -1,0 +1,198 @@
+"""An agent: a policy with the spaces it acts in, in one safe file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from agentlib.backbones import from_spec, spec_of
+from agentlib.data.spaces import space_from_json, space_to_json, to_batch, unflatten
+from agentlib.policies import POLICIES, GreedyActor
+
+FILE_VERSION = 1
+
+
+class Agent:
+    """A policy with its spaces, ready to act anywhere: `action = agent.act(observation)`.
+
+    It keeps its own random generator, and touches nothing of the host's.
+
+    Args:
+        policy: as `agentlib.policies` has them.
+        observation_space: of one environment.
+        action_space: of one environment.
+        exploration_rate: share of random actions in `predict(deterministic=False)`, as SB3's DQN does it.
+        about: JSON-able notes that are saved with the agent (how it was trained).
+        seed: of its generator.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        *,
+        exploration_rate: float = 0.0,
+        about: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.policy = policy
+        self.observation_space, self.action_space = observation_space, action_space
+        self.exploration_rate, self.about = exploration_rate, dict(about or {})
+        self.generator = np.random.default_rng(seed)
+        self._actor = GreedyActor(policy, observation_space)
+        self._start = getattr(action_space, "start", 0)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network under the policy's head."""
+        backbone = self.policy.backbone
+        assert isinstance(backbone, nn.Module)
+        return backbone
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy lives."""
+        return next(self.policy.parameters()).device
+
+    def act(self, observation: Any) -> Any:
+        """The best action for one observation, or the actions for a batch of them.
+
+        Raises:
+            TypeError: the pair `(observation, info)`, or a dtype or structure that does not fit the space.
+            ValueError: a shape that does not fit the space, or NaN.
+        """
+        leaves, single = to_batch(self.observation_space, observation)
+        actions = self._actor(unflatten(self.observation_space, leaves)) + self._start
+        return actions[0] if single else actions
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[NDArray[Any], ...] | None = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Any, tuple[NDArray[Any], ...] | None]:
+        """SB3's `predict`: actions for one observation or a batch, and the recurrent state (None without memory).
+
+        With `deterministic=False` a share of `exploration_rate` of the actions is random, from the agent's own
+        generator. Raises what `act` raises.
+        """
+        actions = np.asarray(self.act(observation))
+        if not deterministic and self.exploration_rate > 0.0:
+            # (SB3 draws once per call, we once per observation.)
+            random = self.generator.random(actions.shape) < self.exploration_rate
+            n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
+            actions = np.where(random, self.generator.integers(n_actions, size=actions.shape) + self._start, actions)
+        return actions, state
+
+    def reset(self, seed: int | None = None) -> None:
+        """Forgets what was remembered of an episode; with a seed, the generator starts anew."""
+        if seed is not None:
+            self.generator = np.random.default_rng(seed)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the agent to one safetensors file, whole or not at all; returns its path (suffix .safetensors)."""
+        path = Path(path)
+        path = path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        description = {
+            "file": "agentlib agent",
+            "version": FILE_VERSION,
+            "policy": spec_of(self.policy),
+            "observation_space": space_to_json(self.observation_space),
+            "action_space": space_to_json(self.action_space),
+            "exploration_rate": self.exploration_rate,
+            "about": self.about,
+        }
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.policy.state_dict().items()}
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            save_file(tensors, temporary, metadata={"agentlib": json.dumps(description, allow_nan=False)})
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        classes: Mapping[str, type[nn.Module]] | None = None,
+    ) -> Self:
+        """The agent in a file that `save` wrote. Nothing is unpickled and no code of the file is run.
+
+        Args:
+            path: the file.
+            device: where the policy shall live.
+            classes: network classes of your own by name, if the agent uses any.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: the file is damaged, is no agent, or is of a newer version.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no agent file at {path}")
+        try:
+            with safe_open(path, "pt", device="cpu") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ValueError(f"{path} is no agent file, or it is damaged: {error}") from None
+        description = _description(path, metadata)
+        policy = from_spec(description["policy"], {**POLICIES, **(classes or {})})
+        try:
+            policy.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ValueError(f"{path}: the weights do not fit the policy: {error}") from None
+        return cls(
+            policy.eval().to(device),
+            space_from_json(description["observation_space"]),
+            space_from_json(description["action_space"]),
+            exploration_rate=float(description["exploration_rate"]),
+            about=description["about"],
+        )
+
+    def check_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+        """Raises ValueError, naming both, if these are not the spaces that the agent was made for."""
+        for kind, mine, theirs in (
+            ("observation", self.observation_space, observation_space),
+            ("action", self.action_space, action_space),
+        ):
+            if mine != theirs:
+                raise ValueError(f"the agent's {kind} space is {mine}, the environment's is {theirs}")
+
+    def __repr__(self) -> str:
+        return f"Agent({self.observation_space} -> {self.action_space})"
+
+
+def _description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        description = json.loads(metadata["agentlib"])
+        kind, version = description["file"], int(description["version"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} is no agent file: it does not say that agentlib wrote it") from None
+    if kind != "agentlib agent":
+        raise ValueError(f"{path} is no agent file but {kind!r}")
+    if version > FILE_VERSION:
+        raise ValueError(f"{path} has version {version}, this agentlib reads up to {FILE_VERSION}: update agentlib")
+    missing = {"policy", "observation_space", "action_space", "exploration_rate", "about"} - set(description)
+    if missing:
+        raise ValueError(f"{path} is damaged: it does not give {', '.join(sorted(missing))}")
+    return dict(description)

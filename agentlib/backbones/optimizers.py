@@ -1,0 +1,99 @@
+"""Optimizer rules: pure tensor functions from a gradient to a change of the parameters.
+
+A rule sees all parameters of one step as a single flat vector, so that a whole update is a handful of operations and
+fits into one compiled graph. `agentlib.training.Step` keeps the slots and applies the change.
+
+Each rule equals its namesake in `torch.optim`, step by step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from agentlib.backbones.schedules import Schedule
+
+Change = Callable[[Tensor, dict[str, Tensor], Tensor, float | Tensor], Tensor]
+"""(gradient (N,), slots each (N,), count 0-dim float64, learning rate) -> change (N,); slots are updated in place."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a gradient becomes a change of the parameters."""
+
+    learning_rate: Schedule
+    """A number or a schedule."""
+    slots: tuple[str, ...]
+    """Names of the vectors that the rule remembers from step to step."""
+    change: Change
+    """The rule itself."""
+    weight_decay: float = 0.0
+    """Strength of the decay of matrices and filters; biases and gains (one dimension) are left alone."""
+    decoupled: bool = False
+    """True: parameters shrink by `learning_rate * weight_decay` (AdamW). False: the gradient gets an L2 term."""
+
+
+def sgd(learning_rate: Schedule, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> Rule:
+    """Stochastic gradient descent, with heavy-ball or Nesterov momentum.
+
+    v <- momentum * v + g;  theta <- theta - learning_rate * v        (Sutskever et al. 2013, in torch's form)
+
+    Raises:
+        ValueError: nesterov without momentum.
+    """
+    if nesterov and momentum <= 0.0:
+        raise ValueError("sgd(nesterov=True) needs momentum > 0")
+
+    def change(gradient: Tensor, slots: dict[str, Tensor], count: Tensor, rate: float | Tensor) -> Tensor:
+        if momentum == 0.0:
+            return -rate * gradient
+        velocity = slots["momentum"].mul_(momentum).add_(gradient)
+        return -rate * (gradient + momentum * velocity if nesterov else velocity)
+
+    return Rule(learning_rate, ("momentum",) if momentum else (), change, weight_decay)
+
+
+def rmsprop(learning_rate: Schedule, alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0.0) -> Rule:
+    """RMSProp (Hinton 2012, lecture 6e): s <- alpha s + (1-alpha) g^2;  theta <- theta - lr g / (sqrt(s) + eps)."""
+
+    def change(gradient: Tensor, slots: dict[str, Tensor], count: Tensor, rate: float | Tensor) -> Tensor:
+        square = slots["square"].mul_(alpha).addcmul_(gradient, gradient, value=1.0 - alpha)
+        return -rate * (gradient / (square.sqrt() + eps))
+
+    return Rule(learning_rate, ("square",), change, weight_decay)
+
+
+def _adam_change(betas: tuple[float, float], eps: float) -> Change:
+    beta1, beta2 = betas
+
+    def change(gradient: Tensor, slots: dict[str, Tensor], count: Tensor, rate: float | Tensor) -> Tensor:
+        mean = slots["mean"].lerp_(gradient, 1.0 - beta1)
+        square = slots["square"].mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
+        # The corrections are taken in float64: 1 - 0.999**t loses five digits in float32, and training amplifies it.
+        scale = rate / (1.0 - beta1**count)  # 0-dim
+        root = (1.0 - beta2**count).sqrt()  # 0-dim
+        return -scale * (mean / (square.sqrt() / root + eps))
+
+    return change
+
+
+def adam(
+    learning_rate: Schedule = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> Rule:
+    """Adam (Kingma & Ba 2015, algorithm 1), with bias correction; `weight_decay` adds an L2 term to the gradient."""
+    return Rule(learning_rate, ("mean", "square"), _adam_change(betas, eps), weight_decay)
+
+
+def adamw(
+    learning_rate: Schedule = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.01,
+) -> Rule:
+    """AdamW (Loshchilov & Hutter 2019): Adam, and matrices shrink by `learning_rate * weight_decay` each step."""
+    return Rule(learning_rate, ("mean", "square"), _adam_change(betas, eps), weight_decay, decoupled=True)

@@ -1,0 +1,352 @@
+"""Replay memory: each frame stored once, exact at the end of episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from agentlib.backbones.schedules import Clock
+from agentlib.data.memory import nbytes, refuse_what_cannot_fit, replay_columns
+from agentlib.data.priorities import Priorities
+from agentlib.data.spaces import flatten, unflatten
+
+
+class Transition(NamedTuple):
+    """A batch of transitions. B is the batch size; observations are trees of tensors."""
+
+    observation: Any
+    """`(B, *shape)` in each leaf."""
+    action: Tensor
+    """`(B,)` or `(B, *shape)`: indices from 0 for Discrete actions."""
+    reward: Tensor
+    """`(B,)` float32: the discounted sum over the n steps."""
+    next_observation: Any
+    """`(B, *shape)` in each leaf: after the n steps, or the final observation of the episode."""
+    terminated: Tensor
+    """`(B,)` float32, 1 where the episode ended within the n steps; not where it was only cut off."""
+    discount: Tensor
+    """`(B,)` float32: gamma to the power of the steps that were made, for the value of `next_observation`."""
+    weight: Tensor
+    """`(B,)` float32: importance weights of prioritized sampling, else 1."""
+    index: Tensor  # type: ignore[assignment] # hides tuple.index
+    """`(B,)` int64: where the transitions lie in the buffer."""
+    state: Any = None
+    """Recurrent state at the start, for sequences."""
+    clock: Clock = Clock(0, 0, 0.0)
+
+
+class Episode(NamedTuple):
+    """One recorded episode of T steps."""
+
+    observations: Any
+    """`(T + 1, *shape)` in each leaf, the final observation included."""
+    actions: NDArray[Any]
+    """`(T, ...)`"""
+    rewards: NDArray[Any]
+    """`(T,)`"""
+    terminated: bool = False
+    """Whether the last step ended the task; otherwise the episode was cut off there."""
+
+
+class ReplayBuffer(nn.Module):
+    """The last `buffer_size` transitions of n environments, in preallocated columns.
+
+    Each environment has a ring of frames and a ring of transitions. An episode writes its first observation, then one
+    frame per step, the final one included; a transition knows the number of its frame, and its next observation is the
+    frame after. So no frame is stored twice, and nothing is ever read across the end of an episode. With
+    `frame_stack=k` the observations are stacks of k frames: an episode writes its first stack whole and then only
+    the newest frame of each, and stacks are put together again by index.
+
+    Small observations get room for the worst case. For large ones (images) there is room for `buffer_size` frames and
+    a little more: if episodes are shorter than about 130 steps per stacked frame, fewer than `buffer_size`
+    transitions are kept, never wrong ones.
+
+    Args:
+        observation_space: of one environment: Box, Discrete, MultiDiscrete, MultiBinary, nested in Dict and Tuple.
+        action_space: Discrete, MultiDiscrete, MultiBinary or Box.
+        buffer_size: transitions, over all environments.
+        num_envs: environments that write side by side.
+        frame_stack: leading axis of the observations that is a sliding window over time; 1 for none.
+        prioritized: keep a priority for each transition.
+        device: where the columns live.
+
+    Raises:
+        MemoryError: the columns would not fit into the free memory; the message says what would.
+        ValueError: `frame_stack` does not fit the observations.
+    """
+
+    position: Tensor
+    action: Tensor
+    reward: Tensor
+    terminated: Tensor
+    done: Tensor
+    window: Tensor
+    top: Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        buffer_size: int,
+        *,
+        num_envs: int = 1,
+        frame_stack: int = 1,
+        prioritized: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__()
+        self.observation_space, self.action_space = observation_space, action_space
+        self.num_envs, self.frame_stack = num_envs, frame_stack
+        columns = replay_columns(observation_space, action_space, buffer_size, num_envs, frame_stack)
+        self.nbytes = nbytes(columns)
+        refuse_what_cannot_fit(columns, buffer_size, torch.device(device))
+        self.capacity, self.frame_capacity = columns["reward"][0][1], columns["frame_0"][0][1]
+        for name, (shape, dtype) in columns.items():
+            # Not persistent: `get_extra_state` saves the part that is filled. numpy's zeros take memory when written.
+            self.register_buffer(name, torch.from_numpy(np.zeros(shape, dtype)).to(device), persistent=False)
+        # Running numbers: of each environment's transitions [oldest, count) are there. On the device for `draw`,
+        # in numpy for writing; the same memory where the device is the CPU.
+        self.register_buffer("window", torch.zeros(2, num_envs, dtype=torch.int64, device=device), persistent=False)
+        self._window = self.window.numpy() if self.window.is_cpu else np.zeros((2, num_envs), np.int64)
+        self._frames = np.zeros(num_envs, np.int64)  # frames written so far
+        self._stacks: list[NDArray[Any]] = []  # the last observation, to check that stacks slide
+        self.priorities = Priorities(num_envs * self.capacity).to(device) if prioritized else None
+        self.register_buffer("top", torch.ones((), device=device))  # the largest priority so far
+        self._changed: dict[int, bool] = {}  # entries written (True) or dropped (False) since the last `flush`
+        self._names = [name for name in columns if name.startswith("frame_")]
+        self._arrays = {name: getattr(self, name).numpy() for name in columns} if self.window.is_cpu else {}
+
+    @staticmethod
+    def forecast(
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        buffer_size: int,
+        *,
+        num_envs: int = 1,
+        frame_stack: int = 1,
+    ) -> int:
+        """Bytes that such a buffer takes once it is full."""
+        return nbytes(replay_columns(observation_space, action_space, buffer_size, num_envs, frame_stack))
+
+    def __len__(self) -> int:
+        """Transitions that can be sampled."""
+        return int((self._window[1] - self._window[0]).sum())
+
+    # Writing -----------------------------------------------------------------------------------------------------
+
+    def begin(self, observation: Any, where: NDArray[np.bool_] | None = None) -> None:
+        """Starts an episode with its first observation, batched, in the environments `where` (all by default)."""
+        leaves = self._leaves(observation)
+        for row in range(self.num_envs) if where is None else np.flatnonzero(where):
+            self._begin(int(row), [leaf[row] for leaf in leaves])
+
+    def _begin(self, row: int, leaves: list[Any]) -> None:
+        if self._window[1, row] > 0:
+            # An episode that was left in the middle ends here, so that no n-step return runs into this one.
+            self._write("done", row, int((self._window[1, row] - 1) % self.capacity), True)
+        for offset in range(self.frame_stack):
+            slot = int((self._frames[row] + offset) % self.frame_capacity)
+            for name, leaf in zip(self._names, leaves, strict=True):
+                self._write(name, row, slot, leaf if self.frame_stack == 1 else leaf[offset])
+        self._frames[row] += self.frame_stack
+        if self.frame_stack > 1:
+            self._stacks = self._stacks or [np.stack([leaf] * self.num_envs) for leaf in leaves]
+            for stack, leaf in zip(self._stacks, leaves, strict=True):
+                stack[row] = leaf
+        self._evict(row)
+
+    def add(
+        self,
+        action: NDArray[Any],
+        reward: NDArray[Any],
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+        next_observation: Any,
+        valid: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Stores one transition of each environment; all arguments are batched.
+
+        `next_observation` is what the action led to, the final observation included. Rows that are not `valid` are
+        no transitions and are left out.
+
+        Raises:
+            ValueError: with `frame_stack`, an observation that is not the last one moved by one frame.
+        """
+        leaves = self._leaves(next_observation)
+        for row in range(self.num_envs) if valid is None or valid.all() else np.flatnonzero(valid):
+            values = [leaf[row] for leaf in leaves]
+            self._add(int(row), action[row], reward[row], terminated[row], truncated[row], values)
+
+    def _add(self, row: int, action: Any, reward: Any, terminated: Any, truncated: Any, leaves: list[Any]) -> None:
+        number, frame = int(self._window[1, row]), int(self._frames[row])
+        slot, frame_slot = number % self.capacity, frame % self.frame_capacity
+        self._write("position", row, slot, frame - 1)
+        self._write("action", row, slot, action)
+        self._write("reward", row, slot, reward)
+        self._write("terminated", row, slot, terminated)
+        self._write("done", row, slot, terminated or truncated)
+        if self.frame_stack == 1:
+            for name, leaf in zip(self._names, leaves, strict=True):
+                self._write(name, row, frame_slot, leaf)
+        else:
+            for name, leaf, stack in zip(self._names, leaves, self._stacks, strict=True):
+                if not np.array_equal(leaf[:-1], stack[row, 1:]):
+                    raise ValueError(
+                        f"frame_stack={self.frame_stack}, but an observation is not the last one moved by one frame"
+                    )
+                stack[row] = leaf
+                self._write(name, row, frame_slot, leaf[-1])
+        self._window[1, row] = number + 1
+        self._frames[row] = frame + 1
+        if self.priorities is not None:
+            self._changed[row * self.capacity + slot] = True
+        self._evict(row)
+
+    def _evict(self, row: int) -> None:
+        """Moves the oldest transition on, past what the rings have overwritten."""
+        oldest, count = self._window[0, row], self._window[1, row]
+        if count - oldest > self.capacity:
+            oldest += 1
+        first_frame = self._frames[row] - self.frame_capacity + self.frame_stack - 1  # the first whole stack
+        if first_frame > 0:
+            while oldest < count and self._read("position", row, int(oldest % self.capacity)) < first_frame:
+                if self.priorities is not None:
+                    self._changed[int(row * self.capacity + oldest % self.capacity)] = False
+                oldest += 1
+        self._window[0, row] = oldest
+
+    def extend(self, episodes: Iterable[Episode]) -> None:
+        """Fills the buffer from recorded episodes, before an environment writes to it."""
+        for episode in episodes:
+            row = int(np.argmin(self._window[1]))
+            leaves = [np.asarray(leaf) for leaf in flatten(self.observation_space, episode.observations)]
+            self._begin(row, [leaf[0] for leaf in leaves])
+            last = len(episode.rewards) - 1
+            for t in range(last + 1):
+                ends = t == last and episode.terminated, t == last and not episode.terminated
+                self._add(row, episode.actions[t], episode.rewards[t], *ends, [leaf[t + 1] for leaf in leaves])
+        self.flush()
+
+    def flush(self) -> None:
+        """Makes what was written visible to `draw`: call it after a series of `begin` and `add`."""
+        if not self.window.is_cpu:
+            self.window.copy_(torch.from_numpy(self._window))
+        if self.priorities is not None and self._changed:
+            index = torch.tensor(list(self._changed), device=self.top.device)
+            written = torch.tensor(list(self._changed.values()), device=self.top.device)
+            self.priorities.set(index, self.top * written)
+            self._changed.clear()
+
+    def _write(self, name: str, row: int, slot: int, value: Any) -> None:
+        if self._arrays:
+            self._arrays[name][row, slot] = value
+        else:
+            getattr(self, name)[row, slot] = torch.as_tensor(value)
+
+    def _read(self, name: str, row: int, slot: int) -> int:
+        return int(self._arrays[name][row, slot] if self._arrays else getattr(self, name)[row, slot])
+
+    def _leaves(self, observation: Any) -> list[NDArray[Any]]:
+        return [np.asarray(leaf) for leaf in flatten(self.observation_space, observation)]
+
+    # Reading: tensor work of fixed shapes ------------------------------------------------------------------------
+
+    def draw(self, batch_size: int, beta: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
+        """Indices of transitions `(B,)`, and their importance weights `(B,)` float32.
+
+        Uniform, or in proportion to the priorities, with weights (size * probability)^-beta over their largest
+        (Schaul et al. 2016, section 3.4).
+        """
+        sizes = self.window[1] - self.window[0]  # (num_envs,)
+        sums = sizes.cumsum(0)
+        if self.priorities is not None:
+            index, probability = self.priorities.draw(batch_size)
+            weight = (probability * sums[-1]) ** -beta
+            return index, (weight / weight.max()).float()
+        uniform = torch.rand(batch_size, dtype=torch.float64, device=sums.device)
+        ticket = (uniform * sums[-1]).long()
+        row = torch.zeros_like(ticket)
+        if self.num_envs > 1:
+            row = torch.searchsorted(sums, ticket, right=True)
+            ticket = ticket - (sums[row] - sizes[row])
+        slot = (self.window[0][row] + ticket) % self.capacity
+        return row * self.capacity + slot, torch.ones(batch_size, device=sums.device)
+
+    def gather(self, index: Tensor, n_steps: int = 1, gamma: float = 0.99) -> Transition:
+        """The transitions at `index (B,)`, with returns over up to `n_steps` steps.
+
+        A return stops where its episode ends or the buffer does; `discount` says after how many steps.
+        """
+        row = torch.div(index, self.capacity, rounding_mode="floor")
+        slot = index - row * self.capacity
+        if n_steps == 1:
+            last = index
+            reward = self.reward.flatten()[index]
+            discount = torch.full_like(reward, gamma)
+        else:
+            count = self.window[1][row]  # (B,)
+            number = count - 1 - (count - 1 - slot) % self.capacity
+            ahead = torch.arange(n_steps, device=index.device)  # (n,)
+            window = row[:, None] * self.capacity + (number[:, None] + ahead) % self.capacity  # (B, n)
+            ended = self.done.flatten()[window].long()
+            inside = (number[:, None] + ahead < count[:, None]) & (ended.cumsum(1) - ended == 0)  # (B, n)
+            steps = inside.sum(1)
+            reward = (self.reward.flatten()[window] * gamma**ahead * inside).sum(1)
+            discount = gamma ** steps.float()
+            last = window.gather(1, steps[:, None] - 1)[:, 0]
+        return Transition(
+            observation=self._observation(row, self.position.flatten()[index]),
+            action=self.action.flatten(0, 1)[index],
+            reward=reward,
+            next_observation=self._observation(row, self.position.flatten()[last] + 1),
+            terminated=self.terminated.flatten()[last].float(),
+            discount=discount,
+            weight=torch.ones_like(reward),
+            index=index,
+        )
+
+    def _observation(self, row: Tensor, position: Tensor) -> Any:
+        if self.frame_stack > 1:
+            back = torch.arange(1 - self.frame_stack, 1, device=row.device)
+            position = position[:, None] + back  # (B, k)
+            row = row[:, None]
+        index = row * self.frame_capacity + position % self.frame_capacity
+        leaves = [getattr(self, name).flatten(0, 1)[index] for name in self._names]
+        return unflatten(self.observation_space, leaves)
+
+    def set_priorities(self, index: Tensor, priority: Tensor) -> None:
+        """Gives transitions `index (B,)` new priorities `(B,)`."""
+        assert self.priorities is not None
+        self.top.copy_(torch.maximum(self.top, priority.max()))
+        self.priorities.set(index, priority)
+
+    # State -------------------------------------------------------------------------------------------------------
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The filled part of the columns, and how far they are filled."""
+        filled = int(min(self._window[1].max(), self.capacity))
+        frames = int(min(self._frames.max(), self.frame_capacity))
+        names = ["position", "action", "reward", "terminated", "done"]
+        columns = {name: getattr(self, name)[:, :filled] for name in names}
+        columns |= {name: getattr(self, name)[:, :frames] for name in self._names}
+        return {
+            "columns": columns,
+            "window": torch.from_numpy(self._window.copy()),
+            "frames": torch.from_numpy(self._frames.copy()),
+            "stacks": [torch.from_numpy(stack) for stack in self._stacks],
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Puts back what `get_extra_state` gave."""
+        for name, column in state["columns"].items():
+            getattr(self, name)[:, : column.shape[1]] = column.to(self.top.device)
+        self._window[...] = state["window"].numpy()
+        self._frames[...] = state["frames"].numpy()
+        self._stacks = [stack.numpy().copy() for stack in state["stacks"]]
+        self.flush()

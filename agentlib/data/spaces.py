@@ -1,0 +1,172 @@
+"""Gymnasium spaces as trees of arrays, and as JSON.
+
+An observation of any space with fixed shapes is a tree whose leaves are arrays: the leaves are what buffers store, and
+the tree is what networks see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+Leaf = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+
+
+def leaf_spaces(space: spaces.Space[Any]) -> list[Leaf]:
+    """The leaves of a space in a fixed order (Dict: by key, as Gymnasium sorts them).
+
+    Raises:
+        TypeError: a part of the space has no fixed shape (Text, Sequence, Graph, OneOf).
+    """
+    if isinstance(space, spaces.Dict):
+        return [leaf for part in space.spaces.values() for leaf in leaf_spaces(part)]
+    if isinstance(space, spaces.Tuple):
+        return [leaf for part in space.spaces for leaf in leaf_spaces(part)]
+    if isinstance(space, Leaf):
+        return [space]
+    raise TypeError(
+        f"{type(space).__name__} spaces have no fixed shape: wrap the environment so that its spaces are made of "
+        "Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple"
+    )
+
+
+def flatten(space: spaces.Space[Any], value: Any) -> list[Any]:
+    """The leaves of a value (or of a batch of values) in the order of `leaf_spaces`."""
+    if isinstance(space, spaces.Dict):
+        return [leaf for key, part in space.spaces.items() for leaf in flatten(part, value[key])]
+    if isinstance(space, spaces.Tuple):
+        return [leaf for part, item in zip(space.spaces, value, strict=True) for leaf in flatten(part, item)]
+    return [value]
+
+
+def unflatten(space: spaces.Space[Any], leaves: Sequence[Any]) -> Any:
+    """The tree (dicts and tuples) that has these leaves; the inverse of `flatten`."""
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        return leaves[0]
+    remaining = iter(leaves)
+
+    def build(part: spaces.Space[Any]) -> Any:
+        if isinstance(part, spaces.Dict):
+            return {key: build(item) for key, item in part.spaces.items()}
+        if isinstance(part, spaces.Tuple):
+            return tuple(build(item) for item in part.spaces)
+        return next(remaining)
+
+    return build(space)
+
+
+def leaf_shape(space: Leaf) -> tuple[int, ...]:
+    """The shape of one leaf; `()` for Discrete."""
+    return tuple(space.shape or ())
+
+
+def leaf_dtype(space: Leaf) -> np.dtype[Any]:
+    """The dtype in which a leaf is stored: its own, but float32 for float64, which networks cannot use."""
+    dtype = np.dtype(space.dtype)
+    return np.dtype(np.float32) if dtype == np.float64 else dtype
+
+
+def to_batch(space: spaces.Space[Any], value: Any) -> tuple[list[NDArray[Any]], bool]:
+    """The leaves of an observation with a leading batch axis, and whether it was a single observation.
+
+    Raises:
+        TypeError: an `(observation, info)` pair of `env.reset()`; or a type that does not fit the space.
+        ValueError: a shape that does not fit the space, or NaN.
+    """
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict) and not _fits_tuple(space, value):
+        raise TypeError("this is the pair (observation, info) that env.reset() returns: pass the observation alone")
+    try:
+        parts = flatten(space, value)
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise TypeError(f"the observation does not have the structure of {space}: {error!r}") from None
+    leaves, single = [], None
+    for leaf, part in zip(leaf_spaces(space), parts, strict=True):
+        array, shape = np.asarray(part), leaf_shape(leaf)
+        if array.dtype == object or not np.can_cast(array.dtype, np.dtype(leaf.dtype), "same_kind"):
+            raise TypeError(f"an observation of dtype {array.dtype} does not fit {leaf}")
+        is_single = array.shape == shape
+        if (not is_single and array.shape[1:] != shape) or (single is not None and single != is_single):
+            raise ValueError(
+                f"an observation of shape {array.shape} does not fit {leaf}: give shape {shape}, "
+                f"or (n, {', '.join(map(str, shape))}) for a batch".replace("(n, )", "(n,)")
+            )
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise ValueError(f"the observation contains NaN (space {leaf})")
+        single = is_single
+        leaves.append(array[None] if is_single else array)
+    return leaves, bool(single)
+
+
+def _fits_tuple(space: spaces.Space[Any], value: tuple[Any, ...]) -> bool:
+    return isinstance(space, spaces.Tuple) and len(space.spaces) == 2 and isinstance(space.spaces[1], spaces.Dict)
+
+
+def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
+    """A JSON-able description of a space.
+
+    Raises:
+        TypeError: a space without fixed shapes.
+    """
+    if isinstance(space, spaces.Dict):
+        return {"type": "Dict", "spaces": {key: space_to_json(part) for key, part in space.spaces.items()}}
+    if isinstance(space, spaces.Tuple):
+        return {"type": "Tuple", "spaces": [space_to_json(part) for part in space.spaces]}
+    leaf = leaf_spaces(space)[0]
+    if isinstance(leaf, spaces.Box):
+        bounds = {"low": _bound_to_json(leaf.low), "high": _bound_to_json(leaf.high)}
+        return {"type": "Box", "shape": list(leaf.shape), "dtype": str(leaf.dtype), **bounds}
+    if isinstance(leaf, spaces.Discrete):
+        return {"type": "Discrete", "n": int(leaf.n), "start": int(leaf.start)}
+    if isinstance(leaf, spaces.MultiDiscrete):
+        return {"type": "MultiDiscrete", "nvec": leaf.nvec.tolist(), "start": leaf.start.tolist()}
+    return {"type": "MultiBinary", "n": leaf.n if isinstance(leaf.n, int) else list(leaf.n)}
+
+
+def space_from_json(description: dict[str, Any]) -> spaces.Space[Any]:
+    """The space that `space_to_json` described.
+
+    Raises:
+        ValueError: not such a description.
+    """
+    try:
+        kind = description["type"]
+        if kind == "Dict":
+            return spaces.Dict({key: space_from_json(part) for key, part in description["spaces"].items()})
+        if kind == "Tuple":
+            return spaces.Tuple([space_from_json(part) for part in description["spaces"]])
+        if kind == "Box":
+            shape, dtype = tuple(description["shape"]), np.dtype(description["dtype"])
+            low, high = (_bound_from_json(description[side], shape, dtype) for side in ("low", "high"))
+            return spaces.Box(low, high, shape, dtype.type)
+        if kind == "Discrete":
+            return spaces.Discrete(description["n"], start=description["start"])
+        if kind == "MultiDiscrete":
+            return spaces.MultiDiscrete(description["nvec"], start=description["start"])
+        if kind == "MultiBinary":
+            return spaces.MultiBinary(description["n"])
+    except (KeyError, TypeError, AttributeError, AssertionError, OverflowError) as error:
+        raise ValueError(f"not the description of a space: {error!r}") from None
+    raise ValueError(f"unknown kind of space {kind!r}")
+
+
+def _bound_to_json(bound: NDArray[Any]) -> Any:
+    if bound.size and (bound == bound.flat[0]).all():
+        return _number_to_json(bound.flat[0])
+    return [_number_to_json(value) for value in bound.flat]
+
+
+def _number_to_json(value: Any) -> float | int | str:
+    # JSON has no infinity.
+    if np.issubdtype(type(value), np.integer) or np.issubdtype(type(value), np.bool_):
+        return int(value)
+    return float(value) if np.isfinite(value) else str(float(value))
+
+
+def _bound_from_json(bound: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    if isinstance(bound, list):
+        return np.array([float(value) if isinstance(value, str) else value for value in bound], dtype).reshape(shape)
+    return np.full(shape, float(bound) if isinstance(bound, str) else bound, dtype)

@@ -1,0 +1,104 @@
+"""Environments from what a user gives: an id, an instance, or a factory."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+from gymnasium.vector import VectorEnv
+
+import agentlib.envs  # noqa: F401 - registers our environments
+
+EnvLike = str | gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any] | Callable[[], Any]
+"""An environment's id, an instance (also a vector environment), or a function that makes one."""
+
+
+def make_env(
+    env: EnvLike, *, env_kwargs: dict[str, Any] | None = None, render_mode: str | None = None
+) -> gymnasium.Env[Any, Any]:
+    """One environment.
+
+    Atari games (ids of ALE) get the usual preprocessing: 84x84 grey frames, every fourth one, four of them stacked.
+
+    Raises:
+        ValueError: an unknown id (the message names close ones), or a factory that makes no environment.
+    """
+    if isinstance(env, gymnasium.Env):
+        return env
+    if callable(env):
+        made = env(**(env_kwargs or {}))
+        if not isinstance(made, gymnasium.Env):
+            raise ValueError(f"the environment factory returned {type(made).__name__}, not a gymnasium.Env")
+        return made
+    if not isinstance(env, str):
+        raise ValueError(f"an environment is given as an id, a gymnasium.Env or a factory, not {type(env).__name__}")
+    kwargs = dict(env_kwargs or {})
+    if render_mode is not None:
+        kwargs["render_mode"] = render_mode
+    if env.startswith("ALE/") or _is_atari(env):
+        return _make_atari(env, kwargs)
+    try:
+        # The checker's warnings are for those who write the environment.
+        return gymnasium.make(env, disable_env_checker=True, **kwargs)
+    except gymnasium.error.UnregisteredEnv as error:
+        close = difflib.get_close_matches(env, list(gymnasium.registry), n=4, cutoff=0.5)
+        hint = f"; close matches: {', '.join(close)}" if close else ""
+        raise ValueError(f"unknown environment {env!r}{hint}") from error
+
+
+def _is_atari(env_id: str) -> bool:
+    spec = gymnasium.registry.get(env_id)
+    return spec is not None and str(spec.entry_point).startswith("ale_py")
+
+
+def _make_atari(env_id: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+    try:
+        import ale_py
+    except ImportError:
+        raise ImportError(f"{env_id} needs the Atari emulator: pip install 'agentlib[atari]'") from None
+    gymnasium.register_envs(ale_py)
+    env = gymnasium.make(env_id, disable_env_checker=True, frameskip=1, **kwargs)
+    env = gymnasium.wrappers.AtariPreprocessing(
+        env, noop_max=30, frame_skip=4, screen_size=84, terminal_on_life_loss=True
+    )
+    env = gymnasium.wrappers.TransformReward(env, _sign)
+    return gymnasium.wrappers.FrameStackObservation(env, 4)
+
+
+def _sign(reward: Any) -> float:
+    return float((reward > 0) - (reward < 0))
+
+
+def frame_stack(env: Any) -> int:
+    """How many frames `FrameStackObservation` stacks in this environment; 1 without it.
+
+    Only a stack that is the outermost change of the observation counts: what a buffer sees must be whole stacks.
+    """
+    layer = env.envs[0] if isinstance(env, gymnasium.vector.SyncVectorEnv) else env
+    while isinstance(layer, gymnasium.Wrapper):
+        if isinstance(layer, gymnasium.wrappers.FrameStackObservation):
+            return int(layer.stack_size)
+        if isinstance(layer, gymnasium.ObservationWrapper):
+            return 1
+        layer = layer.env
+    return 1
+
+
+def make_envs(env: EnvLike, n_envs: int = 1, env_kwargs: dict[str, Any] | None = None) -> Any:
+    """One environment, or `n_envs` of them side by side; an instance is taken as it is.
+
+    Raises:
+        ValueError: what `make_env` raises; or `n_envs` with an instance, which cannot be copied.
+    """
+    if isinstance(env, gymnasium.Env | VectorEnv) or hasattr(env, "step_wait"):
+        if n_envs != 1:
+            raise ValueError("n_envs needs an id or a factory: an environment that exists already cannot be multiplied")
+        return env
+    if n_envs == 1:
+        return make_env(env, env_kwargs=env_kwargs)
+    return gymnasium.vector.SyncVectorEnv(
+        [lambda: make_env(env, env_kwargs=env_kwargs)] * n_envs,
+        autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
+    )

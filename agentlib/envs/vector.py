@@ -1,0 +1,190 @@
+"""One way to step any environment: a single one, Gymnasium's vector environments in each autoreset mode, SB3's.
+
+What differs between them is what happens at the end of an episode, and it is here that it is told apart: which
+observation is the true last one, which starts a new episode, and which step is no transition at all.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+
+from agentlib.data.spaces import flatten, unflatten
+
+Bools = NDArray[np.bool_]
+
+
+class Stepped(NamedTuple):
+    """What one step of n environments gave."""
+
+    observation: Any
+    """What to act on next, batched; of a new episode where `begun`."""
+    next_observation: Any
+    """What this step led to, batched; the true final observation where an episode ended."""
+    reward: NDArray[np.float64]
+    """`(n,)`"""
+    terminated: Bools
+    """`(n,)`: the task ended; nothing to come."""
+    truncated: Bools
+    """`(n,)`: the episode was cut off; values after it still count."""
+    valid: Bools
+    """`(n,)`: False where this step only reset an environment: no transition."""
+    begun: Bools
+    """`(n,)`: where `observation` is the first of an episode."""
+    info: dict[str, Any]
+
+
+class EnvironmentFailure(RuntimeError):
+    """An environment failed, or gave something that cannot be learned from."""
+
+
+class Environments:
+    """Steps n environments and resets those that are done.
+
+    Args:
+        env: a `gymnasium.Env`, a `gymnasium.vector.VectorEnv` (any autoreset mode), or an SB3 `VecEnv`.
+    """
+
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+
+    def __init__(self, env: Any) -> None:
+        self.env = env
+        self.steps = 0
+        if isinstance(env, VectorEnv):
+            self.num_envs = int(env.num_envs)
+            self.observation_space, self.action_space = env.single_observation_space, env.single_action_space
+            self._step = {
+                AutoresetMode.NEXT_STEP: self._step_next_step,
+                AutoresetMode.SAME_STEP: self._step_same_step,
+                AutoresetMode.DISABLED: self._step_disabled,
+            }[_autoreset_mode(env)]
+        elif isinstance(env, gymnasium.Env):
+            self.num_envs = 1
+            self.observation_space, self.action_space = env.observation_space, env.action_space
+            self._step = self._step_single
+        elif all(hasattr(env, name) for name in ("num_envs", "step_wait", "reset", "observation_space")):
+            self.num_envs = int(env.num_envs)
+            self.observation_space, self.action_space = env.observation_space, env.action_space
+            self._step = self._step_sb3
+        else:
+            raise TypeError(
+                f"{type(env).__name__} is no environment: give a gymnasium.Env, a gymnasium.vector.VectorEnv or an "
+                "SB3 VecEnv"
+            )
+        self._done = np.zeros(self.num_envs, dtype=bool)
+        self._all = np.ones(self.num_envs, dtype=bool)
+        self._none = np.zeros(self.num_envs, dtype=bool)
+
+    def reset(self, seed: int | None = None) -> Any:
+        """Resets all environments; returns the batched first observations."""
+        self._done[:] = False
+        if isinstance(self.env, VectorEnv):
+            return self.env.reset(seed=seed)[0]
+        if isinstance(self.env, gymnasium.Env):
+            return self._batched(self.env.reset(seed=seed)[0])
+        if seed is not None:
+            self.env.seed(seed)
+        return self.env.reset()
+
+    def step(self, action: NDArray[Any]) -> Stepped:
+        """Steps every environment with `action`, batched; resets what is done.
+
+        Raises:
+            EnvironmentFailure: the environment raised, or gave a reward that is NaN or infinite.
+        """
+        try:
+            stepped = self._step(action)
+        except EnvironmentFailure:
+            raise
+        except Exception as error:
+            raise EnvironmentFailure(f"the environment raised at step {self.steps + 1}: {error!r}") from error
+        if not np.isfinite(stepped.reward).all():
+            raise EnvironmentFailure(f"the environment gave the reward {stepped.reward} at step {self.steps + 1}")
+        self.steps += int(stepped.valid.sum())
+        return stepped
+
+    def close(self) -> None:
+        """Closes the environment."""
+        self.env.close()
+
+    def _batched(self, observation: Any) -> Any:
+        if type(observation) is np.ndarray:
+            return observation[None]
+        leaves = [np.asarray(leaf)[None] for leaf in flatten(self.observation_space, observation)]
+        return unflatten(self.observation_space, leaves)
+
+    def _step_single(self, action: NDArray[Any]) -> Stepped:
+        observation, reward, terminated, truncated, info = self.env.step(action[0])
+        batched = following = self._batched(observation)
+        begun = self._none
+        if terminated or truncated:
+            following = self._batched(self.env.reset()[0])
+            begun = self._all
+        ends = np.array([terminated]), np.array([truncated])
+        return Stepped(following, batched, np.array([reward], dtype=np.float64), *ends, self._all, begun, info)
+
+    def _step_next_step(self, action: NDArray[Any]) -> Stepped:
+        # An environment that was done is reset by this step: its action is ignored, its reward is 0.
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        begun = self._done
+        self._done = terminated | truncated
+        return Stepped(observation, observation, reward, terminated, truncated, ~begun, begun, info)
+
+    def _step_same_step(self, action: NDArray[Any]) -> Stepped:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        done = terminated | truncated
+        final = self._with_rows(observation, done, info.get("final_obs"))
+        return Stepped(observation, final, reward, terminated, truncated, self._all, done, info)
+
+    def _step_disabled(self, action: NDArray[Any]) -> Stepped:
+        final, reward, terminated, truncated, info = self.env.step(action)
+        done = terminated | truncated
+        observation = final
+        if done.any():
+            final = self._copied(final)  # the environment may write the reset observations into the same arrays
+            reward, terminated, truncated = reward.copy(), terminated.copy(), truncated.copy()
+            observation = self.env.reset(options={"reset_mask": done.copy()})[0]
+        return Stepped(observation, final, reward, terminated, truncated, self._all, done, info)
+
+    def _step_sb3(self, action: NDArray[Any]) -> Stepped:
+        observation, reward, done, infos = self.env.step(action)
+        done = np.asarray(done, dtype=bool)
+        truncated = np.array([bool(info.get("TimeLimit.truncated", False)) for info in infos]) & done
+        finals = [info.get("terminal_observation") for info in infos]
+        final = self._with_rows(observation, done, finals)
+        rewards = np.asarray(reward, dtype=np.float64)
+        return Stepped(observation, final, rewards, done & ~truncated, truncated, self._all, done, {"infos": infos})
+
+    def _copied(self, observation: Any) -> Any:
+        leaves = [leaf.copy() for leaf in flatten(self.observation_space, observation)]
+        return unflatten(self.observation_space, leaves)
+
+    def _with_rows(self, observation: Any, where: Bools, rows: Any) -> Any:
+        """The batch with the rows `where` replaced by single observations."""
+        if not where.any():
+            return observation
+        leaves = [leaf.copy() for leaf in flatten(self.observation_space, observation)]
+        for row in np.flatnonzero(where):
+            if rows is None or rows[row] is None:
+                raise EnvironmentFailure(
+                    "an episode ended, and the vector environment did not give its final observation"
+                )
+            for leaf, value in zip(leaves, flatten(self.observation_space, rows[row]), strict=True):
+                leaf[row] = value
+        return unflatten(self.observation_space, leaves)
+
+
+def _autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
+    mode = env.metadata.get("autoreset_mode")
+    if mode is None:
+        raise TypeError(
+            f"{type(env).__name__} does not say how it resets: set env.metadata['autoreset_mode'] to one of "
+            "gymnasium.vector.AutoresetMode"
+        )
+    return AutoresetMode(mode)

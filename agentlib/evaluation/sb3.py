@@ -1,0 +1,168 @@
+"""Stable-Baselines3's DQN with our hyperparameters. The library is imported only when a model is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+if TYPE_CHECKING:
+    from stable_baselines3 import DQN
+
+SHARED = (
+    "learning_rate",
+    "buffer_size",
+    "learning_starts",
+    "batch_size",
+    "tau",
+    "gamma",
+    "train_freq",
+    "gradient_steps",
+    "n_steps",
+    "target_update_interval",
+    "exploration_fraction",
+    "exploration_initial_eps",
+    "exploration_final_eps",
+)
+"""Hyperparameters of the same name, unit and meaning on both sides."""
+_REWRITTEN = ("net_arch", "max_grad_norm")  # SB3 has them as well, written in another way
+
+_SMALLEST_IMAGE = 36  # pixels; SB3's Nature CNN has no output for less
+
+
+def unsupported_options(config: Any) -> dict[str, Any]:
+    """The fields of a DQN config that SB3's DQN has no counterpart for, where they are not at their default.
+
+    Our defaults are SB3's behaviour, so an untouched field is no difference.
+    """
+    known = (*SHARED, *_REWRITTEN)
+    return {
+        field.name: getattr(config, field.name)
+        for field in fields(config)
+        if field.name not in known and getattr(config, field.name) != _default(field)
+    }
+
+
+def sb3_arguments(config: Any, observation_space: spaces.Space[Any], *, strict: bool = True) -> dict[str, Any]:
+    """The arguments of `stable_baselines3.DQN` that mean what our DQN config says.
+
+    Args:
+        config: a `DQNConfig`.
+        observation_space: chooses the policy: "MultiInputPolicy" for a Dict, "CnnPolicy" for images of at least 36
+            pixels, "MlpPolicy" for all else.
+        strict: refuse options that SB3 lacks; otherwise leave them out.
+
+    Returns:
+        Keyword arguments, `policy` among them; environment, seed and device are the caller's.
+
+    Raises:
+        TypeError: if `config` is not a DQN config.
+        ValueError: if `strict` and the config uses what SB3's DQN lacks, or a schedule follows more than the fraction.
+    """
+    missing = [name for name in (*SHARED, *_REWRITTEN) if not hasattr(config, name)]
+    if missing:
+        raise TypeError(f"the comparison needs a DQNConfig; {type(config).__name__} has no {', '.join(missing)}")
+    extra = unsupported_options(config)
+    if strict and extra:
+        listed = ", ".join(f"{name}={value!r}" for name, value in extra.items())
+        raise ValueError(
+            f"Stable-Baselines3's DQN has no {listed}. Leave that out for a fair comparison, or pass strict=False "
+            "to compare all the same, with the difference noted in the report."
+        )
+    arguments = {name: getattr(config, name) for name in SHARED}
+    arguments["policy"] = _policy(observation_space)
+    if callable(config.learning_rate):
+        arguments["learning_rate"] = _sb3_schedule(config.learning_rate)
+    # SB3 knows no None here; clipping at infinity is none.
+    arguments["max_grad_norm"] = math.inf if config.max_grad_norm is None else config.max_grad_norm
+    if config.net_arch is not None:  # None is the same on both sides: 64 and 64, or nothing behind a CNN
+        arguments["policy_kwargs"] = {"net_arch": list(config.net_arch)}
+    return arguments
+
+
+def import_sb3() -> None:
+    """Import Stable-Baselines3 and all that it imports late, so that no timing has imports in it.
+
+    Raises:
+        ImportError: naming the extra to install.
+    """
+    try:
+        import stable_baselines3  # noqa: F401
+    except ImportError as error:
+        raise ImportError("the comparison needs Stable-Baselines3: pip install 'agentlib[sb3]'") from error
+    import torch
+
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # torch imports its compiler with the first optimizer
+
+
+def train_sb3(
+    arguments: dict[str, Any],
+    env: gymnasium.Env[Any, Any],
+    *,
+    steps: int,
+    seed: int,
+    device: str = "auto",
+    progress: bool = True,
+) -> DQN:
+    """Train SB3's DQN for `steps` environment steps. It seeds the global generators: see `global_generators_kept`.
+
+    Args:
+        arguments: from `sb3_arguments`.
+        env: a single environment; it stays open.
+        steps: environment steps; SB3 rounds them up to a whole number of rollouts.
+        seed: for the model, the environment and its action space.
+        device: as torch names it, or "auto".
+        progress: whether to show a bar on stderr.
+    """
+    from stable_baselines3 import DQN
+    from stable_baselines3.common.callbacks import BaseCallback
+    from tqdm import tqdm
+
+    class Bar(BaseCallback):
+        """SB3's own bar needs rich; this one looks like ours."""
+
+        def _on_training_start(self) -> None:
+            self.bar = tqdm(total=steps, desc=f"Stable-Baselines3, seed {seed}", unit="step")
+
+        def _on_step(self) -> bool:
+            if self.num_timesteps % 100 == 0:
+                self.bar.update(min(self.num_timesteps, steps) - self.bar.n)
+            return True
+
+        def _on_training_end(self) -> None:
+            self.bar.update(steps - self.bar.n)
+            self.bar.close()
+
+    model = DQN(env=env, seed=seed, device=device, verbose=0, **arguments)
+    return model.learn(total_timesteps=steps, callback=Bar() if progress else None)
+
+
+def _policy(space: spaces.Space[Any]) -> str:
+    if isinstance(space, spaces.Dict):
+        return "MultiInputPolicy"
+    image = isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
+    return "CnnPolicy" if image and sorted(space.shape or ())[1] >= _SMALLEST_IMAGE else "MlpPolicy"
+
+
+def _sb3_schedule(schedule: Callable[[Any], Any]) -> Callable[[float], float]:
+    """Ours follows a clock, SB3's the share of the run that is left."""
+    from agentlib.backbones import Clock
+
+    def rate(remaining: float) -> float:
+        unknown: Any = math.nan  # SB3 tells neither updates nor steps
+        value = float(schedule(Clock(updates=unknown, steps=unknown, fraction=1.0 - remaining)))
+        if math.isnan(value):
+            raise ValueError("Stable-Baselines3 takes a learning rate that follows the fraction of the run alone")
+        return value
+
+    rate(0.5)  # an unfit schedule is refused now, not in mid-run
+    return rate
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()

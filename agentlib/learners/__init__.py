@@ -1,0 +1,6 @@
+"""One file per algorithm, in a folder per family."""
+
+from agentlib.learners.q_learning import DQN, DQNConfig
+from agentlib.training import Learner, Update, run
+
+__all__ = ["DQN", "DQNConfig", "Learner", "Update", "run"]

@@ -1,0 +1,5 @@
+"""Learning action values from replayed experience."""
+
+from agentlib.learners.q_learning.dqn import DQN, DQNConfig
+
+__all__ = ["DQN", "DQNConfig"]

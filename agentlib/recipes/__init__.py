@@ -1,0 +1,76 @@
+"""Assembly: a config and a problem become a `Job`. `agentlib.train`, `compare` and the shell know jobs only."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agentlib.learners import DQNConfig
+from agentlib.recipes.presets import preset_for
+from agentlib.recipes.problem import Job, Problem
+from agentlib.recipes.q_learning import build_dqn
+
+__all__ = ["RECIPES", "Job", "Problem", "Recipe", "configure", "recipe_of"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one algorithm's run is put together."""
+
+    name: str
+    config: type[Any]
+    build: Callable[..., Job]
+    summary: str
+    learns_from: str
+    """"environment", "demonstrations" or "data"."""
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("dqn", DQNConfig, build_dqn, "deep Q-learning (Mnih et al. 2015), discrete actions", "environment"),
+    )
+}
+
+
+def recipe_of(what: Any) -> Recipe:
+    """The recipe for a name or a config.
+
+    Raises:
+        ValueError: unknown name (the message names close ones), or not a config of ours.
+    """
+    if isinstance(what, str):
+        if what in RECIPES:
+            return RECIPES[what]
+        raise ValueError(f"unknown learner {what!r}{close_matches(what, list(RECIPES))}")
+    for recipe in RECIPES.values():
+        if type(what) is recipe.config:
+            return recipe
+    raise ValueError(
+        f"what to train is a name ({', '.join(RECIPES)}) or a config such as DQNConfig(...), not {type(what).__name__}"
+    )
+
+
+def configure(what: Any, env_id: str | None, hyperparameters: Mapping[str, Any]) -> Any:
+    """The config of a run: a name selects the preset for a known environment, a config is taken literally.
+
+    Raises:
+        ValueError: a hyperparameter that the config does not have (the message names close ones).
+    """
+    recipe = recipe_of(what)
+    fields = [field.name for field in dataclasses.fields(recipe.config)]
+    for name in hyperparameters:
+        if name not in fields:
+            raise ValueError(f"{recipe.name} has no hyperparameter {name!r}{close_matches(name, fields)}")
+    if isinstance(what, str):
+        return recipe.config(**{**preset_for(recipe.name, env_id), **hyperparameters})
+    return dataclasses.replace(what, **hyperparameters)
+
+
+def close_matches(name: str, known: list[str]) -> str:
+    """The end of a message about an unknown name: what was probably meant, or all that is known."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"; close matches: {', '.join(close)}" if close else f"; known: {', '.join(known)}"

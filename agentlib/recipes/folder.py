@@ -1,0 +1,114 @@
+"""A run's folder: what was run, the agent, its checkpoints, the results."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import agentlib
+from agentlib.agent import Agent
+from agentlib.data.source import Source
+from agentlib.training.checkpoints import load_checkpoint, save_checkpoint
+from agentlib.training.learner import Learner
+
+KEEP = 2
+"""Checkpoints kept besides the agent."""
+
+
+class RunFolder:
+    """Has `config.json`, `agent.safetensors`, `best_agent.safetensors`, `checkpoints/`, events and `results.json`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def agent_file(self) -> Path:
+        """Where the agent is."""
+        return self.path / "agent.safetensors"
+
+    def create(self, record: Mapping[str, Any]) -> None:
+        """Makes the folder and writes `config.json`.
+
+        Raises:
+            ValueError: the folder holds a run already.
+        """
+        if (self.path / "config.json").exists():
+            raise ValueError(
+                f"{self.path} holds a run already: choose another folder with out=..., "
+                f"or go on with resume={str(self.path)!r}"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "config.json", {**record, **circumstances()})
+
+    def record(self) -> dict[str, Any]:
+        """What `config.json` says.
+
+        Raises:
+            FileNotFoundError: no run in this folder.
+            ValueError: the file is damaged.
+        """
+        path = self.path / "config.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"no run in {self.path}: it has no config.json")
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints, oldest first."""
+        return sorted((self.path / "checkpoints").glob("step_*.safetensors"))
+
+    def save(self, learner: Learner, source: Source, agent: Agent) -> Path:
+        """Writes a checkpoint and the agent; only the last checkpoints are kept."""
+        folder = self.path / "checkpoints"
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint = folder / f"step_{int(source.clock.steps):012d}.safetensors"
+        save_checkpoint(checkpoint, learner, source)
+        agent.save(self.agent_file)
+        for old in self.checkpoints()[:-KEEP]:
+            old.unlink()
+        return checkpoint
+
+    def load(self, learner: Learner, source: Source) -> Path:
+        """Puts the newest checkpoint into a learner and a source of the same structure.
+
+        Raises:
+            FileNotFoundError: no checkpoint.
+        """
+        found = self.checkpoints()
+        if not found:
+            raise FileNotFoundError(f"{self.path} has no checkpoint to go on from")
+        load_checkpoint(found[-1], learner, source)
+        return found[-1]
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Writes `results.json`."""
+        write_json(self.path / "results.json", {**results, **circumstances()})
+
+
+def circumstances() -> dict[str, Any]:
+    """With which versions, by which command, and on what kind of machine."""
+    packages = ("torch", "numpy", "gymnasium", "stable-baselines3", "ale-py")
+    versions = {"agentlib": agentlib.__version__, "python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else ""
+    machine = {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}
+    return {"versions": versions, "command": command, "machine": machine}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,93 @@
+"""Tuned settings for known environments, selected when an algorithm is named and printed when they are.
+
+The numbers for DQN are those of the RL Baselines3 Zoo, so that results can be compared with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentlib.backbones import Linear
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "dqn": {
+        "CartPole-v1": {
+            "learning_rate": 2.3e-3,
+            "batch_size": 64,
+            "buffer_size": 100_000,
+            "learning_starts": 1_000,
+            "gamma": 0.99,
+            "target_update_interval": 10,
+            "train_freq": 256,
+            "gradient_steps": 128,
+            "exploration_fraction": 0.16,
+            "exploration_final_eps": 0.04,
+            "net_arch": (256, 256),
+        },
+        "MountainCar-v0": {
+            "learning_rate": 4e-3,
+            "batch_size": 128,
+            "buffer_size": 10_000,
+            "learning_starts": 1_000,
+            "gamma": 0.98,
+            "target_update_interval": 600,
+            "train_freq": 16,
+            "gradient_steps": 8,
+            "exploration_fraction": 0.2,
+            "exploration_final_eps": 0.07,
+            "net_arch": (256, 256),
+        },
+        "LunarLander-v3": {
+            "learning_rate": 6.3e-4,
+            "batch_size": 128,
+            "buffer_size": 50_000,
+            "learning_starts": 0,
+            "gamma": 0.99,
+            "target_update_interval": 250,
+            "train_freq": 4,
+            "gradient_steps": -1,
+            "exploration_fraction": 0.12,
+            "exploration_final_eps": 0.1,
+            "net_arch": (256, 256),
+        },
+        "Acrobot-v1": {
+            "learning_rate": 6.3e-4,
+            "batch_size": 128,
+            "buffer_size": 50_000,
+            "learning_starts": 0,
+            "gamma": 0.99,
+            "target_update_interval": 250,
+            "train_freq": 4,
+            "gradient_steps": -1,
+            "exploration_fraction": 0.12,
+            "exploration_final_eps": 0.1,
+            "net_arch": (256, 256),
+        },
+        "atari": {
+            "learning_rate": 1e-4,
+            "batch_size": 32,
+            "buffer_size": 100_000,
+            "learning_starts": 100_000,
+            "target_update_interval": 1_000,
+            "train_freq": 4,
+            "gradient_steps": 1,
+            "exploration_fraction": 0.1,
+            "exploration_final_eps": 0.01,
+        },
+        "agentlib/Catch-v0": {
+            "learning_rate": Linear(5e-4, 0.0),
+            "buffer_size": 50_000,
+            "learning_starts": 1_000,
+            "target_update_interval": 500,
+            "exploration_fraction": 0.2,
+        },
+    },
+}
+
+
+def preset_for(name: str, env_id: str | None) -> dict[str, Any]:
+    """The settings of an algorithm for an environment; empty where there are none."""
+    presets = PRESETS.get(name, {})
+    if env_id is not None and (env_id.startswith("ALE/") or env_id.endswith("NoFrameskip-v4")):
+        return presets.get("atari", {})
+    return presets.get(env_id or "", {})

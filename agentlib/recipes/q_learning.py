@@ -1,0 +1,119 @@
+"""Deep Q-learning, put together."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from agentlib.agent import Agent
+from agentlib.backbones import Linear, adam
+from agentlib.data import Replay, ReplayBuffer
+from agentlib.envs.making import frame_stack, make_envs
+from agentlib.envs.vector import Environments
+from agentlib.learners.q_learning.dqn import DQN, DQNConfig
+from agentlib.policies import EpsilonGreedy, GreedyActor, QPolicy
+from agentlib.recipes.backbones import backbone_for
+from agentlib.recipes.problem import Job, Problem, choose_device, fresh_weights
+
+
+def build_dqn(
+    config: DQNConfig, problem: Problem, backbone: str | nn.Module, device: str | torch.device, seed: int
+) -> Job:
+    """A DQN run on one or several environments.
+
+    Raises:
+        ValueError: no environment, no number of steps, or an action space that is not Discrete.
+    """
+    if problem.env is None:
+        raise ValueError('dqn learns in an environment: give one, such as env="CartPole-v1"')
+    if not problem.steps or problem.steps < 1:
+        raise ValueError("how long? give steps=..., the number of environment steps")
+    made = make_envs(problem.env, problem.n_envs, problem.env_kwargs)
+    envs = Environments(made)
+    try:
+        policy = _policy(config, envs, problem.agent, backbone, seed)
+        policy.to(choose_device(device, policy))
+        source = _source(config, envs, policy, frame_stack(made), problem.steps, seed)
+    except BaseException:
+        if made is not problem.env:
+            envs.close()
+        raise
+    learner = DQN(policy, adam(config.learning_rate), config)
+    final_rate = config.exploration_final_eps
+    agent = Agent(policy, envs.observation_space, envs.action_space, exploration_rate=final_rate, seed=seed)
+    return Job(
+        learner=learner,
+        source=source,
+        updates=source.updates_for(problem.steps),
+        steps=problem.steps,
+        product=lambda: agent,
+        measures=lambda: _measures(source),
+        close=lambda: None if made is problem.env else envs.close(),
+        tables={"replay_bytes": source.buffer.nbytes},
+    )
+
+
+def _policy(
+    config: DQNConfig, envs: Environments, agent: Agent | None, backbone: str | nn.Module, seed: int
+) -> QPolicy:
+    if not isinstance(envs.action_space, spaces.Discrete):
+        raise ValueError(
+            f"dqn needs a Discrete action space, this environment has {envs.action_space}. For continuous actions "
+            "learn from demonstrations, or use SB3's SAC, TD3 or PPO"
+        )
+    if agent is not None:
+        agent.check_spaces(envs.observation_space, envs.action_space)
+        if not isinstance(agent.policy, QPolicy):
+            raise ValueError(f"dqn goes on from an agent with action values, not {type(agent.policy).__name__}")
+        return copy.deepcopy(agent.policy).requires_grad_(True)
+    with fresh_weights(seed):
+        network = backbone_for(envs.observation_space, backbone, config.net_arch, config.normalize)
+        return QPolicy(network, int(envs.action_space.n)).float()  # whatever the host's default dtype
+
+
+def _source(config: DQNConfig, envs: Environments, policy: QPolicy, stacked: int, steps: int, seed: int) -> Replay:
+    assert isinstance(envs.action_space, spaces.Discrete)
+    device = next(policy.parameters()).device
+    buffer = ReplayBuffer(
+        envs.observation_space,
+        envs.action_space,
+        # A run cannot fill more than its own steps.
+        min(config.buffer_size, steps + config.train_freq + envs.num_envs),
+        num_envs=envs.num_envs,
+        frame_stack=stacked,
+        prioritized=config.prioritized,
+        device=device,
+    )
+    epsilon = Linear(config.exploration_initial_eps, config.exploration_final_eps, config.exploration_fraction)
+    return Replay(
+        envs,
+        actor=GreedyActor(policy, envs.observation_space),
+        buffer=buffer,
+        exploration=EpsilonGreedy(envs.action_space, envs.num_envs, epsilon, config.learning_starts, seed),
+        batch_size=config.batch_size,
+        learning_starts=config.learning_starts,
+        train_freq=config.train_freq,
+        gradient_steps=config.gradient_steps,
+        n_steps=config.n_steps,
+        gamma=config.gamma,
+        priority_exponent=config.priority_exponent,
+        importance_exponent=config.importance_exponent,
+        total_steps=steps,
+        observe=policy.observe if config.normalize else None,
+        seed=seed,
+    ).to(device)
+
+
+def _measures(source: Replay) -> dict[str, float]:
+    measures: dict[str, Any] = {"time/episodes": source.episodes}
+    if source.returns:
+        measures["rollout/ep_rew_mean"] = np.mean(source.returns)
+        measures["rollout/ep_len_mean"] = np.mean(source.lengths)
+    if isinstance(source.exploration, EpsilonGreedy):
+        measures["rollout/exploration_rate"] = source.exploration.rate(source.clock)
+    return {name: float(value) for name, value in measures.items()}

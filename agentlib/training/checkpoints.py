@@ -1,0 +1,223 @@
+"""State on disk: one safetensors file whose metadata is JSON. Nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from agentlib.data.source import Source
+from agentlib.training.learner import Learner
+
+FORMAT = "agentlib state"
+VERSION = "1"
+DTYPES = {
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32,
+    torch.uint64, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64,
+}  # fmt: skip
+"""What safetensors can hold in every version that we allow."""
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str], learner: Learner, source: Source, extra: Mapping[str, Any] | None = None
+) -> None:
+    """Writes all that a run needs to go on; the file at `path` is replaced whole or not at all.
+
+    Args:
+        path: of the file; its folder is made if need be.
+        learner: what learns.
+        source: where its batches come from.
+        extra: what the caller needs itself, as `save_state` takes it.
+    """
+    save_state(
+        path,
+        {
+            "learner_class": _name_of(learner),
+            "learner": learner.state_dict(),
+            "source": source.state_dict(),
+            "extra": dict(extra or {}),
+        },
+    )
+
+
+def load_checkpoint(path: str | os.PathLike[str], learner: Learner, source: Source) -> dict[str, Any]:
+    """Puts a checkpoint's state into a learner and a source of the same structure; returns `extra`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is no checkpoint, or one of another learner or structure. In the second case a part may
+            have been loaded already.
+    """
+    state = load_state(path)
+    if not isinstance(state, dict) or set(state) != {"learner_class", "learner", "source", "extra"}:
+        raise ValueError(f"{path} holds a state of agentlib, but no checkpoint of a run")
+    if state["learner_class"] != _name_of(learner):
+        raise ValueError(f"{path} is a checkpoint of {state['learner_class']}, not of {_name_of(learner)}")
+    for part, module in (("learner", learner), ("source", source)):
+        try:
+            module.load_state_dict(state[part])
+        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path} does not fit the {part} {_name_of(module)}: {error}") from error
+    extra: dict[str, Any] = state["extra"]
+    return extra
+
+
+def _name_of(module: torch.nn.Module) -> str:
+    # Without the package: a script's own learner is `__main__.X` in one process and `script.X` in another.
+    return type(module).__qualname__
+
+
+def save_state(path: str | os.PathLike[str], state: Any) -> None:
+    """Writes a tree of dicts, lists and tuples to one file; the file at `path` is replaced whole or not at all.
+
+    Leaves are tensors, numpy arrays, numbers, strings, bools and None; keys of dicts are strings or ints. Tensors of
+    any device and layout in memory are taken; two that are the same memory still are when they are loaded.
+
+    Raises:
+        TypeError: something else is in the tree; the message says where.
+    """
+    writer = _Writer()
+    tree = json.dumps(writer.encode(state, "state"), allow_nan=False, separators=(",", ":"))
+    with replacing(path) as temporary:
+        save_file(writer.tensors, temporary, {"format": FORMAT, "version": VERSION, "tree": tree})
+
+
+def load_state(path: str | os.PathLike[str]) -> Any:
+    """The tree that `save_state` wrote, with its tensors on the CPU.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is cut off, was not written by `save_state`, or was by a later version of agentlib.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError(f"{path} is a safetensors file, but no state that agentlib saved")
+            if metadata.get("version") != VERSION:
+                raise ValueError(
+                    f"{path} has version {metadata.get('version')} of the format, and this agentlib reads {VERSION}"
+                )
+            # Copies: the tensors of an open file are views of it, and would change or vanish with it.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
+        return _decode(json.loads(metadata["tree"]), tensors)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is cut off, or no safetensors file at all: {error}") from None
+    except (KeyError, IndexError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged: its metadata cannot be read ({error!r})") from None
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary name in the same folder; what was written there takes the place of `path` at the end.
+
+    Whoever reads `path` meanwhile, or after a crash, finds the old file or the new one, never a part. On an error the
+    old file stays.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, target)
+        with suppress(OSError):  # a folder cannot be opened on every system; the file itself is safe
+            _flush(target.parent)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _Writer:
+    """Takes the tensors out of a tree. Containers become tagged, so that tuples and int keys come back as they were."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self._names: dict[Any, str] = {}  # of tensors by what they look at
+        self._storages: set[int] = set()
+        self._alive: list[Tensor] = []  # so that no address is used twice while we compare addresses
+
+    def encode(self, value: Any, where: str) -> Any:
+        if isinstance(value, np.generic):
+            value = value.item()
+        if value is None or isinstance(value, bool | int | str):
+            return value
+        if isinstance(value, float):
+            return value if math.isfinite(value) else {"float": str(value)}
+        if isinstance(value, Tensor):
+            return {"tensor": self._add(value.detach(), where)}
+        if isinstance(value, np.ndarray):
+            if value.dtype.kind not in "biuf":
+                raise TypeError(f"{where} is an array of {value.dtype}, which a state cannot hold")
+            native = np.array(value, value.dtype.newbyteorder("="), order="C")
+            return {"array": self._add(torch.from_numpy(native), where)}
+        if isinstance(value, Mapping):
+            wrong = [key for key in value if not isinstance(key, str | int) or isinstance(key, bool)]
+            if wrong:
+                raise TypeError(f"{where} has the key {wrong[0]!r}: keys are strings or ints")
+            return {"dict": [[key, self.encode(item, f"{where}.{key}")] for key, item in value.items()]}
+        if isinstance(value, list | tuple):
+            items = [self.encode(item, f"{where}.{i}") for i, item in enumerate(value)]
+            return {"list" if isinstance(value, list) else "tuple": items}
+        raise TypeError(
+            f"{where} is a {type(value).__name__}: a state holds tensors, arrays, numbers, strings, bools, None, and "
+            "dicts, lists and tuples of them"
+        )
+
+    def _add(self, tensor: Tensor, where: str) -> str:
+        if tensor.layout != torch.strided or tensor.dtype not in DTYPES:
+            raise TypeError(f"{where} is a tensor of {tensor.dtype}, {tensor.layout}, which a state cannot hold")
+        view = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if view in self._names:
+            return self._names[view]
+        name = where
+        while name in self.tensors:  # {"a.b": x, "a": {"b": y}}
+            name += "'"
+        self._alive.append(tensor)
+        storage = tensor.untyped_storage().data_ptr()
+        # safetensors writes dense tensors that share nothing; what is neither is copied, and nothing else.
+        copied = tensor.is_conj() or tensor.is_neg() or not tensor.is_contiguous() or storage in self._storages
+        if copied:
+            tensor = tensor.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+        self._storages.add(storage)
+        self.tensors[name], self._names[view] = tensor, name
+        return name
+
+
+def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "array":
+        return tensors[content].numpy()
+    if kind == "float":
+        return float(content)
+    if kind == "dict":
+        return {key: _decode(item, tensors) for key, item in content}
+    if kind in ("list", "tuple"):
+        items = [_decode(item, tensors) for item in content]
+        return items if kind == "list" else tuple(items)
+    raise KeyError(kind)

@@ -1,0 +1,87 @@
+"""What a run reports while it goes: TensorBoard, a progress bar, or a table as SB3 prints it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from agentlib.backbones.schedules import Clock
+
+Progress = bool | Literal["table"]
+
+
+class Log:
+    """Takes the numbers of a run, under SB3's names, on the axis of its steps.
+
+    Args:
+        folder: where TensorBoard events go; None writes none.
+        progress: True shows a bar, "table" prints a table now and then, False neither.
+        total: steps of the whole run.
+        name: what the bar is labelled with.
+    """
+
+    def __init__(self, folder: Path | None, progress: Progress, total: int, name: str) -> None:
+        self.progress, self.total = progress, total
+        self.started, self.first_steps = time.monotonic(), 0
+        self._writer: Any = None
+        self._bar: Any = None
+        if folder is not None:
+            # Imported here: it takes longer than all of agentlib.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder))
+        if progress is True:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, desc=name, unit="step", dynamic_ncols=True, mininterval=0.2)
+
+    def begin(self, steps: int) -> None:
+        """Says at which step the run starts, for the rate; not 0 when it is resumed."""
+        self.first_steps, self.started = steps, time.monotonic()
+        if self._bar is not None:
+            self._bar.update(min(steps, self.total))
+
+    def write(self, clock: Clock, metrics: dict[str, float]) -> None:
+        """Writes numbers, and moves the bar or prints the table."""
+        elapsed = max(time.monotonic() - self.started, 1e-9)
+        metrics = metrics | {
+            "time/fps": (int(clock.steps) - self.first_steps) / elapsed,
+            "time/time_elapsed": elapsed,
+            "time/total_timesteps": float(clock.steps),
+            "train/n_updates": float(clock.updates),
+        }
+        if self._writer is not None:
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, value, int(clock.steps))
+        if self._bar is not None:
+            self._bar.update(min(int(clock.steps), self.total) - self._bar.n)
+            shown = {"return": "rollout/ep_rew_mean", "eval": "eval/mean_reward", "loss": "train/loss"}
+            self._bar.set_postfix({k: f"{metrics[n]:.4g}" for k, n in shown.items() if n in metrics})
+        if self.progress == "table":
+            sys.stdout.write(table(metrics) + "\n")
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        """Flushes and closes; the numbers so far are on disk."""
+        if self._bar is not None:
+            self._bar.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def table(metrics: dict[str, float]) -> str:
+    """The numbers as SB3's `verbose=1` prints them: grouped by what stands before the slash."""
+    rows: list[tuple[str, str]] = []
+    group = None
+    for name in sorted(metrics):
+        head, _, tail = name.rpartition("/")
+        if head != group:
+            rows.append((f"{head}/", ""))
+            group = head
+        rows.append((f"   {tail}", f"{metrics[name]:.4g}"))
+    left, right = (max(len(row[i]) for row in rows) for i in (0, 1))
+    line = "-" * (left + right + 7)
+    body = "\n".join(f"| {name:<{left}} | {value:<{right}} |" for name, value in rows)
+    return f"{line}\n{body}\n{line}"

@@ -1,0 +1,143 @@
+"""The one loop: `run`."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+
+from agentlib.backbones.schedules import Clock
+from agentlib.data.source import Source
+from agentlib.training.learner import Learner, Update
+from agentlib.training.step import Step
+
+Compile = bool | Literal["auto"]
+
+AUTO_COMPILE_UPDATES = 10_000
+"""With compile="auto", runs of at least this many updates are compiled: from there on it pays for itself."""
+
+
+def cycle(learner: Learner, source: Source) -> Update:
+    """Sample, update, feedback: what is compiled or captured as one graph.
+
+    A function of the module's top level, with learner and source as arguments, so that a second run of the same
+    structure finds the graph of the first.
+    """
+    batch = source.sample()
+    update = learner.update(batch)
+    source.feedback(batch, update.per_sample)
+    return update
+
+
+def run(learner: Learner, source: Source, updates: int, *, compile: Compile = "auto") -> Iterator[tuple[Clock, Update]]:
+    """Trains, and yields `(clock, update)` after each update; logging, evaluating, saving, stopping are the caller's.
+
+    Around each update it uses the source's random state, and gives the caller's back before it yields; the same for
+    grad mode and autocast.
+
+    Args:
+        learner: what learns.
+        source: where its batches come from.
+        updates: how many updates to do, on top of those already done.
+        compile: True compiles sample, update and feedback into one graph; "auto" does so for long runs where a
+            compiler is at hand; False runs plain PyTorch.
+
+    Raises:
+        ValueError: `compile=True` with a learner that steps by `torch.optim`.
+    """
+    step = _stepper(learner, source, updates, compile)
+    source.planned_updates = max(source.planned_updates, source.updates + updates)
+    for _ in range(updates):
+        source.advance()
+        learner.before_update(source.clock)
+        source.fill_ticks()
+        if not learner.training:
+            learner.train()
+        with _own_world(source):
+            update = step(learner, source)
+        source.updates += 1
+        yield source.clock, update
+
+
+def _stepper(learner: Learner, source: Source, updates: int, compile: Compile) -> Callable[[Learner, Source], Update]:
+    eager_steps = [module for module in learner.modules() if isinstance(module, Step) and module.rule is None]
+    if compile == "auto":
+        if updates < AUTO_COMPILE_UPDATES or eager_steps:
+            return cycle
+        if not compiler_found():
+            warnings.warn(
+                "no C++ compiler found (g++ or clang++): training runs uncompiled, several times slower", stacklevel=3
+            )
+            return cycle
+        return _compiled_cycle
+    if not compile:
+        return cycle
+    if eager_steps:
+        raise ValueError("compile=True needs a rule of agentlib.backbones (adam, sgd, ...) in place of torch.optim")
+    return _compiled_cycle
+
+
+def compiler_found() -> bool:
+    """Whether torch.compile can build CPU code here."""
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+
+
+_compiled: Callable[[Learner, Source], Update] | None = None
+
+
+def _compiled_cycle(learner: Learner, source: Source) -> Update:
+    global _compiled
+    if _compiled is None:
+        # fallback_random: the numbers that torch would draw uncompiled. One graph for a fixed set of shapes.
+        _compiled = torch.compile(cycle, fullgraph=True, dynamic=False, options={"fallback_random": True})
+    from torch._dynamo import config, exc
+
+    try:
+        return _compiled(learner, source)
+    except (exc.Unsupported, exc.FailOnRecompileLimitHit):
+        # Tracing `torch.autograd.grad` needs a flag, and many structures a larger limit; both only while tracing,
+        # and entering the patch at every update would cost more than the update.
+        with config.patch(trace_autograd_ops=True, recompile_limit=64):
+            return _compiled(learner, source)
+
+
+@contextmanager
+def _own_world(source: Source) -> Iterator[None]:
+    """The source's random state, gradients on and autocast off; the caller's again afterwards."""
+    on_cuda = source.ticks.is_cuda
+    host_state = torch.get_rng_state()
+    host_cuda_state = torch.cuda.get_rng_state(source.ticks.device) if on_cuda else None
+    torch.set_rng_state(source.random_state)
+    if on_cuda:
+        if source.cuda_random_state is None:
+            source.cuda_random_state = torch.Generator(source.ticks.device).manual_seed(source.seed).get_state()
+        torch.cuda.set_rng_state(source.cuda_random_state, source.ticks.device)
+    try:
+        with _grad_mode(), _autocast_off(source.ticks.device.type):
+            yield
+        source.random_state = torch.get_rng_state()
+        if on_cuda:
+            source.cuda_random_state = torch.cuda.get_rng_state(source.ticks.device)
+    finally:
+        torch.set_rng_state(host_state)
+        if host_cuda_state is not None:
+            torch.cuda.set_rng_state(host_cuda_state, source.ticks.device)
+
+
+@contextmanager
+def _grad_mode() -> Iterator[None]:
+    if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+        yield
+    else:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+
+
+def _autocast_off(device_type: str) -> Any:
+    from contextlib import nullcontext
+
+    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()

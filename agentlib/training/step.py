@@ -1,0 +1,113 @@
+"""The only place in the library that turns a loss into new parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agentlib.backbones.optimizers import Rule
+from agentlib.backbones.schedules import Clock, at
+
+Optimizer = Rule | Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+"""A rule of `agentlib.backbones`, or a factory such as `partial(torch.optim.Adam, lr=1e-3)`, which runs eager only."""
+
+
+def parameters_of(modules: nn.Module | nn.Parameter | Iterable[nn.Module | nn.Parameter]) -> list[nn.Parameter]:
+    """The trainable parameters, each once, however often a module is shared."""
+    items = [modules] if isinstance(modules, nn.Module | nn.Parameter) else list(modules)
+    found = [
+        parameter
+        for item in items
+        for parameter in ([item] if isinstance(item, nn.Parameter) else item.parameters())
+        if parameter.requires_grad
+    ]
+    return list(dict.fromkeys(found))
+
+
+class Step(nn.Module):
+    """Gradients, clipping, and the optimizer's rule: `step(loss, clock)`.
+
+    Args:
+        modules: what is trained: a module, a parameter, or several; frozen parameters are left out.
+        rule: how a gradient changes the parameters.
+        max_grad_norm: the gradient's global norm is cut to this; None switches it off.
+
+    Raises:
+        ValueError: nothing to train, or parameters of several dtypes or devices.
+    """
+
+    count: Tensor
+
+    def __init__(
+        self,
+        modules: nn.Module | nn.Parameter | Iterable[nn.Module | nn.Parameter],
+        rule: Optimizer,
+        max_grad_norm: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.parameter_list = parameters_of(modules)  # a plain list: the parameters belong to the networks
+        if not self.parameter_list:
+            raise ValueError("nothing to train: no parameter requires a gradient")
+        if len({(parameter.dtype, parameter.device) for parameter in self.parameter_list}) > 1:
+            raise ValueError("one step trains parameters of one dtype on one device; make a Step for each")
+        self.sizes = [parameter.numel() for parameter in self.parameter_list]
+        self.max_grad_norm = max_grad_norm
+        self.rule = rule if isinstance(rule, Rule) else None
+        self.optimizer = None if isinstance(rule, Rule) else rule(self.parameter_list)
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        if self.rule is not None:
+            like = self.parameter_list[0].detach()
+            for slot in self.rule.slots:
+                self.register_buffer(slot, like.new_zeros(sum(self.sizes)))
+            if self.rule.weight_decay:
+                decayed = [like.new_full((p.numel(),), float(p.dim() > 1)) for p in self.parameter_list]
+                self.register_buffer("decayed", torch.cat(decayed), persistent=False)
+
+    def forward(self, loss: Tensor, clock: Clock) -> Tensor:
+        """One step downhill on a 0-dim loss; returns the gradient's global norm before clipping, 0-dim, detached."""
+        gradients = torch.autograd.grad(loss, self.parameter_list, allow_unused=True, materialize_grads=True)
+        with torch.no_grad():
+            gradient = torch.cat([piece.reshape(-1) for piece in gradients])  # (N,)
+            norm: Tensor = torch.linalg.vector_norm(gradient)
+            if self.max_grad_norm is not None:
+                gradient = gradient * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+            self.count += 1
+            if self.rule is None:
+                self._torch_step(gradient)
+            else:
+                self._follow_rule(self.rule, gradient, clock)
+        return norm
+
+    def _follow_rule(self, rule: Rule, gradient: Tensor, clock: Clock) -> None:
+        rate = at(rule.learning_rate, clock)
+        slots = {slot: getattr(self, slot) for slot in rule.slots}
+        if rule.weight_decay:
+            weights = torch.cat([parameter.reshape(-1) for parameter in self.parameter_list])
+            shrink = weights * (rule.weight_decay * self.decayed)  # type: ignore[operator]
+            if rule.decoupled:
+                change = rule.change(gradient, slots, self.count, rate) - rate * shrink
+            else:
+                change = rule.change(gradient + shrink, slots, self.count, rate)
+        else:
+            change = rule.change(gradient, slots, self.count, rate)
+        for parameter, piece in zip(self.parameter_list, change.split(self.sizes), strict=True):
+            parameter.add_(piece.view_as(parameter))
+
+    def _torch_step(self, gradient: Tensor) -> None:
+        assert self.optimizer is not None
+        for parameter, piece in zip(self.parameter_list, gradient.split(self.sizes), strict=True):
+            parameter.grad = piece.view_as(parameter)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The state of a `torch.optim` optimizer, if one is used."""
+        return {} if self.optimizer is None else self.optimizer.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Puts back what `get_extra_state` gave."""
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state)

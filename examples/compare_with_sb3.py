@@ -1,0 +1,33 @@
+"""Our DQN beside Stable-Baselines3's: same environment, same settings, same seeds.
+
+    python examples/compare_with_sb3.py [--steps 10000] [--seeds 2] [--out runs/compare]
+
+Needs `pip install 'agentlib[sb3,plots]'`. Writes a report to look at in a browser.
+"""
+
+import argparse
+from pathlib import Path
+
+import agentlib
+from agentlib.learners import DQNConfig
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="CartPole-v1")
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"))
+    arguments = parser.parse_args()
+
+    config = DQNConfig(
+        learning_rate=1e-3, learning_starts=500, target_update_interval=500, exploration_fraction=0.3, batch_size=64
+    )
+    comparison = agentlib.compare(
+        config, env=arguments.env, steps=arguments.steps, seeds=arguments.seeds, out=arguments.out
+    )
+    print(comparison)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Our environments keep Gymnasium's contract, and the scripted experts reach their numbers."""
+
+import importlib
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from gymnasium.wrappers import FrameStackObservation
+
+import agentlib.envs
+from agentlib.envs.catch import BALL, PADDLE, TRAIL
+from agentlib.envs.experts import Expert, catch_expert, expert_for
+from agentlib.envs.identity import Identity
+
+IDS = ["agentlib/Identity-v0", "agentlib/CartPoleNoVel-v0", "agentlib/Catch-v0"]
+
+
+def returns(env: gymnasium.Env, policy: Expert, episodes: int) -> list[float]:
+    """The undiscounted returns of the episodes with seeds 0, 1, ..."""
+    found = []
+    for seed in range(episodes):
+        observation, _ = env.reset(seed=seed)
+        total, done = 0.0, False
+        while not done:
+            observation, reward, terminated, truncated, _ = env.step(policy(observation))
+            total, done = total + float(reward), terminated or truncated
+        found.append(total)
+    return found
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_check_env_has_nothing_to_say(env_id):
+    # pygame, which draws CartPole, imports deprecated modules: only what Gymnasium itself warns about is an error.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", module="gymnasium")
+        check_env(gymnasium.make(env_id).unwrapped, skip_render_check=env_id == "agentlib/CartPoleNoVel-v0")
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_one_seed_one_run_and_two_seeds_two(env_id):
+    def run(seed):
+        env = gymnasium.make(env_id)
+        env.action_space.seed(0)
+        seen = [env.reset(seed=seed)[0]]
+        for _ in range(200):
+            observation, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+            seen += [observation, reward, terminated, truncated]
+            if terminated or truncated:
+                seen.append(env.reset()[0])
+        return np.concatenate([np.ravel(x).astype(np.float64) for x in seen])
+
+    first, again, other = run(3), run(3), run(4)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_registration_is_repeatable_and_imports_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        importlib.reload(agentlib.envs)
+    assert all(isinstance(gymnasium.spec(env_id).entry_point, str) for env_id in IDS)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "episodes", "low", "high"),
+    [
+        ("CartPole-v1", 20, 500, 500),
+        ("MountainCar-v0", 100, -121.2, -118.0),  # -119.6 +- 3.7 per episode: over four standard errors
+        ("agentlib/Catch-v0", 100, 10, 10),
+        ("agentlib/Identity-v0", 20, 10, 10),
+    ],
+)
+def test_experts_reach_their_numbers(env_id, episodes, low, high):
+    found = returns(gymnasium.make(env_id), expert_for(env_id), episodes)
+    assert low <= np.mean(found) <= high
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "MountainCar-v0", "agentlib/Catch-v0", "agentlib/Identity-v0"])
+def test_expert_on_a_batch_equals_expert_on_each(env_id):
+    expert = expert_for(env_id)
+    env = gymnasium.make(env_id)
+    env.action_space.seed(0)
+    batch = [env.reset(seed=0)[0]]
+    while len(batch) < 30:
+        observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        batch.append(env.reset()[0] if terminated or truncated else observation)
+    actions = expert(np.stack(batch))
+    assert actions.dtype == np.int64
+    assert actions.shape == (30,)
+    assert [int(a) for a in actions] == [int(expert(observation)) for observation in batch]
+    assert env.action_space.contains(expert(batch[0]))
+
+
+def test_unknown_expert_names_close_matches():
+    with pytest.raises(ValueError, match="CartPole-v1"):
+        expert_for("CartPole-v2")
+    with pytest.raises(ValueError, match="agentlib/Catch-v0"):
+        expert_for("Pong")
+
+
+def test_identity_rewards_only_what_equals_the_observation():
+    env = gymnasium.make("agentlib/Identity-v0", n=3)
+    observation, _ = env.reset(seed=0)
+    for step in range(10):
+        action = (observation + step % 2) % 3
+        observation, reward, terminated, truncated, _ = env.step(action)
+        assert reward == (step % 2 == 0)
+        assert (terminated, truncated) == (False, step == 9)
+    with pytest.raises(ValueError, match="n=1"):
+        Identity(n=1)
+
+
+def test_cartpole_without_velocity_is_cartpole_without_velocity():
+    full, partial = gymnasium.make("CartPole-v1"), gymnasium.make("agentlib/CartPoleNoVel-v0")
+    a, b = full.reset(seed=7)[0], partial.reset(seed=7)[0]
+    assert partial.unwrapped.observation_space.shape == (2,)
+    for _ in range(500):
+        np.testing.assert_array_equal(a[[0, 2]], b)
+        action = int(expert_for("CartPole-v1")(a))
+        a, *outcome = full.step(action)
+        b, *partial_outcome = partial.step(action)
+        assert outcome == partial_outcome
+    assert outcome[2]  # truncated at step 500
+
+
+def test_catch_frame_shows_ball_paddle_and_trail():
+    env = gymnasium.make("agentlib/Catch-v0", render_mode="rgb_array")
+    frame, _ = env.reset(seed=0)
+    assert (frame.shape, frame.dtype) == ((36, 36), np.uint8)
+    assert [int((frame == grey).sum()) for grey in (BALL, TRAIL, PADDLE)] == [9, 9, 18]
+    picture = np.asarray(env.render())
+    assert picture.shape == (288, 288, 3)
+    np.testing.assert_array_equal(picture[::8, ::8, 0], frame)
+    stacked, _ = FrameStackObservation(env, 4).reset(seed=0)
+    assert stacked.shape == (4, 36, 36)
+    np.testing.assert_array_equal(catch_expert(stacked[-1]), catch_expert(frame))
+
+
+def test_catch_ends_at_a_miss_and_is_cut_after_ten_balls():
+    env = gymnasium.make("agentlib/Catch-v0")
+    frame, _ = env.reset(seed=0)
+    for step in range(1, 101):
+        frame, reward, terminated, truncated, _ = env.step(catch_expert(frame))
+        assert (reward, terminated, truncated) == (float(step % 10 == 0), False, step == 100)
+    rng = np.random.default_rng(0)
+    random = returns(env, lambda _: np.asarray(rng.integers(3)), 300)
+    assert -1 < np.mean(random) < -0.6
+
+
+def test_catch_needs_the_drift():
+    """Without its trail the ball is only followed, not met: one frame is then not enough."""
+    env = gymnasium.make("agentlib/Catch-v0", trail=False)
+    assert not (env.reset(seed=0)[0] == TRAIL).any()
+    assert np.mean(returns(env, catch_expert, 100)) < 1

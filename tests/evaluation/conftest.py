@@ -1,0 +1,25 @@
+import random
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+
+def _global_state():
+    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - the host's, only looked at
+    numpy_state = (str(kind), np.asarray(keys).tolist(), *rest)
+    return random.getstate(), numpy_state, torch.get_rng_state().tolist(), torch.get_num_threads()
+
+
+@pytest.fixture
+def globals_untouched():
+    """A context that must leave the global generators and the thread count as they were."""
+
+    @contextmanager
+    def watch():
+        before = _global_state()
+        yield
+        assert _global_state() == before
+
+    return watch
