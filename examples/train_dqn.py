@@ -47,7 +47,8 @@ def the_parts(env_id: str, steps: int) -> None:
     )
     for clock, update in run(learner, replay, updates=replay.updates_for(steps)):
         if clock.updates % 500 == 0:
-            recent = sum(replay.returns) / max(len(replay.returns), 1)
+            returns = replay.collector.returns
+            recent = sum(returns) / max(len(returns), 1)
             print(f"step {clock.steps:6d}   loss {update.metrics['loss']:.4f}   return {recent:.1f}")
     env.close()
 

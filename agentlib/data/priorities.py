@@ -46,24 +46,23 @@ class Priorities(nn.Module):
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """One entry from each of `count` equal strata of the total mass: indices and probabilities `(count,)`."""
-        sums = self.groups.cumsum(0)
-        total = sums[-1]
-        strata = torch.arange(count, device=sums.device, dtype=sums.dtype)
-        mass = (strata + torch.rand(count, device=sums.device, dtype=sums.dtype)) * (total / count)  # (B,)
-        group = torch.searchsorted(sums, mass, right=True).clamp(max=len(sums) - 1)
-        mass = mass - (sums[group] - self.groups[group])
-        block = group * WIDTH + self._search(self.blocks[group], mass)
-        rows = self.blocks[group].cumsum(1)
-        offset = block - group * WIDTH
-        mass = mass - (rows.gather(1, offset[:, None])[:, 0] - self.blocks[group, offset])
-        index = block * WIDTH + self._search(self.entries[block].double(), mass)
+        total = self.groups.sum()
+        strata = torch.arange(count, device=total.device, dtype=total.dtype)
+        mass = (strata + torch.rand(count, device=total.device, dtype=total.dtype)) * (total / count)  # (B,)
+        group, mass = self._search(self.groups[None], mass)
+        block, mass = self._search(self.blocks[group], mass)
+        block = group * WIDTH + block
+        entry, _ = self._search(self.entries[block].double(), mass)
+        index = block * WIDTH + entry
         return index, self.get(index) / total
 
     @staticmethod
-    def _search(weights: Tensor, mass: Tensor) -> Tensor:
-        """In each row of weights `(B, WIDTH)`, the position `(B,)` that holds the mass `(B,)`."""
+    def _search(weights: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
+        """In each row of weights `(B or 1, n)`, the position `(B,)` that holds the mass `(B,)`, and how far in."""
         sums = weights.cumsum(1)
         position = (sums <= mass[:, None]).sum(1)
         # Rounding may lead past the end: the last position with any weight is meant, never an empty one.
         last = (weights > 0).to(torch.int64).cumsum(1).argmax(1)
-        return torch.minimum(position, last)
+        position = torch.minimum(position, last)
+        before = sums.expand(len(mass), -1).gather(1, (position - 1).clamp(min=0)[:, None])[:, 0]
+        return position, mass - before * (position > 0)

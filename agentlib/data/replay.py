@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from agentlib.backbones.schedules import Clock, Schedule, at
+from agentlib.data.collection import Actor, Collector, Exploration
 from agentlib.data.replay_buffer import ReplayBuffer, Transition
 from agentlib.data.source import Source
-from agentlib.data.spaces import flatten, unflatten
 from agentlib.envs.vector import Environments
-
-Actor = Callable[[Any], NDArray[Any]]
-"""From batched observations (numpy) to batched actions, as indices from 0 where the space is Discrete."""
-Exploration = Callable[[Actor, Any, Clock], NDArray[Any]]
-"""(actor, batched observations, clock) -> batched actions."""
 
 
 class Replay(Source):
@@ -67,81 +58,52 @@ class Replay(Source):
         seed: int = 0,
     ) -> None:
         super().__init__(seed)
-        self.envs = envs if isinstance(envs, Environments) else Environments(envs)
-        self.buffer, self.actor, self.exploration = buffer, actor, exploration
+        environments = envs if isinstance(envs, Environments) else Environments(envs)
+        self.buffer = buffer
+        self.collector = Collector(environments, buffer, actor, exploration, observe)
         self.batch_size, self.learning_starts = batch_size, learning_starts
         self.train_freq, self.gradient_steps = train_freq, gradient_steps
         self.n_steps, self.gamma = n_steps, gamma
         self.priority_exponent, self.importance_exponent = priority_exponent, importance_exponent
-        self.total_steps, self.observe = total_steps, observe
-        self.steps = 0
+        self.total_steps = total_steps
         self.updates_due = 0
-        self.episodes = 0
-        self.returns: deque[float] = deque(maxlen=100)
-        self.lengths: deque[int] = deque(maxlen=100)
-        self._observation: Any = None
-        self._return = np.zeros(self.envs.num_envs)
-        self._length = np.zeros(self.envs.num_envs, np.int64)
+
+    @property
+    def steps(self) -> int:
+        """Environment steps so far."""
+        return self.collector.steps
 
     @property
     def clock(self) -> Clock:
         """Where the run is; its steps are environment steps."""
-        return Clock(self.updates, self.steps, self.steps / self.total_steps)
+        return Clock(self.updates, self.collector.steps, self.collector.steps / self.total_steps)
 
     def updates_for(self, steps: int) -> int:
         """How many updates belong to a run of `steps` environment steps."""
-        collected, updates = 0, 0
-        per_cycle = -(-self.train_freq // self.envs.num_envs) * self.envs.num_envs
-        while collected < steps:
-            collected += per_cycle
-            if collected > self.learning_starts:
-                updates += self.gradient_steps if self.gradient_steps >= 0 else per_cycle
-        return updates
+        num_envs = self.collector.envs.num_envs
+        per_cycle = -(-self.train_freq // num_envs) * num_envs
+        cycles = -(-steps // per_cycle)
+        trained = cycles - min(self.learning_starts // per_cycle, cycles)
+        return trained * (self.gradient_steps if self.gradient_steps >= 0 else per_cycle)
 
     def advance(self) -> None:
         """Steps the environments until an update is due."""
         while self.updates_due <= 0:
-            start = self.steps
-            while self.steps - start < self.train_freq:
-                self.collect()
-            self.buffer.flush()
-            if self.steps > self.learning_starts:
-                self.updates_due = self.gradient_steps if self.gradient_steps >= 0 else self.steps - start
+            made = self.collect()
+            if self.collector.steps > self.learning_starts:
+                self.updates_due = self.gradient_steps if self.gradient_steps >= 0 else made
         self.updates_due -= 1
 
-    def collect(self) -> None:
-        """One step of each environment into the buffer."""
-        if self._observation is None:
-            self._observation = self.envs.reset(seed=int(self.generator.integers(2**31)))
-            self.buffer.begin(self._observation)
-            self._learn_statistics(self._observation)
-        action = self.exploration(self.actor, self._observation, self.clock)
-        stepped = self.envs.step(action + self._action_start)
-        self.buffer.add(
-            action, stepped.reward, stepped.terminated, stepped.truncated, stepped.next_observation, stepped.valid
-        )
-        if stepped.begun.any():
-            self.buffer.begin(stepped.observation, stepped.begun)
-        self._observation = stepped.observation
-        self._learn_statistics(stepped.next_observation)
-        self.steps += int(stepped.valid.sum())
-        self._return += stepped.reward
-        self._length += stepped.valid
-        for row in np.flatnonzero(stepped.terminated | stepped.truncated):
-            self.returns.append(float(self._return[row]))
-            self.lengths.append(int(self._length[row]))
-            self.episodes += 1
-            self._return[row], self._length[row] = 0.0, 0
-
-    def _learn_statistics(self, observation: Any) -> None:
-        if self.observe is not None:
-            space = self.buffer.observation_space
-            leaves = [torch.as_tensor(np.asarray(leaf)) for leaf in flatten(space, observation)]
-            self.observe(unflatten(space, leaves))
-
-    @property
-    def _action_start(self) -> Any:
-        return getattr(self.buffer.action_space, "start", 0)
+    def collect(self) -> int:
+        """At least `train_freq` environment steps into the buffer; returns how many."""
+        collector, updates, total = self.collector, self.updates, self.total_steps
+        if collector.observation is None:
+            collector.reset(seed=int(self.generator.integers(2**30)))
+        start = collector.steps
+        while collector.steps - start < self.train_freq:
+            collector.step(Clock(updates, collector.steps, collector.steps / total))
+        self.buffer.flush()
+        return collector.steps - start
 
     def sample(self) -> Transition:
         """A batch of transitions."""
@@ -156,23 +118,11 @@ class Replay(Source):
             self.buffer.set_priorities(batch.index, (per_sample.abs() + 1e-6) ** self.priority_exponent)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Counters and generators; the episode that is under way is not part of it."""
-        return super().get_extra_state() | {
-            "steps": self.steps,
-            "updates_due": self.updates_due,
-            "episodes": self.episodes,
-            "returns": list(self.returns),
-            "lengths": list(self.lengths),
-            "exploration": getattr(self.exploration, "state", lambda: {})(),
-        }
+        """Counters and generators; the episodes that are under way are not part of it."""
+        return super().get_extra_state() | {"updates_due": self.updates_due, "collector": self.collector.state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Puts back what `get_extra_state` gave; the environments start a new episode."""
+        """Puts back what `get_extra_state` gave; the environments start new episodes."""
         super().set_extra_state(state)
-        self.steps, self.updates_due, self.episodes = state["steps"], state["updates_due"], state["episodes"]
-        self.returns.extend(state["returns"])
-        self.lengths.extend(state["lengths"])
-        if hasattr(self.exploration, "load_state"):
-            self.exploration.load_state(state["exploration"])
-        self._observation = None
-        self._return[:], self._length[:] = 0.0, 0
+        self.updates_due = state["updates_due"]
+        self.collector.load_state(state["collector"])

@@ -186,22 +186,21 @@ class ReplayBuffer(nn.Module):
     def _add(self, row: int, action: Any, reward: Any, terminated: Any, truncated: Any, leaves: list[Any]) -> None:
         number, frame = int(self._window[1, row]), int(self._frames[row])
         slot, frame_slot = number % self.capacity, frame % self.frame_capacity
+        if self.frame_stack > 1:  # looked at first: what is refused leaves no trace
+            for leaf, stack in zip(leaves, self._stacks, strict=True):
+                if not np.array_equal(leaf[:-1], stack[row, 1:]):
+                    raise ValueError(
+                        f"frame_stack={self.frame_stack}, but an observation is not the last one moved by one frame"
+                    )
+            for leaf, stack in zip(leaves, self._stacks, strict=True):
+                stack[row] = leaf
         self._write("position", row, slot, frame - 1)
         self._write("action", row, slot, action)
         self._write("reward", row, slot, reward)
         self._write("terminated", row, slot, terminated)
         self._write("done", row, slot, terminated or truncated)
-        if self.frame_stack == 1:
-            for name, leaf in zip(self._names, leaves, strict=True):
-                self._write(name, row, frame_slot, leaf)
-        else:
-            for name, leaf, stack in zip(self._names, leaves, self._stacks, strict=True):
-                if not np.array_equal(leaf[:-1], stack[row, 1:]):
-                    raise ValueError(
-                        f"frame_stack={self.frame_stack}, but an observation is not the last one moved by one frame"
-                    )
-                stack[row] = leaf
-                self._write(name, row, frame_slot, leaf[-1])
+        for name, leaf in zip(self._names, leaves, strict=True):
+            self._write(name, row, frame_slot, leaf if self.frame_stack == 1 else leaf[-1])
         self._window[1, row] = number + 1
         self._frames[row] = frame + 1
         if self.priorities is not None:
@@ -336,6 +335,7 @@ class ReplayBuffer(nn.Module):
         columns = {name: getattr(self, name)[:, :filled] for name in names}
         columns |= {name: getattr(self, name)[:, :frames] for name in self._names}
         return {
+            "layout": self._layout,
             "columns": columns,
             "window": torch.from_numpy(self._window.copy()),
             "frames": torch.from_numpy(self._frames.copy()),
@@ -343,10 +343,25 @@ class ReplayBuffer(nn.Module):
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Puts back what `get_extra_state` gave."""
+        """Puts back what `get_extra_state` gave.
+
+        Raises:
+            ValueError: it is the state of a buffer of another size, whose rings are laid out otherwise.
+        """
+        if state["layout"] != self._layout:
+            raise ValueError(f"the state is of a replay buffer of {state['layout']}, this one has {self._layout}")
         for name, column in state["columns"].items():
             getattr(self, name)[:, : column.shape[1]] = column.to(self.top.device)
         self._window[...] = state["window"].numpy()
         self._frames[...] = state["frames"].numpy()
         self._stacks = [stack.numpy().copy() for stack in state["stacks"]]
         self.flush()
+
+    @property
+    def _layout(self) -> dict[str, int]:
+        return {
+            "num_envs": self.num_envs,
+            "transitions": self.num_envs * self.capacity,
+            "frames": self.num_envs * self.frame_capacity,
+            "frame_stack": self.frame_stack,
+        }

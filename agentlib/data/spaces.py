@@ -98,6 +98,8 @@ def to_batch(space: spaces.Space[Any], value: Any) -> tuple[list[NDArray[Any]], 
             raise ValueError(f"the observation contains NaN (space {leaf})")
         single = is_single
         leaves.append(array[None] if is_single else array)
+    if len({len(leaf) for leaf in leaves}) > 1:
+        raise ValueError(f"the parts of the batch have different lengths: {[len(leaf) for leaf in leaves]}")
     return leaves, bool(single)
 
 
@@ -120,9 +122,10 @@ def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
         bounds = {"low": _bound_to_json(leaf.low), "high": _bound_to_json(leaf.high)}
         return {"type": "Box", "shape": list(leaf.shape), "dtype": str(leaf.dtype), **bounds}
     if isinstance(leaf, spaces.Discrete):
-        return {"type": "Discrete", "n": int(leaf.n), "start": int(leaf.start)}
+        return {"type": "Discrete", "n": int(leaf.n), "start": int(leaf.start), "dtype": str(leaf.dtype)}
     if isinstance(leaf, spaces.MultiDiscrete):
-        return {"type": "MultiDiscrete", "nvec": leaf.nvec.tolist(), "start": leaf.start.tolist()}
+        numbers = {"nvec": leaf.nvec.tolist(), "start": leaf.start.tolist()}
+        return {"type": "MultiDiscrete", **numbers, "dtype": str(leaf.dtype)}
     return {"type": "MultiBinary", "n": leaf.n if isinstance(leaf.n, int) else list(leaf.n)}
 
 
@@ -135,7 +138,8 @@ def space_from_json(description: dict[str, Any]) -> spaces.Space[Any]:
     try:
         kind = description["type"]
         if kind == "Dict":
-            return spaces.Dict({key: space_from_json(part) for key, part in description["spaces"].items()})
+            # Pairs, because a dict would be sorted, and the order is that of the leaves.
+            return spaces.Dict([(key, space_from_json(part)) for key, part in description["spaces"].items()])
         if kind == "Tuple":
             return spaces.Tuple([space_from_json(part) for part in description["spaces"]])
         if kind == "Box":
@@ -143,9 +147,12 @@ def space_from_json(description: dict[str, Any]) -> spaces.Space[Any]:
             low, high = (_bound_from_json(description[side], shape, dtype) for side in ("low", "high"))
             return spaces.Box(low, high, shape, dtype.type)
         if kind == "Discrete":
-            return spaces.Discrete(description["n"], start=description["start"])
+            dtype = np.dtype(description.get("dtype", "int64"))
+            other = {} if dtype == np.int64 else {"dtype": dtype.type}  # an argument that older Gymnasium lacks
+            return spaces.Discrete(description["n"], start=description["start"], **other)
         if kind == "MultiDiscrete":
-            return spaces.MultiDiscrete(description["nvec"], start=description["start"])
+            dtype = np.dtype(description.get("dtype", "int64"))
+            return spaces.MultiDiscrete(description["nvec"], dtype.type, start=description["start"])
         if kind == "MultiBinary":
             return spaces.MultiBinary(description["n"])
     except (KeyError, TypeError, AttributeError, AssertionError, OverflowError) as error:

@@ -16,11 +16,12 @@ EnvLike = str | gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any] | Callable[[]
 
 
 def make_env(
-    env: EnvLike, *, env_kwargs: dict[str, Any] | None = None, render_mode: str | None = None
+    env: EnvLike, *, env_kwargs: dict[str, Any] | None = None, render_mode: str | None = None, training: bool = True
 ) -> gymnasium.Env[Any, Any]:
     """One environment.
 
     Atari games (ids of ALE) get the usual preprocessing: 84x84 grey frames, every fourth one, four of them stacked.
+    For training, rewards are cut to their sign and a lost life ends the episode; otherwise the game is scored whole.
 
     Raises:
         ValueError: an unknown id (the message names close ones), or a factory that makes no environment.
@@ -38,7 +39,7 @@ def make_env(
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
     if env.startswith("ALE/") or _is_atari(env):
-        return _make_atari(env, kwargs)
+        return _make_atari(env, kwargs, training)
     try:
         # The checker's warnings are for those who write the environment.
         return gymnasium.make(env, disable_env_checker=True, **kwargs)
@@ -53,22 +54,23 @@ def _is_atari(env_id: str) -> bool:
     return spec is not None and str(spec.entry_point).startswith("ale_py")
 
 
-def _make_atari(env_id: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+def _make_atari(env_id: str, kwargs: dict[str, Any], training: bool) -> gymnasium.Env[Any, Any]:
     try:
         import ale_py
     except ImportError:
         raise ImportError(f"{env_id} needs the Atari emulator: pip install 'agentlib[atari]'") from None
+    from agentlib.envs.wrappers import EpisodicLife, FireOnReset, Signed
+
     gymnasium.register_envs(ale_py)
     env = gymnasium.make(env_id, disable_env_checker=True, frameskip=1, **kwargs)
-    env = gymnasium.wrappers.AtariPreprocessing(
-        env, noop_max=30, frame_skip=4, screen_size=84, terminal_on_life_loss=True
-    )
-    env = gymnasium.wrappers.TransformReward(env, _sign)
+    env = gymnasium.wrappers.AtariPreprocessing(env, noop_max=30, frame_skip=4, screen_size=84)
+    if training:
+        env = EpisodicLife(env)
+    if env.unwrapped.get_action_meanings()[1] == "FIRE":  # type: ignore[attr-defined]
+        env = FireOnReset(env)
+    if training:
+        env = Signed(env)
     return gymnasium.wrappers.FrameStackObservation(env, 4)
-
-
-def _sign(reward: Any) -> float:
-    return float((reward > 0) - (reward < 0))
 
 
 def frame_stack(env: Any) -> int:

@@ -17,12 +17,13 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import FlattenObservation
 
 from agentlib.envs.making import make_env
 from agentlib.evaluation.intervals import Estimate, Floats, estimate, interquartile_mean, paired_difference
 from agentlib.evaluation.recording import Recorded, TrainingLog, global_generators_kept, torch_threads
 from agentlib.evaluation.returns import FIRST_EPISODE_SEED, Evaluation, Predictor, evaluate
-from agentlib.evaluation.sb3 import import_sb3, sb3_arguments, train_sb3, unsupported_options
+from agentlib.evaluation.sb3 import import_sb3, lacks_space, sb3_arguments, train_sb3, unsupported_options
 
 Side = Literal["ours", "sb3"]
 EnvSource = str | Callable[[], gymnasium.Env[Any, Any]]
@@ -140,7 +141,8 @@ def compare(
 
     Args:
         what: "dqn", which selects the preset for a known environment, or a `DQNConfig`, which is taken literally.
-        env: an environment id, or a function that makes one; each run gets a fresh environment.
+        env: an environment id, or a function that makes one; each run gets a fresh environment. Tuples and nested
+            dictionaries, which SB3 cannot take, are flattened for both sides.
         steps: environment steps per run.
         seeds: the training seeds, or how many (then 0, 1, ...).
         out: a folder for both sides' agents, results.json, learning_curves.png and report.html; None writes nothing.
@@ -254,10 +256,10 @@ class _Pairs:
         return model
 
     def _evaluate(self, agent: Predictor, seed: int) -> Evaluation:
-        return evaluate(agent, self._make, episodes=self.episodes, seed=seed)
+        return evaluate(agent, lambda: self._make(training=False), episodes=self.episodes, seed=seed)
 
-    def _make(self) -> gymnasium.Env[Any, Any]:
-        return make_env(self.env, env_kwargs=self.env_kwargs)
+    def _make(self, training: bool = True) -> gymnasium.Env[Any, Any]:
+        return _make(self.env, self.env_kwargs, training)
 
 
 def _chosen(seeds: int | Sequence[int]) -> tuple[int, ...]:
@@ -276,13 +278,20 @@ def _same_device(device: str, policy: str) -> str:
     return "cuda" if policy == "CnnPolicy" and torch.cuda.is_available() else "cpu"
 
 
+def _make(env: EnvSource, env_kwargs: dict[str, Any] | None, training: bool = True) -> gymnasium.Env[Any, Any]:
+    """A fresh environment, its observations flattened for both sides where SB3 could not take them."""
+    world = make_env(env, env_kwargs=env_kwargs, training=training)
+    return FlattenObservation(world) if lacks_space(world.observation_space) else world
+
+
 def _look_at(env: EnvSource, env_kwargs: dict[str, Any] | None) -> tuple[str, spaces.Space[Any]]:
     """The environment's name and observation space; refuses actions that DQN has no output for."""
-    world = make_env(env, env_kwargs=env_kwargs)
+    world = _make(env, env_kwargs)
     try:
         if not isinstance(world.action_space, spaces.Discrete):
             raise TypeError(f"DQN chooses among discrete actions, but the environment takes {world.action_space}")
         name = world.spec.id if world.spec is not None else type(world.unwrapped).__name__
-        return name, world.observation_space
+        flat = isinstance(world, FlattenObservation)
+        return f"{name} (observations flattened)" if flat else name, world.observation_space
     finally:
         world.close()

@@ -104,8 +104,8 @@ def _report(comparison: Comparison, picture: bytes, origin: dict[str, Any]) -> R
                 "Learning curves",
                 picture,
                 f"Training return against environment steps, {OURS} and {SB3}",
-                "Thin lines are single seeds. These returns are made while exploring, so they lie below those of the "
-                "final agents, which act deterministically.",
+                "Thin lines are single seeds. These returns are made while exploring, so mostly they lie below those "
+                "of the final agents, which act deterministically.",
             ),
             _seed_table(comparison),
             _hyperparameter_table(comparison),
@@ -122,8 +122,8 @@ def _title(comparison: Comparison) -> str:
 def _summary(comparison: Comparison) -> str:
     difference = comparison.difference
     low, high = difference.interval
-    if not difference.interval.known:
-        verdict = "One seed does not tell which side's final agents are better"
+    if len(comparison.seeds) < _FEW_SEEDS:
+        verdict = f"Fewer than {_FEW_SEEDS} seeds do not tell which side's final agents are better"
     elif low > 0:
         verdict = "Our final agents do better"
     elif high < 0:

@@ -111,7 +111,7 @@ def evaluate(
         raise TypeError("evaluate seeds each episode by itself: pass an id, a single environment or a factory")
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, not {episodes}")
-    world = make_env(env)
+    world = make_env(env, training=False)
     try:
         _check_actions(agent, world)
         with _modes_kept(agent):

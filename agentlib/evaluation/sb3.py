@@ -85,6 +85,13 @@ def sb3_arguments(config: Any, observation_space: spaces.Space[Any], *, strict: 
     return arguments
 
 
+def lacks_space(space: spaces.Space[Any]) -> bool:
+    """Whether SB3 knows no such observations: tuples, and dictionaries within dictionaries."""
+    if isinstance(space, spaces.Dict):
+        return any(isinstance(part, (spaces.Dict, spaces.Tuple)) for part in space.values())
+    return isinstance(space, spaces.Tuple)
+
+
 def import_sb3() -> None:
     """Import Stable-Baselines3 and all that it imports late, so that no timing has imports in it.
 

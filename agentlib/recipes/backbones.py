@@ -13,6 +13,12 @@ from agentlib.backbones import MLP, Backbone, Chain, NatureCNN, Nested, OneHot, 
 from agentlib.data.spaces import leaf_spaces
 
 DEFAULT_WIDTHS = (64, 64)
+BACKBONE_NAMES = {
+    "auto": "by the observation space: a CNN for images, an encoder for each part of a Dict or Tuple, an MLP elsewhere",
+    "mlp": "layers of net_arch, also on flattened images",
+    "nature_cnn": "the convolutional network of Mnih et al. 2015, for images of at least 36x36",
+}
+"""What `backbone=` takes, besides a built module."""
 
 
 def backbone_for(
@@ -36,8 +42,8 @@ def backbone_for(
         if not hasattr(backbone, "feature_dim"):
             raise ValueError(f"a backbone needs an attribute `feature_dim`; {type(backbone).__name__} has none")
         return backbone
-    if backbone not in ("auto", "mlp", "nature_cnn"):
-        raise ValueError(f"unknown backbone {backbone!r}; known: auto, mlp, nature_cnn, or a module of your own")
+    if backbone not in BACKBONE_NAMES:
+        raise ValueError(f"unknown backbone {backbone!r}; known: {', '.join(BACKBONE_NAMES)}, or a module of your own")
     leaf_spaces(space)  # refuses what has no fixed shape
     if isinstance(space, spaces.Dict | spaces.Tuple):
         if backbone == "nature_cnn":

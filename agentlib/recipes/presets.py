@@ -85,9 +85,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+def is_atari(env_id: str) -> bool:
+    """Whether an id names an Atari game."""
+    return env_id.startswith("ALE/") or env_id.endswith("NoFrameskip-v4")
+
+
 def preset_for(name: str, env_id: str | None) -> dict[str, Any]:
     """The settings of an algorithm for an environment; empty where there are none."""
     presets = PRESETS.get(name, {})
-    if env_id is not None and (env_id.startswith("ALE/") or env_id.endswith("NoFrameskip-v4")):
+    if env_id is not None and is_atari(env_id):
         return presets.get("atari", {})
     return presets.get(env_id or "", {})

@@ -110,10 +110,11 @@ def _source(config: DQNConfig, envs: Environments, policy: QPolicy, stacked: int
 
 
 def _measures(source: Replay) -> dict[str, float]:
-    measures: dict[str, Any] = {"time/episodes": source.episodes}
-    if source.returns:
-        measures["rollout/ep_rew_mean"] = np.mean(source.returns)
-        measures["rollout/ep_len_mean"] = np.mean(source.lengths)
-    if isinstance(source.exploration, EpsilonGreedy):
-        measures["rollout/exploration_rate"] = source.exploration.rate(source.clock)
+    collector = source.collector
+    measures: dict[str, Any] = {"time/episodes": collector.episodes}
+    if collector.returns:
+        measures["rollout/ep_rew_mean"] = np.mean(collector.returns)
+        measures["rollout/ep_len_mean"] = np.mean(collector.lengths)
+    if isinstance(collector.exploration, EpsilonGreedy):
+        measures["rollout/exploration_rate"] = collector.exploration.rate(source.clock)
     return {name: float(value) for name, value in measures.items()}

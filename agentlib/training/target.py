@@ -17,7 +17,8 @@ class Target(nn.Module):
 
     def __init__(self, source: nn.Module) -> None:
         super().__init__()
-        self.network = copy.deepcopy(source).requires_grad_(False).eval()
+        self.network = copy.deepcopy(source).requires_grad_(False)
+        self.eval()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The copy's output."""

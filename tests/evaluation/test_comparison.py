@@ -2,7 +2,7 @@ import inspect
 import json
 import math
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -12,13 +12,14 @@ from gymnasium import spaces
 
 import agentlib
 from agentlib.backbones import Cosine, Linear
-from agentlib.evaluation import compare
+from agentlib.evaluation import Comparison, Evaluation, compare, evaluate
+from agentlib.evaluation.comparison import Run
 from agentlib.evaluation.recording import Recorded, TrainingLog, global_generators_kept, torch_threads
-from agentlib.evaluation.sb3 import SHARED, sb3_arguments, unsupported_options
+from agentlib.evaluation.sb3 import SHARED, lacks_space, sb3_arguments, unsupported_options
 from agentlib.learners import DQNConfig
 
 VECTOR = spaces.Box(-1.0, 1.0, (4,))
-SMALL = {"buffer_size": 200, "learning_starts": 20, "net_arch": (8,)}
+SMALL = {"buffer_size": 200, "learning_starts": 20, "net_arch": (8,), "train_freq": 4, "gradient_steps": 1}
 
 
 class Still:
@@ -68,6 +69,7 @@ def run(out=None, **changes):
 def test_the_whole_comparison(calls, tmp_path):
     found = run(tmp_path, seeds=[3, 5, 8])
     assert [call.seed for call in calls] == [3, 5, 8]
+    assert calls[0].config.learning_rate == 2.3e-3  # from the preset for CartPole
     assert found.seeds == (3, 5, 8)
     assert [pair.went_first for pair in found.ours] == [True, False, True]
     assert [pair.went_first for pair in found.sb3] == [False, True, False]
@@ -97,10 +99,18 @@ def test_the_whole_comparison(calls, tmp_path):
     assert "DQN on CartPole-v1" in str(found)
 
 
+def test_with_the_real_training(tmp_path):
+    found = run(tmp_path, seeds=1)
+    assert found.ours[0].log.steps == found.sb3[0].log.steps == 120
+    assert found.ours[0].log.episode_steps == list(np.cumsum(found.ours[0].log.episode_returns))
+    again = evaluate(agentlib.Agent.load(tmp_path / "ours_seed0.safetensors"), "CartPole-v1", episodes=3)
+    np.testing.assert_array_equal(again.returns, found.ours[0].evaluation.returns)
+
+
 def test_one_seed_is_no_interval(calls, tmp_path):
     found = run(tmp_path, seeds=1)
     assert not found.difference.interval.known
-    assert "One seed does not tell" in str(found)
+    assert "Fewer than 5 seeds do not tell" in str(found)
     assert json.loads((tmp_path / "results.json").read_text())["difference"]["interval"] == {"low": None, "high": None}
 
 
@@ -121,10 +131,17 @@ def test_bars(calls, capsys):
     assert "Stable-Baselines3, seed 0: 100%" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("env", ["FrozenLake-v1", lambda: gymnasium.make("Acrobot-v1", max_episode_steps=30)])
-def test_other_environments(calls, env):
+@pytest.mark.parametrize(
+    ("env", "name"),
+    [
+        ("FrozenLake-v1", "FrozenLake-v1"),
+        (lambda: gymnasium.make("Acrobot-v1", max_episode_steps=30), "Acrobot-v1"),
+        ("Blackjack-v1", "Blackjack-v1 (observations flattened)"),
+    ],
+)
+def test_other_environments(calls, env, name):
     found = run(env=env, seeds=1)
-    assert found.environment in {"FrozenLake-v1", "Acrobot-v1"}
+    assert found.environment == name
     assert math.isfinite(found.difference.value)
 
 
@@ -183,6 +200,25 @@ def test_mapping_of_what_is_written_in_another_way():
         sb3_arguments(DQNConfig(learning_rate=lambda clock: 1e-3 / (1 + clock.updates)), VECTOR)
 
 
+@pytest.mark.parametrize(
+    ("ours", "sb3", "verdict"),
+    [
+        ([9.0, 9.5, 9.0, 9.5, 9.2], [1.0, 2.0, 1.0, 2.0, 1.5], "Our final agents do better"),
+        ([1.0, 2.0, 1.0, 2.0, 1.5], [9.0, 9.5, 9.0, 9.5, 9.2], "Stable-Baselines3's final agents do better"),
+        ([1.0, 9.0, 1.0, 9.0, 5.0], [9.0, 1.0, 9.0, 1.0, 5.0], "cannot be told apart"),
+        ([9.0, 9.5], [1.0, 2.0], "do not tell which side"),
+    ],
+)
+def test_the_summary_says_no_more_than_the_interval(ours, sb3, verdict):
+    def runs(returns):
+        log = SimpleNamespace(seconds=2.0, startup_seconds=0.5, warm_rate=10.0)
+        played = [Evaluation(np.array([value]), np.array([1]), 0) for value in returns]
+        return tuple(Run(seed, True, cast(TrainingLog, log), one) for seed, one in enumerate(played))
+
+    found = Comparison("X-v0", 100, 1, 1, "cpu", {}, {}, {}, runs(ours), runs(sb3))
+    assert verdict in " ".join(str(found).split())
+
+
 def test_all_that_sb3_lacks_is_named():
     config = DQNConfig(double=True, prioritized=True)
     with pytest.raises(ValueError, match=r"double=True, prioritized=True.*strict=False"):
@@ -206,6 +242,12 @@ def test_all_that_sb3_lacks_is_named():
 )
 def test_the_policy_fits_the_space(space, policy):
     assert sb3_arguments(DQNConfig(), space)["policy"] == policy
+
+
+def test_what_sb3_cannot_observe():
+    assert lacks_space(spaces.Tuple([VECTOR]))
+    assert lacks_space(spaces.Dict(a=spaces.Dict(b=VECTOR)))
+    assert not lacks_space(spaces.Dict(a=VECTOR))
 
 
 def test_recording_changes_nothing_and_counts_everything():

@@ -1,0 +1,307 @@
+"""The shell level: `agentlib train | evaluate | compare | record | list`.
+
+Flags and their help are made by tyro from the options below and from the algorithms' configs, so that a new algorithm
+needs nothing here. A name such as "dqn" selects the preset for the environment, or the section of `--zoo FILE`: these
+are the defaults of its flags, which `agentlib train dqn --env CartPole-v1 --help` shows.
+
+Exit codes: 0 done, 1 an error (one line; `--debug` adds the traceback), 2 wrong usage, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+import agentlib
+from agentlib._options import (
+    Choice,
+    Compare,
+    Evaluate,
+    Learn,
+    List,
+    Options,
+    Record,
+    Resume,
+    Train,
+    UsageError,
+    choose,
+    keywords,
+    with_hyperparameters,
+    without_learner,
+)
+
+WIDTH = 100
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except SystemExit as stop:  # tyro has printed help, or what is wrong
+        return int(stop.code or 0)
+    except BrokenPipeError:  # `agentlib list | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt as stop:
+        code, message = 130, "; ".join(filter(None, ("stopped", str(stop))))
+    except UsageError as error:
+        code, message = 2, f"error: {error}"
+    except Exception as error:
+        code, message = 1, f"error: {_readable(error)}"
+    if debug:
+        traceback.print_exc()
+    print(f"agentlib: {message}", file=sys.stderr)
+    return code
+
+
+def _readable(error: Exception) -> str:
+    from gymnasium.error import Error
+
+    from agentlib.envs.vector import EnvironmentFailure
+
+    text = " ".join(str(error).split())
+    if text and isinstance(error, ValueError | OSError | ImportError | ArithmeticError | MemoryError | Error):
+        return text
+    if isinstance(error, EnvironmentFailure):
+        return text
+    return f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments == ["--version"]:
+        print(f"agentlib {agentlib.__version__}")
+        return 0
+    commands: dict[str, tuple[type[Options], Callable[..., int]]] = {
+        "train": (Train, _train),
+        "evaluate": (Evaluate, _evaluate),
+        "compare": (Compare, _compare),
+        "record": (Record, _record),
+        "list": (List, _list),
+    }
+    name, rest = (arguments or ["--help"])[0], arguments[1:]
+    if name not in commands:
+        kinds: dict[str, Callable[..., Any]] = {command: kind for command, (kind, _) in commands.items()}
+        description = "Train agents for Gymnasium environments, and see how good they are."
+        try:
+            tyro.extras.subcommand_cli_from_dict(kinds, prog="agentlib", description=description, args=[name])
+        except SystemExit as stop:  # the help, or what commands there are
+            return 2 if not arguments else int(stop.code or 0)
+    kind, command = commands[name]
+    if name == "train" and any(argument.split("=")[0] == "--resume" for argument in rest):
+        return _resume(tyro.cli(Resume, prog="agentlib train", args=rest))
+    if not issubclass(kind, Learn):
+        return command(tyro.cli(kind, prog=f"agentlib {name}", args=rest))
+    if not rest or rest[0].startswith("-"):
+        without_learner(kind, name, rest)
+    choice = choose(rest[0], rest[1:])
+    return command(with_hyperparameters(kind, choice, f"agentlib {name} {rest[0]}", rest[1:]), choice)
+
+
+def _train(options: Any, choice: Choice) -> int:
+    config = options.hyperparameter
+    folder = _new_folder(options.out, f"{choice.recipe.name}-{options.env}")
+    _print_settings(
+        f"{choice.recipe.name} on {options.env}: {options.steps:,} steps, seed {options.seed}", config, choice
+    )
+    latest: dict[str, float] = {}
+    try:
+        agentlib.train(
+            config,
+            env=options.env,
+            n_envs=options.n_envs,
+            env_kwargs=keywords(options.env_kwargs),
+            steps=options.steps,
+            seed=options.seed,
+            backbone=options.backbone,
+            device=options.device,
+            eval_every=options.eval_every,
+            out=folder,
+            progress=_progress(options.progress),
+            callback=lambda clock, metrics: latest.update(metrics),
+        )
+    finally:
+        _remove_if_empty(folder)
+    _print_agent(folder, options.env, latest)
+    return 0
+
+
+def _resume(options: Resume) -> int:
+    latest: dict[str, float] = {}
+    agentlib.train(
+        resume=options.resume,
+        env=options.env,
+        progress=_progress(options.progress),
+        callback=lambda clock, metrics: latest.update(metrics),
+    )
+    _print_agent(options.resume, options.env or "ID", latest)
+    return 0
+
+
+def _evaluate(options: Evaluate) -> int:
+    from agentlib.envs.making import make_env
+
+    agent = agentlib.Agent.load(options.file)
+    env = make_env(options.env, env_kwargs=keywords(options.env_kwargs))
+    try:
+        print(agentlib.evaluate(agent, env, episodes=options.episodes, seed=options.seed))
+    finally:
+        env.close()
+    return 0
+
+
+def _compare(options: Any, choice: Choice) -> int:
+    config, name = options.hyperparameter, choice.recipe.name
+    folder = _new_folder(options.out, f"compare-{name}-{options.env}")
+    title = f"{name} on {options.env}, ours and Stable-Baselines3's: {options.steps:,} steps, {options.seeds} seeds"
+    _print_settings(title, config, choice)
+    try:
+        comparison = agentlib.compare(
+            config,
+            env=options.env,
+            steps=options.steps,
+            seeds=options.seeds,
+            out=folder,
+            env_kwargs=keywords(options.env_kwargs),
+            episodes=options.episodes,
+            threads=options.threads,
+            device=options.device,
+            strict=options.strict,
+            progress=sys.stderr.isatty(),
+        )
+    finally:
+        _remove_if_empty(folder)
+    print(f"{comparison}\n\nReport: {folder / 'report.html'}")
+    return 0
+
+
+def _record(options: Record) -> int:
+    from agentlib.evaluation.video import record
+
+    out = options.out or options.file.with_suffix(".gif")
+    agent = agentlib.Agent.load(options.file)
+    result = record(
+        agent,
+        options.env,
+        out,
+        env_kwargs=keywords(options.env_kwargs),
+        episodes=options.episodes,
+        seed=options.seed,
+    )
+    count = result.returns.size
+    print(f"{out}: {count} episode{'s' * (count != 1)}, {result.lengths.sum():,} steps, mean return {result.mean:.4g}")
+    return 0
+
+
+def _list(options: List) -> int:
+    from agentlib.recipes import RECIPES
+    from agentlib.recipes.backbones import BACKBONE_NAMES
+
+    if options.what in (None, "learners"):
+        _print_table("learners", {recipe.name: recipe.summary for recipe in RECIPES.values()})
+    if options.what in (None, "backbones"):
+        _print_table("backbones", BACKBONE_NAMES)
+    if options.what in (None, "envs"):
+        _print_table("envs", _environments())
+    return 0
+
+
+def _environments() -> dict[str, str]:
+    """The newest version of each registered environment, by what it comes from."""
+    import gymnasium
+
+    newest = {env_id.rpartition("-v")[0]: env_id for env_id in gymnasium.registry}
+    groups: dict[str, list[str]] = {"agentlib": []}
+    for env_id in newest.values():
+        entry = gymnasium.registry[env_id].entry_point
+        if isinstance(entry, str):
+            group = entry.removeprefix("gymnasium.envs.").split(":")[0].split(".")[0]
+            groups.setdefault(group, []).append(env_id)
+    known = {group: ", ".join(sorted(ids)) for group, ids in groups.items()}
+    return known | {"atari": "ALE/Pong-v5 and others, with pip install 'agentlib[atari]'"}
+
+
+def _print_table(title: str, rows: dict[str, str]) -> None:
+    width = max(map(len, rows)) + 2
+    print(title)
+    for name, text in rows.items():
+        indent = " " * (width + 2)
+        print(textwrap.fill(f"  {name:<{width}}{text}", WIDTH, subsequent_indent=indent, break_on_hyphens=False))
+
+
+def _print_settings(title: str, config: Any, choice: Choice) -> None:
+    """All hyperparameters in one block, by where they come from."""
+    usual = choice.recipe.config()
+    rows: dict[str, list[str]] = {"given": [], choice.origin: [], "the defaults": []}
+    for option in dataclasses.fields(config):
+        value, base = getattr(config, option.name), getattr(choice.base, option.name)
+        origin = choice.origin if base != getattr(usual, option.name) else "the defaults"
+        rows["given" if value != base else origin].append(f"{option.name} {_text(value)}")
+    print(title)
+    for origin, settings in rows.items():
+        if settings:
+            text = f"  {origin}: {', '.join(settings)}"
+            print(textwrap.fill(text, WIDTH, subsequent_indent="    ", break_on_hyphens=False))
+    for note in choice.notes:
+        print(f"  note: {note}")
+    print(flush=True)
+
+
+def _text(value: Any) -> str:
+    from agentlib.recipes.zoo import schedule_to_text
+
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return schedule_to_text(value) if callable(value) else str(value)
+
+
+def _print_agent(folder: Path, env: str, metrics: dict[str, float]) -> None:
+    """Where the agent is, and the lines that use it."""
+    names = {"rollout/ep_rew_mean": "training, last episodes", "eval/mean_reward": "evaluation"}
+    returns = [f"{metrics[name]:.4g} ({label})" for name, label in names.items() if name in metrics]
+    path = folder / "agent.safetensors"
+    print(f"\nMean return {', '.join(returns)}" if returns else "")
+    print(f"The agent is in {path}. To use it:\n")
+    print("    from agentlib import Agent")
+    print(f'    agent = Agent.load("{path.as_posix()}")')
+    print("    action = agent.act(observation)\n")
+    print(f"How good it is: agentlib evaluate {path} --env {env}")
+
+
+def _progress(asked: str | None) -> Any:
+    asked = asked or ("bar" if sys.stderr.isatty() else "table")
+    return {"bar": True, "table": "table", "none": False}[asked]
+
+
+def _new_folder(asked: Path | None, stem: str) -> Path:
+    """The folder asked for, or the first free one; made at once, so that runs started together do not share it."""
+    if asked is not None:
+        return asked
+    count = 1
+    while True:
+        folder = Path("runs") / f"{stem.replace('/', '-')}-{count}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            count += 1
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

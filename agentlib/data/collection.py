@@ -1,0 +1,112 @@
+"""Stepping environments with an exploring actor, and keeping what happened."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agentlib.backbones.schedules import Clock
+from agentlib.data.replay_buffer import ReplayBuffer
+from agentlib.data.spaces import flatten, unflatten
+from agentlib.envs.vector import Environments
+
+Actor = Callable[[Any], NDArray[Any]]
+"""From batched observations (numpy) to batched actions, as indices from 0 where the space is Discrete."""
+Exploration = Callable[[Actor, Any, Clock], NDArray[Any]]
+"""(actor, batched observations, clock) -> batched actions."""
+
+WINDOW = 100
+"""Episodes over which returns and lengths are averaged, as in SB3's logs."""
+
+
+class Collector:
+    """Steps environments into a replay buffer, and keeps the returns of the last episodes.
+
+    A plain object and no module: it runs at every environment step.
+
+    Args:
+        envs: what is stepped.
+        buffer: where transitions go.
+        actor: chooses actions.
+        exploration: how actions are varied.
+        observe: takes each batch of new observations (trees of tensors), for running statistics.
+    """
+
+    def __init__(
+        self,
+        envs: Environments,
+        buffer: ReplayBuffer,
+        actor: Actor,
+        exploration: Exploration,
+        observe: Callable[[Any], None] | None = None,
+    ) -> None:
+        self.envs, self.buffer, self.actor, self.exploration, self.observe = envs, buffer, actor, exploration, observe
+        self.action_start = getattr(envs.action_space, "start", 0)
+        self.steps = 0
+        self.episodes = 0
+        self.returns: deque[float] = deque(maxlen=WINDOW)
+        self.lengths: deque[int] = deque(maxlen=WINDOW)
+        self.observation: Any = None
+        self._return = np.zeros(envs.num_envs)
+        self._length = np.zeros(envs.num_envs, np.int64)
+
+    def reset(self, seed: int) -> None:
+        """Starts new episodes everywhere."""
+        self.observation = self.envs.reset(seed=seed)
+        self._return[:], self._length[:] = 0.0, 0
+        self.buffer.begin(self.observation)
+        self._observe(self.observation)
+
+    def step(self, clock: Clock) -> None:
+        """One step of each environment."""
+        action = self.exploration(self.actor, self.observation, clock)
+        stepped = self.envs.step(action + self.action_start if np.any(self.action_start) else action)
+        _, following, reward, terminated, truncated, valid, begun, _ = stepped
+        self.buffer.add(action, reward, terminated, truncated, following, valid)
+        self.observation = stepped.observation
+        self._observe(following)
+        self.steps += self.envs.num_envs if valid.all() else int(valid.sum())
+        self._return += reward
+        self._length += valid
+        done = terminated | truncated
+        if done.any():
+            self._end_episodes(np.flatnonzero(done))
+        if begun.any():
+            self.buffer.begin(self.observation, begun)
+
+    def _end_episodes(self, rows: NDArray[np.intp]) -> None:
+        for row in rows:
+            self.returns.append(float(self._return[row]))
+            self.lengths.append(int(self._length[row]))
+            self.episodes += 1
+            self._return[row], self._length[row] = 0.0, 0
+
+    def _observe(self, observation: Any) -> None:
+        if self.observe is not None:
+            space = self.buffer.observation_space
+            leaves = [torch.as_tensor(np.asarray(leaf)) for leaf in flatten(space, observation)]
+            self.observe(unflatten(space, leaves))
+
+    def state(self) -> dict[str, Any]:
+        """Counters and the exploration's generator; the episodes that are under way are not part of it."""
+        return {
+            "steps": self.steps,
+            "episodes": self.episodes,
+            "returns": list(self.returns),
+            "lengths": list(self.lengths),
+            "exploration": self.exploration.state() if hasattr(self.exploration, "state") else {},
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Puts back what `state` gave; the environments start new episodes."""
+        self.steps, self.episodes = state["steps"], state["episodes"]
+        self.returns = deque(state["returns"], WINDOW)
+        self.lengths = deque(state["lengths"], WINDOW)
+        if hasattr(self.exploration, "load_state"):
+            self.exploration.load_state(state["exploration"])
+        self.observation = None

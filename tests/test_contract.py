@@ -1,0 +1,382 @@
+"""Every learner keeps the contract, and the contract's test finds what breaks it.
+
+L = E[(w x - y)^2]                                     (Legendre 1805)
+"""
+
+import copy
+import dataclasses
+import json
+import sys
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import agentlib.learners
+from agentlib.backbones import Clock, sgd
+from agentlib.data.source import Source
+from agentlib.testing import check_learner
+from agentlib.training import Learner, Step, Target, Update
+from agentlib.training.config import config_from_json, config_to_json
+from agentlib.training.loop import compiler_found
+
+EXPORTED = [getattr(agentlib.learners, name) for name in agentlib.learners.__all__]
+LEARNERS = [one for one in EXPORTED if isinstance(one, type) and issubclass(one, Learner) and hasattr(one, "tiny")]
+needs_compiler = pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")
+
+
+def test_learners_are_found():
+    assert agentlib.learners.DQN in LEARNERS
+
+
+@pytest.mark.parametrize("learner_class", LEARNERS, ids=lambda one: one.__name__)
+def test_contract(learner_class):
+    check_learner(learner_class)
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("learner_class", LEARNERS, ids=lambda one: one.__name__)
+def test_contract_compiled(learner_class):
+    check_learner(learner_class, compile=True)
+
+
+# A learner that keeps the contract, and many that break one point of it ----------------------------------------------
+
+
+class Points(NamedTuple):
+    x: Tensor
+    y: Tensor
+    clock: Clock
+
+
+class Line(Source):
+    """y = x summed, plus noise."""
+
+    def sample(self) -> Points:
+        x = torch.randn(8, 3)
+        return Points(x, x.sum(1) + 0.1 * torch.randn(8), self.batch_clock)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GoodConfig:
+    learning_rate: float = 0.05
+    """Step size."""
+    momentum: float = 0.9
+    """Of the step."""
+
+
+class Good(Learner):
+    config_class: Any = GoodConfig
+    source_class: Any = Line
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = self.config_class()
+        self.network = nn.Linear(3, 1)
+        self.target: Any = Target(self.network)
+        self.step = Step(self.network, sgd(self.config.learning_rate, self.config.momentum))
+        self.prepare()
+
+    def prepare(self) -> None:
+        pass
+
+    def loss(self, batch: Points) -> Tensor:
+        return (self.network(batch.x)[:, 0] - batch.y).square().mean()
+
+    def update(self, batch: Points) -> Update:
+        loss = self.loss(batch)
+        self.step(loss, batch.clock)
+        self.target.follow(self.network, 0.1)
+        return Update({"loss": loss.detach()})
+
+    @classmethod
+    def tiny(cls, seed: int = 0) -> tuple[Learner, Source]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(), cls.source_class(seed)
+
+
+def test_a_good_learner_passes_and_leaves_the_caller_alone():
+    before = torch.get_rng_state()
+    check_learner(Good)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.is_grad_enabled()
+
+
+class NotDetached(Good):
+    def update(self, batch):
+        super().update(batch)
+        return Update({"loss": self.loss(batch)})
+
+
+class NotFinite(Good):
+    def update(self, batch):
+        return Update({**super().update(batch).metrics, "ratio": torch.tensor(0.0) / 0.0})
+
+
+class NoTensor(Good):
+    def update(self, batch):
+        return Update({"loss": super().update(batch).metrics["loss"].item()})  # type: ignore[dict-item]
+
+
+class WrongShape(Good):
+    def update(self, batch):
+        return Update({"loss": super().update(batch).metrics["loss"][None]})
+
+
+class NoUpdate(Good):
+    def update(self, batch):
+        return super().update(batch).metrics
+
+
+class TargetWithGradients(Good):
+    def prepare(self):
+        self.target.requires_grad_(True)
+
+
+class ForgottenNetwork(Good):
+    def prepare(self):
+        self.head = nn.Linear(1, 1)
+
+
+class TrainableCopy(Good):
+    def prepare(self):
+        self.target = copy.deepcopy(self.network)
+
+    def update(self, batch):
+        loss = self.loss(batch) + 0.1 * self.target(batch.x).square().mean()
+        self.step(loss, batch.clock)
+        return Update({"loss": loss.detach()})
+
+
+class FrozenWithGradient(Good):
+    def update(self, batch):
+        for parameter in self.target.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        return super().update(batch)
+
+
+class Uphill(Good):
+    def update(self, batch):
+        loss = self.loss(batch)
+        self.step(-0.01 * loss, batch.clock)
+        return Update({"loss": loss.detach()})
+
+
+class NoLoss(Good):
+    def update(self, batch):
+        return Update({"error": super().update(batch).metrics["loss"]})
+
+
+class ForgetfulSource(Line):
+    """Its place in the data is in no state."""
+
+    place = 0
+
+    def advance(self):
+        self.place += 1
+
+    def sample(self):
+        batch = super().sample()
+        return batch._replace(y=batch.y + self.place)
+
+
+class SourceForgets(Good):
+    source_class = ForgetfulSource
+
+
+class LateBuffer(Good):
+    def update(self, batch):
+        if not hasattr(self, "mean"):
+            self.register_buffer("mean", torch.zeros(()))
+        return super().update(batch)
+
+
+class IgnoresSeed(Good):
+    @classmethod
+    def tiny(cls, seed=0):
+        return super().tiny(0)
+
+
+class DefaultGenerator(Good):
+    @classmethod
+    def tiny(cls, seed=0):
+        return cls(), cls.source_class(seed)
+
+
+class DrawsWhileAdvancing(Line):
+    shift: Any
+
+    def advance(self):
+        self.shift = torch.rand(())
+
+    def sample(self):
+        batch = super().sample()
+        return batch._replace(y=batch.y + self.shift)
+
+
+class SourceDrawsFromTheCaller(Good):
+    source_class = DrawsWhileAdvancing
+
+
+class Counter(Good):
+    count = 0
+
+    def before_update(self, clock):
+        self.count += 1
+        if self.count % 1000 == 0:  # long after the next update
+            self.target.follow(self.network)
+
+
+class HiddenStep(Good):
+    def prepare(self):
+        del self.step
+        self.steps = [Step(self.network, sgd(0.05, momentum=0.9))]
+
+    @property
+    def step(self):
+        return self.steps[0]
+
+    @step.setter
+    def step(self, value):
+        pass
+
+    @step.deleter
+    def step(self):
+        self._modules.pop("step")
+
+
+class UnsavedTensor(Good):
+    def prepare(self):
+        self.center: Any = torch.zeros(())
+
+    def update(self, batch):
+        self.center = 0.9 * self.center + 0.1 * batch.y.mean()
+        return super().update(batch)
+
+
+class UnsavedBuffer(Good):
+    def prepare(self):
+        self.register_buffer("center", torch.zeros(()), persistent=False)
+
+    def update(self, batch):
+        self.center.mul_(0.9).add_(0.1 * batch.y.mean())
+        return super().update(batch)
+
+
+class OtherWhenCompiled(Good):
+    def loss(self, batch):
+        return super().loss(batch) * (2.0 if torch.compiler.is_compiling() else 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionConfig(GoodConfig):
+    anneal: Any = abs
+
+
+@dataclasses.dataclass
+class OpenConfig:
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class ListConfig(GoodConfig):
+    hidden: tuple[str, ...] = (1, 2)  # type: ignore[assignment]
+
+
+class NotJson(Good):
+    config_class = FunctionConfig
+
+
+class NotFrozen(Good):
+    config_class = OpenConfig
+
+
+class WronglyTyped(Good):
+    config_class = ListConfig
+
+
+class ChangesInEval(Good):
+    def train(self, mode=True):
+        if not mode:
+            with torch.no_grad():
+                self.network.bias.mul_(0.5)
+        return super().train(mode)
+
+
+BROKEN = [
+    (NotDetached, 1, "loss is not detached"),
+    (NotFinite, 1, "ratio is nan"),
+    (NoTensor, 1, "loss is a float"),
+    (WrongShape, 1, r"shape \(1,\)"),
+    (NoUpdate, 1, "returned a dict"),
+    (TargetWithGradients, 2, "target target require"),
+    (TrainableCopy, 2, "target did not move"),
+    (ForgottenNetwork, 2, "head did not move"),
+    (FrozenWithGradient, 2, "target.network.weight is frozen"),
+    (Uphill, 3, "loss went from"),
+    (NoLoss, 3, "only error"),
+    (SourceForgets, 4, "in the next updates"),
+    (LateBuffer, 4, "mean"),
+    (IgnoresSeed, 5, "two seeds gave the same"),
+    (DefaultGenerator, 5, "in two runs with one seed"),
+    (SourceDrawsFromTheCaller, 5, "in two runs with one seed"),
+    (Counter, 6, "count changes"),
+    (HiddenStep, 6, "steps changes"),
+    (UnsavedTensor, 6, "center changes"),
+    (UnsavedBuffer, 6, "center changes"),
+    (NotJson, 8, "anneal"),
+    (NotFrozen, 8, "not frozen"),
+    (WronglyTyped, 8, r"hidden\[0\]"),
+    (ChangesInEval, 9, "network.weight"),
+]
+
+
+@pytest.mark.parametrize(("learner_class", "point", "message"), BROKEN, ids=lambda one: getattr(one, "__name__", None))
+def test_what_is_broken_is_found(learner_class, point, message):
+    with pytest.raises(AssertionError, match=rf"(?s){learner_class.__name__}, point {point} .*({message})"):
+        check_learner(learner_class)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_graph_that_does_something_else_is_found():
+    check_learner(Good, compile=True)
+    with pytest.raises(AssertionError, match="point 7"):
+        check_learner(OtherWhenCompiled, compile=True)
+
+
+@pytest.mark.parametrize(
+    ("docstring", "message"),
+    [
+        (None, "formula"),
+        ("Fits a line (Legendre 1805).", "formula"),
+        ("Fits a line.\n\n    L = (w x - y)^2\n", "names no paper"),
+    ],
+)
+def test_docstring(monkeypatch, docstring, message):
+    monkeypatch.setattr(sys.modules[__name__], "__doc__", docstring)
+    with pytest.raises(AssertionError, match=f"point 10 .*{message}"):
+        check_learner(Good)
+    # A learner in a script has its formula where it likes.
+    monkeypatch.setattr(Good, "__doc__", "    L = (w x - y)^2   (Legendre 1805)")
+    check_learner(Good)
+
+
+def test_no_tiny():
+    with pytest.raises(AssertionError, match="tiny"):
+        check_learner(Learner)
+
+
+# Configs -------------------------------------------------------------------------------------------------------------
+
+
+def test_config_round_trip_of_what_is_exported():
+    configs = [one for one in EXPORTED if dataclasses.is_dataclass(one)]
+    assert agentlib.learners.DQNConfig in configs
+    for config_class in configs:
+        config = config_class()  # type: ignore[operator]
+        assert config_from_json(config_class, json.loads(json.dumps(config_to_json(config)))) == config  # type: ignore
