@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from agentlib.agent import Agent
 from agentlib.backbones.schedules import Clock
-from agentlib.envs.vector import EnvironmentFailure
+from agentlib.envs.making import make_env
 from agentlib.evaluation import evaluate
 from agentlib.recipes import Job, Problem, configure, recipe_of
 from agentlib.recipes.folder import RunFolder
@@ -192,7 +193,8 @@ class _Training:
                     if self._report(clock, update, evaluate_now) is False:
                         break
             return self._finish()
-        except (KeyboardInterrupt, EnvironmentFailure) as stop:
+        except (KeyboardInterrupt, Exception) as stop:
+            # After a loss that is NaN the weights are worth nothing; after anything else they are.
             if self.folder is not None and not isinstance(stop, FloatingPointError):
                 self.folder.save(learner, source, self.job.product())
                 stop.args = (
@@ -232,7 +234,8 @@ class _Training:
         if isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv) or hasattr(env, "step_wait"):
             raise ValueError("eval_every needs env= as an id or a factory: it evaluates in an environment of its own")
         agent = self.job.product()
-        result = evaluate(agent, env, episodes=EVALUATION_EPISODES, seed=2**20)
+        world = partial(make_env, env, env_kwargs=self.problem.env_kwargs, training=False)
+        result = evaluate(agent, world, episodes=EVALUATION_EPISODES, seed=2**20)
         if result.mean > self.best and self.folder is not None:
             agent.save(self.folder.path / "best_agent.safetensors")
         self.best = max(self.best, result.mean)

@@ -54,19 +54,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `agentlib list | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt as stop:
-        code, message = 130, "; ".join(filter(None, ("stopped", str(stop))))
-    except UsageError as error:
-        code, message = 2, f"error: {error}"
-    except Exception as error:
-        code, message = 1, f"error: {_readable(error)}"
-    if debug:
-        traceback.print_exc()
-    print(f"agentlib: {message}", file=sys.stderr)
-    return code
+    except (KeyboardInterrupt, Exception) as error:
+        code, message = _outcome(error)
+        if debug:
+            traceback.print_exception(error)
+        print(f"agentlib: {message}", file=sys.stderr)
+        return code
 
 
-def _readable(error: Exception) -> str:
+def _outcome(error: BaseException) -> tuple[int, str]:
+    """Exit code and message of what stopped a command."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "; ".join(filter(None, ("stopped", str(error))))
+    if isinstance(error, UsageError):
+        return 2, f"error: {error}"
+    return 1, f"error: {_readable(error)}"
+
+
+def _readable(error: BaseException) -> str:
     from gymnasium.error import Error
 
     from agentlib.envs.vector import EnvironmentFailure
@@ -111,13 +116,13 @@ def _run(arguments: list[str]) -> int:
 
 def _train(options: Any, choice: Choice) -> int:
     config = options.hyperparameter
-    folder = _new_folder(options.out, f"{choice.recipe.name}-{options.env}")
+    folder = options.out or _new_folder(f"{choice.recipe.name}-{options.env}")
     _print_settings(
-        f"{choice.recipe.name} on {options.env}: {options.steps:,} steps, seed {options.seed}", config, choice
+        f"{choice.recipe.name} on {options.env}: {_count(options.steps, 'step')}, seed {options.seed}", config, choice
     )
-    latest: dict[str, float] = {}
     try:
-        agentlib.train(
+        return _learn(
+            folder,
             config,
             env=options.env,
             n_envs=options.n_envs,
@@ -129,23 +134,24 @@ def _train(options: Any, choice: Choice) -> int:
             eval_every=options.eval_every,
             out=folder,
             progress=_progress(options.progress),
-            callback=lambda clock, metrics: latest.update(metrics),
         )
     finally:
-        _remove_if_empty(folder)
-    _print_agent(folder, options.env, latest)
-    return 0
+        _remove_if_unused(folder, options.out)
 
 
 def _resume(options: Resume) -> int:
+    return _learn(options.resume, resume=options.resume, env=options.env, progress=_progress(options.progress))
+
+
+def _learn(folder: Path, *what: Any, env: str | None, **arguments: Any) -> int:
     latest: dict[str, float] = {}
-    agentlib.train(
-        resume=options.resume,
-        env=options.env,
-        progress=_progress(options.progress),
-        callback=lambda clock, metrics: latest.update(metrics),
-    )
-    _print_agent(options.resume, options.env or "ID", latest)
+    try:
+        agentlib.train(*what, env=env, callback=lambda clock, metrics: latest.update(metrics), **arguments)
+    except KeyboardInterrupt as stop:
+        if not str(stop):
+            raise
+        raise KeyboardInterrupt(f"{stop}; to go on: agentlib train --resume {folder}") from None
+    _print_agent(folder, env or "ID", latest)
     return 0
 
 
@@ -153,7 +159,7 @@ def _evaluate(options: Evaluate) -> int:
     from agentlib.envs.making import make_env
 
     agent = agentlib.Agent.load(options.file)
-    env = make_env(options.env, env_kwargs=keywords(options.env_kwargs))
+    env = make_env(options.env, env_kwargs=keywords(options.env_kwargs), training=False)
     try:
         print(agentlib.evaluate(agent, env, episodes=options.episodes, seed=options.seed))
     finally:
@@ -163,8 +169,9 @@ def _evaluate(options: Evaluate) -> int:
 
 def _compare(options: Any, choice: Choice) -> int:
     config, name = options.hyperparameter, choice.recipe.name
-    folder = _new_folder(options.out, f"compare-{name}-{options.env}")
-    title = f"{name} on {options.env}, ours and Stable-Baselines3's: {options.steps:,} steps, {options.seeds} seeds"
+    folder = options.out or _new_folder(f"compare-{name}-{options.env}")
+    length = f"{_count(options.steps, 'step')}, {_count(options.seeds, 'seed')}"
+    title = f"{name} on {options.env}, ours and Stable-Baselines3's: {length}"
     _print_settings(title, config, choice)
     try:
         comparison = agentlib.compare(
@@ -181,7 +188,7 @@ def _compare(options: Any, choice: Choice) -> int:
             progress=sys.stderr.isatty(),
         )
     finally:
-        _remove_if_empty(folder)
+        _remove_if_unused(folder, options.out)
     print(f"{comparison}\n\nReport: {folder / 'report.html'}")
     return 0
 
@@ -199,8 +206,8 @@ def _record(options: Record) -> int:
         episodes=options.episodes,
         seed=options.seed,
     )
-    count = result.returns.size
-    print(f"{out}: {count} episode{'s' * (count != 1)}, {result.lengths.sum():,} steps, mean return {result.mean:.4g}")
+    episodes, steps = _count(options.episodes, "episode"), _count(int(result.lengths.sum()), "step")
+    print(f"{out}: {episodes}, {steps}, mean return {result.mean:.4g}")
     return 0
 
 
@@ -258,6 +265,10 @@ def _print_settings(title: str, config: Any, choice: Choice) -> None:
     print(flush=True)
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def _text(value: Any) -> str:
     from agentlib.recipes.zoo import schedule_to_text
 
@@ -284,10 +295,8 @@ def _progress(asked: str | None) -> Any:
     return {"bar": True, "table": "table", "none": False}[asked]
 
 
-def _new_folder(asked: Path | None, stem: str) -> Path:
-    """The folder asked for, or the first free one; made at once, so that runs started together do not share it."""
-    if asked is not None:
-        return asked
+def _new_folder(stem: str) -> Path:
+    """The first free folder of runs/; made at once, so that runs started together do not share it."""
     count = 1
     while True:
         folder = Path("runs") / f"{stem.replace('/', '-')}-{count}"
@@ -298,8 +307,9 @@ def _new_folder(asked: Path | None, stem: str) -> Path:
             count += 1
 
 
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
+def _remove_if_unused(folder: Path, asked: Path | None) -> None:
+    """Takes away a folder that we made for a run that came to nothing."""
+    if asked is None and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
 

@@ -49,8 +49,7 @@ POINTS = {
 }
 """What `check_learner` asserts, by number."""
 
-UPDATES = 6
-FIXED_BATCH_UPDATES = 100
+UPDATES, FIXED_BATCH_UPDATES = 6, 100
 
 
 def check_learner(learner_class: type[Any], *, compile: bool = False, devices: Sequence[str] | None = None) -> None:
@@ -66,7 +65,7 @@ def check_learner(learner_class: type[Any], *, compile: bool = False, devices: S
         AssertionError: a point does not hold; the message has its number.
     """
     contract = _Contract(learner_class)
-    with torch.random.fork_rng(devices=[]):  # a `tiny` that seeds or draws from the default generator is the class's
+    with torch.random.fork_rng(devices=[]):
         contract.check_docstring()
         contract.check_config()
         contract.check_updates()
@@ -167,8 +166,7 @@ class _Contract:
     def check_resume(self) -> None:
         learner, source = self.tiny(0)
         start = _plain_state(learner)
-        for _ in run(learner, source, UPDATES, compile=False):
-            pass
+        list(run(learner, source, UPDATES, compile=False))
         again, source_again = self.tiny(1)
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -195,16 +193,14 @@ class _Contract:
     def next_updates(self, learner: Learner, source: Source, advance: bool) -> list[Any]:
         if not advance:
             source.advance = lambda: None  # type: ignore[method-assign]
-        try:
-            return [copied(tuple(update)) for _, update in run(learner, source, 3, compile=False)]
-        finally:
-            vars(source).pop("advance", None)
+        results = [copied(tuple(update)) for _, update in run(learner, source, 3, compile=False)]
+        vars(source).pop("advance", None)
+        return results
 
     def check_seeds_and_evaluation(self) -> None:
         first, second, other, evaluated = (self.tiny(seed) for seed in (0, 0, 1, 0))
         for learner, source in (first, second, other):
-            for _ in run(learner, source, UPDATES, compile=False):
-                pass
+            list(run(learner, source, UPDATES, compile=False))
         self.require_equal(_state(*first), _state(*second), point=5, when="in two runs with one seed")
         learned, learned_other = first[0].state_dict(), other[0].state_dict()
         self.require(difference(learned, learned_other) is not None, 5, "two seeds gave the same parameters")
@@ -215,9 +211,7 @@ class _Contract:
             torch.rand(3)
             copy.deepcopy(learner).requires_grad_(False)
             next(run(*bystander, 1, compile=False))
-        self.require_equal(
-            _state(*first), _state(learner.train(), source), point=9, when="with eval(), a copy and other runs between"
-        )
+        self.require_equal(_state(*first), _state(learner, source), point=9, when="with eval() and other runs between")
 
     def check_device(self, device: str) -> None:
         (learner, one), (same, two), (moved, three) = (self.on_one_batch() for _ in range(3))

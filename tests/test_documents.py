@@ -39,7 +39,9 @@ def test_python_blocks_run(document, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", [d for d in DOCUMENTS if "agentlib " in "".join(blocks(d, "sh"))], ids=lambda d: d.name)
+@pytest.mark.parametrize(
+    "document", [d for d in DOCUMENTS if "agentlib " in "".join(blocks(d, "sh"))], ids=lambda d: d.name
+)
 def test_shell_lines_run(document, tmp_path):
     """Lines that call `agentlib`, in one folder, in order."""
     for line in "".join(blocks(document, "sh")).splitlines():

@@ -47,6 +47,7 @@ class Collector:
     ) -> None:
         self.envs, self.buffer, self.actor, self.exploration, self.observe = envs, buffer, actor, exploration, observe
         self.action_start = getattr(envs.action_space, "start", 0)
+        self.shifted = bool(np.any(self.action_start))
         self.steps = 0
         self.episodes = 0
         self.returns: deque[float] = deque(maxlen=WINDOW)
@@ -65,19 +66,20 @@ class Collector:
     def step(self, clock: Clock) -> None:
         """One step of each environment."""
         action = self.exploration(self.actor, self.observation, clock)
-        stepped = self.envs.step(action + self.action_start if np.any(self.action_start) else action)
-        _, following, reward, terminated, truncated, valid, begun, _ = stepped
-        self.buffer.add(action, reward, terminated, truncated, following, valid)
+        stepped = self.envs.step(action + self.action_start if self.shifted else action)
+        valid = None if stepped.all_valid else stepped.valid
+        self.buffer.add(
+            action, stepped.reward, stepped.terminated, stepped.truncated, stepped.next_observation, valid
+        )
         self.observation = stepped.observation
-        self._observe(following)
-        self.steps += self.envs.num_envs if valid.all() else int(valid.sum())
-        self._return += reward
-        self._length += valid
-        done = terminated | truncated
-        if done.any():
-            self._end_episodes(np.flatnonzero(done))
-        if begun.any():
-            self.buffer.begin(self.observation, begun)
+        self._observe(stepped.next_observation)
+        self.steps += self.envs.num_envs if valid is None else int(valid.sum())
+        self._return += stepped.reward
+        self._length += stepped.valid
+        if stepped.any_ended:
+            self._end_episodes(np.flatnonzero(stepped.terminated | stepped.truncated))
+        if stepped.any_begun:
+            self.buffer.begin(self.observation, stepped.begun)
 
     def _end_episodes(self, rows: NDArray[np.intp]) -> None:
         for row in rows:

@@ -179,7 +179,7 @@ class ReplayBuffer(nn.Module):
             ValueError: with `frame_stack`, an observation that is not the last one moved by one frame.
         """
         leaves = self._leaves(next_observation)
-        for row in range(self.num_envs) if valid is None or valid.all() else np.flatnonzero(valid):
+        for row in range(self.num_envs) if valid is None else np.flatnonzero(valid):
             values = [leaf[row] for leaf in leaves]
             self._add(int(row), action[row], reward[row], terminated[row], truncated[row], values)
 
@@ -263,7 +263,7 @@ class ReplayBuffer(nn.Module):
         (Schaul et al. 2016, section 3.4).
         """
         sizes = self.window[1] - self.window[0]  # (num_envs,)
-        sums = sizes.cumsum(0)
+        sums = sizes.cumsum(0) if self.num_envs > 1 else sizes
         if self.priorities is not None:
             index, probability = self.priorities.draw(batch_size)
             weight = (probability * sums[-1]) ** -beta

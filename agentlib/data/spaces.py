@@ -85,7 +85,10 @@ def to_batch(space: spaces.Space[Any], value: Any) -> tuple[list[NDArray[Any]], 
         raise TypeError(f"the observation does not have the structure of {space}: {error!r}") from None
     leaves, single = [], None
     for leaf, part in zip(leaf_spaces(space), parts, strict=True):
-        array, shape = np.asarray(part), leaf_shape(leaf)
+        try:
+            array, shape = np.asarray(part), leaf_shape(leaf)
+        except ValueError as error:
+            raise ValueError(f"an observation of uneven parts does not fit {leaf}: {error}") from None
         if array.dtype == object or not np.can_cast(array.dtype, np.dtype(leaf.dtype), "same_kind"):
             raise TypeError(f"an observation of dtype {array.dtype} does not fit {leaf}")
         is_single = array.shape == shape
@@ -104,7 +107,9 @@ def to_batch(space: spaces.Space[Any], value: Any) -> tuple[list[NDArray[Any]], 
 
 
 def _fits_tuple(space: spaces.Space[Any], value: tuple[Any, ...]) -> bool:
-    return isinstance(space, spaces.Tuple) and len(space.spaces) == 2 and isinstance(space.spaces[1], spaces.Dict)
+    if not isinstance(space, spaces.Tuple) or len(space.spaces) != 2:
+        return False
+    return isinstance(second := space.spaces[1], spaces.Dict) and second.spaces.keys() == value[1].keys()
 
 
 def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:

@@ -98,6 +98,8 @@ def make_envs(env: EnvLike, n_envs: int = 1, env_kwargs: dict[str, Any] | None =
         if n_envs != 1:
             raise ValueError("n_envs needs an id or a factory: an environment that exists already cannot be multiplied")
         return env
+    if n_envs < 1:
+        raise ValueError(f"n_envs must be at least 1, not {n_envs}")
     if n_envs == 1:
         return make_env(env, env_kwargs=env_kwargs)
     return gymnasium.vector.SyncVectorEnv(

@@ -6,6 +6,7 @@ observation is the true last one, which starts a new episode, and which step is 
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -36,6 +37,9 @@ class Stepped(NamedTuple):
     """`(n,)`: False where this step only reset an environment: no transition."""
     begun: Bools
     """`(n,)`: where `observation` is the first of an episode."""
+    all_valid: bool
+    any_ended: bool
+    any_begun: bool
     info: dict[str, Any]
 
 
@@ -104,9 +108,10 @@ class Environments:
             raise
         except Exception as error:
             raise EnvironmentFailure(f"the environment raised at step {self.steps + 1}: {error!r}") from error
-        if not np.isfinite(stepped.reward).all():
+        total = stepped.reward.item() if self.num_envs == 1 else float(stepped.reward.sum())
+        if not math.isfinite(total):
             raise EnvironmentFailure(f"the environment gave the reward {stepped.reward} at step {self.steps + 1}")
-        self.steps += int(stepped.valid.sum())
+        self.steps += self.num_envs if stepped.all_valid else int(stepped.valid.sum())
         return stepped
 
     def close(self) -> None:
@@ -123,34 +128,37 @@ class Environments:
         observation, reward, terminated, truncated, info = self.env.step(action[0])
         batched = following = self._batched(observation)
         begun = self._none
-        if terminated or truncated:
+        ended = bool(terminated or truncated)
+        if ended:
             following = self._batched(self.env.reset()[0])
             begun = self._all
-        ends = np.array([terminated]), np.array([truncated])
-        return Stepped(following, batched, np.array([reward], dtype=np.float64), *ends, self._all, begun, info)
+        rewards, ends = np.array([reward], dtype=np.float64), (np.array([terminated]), np.array([truncated]))
+        return Stepped(following, batched, rewards, *ends, self._all, begun, True, ended, ended, info)
 
     def _step_next_step(self, action: NDArray[Any]) -> Stepped:
         # An environment that was done is reset by this step: its action is ignored, its reward is 0.
         observation, reward, terminated, truncated, info = self.env.step(action)
-        begun = self._done
-        self._done = terminated | truncated
-        return Stepped(observation, observation, reward, terminated, truncated, ~begun, begun, info)
+        begun, done = self._done, terminated | truncated
+        self._done = done
+        flags = not begun.any(), bool(done.any()), bool(begun.any())
+        return Stepped(observation, observation, reward, terminated, truncated, ~begun, begun, *flags, info)
 
     def _step_same_step(self, action: NDArray[Any]) -> Stepped:
         observation, reward, terminated, truncated, info = self.env.step(action)
         done = terminated | truncated
+        ended = bool(done.any())
         final = self._with_rows(observation, done, info.get("final_obs"))
-        return Stepped(observation, final, reward, terminated, truncated, self._all, done, info)
+        return Stepped(observation, final, reward, terminated, truncated, self._all, done, True, ended, ended, info)
 
     def _step_disabled(self, action: NDArray[Any]) -> Stepped:
         final, reward, terminated, truncated, info = self.env.step(action)
         done = terminated | truncated
-        observation = final
-        if done.any():
+        observation, ended = final, bool(done.any())
+        if ended:
             final = self._copied(final)  # the environment may write the reset observations into the same arrays
             reward, terminated, truncated = reward.copy(), terminated.copy(), truncated.copy()
             observation = self.env.reset(options={"reset_mask": done.copy()})[0]
-        return Stepped(observation, final, reward, terminated, truncated, self._all, done, info)
+        return Stepped(observation, final, reward, terminated, truncated, self._all, done, True, ended, ended, info)
 
     def _step_sb3(self, action: NDArray[Any]) -> Stepped:
         observation, reward, done, infos = self.env.step(action)
@@ -159,7 +167,11 @@ class Environments:
         finals = [info.get("terminal_observation") for info in infos]
         final = self._with_rows(observation, done, finals)
         rewards = np.asarray(reward, dtype=np.float64)
-        return Stepped(observation, final, rewards, done & ~truncated, truncated, self._all, done, {"infos": infos})
+        ended = bool(done.any())
+        terminated = done & ~truncated
+        return Stepped(
+            observation, final, rewards, terminated, truncated, self._all, done, True, ended, ended, {"infos": infos}
+        )
 
     def _copied(self, observation: Any) -> Any:
         leaves = [leaf.copy() for leaf in flatten(self.observation_space, observation)]

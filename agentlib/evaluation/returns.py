@@ -103,7 +103,7 @@ def evaluate(
 
     Raises:
         TypeError: if `agent` has no `predict`, or `env` is a vector environment.
-        ValueError: if `episodes` is below 1, or agent and environment differ in their actions.
+        ValueError: if `episodes` is below 1, or agent and environment differ in their spaces.
     """
     if not callable(getattr(agent, "predict", None)):
         raise TypeError(f"evaluate needs an object with a predict method, not {type(agent).__name__}")
@@ -113,7 +113,7 @@ def evaluate(
         raise ValueError(f"episodes must be at least 1, not {episodes}")
     world = make_env(env, training=False)
     try:
-        _check_actions(agent, world)
+        _check_spaces(agent, world)
         with _modes_kept(agent):
             played = [_play(agent, world, episode_seed(seed, index)) for index in range(episodes)]
     finally:
@@ -139,7 +139,9 @@ def _play(agent: Predictor, env: gymnasium.Env[Any, Any], seed: int) -> tuple[fl
     return total, length
 
 
-def _check_actions(agent: Predictor, env: gymnasium.Env[Any, Any]) -> None:
+def _check_spaces(agent: Predictor, env: gymnasium.Env[Any, Any]) -> None:
+    if hasattr(agent, "check_spaces"):  # one of ours
+        agent.check_spaces(env.observation_space, env.action_space)
     space = getattr(agent, "action_space", None)
     if space is not None and space != env.action_space:
         raise ValueError(f"the agent acts in {space}, but the environment takes {env.action_space}")

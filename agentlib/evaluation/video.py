@@ -46,7 +46,7 @@ def record(
     out = Path(out)
     if out.suffix not in (".gif", ".mp4"):
         raise ValueError(f"a film is written as .gif or .mp4, not as {out.name!r}")
-    world = make_env(env, env_kwargs=env_kwargs, render_mode="rgb_array")
+    world = make_env(env, env_kwargs=env_kwargs, render_mode="rgb_array", training=False)
     try:
         rate = float(world.metadata.get("render_fps") or USUAL_RATE)
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,10 @@ class _Filmed(gymnasium.Wrapper[Any, Any, Any, Any]):
         return result
 
     def _film(self) -> None:
-        frame = self.env.render()
+        try:
+            frame = self.env.render()
+        except NotImplementedError:
+            frame = None
         if not isinstance(frame, np.ndarray) or frame.ndim != 3:
             modes = ", ".join(self.env.metadata.get("render_modes", ())) or "none"
             raise ValueError(f"the environment does not render pictures ('rgb_array'); its render modes: {modes}")

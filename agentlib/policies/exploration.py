@@ -43,6 +43,10 @@ class EpsilonGreedy:
 
     def __call__(self, actor: Callable[[Any], NDArray[Any]], observation: Any, clock: Clock) -> NDArray[Any]:
         """Actions `(num_envs,)` for batched observations."""
+        if self.num_envs == 1:  # the same, without the cost of arrays of one
+            if self.generator.random() < self.rate(clock):
+                return self.generator.integers(self.n_actions, size=1)
+            return actor(observation)
         random = self.generator.random(self.num_envs) < self.rate(clock)
         if random.all():
             return self.generator.integers(self.n_actions, size=self.num_envs)

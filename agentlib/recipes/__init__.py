@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from agentlib.learners import DQNConfig
 from agentlib.recipes.presets import preset_for
 from agentlib.recipes.problem import Job, Problem
 from agentlib.recipes.q_learning import build_dqn
+from agentlib.training.config import config_from_json
 
 __all__ = ["RECIPES", "Job", "Problem", "Recipe", "configure", "recipe_of"]
 
@@ -58,7 +61,8 @@ def configure(what: Any, env_id: str | None, hyperparameters: Mapping[str, Any])
     """The config of a run: a name selects the preset for a known environment, a config is taken literally.
 
     Raises:
-        ValueError: a hyperparameter that the config does not have (the message names close ones).
+        ValueError: a hyperparameter that the config does not have (the message names close ones), or a value of the
+            wrong type.
     """
     recipe = recipe_of(what)
     fields = [field.name for field in dataclasses.fields(recipe.config)]
@@ -66,8 +70,20 @@ def configure(what: Any, env_id: str | None, hyperparameters: Mapping[str, Any])
         if name not in fields:
             raise ValueError(f"{recipe.name} has no hyperparameter {name!r}{close_matches(name, fields)}")
     if isinstance(what, str):
-        return recipe.config(**{**preset_for(recipe.name, env_id), **hyperparameters})
-    return dataclasses.replace(what, **hyperparameters)
+        return _typed(recipe.config(**{**preset_for(recipe.name, env_id), **hyperparameters}))
+    return _typed(dataclasses.replace(what, **hyperparameters))
+
+
+def _typed(config: Any) -> Any:
+    """The config with each field's type checked; numpy's numbers become Python's, lists become tuples."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    plain = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in values.items()
+        if not callable(value)  # a schedule
+    }
+    checked = config_from_json(type(config), plain)
+    return dataclasses.replace(config, **{name: getattr(checked, name) for name in plain})
 
 
 def close_matches(name: str, known: list[str]) -> str:

@@ -113,10 +113,11 @@ def load_state(path: str | os.PathLike[str]) -> Any:
                 )
             # Copies: the tensors of an open file are views of it, and would change or vanish with it.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
-        return _decode(json.loads(metadata["tree"]), tensors)
     except SafetensorError as error:
         raise ValueError(f"{path} is cut off, or no safetensors file at all: {error}") from None
-    except (KeyError, IndexError, TypeError, json.JSONDecodeError) as error:
+    try:
+        return _decode(json.loads(metadata["tree"]), tensors)
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: its metadata cannot be read ({error!r})") from None
 
 

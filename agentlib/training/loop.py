@@ -36,8 +36,8 @@ def cycle(learner: Learner, source: Source) -> Update:
 def run(learner: Learner, source: Source, updates: int, *, compile: Compile = "auto") -> Iterator[tuple[Clock, Update]]:
     """Trains, and yields `(clock, update)` after each update; logging, evaluating, saving, stopping are the caller's.
 
-    Around each update it uses the source's random state, and gives the caller's back before it yields; the same for
-    grad mode and autocast.
+    Around each update it uses the source's random state, and gives the caller's back before it yields. Gradients are
+    on and autocast is off while it works, whatever they are for the caller.
 
     Args:
         learner: what learns.
@@ -52,14 +52,15 @@ def run(learner: Learner, source: Source, updates: int, *, compile: Compile = "a
     step = _stepper(learner, source, updates, compile)
     source.planned_updates = max(source.planned_updates, source.updates + updates)
     for _ in range(updates):
-        source.advance()
-        learner.before_update(source.clock)
-        source.fill_ticks()
-        if not learner.training:
-            learner.train()
-        with _own_world(source):
-            update = step(learner, source)
-        source.updates += 1
+        with _grad_mode(), _autocast_off(source.ticks.device.type):
+            source.advance()
+            learner.before_update(source.clock)
+            source.fill_ticks()
+            if not learner.training:
+                learner.train()
+            with _own_random_state(source):
+                update = step(learner, source)
+            source.updates += 1
         yield source.clock, update
 
 
@@ -106,8 +107,8 @@ def _compiled_cycle(learner: Learner, source: Source) -> Update:
 
 
 @contextmanager
-def _own_world(source: Source) -> Iterator[None]:
-    """The source's random state, gradients on and autocast off; the caller's again afterwards."""
+def _own_random_state(source: Source) -> Iterator[None]:
+    """The source's random state; the caller's again afterwards."""
     on_cuda = source.ticks.is_cuda
     host_state = torch.get_rng_state()
     host_cuda_state = torch.cuda.get_rng_state(source.ticks.device) if on_cuda else None
@@ -117,8 +118,7 @@ def _own_world(source: Source) -> Iterator[None]:
             source.cuda_random_state = torch.Generator(source.ticks.device).manual_seed(source.seed).get_state()
         torch.cuda.set_rng_state(source.cuda_random_state, source.ticks.device)
     try:
-        with _grad_mode(), _autocast_off(source.ticks.device.type):
-            yield
+        yield
         source.random_state = torch.get_rng_state()
         if on_cuda:
             source.cuda_random_state = torch.cuda.get_rng_state(source.ticks.device)
@@ -130,6 +130,7 @@ def _own_world(source: Source) -> Iterator[None]:
 
 @contextmanager
 def _grad_mode() -> Iterator[None]:
+    """Gradients on. What is made while advancing counts too: autograd takes no tensors made in inference mode."""
     if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
         yield
     else:

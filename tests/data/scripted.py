@@ -17,7 +17,7 @@ Script = list[tuple[int, str]]
 ENDINGS = {"terminated": (True, False), "truncated": (False, True), "both": (True, True)}
 
 VECTOR = spaces.Box(0, 255, (3,), np.float32)
-LEAVES = {
+LEAVES: dict[str, spaces.Space] = {
     "vector": VECTOR,
     "double": spaces.Box(-np.inf, np.inf, (3,), np.float64),
     "image": spaces.Box(0, 255, (1, 2, 3), np.uint8),

@@ -90,7 +90,7 @@ def test_changes_in_any_order_leave_exact_sums(data):
         assert_as_naive(priorities, priority, 64, seed=1)
 
 
-@pytest.mark.parametrize("size", SIZES[1:])
+@pytest.mark.parametrize("size", [2, 129, 16385])
 def test_draws_follow_the_priorities(size):
     rng = np.random.default_rng(0)
     priority = np.zeros(size)
@@ -131,9 +131,10 @@ def test_far_apart_priorities_never_lead_to_an_entry_of_priority_0(seed, size):
     priority[rng.integers(size)] = 1.0
     priorities = filled(priority)
     edges = torch.from_numpy(np.cumsum(priority.astype(np.float64)) / priority.sum(dtype=np.float64))
-    strata = torch.arange(size)
+    edges = edges[torch.randperm(size)[:300]].sort().values
+    strata = torch.arange(300)
     with patch("torch.rand", lambda count, **kwargs: edges * count - strata):  # every draw at the edge of an entry
-        index, _ = priorities.draw(size)
+        index, _ = priorities.draw(300)
     assert (priorities.get(index) > 0).all()
 
 

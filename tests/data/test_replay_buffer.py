@@ -1,11 +1,13 @@
-"""What the replay buffer gives is what happened: compared with a plain list of transitions, kept by the environments."""
+"""What the replay buffer gives is what happened, as a plain list kept by the environments says."""
 
 from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 from unittest.mock import patch
 
@@ -20,7 +22,10 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agentlib.data import Episode, Replay, ReplayBuffer
+from agentlib.backbones.schedules import Clock
+from agentlib.data import Episode, ReplayBuffer
+from agentlib.data.collection import Collector
+from agentlib.envs.vector import Environments
 from tests.data.scripted import LEAVES, VECTOR, Script, Scripted, facts_of, key, leaves, outcome, stacked
 
 quick = partial(settings, deadline=None, derandomize=True)
@@ -61,7 +66,7 @@ class Run:
         self.scripted = [
             Scripted(number, script, self.space, self.action_space) for number, script in enumerate(self.scripts)
         ]
-        factories = [lambda env=env: self._wrapped(env) for env in self.scripted]
+        factories: list[Callable[[], Any]] = [partial(self.wrapped, env) for env in self.scripted]
         if self.kind == "single":
             envs = factories[0]()
             self.scripted = self.scripted[:1]
@@ -69,9 +74,9 @@ class Run:
             envs = DummyVecEnv(factories)
         else:
             envs = SyncVectorEnv(factories, autoreset_mode=MODES[self.kind])
-        self.buffer = self.new_buffer(self._wrapped(self.scripted[0]).observation_space)
+        self.buffer = self.new_buffer(self.wrapped(self.scripted[0]).observation_space)
         self.rng = np.random.default_rng(0)
-        self.replay = Replay(envs, lambda observation: None, self.buffer, self._explore)
+        self.collector = self.new_collector(envs, self.buffer)
 
     def new_buffer(self, space: spaces.Space | None = None) -> ReplayBuffer:
         with patch("agentlib.data.memory.SMALL_OBSERVATION", 0 if self.large else 1 << 30):
@@ -84,7 +89,10 @@ class Run:
                 prioritized=self.prioritized,
             )
 
-    def _wrapped(self, env: Any) -> Any:
+    def new_collector(self, envs: Any, buffer: ReplayBuffer) -> Collector:
+        return Collector(Environments(envs), buffer, lambda observation: np.empty(0), self._explore)
+
+    def wrapped(self, env: Any) -> Any:
         return env if self.stack is None else FrameStackObservation(env, self.stack, padding_type=self.padding)
 
     def _explore(self, actor: Any, observation: Any, clock: Any) -> np.ndarray:
@@ -96,14 +104,12 @@ class Run:
         return self.rng.uniform(-1, 1, (n, 2)).astype(np.float32)
 
     def go(self, steps: int) -> Run:
-        for _ in range(steps):
-            self.replay.collect()
-        self.buffer.flush()
+        collect(self.collector, steps)
         return self
 
     def restart(self) -> None:
         """As after a checkpoint: the episodes under way are left, and the environments reset."""
-        self.replay.set_extra_state(self.replay.get_extra_state())
+        self.collector.load_state(self.collector.state())
 
     def expected(self, n_steps: int = 1) -> dict[bytes, Any]:
         """By observation, what the environments' own records say of each transition that should be there."""
@@ -142,6 +148,14 @@ class Run:
         assert not expected
 
 
+def collect(collector: Collector, steps: int) -> None:
+    if collector.observation is None:
+        collector.reset(seed=0)
+    for _ in range(steps):
+        collector.step(Clock(0, 0, 0.0))
+    collector.buffer.flush()
+
+
 def drawable(buffer: ReplayBuffer) -> torch.Tensor:
     """All indices that `draw` gives, once each: so many draws that none is missed."""
     with torch.random.fork_rng():
@@ -169,7 +183,7 @@ def test_each_transition_is_as_it_happened(kind, n_steps, lengths, restart, **pa
     run = Run(kind=kind, **parts)
     for length in lengths:
         run.go(length).check(n_steps)
-        assert run.replay.steps == sum(event.action is not None for env in run.scripted for event in env.log)
+        assert run.collector.steps == sum(event.action is not None for env in run.scripted for event in env.log)
         if restart:
             run.restart()
 
@@ -192,14 +206,11 @@ def test_each_transition_is_as_it_happened_in_sb3_environments(n_steps, steps, *
 def test_each_transition_is_as_it_happened_in_other_processes(kind):
     """AsyncVectorEnv cannot show its records; a twin in this process, given the same actions, can."""
     run = Run([TALK, TALK[2:]], kind, spaces.Dict(a=LEAVES["image"], b=spaces.Tuple([VECTOR])), stack=3)
-    copies = [lambda env=env: run._wrapped(copy.deepcopy(env)) for env in run.scripted]
+    copies = [lambda env=env: run.wrapped(copy.deepcopy(env)) for env in run.scripted]
     buffer = run.new_buffer()
-    other = Replay(
-        AsyncVectorEnv(copies, autoreset_mode=MODES[kind]), lambda observation: None, buffer, run.replay.exploration
-    )
+    other = run.new_collector(AsyncVectorEnv(copies, autoreset_mode=MODES[kind]), buffer)
     try:
-        for _ in range(25):
-            other.collect()
+        collect(other, 25)
     finally:
         other.envs.close()
     run.rng = np.random.default_rng(0)
@@ -228,7 +239,7 @@ def test_the_true_final_observation_follows_a_truncated_episode(kind, stack):
 def test_the_step_that_only_resets_is_no_transition():
     """NEXT_STEP: 12 steps with episodes of one step are 6 transitions and 6 resets."""
     run = Run([[(1, "terminated")]], "next step").go(12)
-    assert len(run.buffer) == run.replay.steps == 6
+    assert len(run.buffer) == run.collector.steps == 6
 
 
 def test_small_observations_keep_all_of_buffer_size_even_if_episodes_have_one_step():
@@ -284,7 +295,7 @@ def test_recorded_episodes_fill_the_buffer_before_environments_do(script, num_en
     starts = [number for number, event in enumerate(log) if event.action is None]
     facts, _ = facts_of(log, stack or 1, "reset")
     episodes, number = [], 0
-    for start, end in zip(starts[:-1], starts[1:], strict=True):  # the last episode has no step
+    for start, end in pairwise(starts):  # the last episode has no step
         length = end - start - 1
         steps = facts[number : number + length]
         number += length
@@ -338,7 +349,7 @@ def test_state_dict_into_a_new_buffer_gives_the_same_one(before, after, **parts)
         for one, other in zip(ours, run.buffer.draw(50), strict=True):
             assert torch.equal(one, other)
     run.check(2, restored)
-    run.replay.buffer = run.buffer = restored
+    run.collector.buffer = run.buffer = restored
     run.go(after).check(3)
 
 
@@ -412,7 +423,7 @@ def test_observations_that_are_no_sliding_stacks_are_refused():
     env = Scripted(1, [(5, "terminated")], spaces.Box(0, 255, (3,), np.float32))  # (environment, episode, step)
     buffer = ReplayBuffer(env.observation_space, env.action_space, 8, frame_stack=3)
     with pytest.raises(ValueError, match="frame_stack=3, but an observation is not the last one moved by one frame"):
-        Replay(env, lambda observation: None, buffer, lambda *_: np.zeros(1)).collect()
+        collect(Collector(Environments(env), buffer, lambda *_: np.zeros(1), lambda *_: np.zeros(1)), 1)
 
     run = Run([TALK], "single", stack=3, buffer_size=2).go(4)
     jump = run.buffer.gather(drawable(run.buffer)).next_observation[:1].numpy()[:, ::-1]
@@ -423,7 +434,7 @@ def test_observations_that_are_no_sliding_stacks_are_refused():
 
 
 def test_a_frame_stack_that_is_not_the_first_axis_is_refused():
-    with pytest.raises(ValueError, match="frame_stack=3 does not fit .* first axis"):
+    with pytest.raises(ValueError, match=r"frame_stack=3 does not fit .* first axis"):
         ReplayBuffer(spaces.Box(0, 255, (4, 84, 84), np.uint8), spaces.Discrete(2), 10, frame_stack=3)
 
 
@@ -440,11 +451,21 @@ def test_the_buffer_keeps_copies_of_what_it_is_given():
     assert batch.next_observation[:, 0].tolist() == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("kind", MODES)
+def test_tensors_are_written_as_arrays_are(kind):
+    """On a GPU the buffer writes through tensors: the same code, tried on the CPU."""
+    space = spaces.Tuple([LEAVES["image"], LEAVES["discrete"], LEAVES["bits"], LEAVES["double"]])
+    run = Run([TALK, TALK[2:]], kind, space, stack=3, buffer_size=24, large=True, prioritized=True)
+    run.buffer._arrays = {}
+    for _ in range(4):
+        run.go(9).check(2)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_buffer_on_the_gpu_gives_the_same():
     run = Run([TALK, TALK[1:]], stack=3, buffer_size=24, prioritized=True)
-    run.replay.buffer = run.buffer = ReplayBuffer(
+    run.collector.buffer = run.buffer = ReplayBuffer(
         run.buffer.observation_space,
         run.action_space,
         24,

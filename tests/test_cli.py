@@ -1,0 +1,319 @@
+import json
+import os
+import subprocess
+import sys
+
+import gymnasium
+import pytest
+from gymnasium import spaces
+
+import agentlib
+from agentlib import Agent
+from agentlib._options import keywords
+from agentlib.cli import main
+from agentlib.learners import DQNConfig
+from agentlib.recipes import RECIPES
+from tests.tiny import FLAGS, IDENTITY, tiny_run
+
+SHORT = ["--env", IDENTITY, "--steps", "60", *FLAGS]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def output(capsys, *arguments, code=0):
+    assert main(list(arguments)) == code
+    return capsys.readouterr().out
+
+
+def run_config(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def test_train_keeps_an_agent_and_says_how_to_use_it(capsys, tmp_path):
+    text = output(capsys, "train", "dqn", *SHORT, "--seed", "3")
+    path = "runs/dqn-agentlib-Identity-v0-1/agent.safetensors"
+    assert f'agent = Agent.load("{path}")' in text
+    assert f"agentlib evaluate {path} --env {IDENTITY}" in text
+    assert "Mean return" in text
+    record = run_config((tmp_path / path).parent)
+    assert (record["seed"], record["steps"], record["env"]) == (3, 60, IDENTITY)
+    assert Agent.load(path).act(1) in range(4)
+
+
+def test_each_run_gets_a_folder_of_its_own(capsys, tmp_path):
+    for _ in range(2):
+        output(capsys, "train", "dqn", *SHORT)
+    output(capsys, "train", "dqn", *SHORT, "--out", "mine")
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        "dqn-agentlib-Identity-v0-1",
+        "dqn-agentlib-Identity-v0-2",
+    ]
+    assert (tmp_path / "mine" / "agent.safetensors").exists()
+
+
+def test_the_settings_are_printed_by_where_they_come_from(capsys):
+    arguments = [
+        "train",
+        "dqn",
+        "--env",
+        "CartPole-v1",
+        "--steps",
+        "10",
+        "--learning-starts",
+        "5",
+        "--progress",
+        "none",
+    ]
+    lines = output(capsys, *arguments, "--net-arch", "8", "4").splitlines()
+    assert lines[0] == "dqn on CartPole-v1: 10 steps, seed 0"
+    assert lines[1] == "  given: learning_starts 5, net_arch 8 4"
+    assert lines[2].startswith("  the preset for CartPole-v1: learning_rate 0.0023, ")
+    assert any(line.startswith("  the defaults: tau 1.0, gamma 0.99") for line in lines)
+    assert all(len(line) <= 100 for line in lines)
+    agent = Agent.load("runs/dqn-CartPole-v1-1/agent.safetensors")
+    assert agent.backbone.hidden == (8, 4)
+
+
+def test_flags_come_before_the_preset_and_the_rest_of_it_stays(capsys, tmp_path):
+    arguments = ["train", "dqn", "--env", "CartPole-v1", "--steps", "10", "--learning-starts", "5", "--out", "run"]
+    output(
+        capsys, *arguments, "--progress", "none", "--double", "--learning-rate", "lin_1e-3", "--max_grad_norm", "None"
+    )
+    config = run_config(tmp_path / "run")["config"]
+    assert config["learning_rate"] == {"schedule": "Linear", "start": 0.001, "end": 0.0, "over": 1.0}
+    assert (config["double"], config["max_grad_norm"], config["train_freq"]) == (True, None, 256)
+
+
+def test_the_shell_and_python_give_the_same_agent(capsys):
+    output(capsys, "train", "dqn", *SHORT, "--seed", "3", "--out", "run")
+    python, shell = tiny_run(steps=60, seed=3), Agent.load("run/agent.safetensors")
+    assert [python.act(i) for i in range(4)] == [shell.act(i) for i in range(4)]
+    for name, tensor in python.policy.state_dict().items():
+        assert tensor.equal(shell.policy.state_dict()[name])
+
+
+def test_other_options_reach_the_run(capsys, tmp_path):
+    flags = ["--n-envs", "2", "--backbone", "mlp", "--device", "cpu", "--eval-every", "20", "--env-kwargs", "n=3"]
+    output(capsys, "train", "dqn", *SHORT, "--out", "run", *flags)
+    record = run_config(tmp_path / "run")
+    assert (record["n_envs"], record["backbone"], record["device"], record["eval_every"]) == (2, "mlp", "cpu", 20)
+    assert Agent.load("run/best_agent.safetensors").action_space == spaces.Discrete(3)
+
+
+def test_progress_as_a_table_or_a_bar(capsys):
+    flags = [flag for flag in SHORT if flag not in ("--progress", "none")]
+    assert "ep_rew_mean" in output(capsys, "train", "dqn", *flags)  # this is no terminal
+    main(["train", "dqn", *flags, "--progress", "bar"])
+    printed = capsys.readouterr()
+    assert "dqn: 100%" in printed.err
+    assert "ep_len_mean" not in printed.out
+
+
+def test_a_run_is_resumed(capsys, tmp_path):
+    def stop(clock, metrics):
+        return clock.steps < 40
+
+    tiny_run(out=tmp_path / "run", callback=stop, steps=80)
+    text = output(capsys, "train", "--resume", "run", "--progress", "none")
+    assert 'Agent.load("run/agent.safetensors")' in text
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["steps"] == 80
+    assert main(["train", "--resume", "run", "--steps", "100"]) == 2
+    assert main(["train", "dqn", *SHORT, "--out", "run"]) == 1
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def test_settings_of_the_zoo(capsys, tmp_path):
+    (tmp_path / "dqn.yml").write_text(
+        f"{IDENTITY}:\n  n_timesteps: !!float 60\n  batch_size: 8\n  learning_starts: 20\n  verbose: 1\n"
+        '  policy: MlpPolicy\n  policy_kwargs: "dict(net_arch=[8])"\n  env_kwargs: {n: 3}\n'
+    )
+    arguments = ["train", "dqn", "--zoo", "dqn.yml", "--env", IDENTITY, "--progress", "none", "--out", "run"]
+    text = output(capsys, *arguments, "--batch-size", "4")
+    assert "  given: batch_size 4" in text
+    assert f"  dqn.yml, section {IDENTITY}: learning_starts 20, net_arch 8" in text
+    assert "  note: verbose is left out" in text
+    record = run_config(tmp_path / "run")
+    assert (record["steps"], record["backbone"], record["env_kwargs"]) == (60, "mlp", {"n": 3})
+    assert main(["train", "dqn", "--zoo", "dqn.yml"]) == 2
+    assert "--zoo FILE needs --env ID" in capsys.readouterr().err
+
+
+def test_evaluate(capsys, tmp_path):
+    path = str(tiny_run(env_kwargs={"n": 3}).save(tmp_path / "agent"))
+    flags = ["--env", IDENTITY, "--env-kwargs", "n=3", "--episodes", "5"]
+    text = output(capsys, "evaluate", path, *flags, "--seed", "1")
+    score = agentlib.evaluate(Agent.load(path), lambda: gymnasium.make(IDENTITY, n=3), episodes=5, seed=1)
+    assert text == f"{score}\n"
+    assert "(5 episodes)" in text
+    assert main(["evaluate", path]) == 2
+
+
+def test_record(capsys, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("pygame")
+    path = tiny_run(env="CartPole-v1", steps=30).save(tmp_path / "agent")
+    text = output(capsys, "record", str(path), "--env", "CartPole-v1", "--episodes", "2", "--seed", "4")
+    score = agentlib.evaluate(Agent.load(path), "CartPole-v1", episodes=2, seed=4)
+    steps = score.lengths.sum()
+    assert text == f"{tmp_path / 'agent.gif'}: 2 episodes, {steps} steps, mean return {score.mean:.4g}\n"
+    with image.open(tmp_path / "agent.gif") as film:
+        assert film.size == (600, 400)
+        assert film.info["duration"] % 20 == 0
+        assert 2 < film.n_frames <= steps + 2  # equal frames are stored once
+
+
+@pytest.mark.filterwarnings("ignore:.*not in the possible render_modes:UserWarning")
+def test_what_cannot_be_filmed(capsys, tmp_path, monkeypatch):
+    path = str(tiny_run(steps=30).save(tmp_path / "agent"))
+    for flags, message in [
+        (["--out", "film.avi"], "a film is written as .gif or .mp4, not as 'film.avi'"),
+        ([], "the environment does not render pictures"),
+    ]:
+        assert main(["record", path, "--env", IDENTITY, *flags]) == 1
+        assert message in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    assert main(["record", path, "--env", IDENTITY, "--out", "film.mp4"]) == 1
+    assert "pip install 'agentlib[video]'" in capsys.readouterr().err
+
+
+def test_compare(capsys, tmp_path):
+    pytest.importorskip("stable_baselines3")
+    pytest.importorskip("matplotlib")
+    flags = [flag for flag in FLAGS if flag not in ("--progress", "none")]
+    arguments = ["compare", "dqn", "--env", "CartPole-v1", "--steps", "80", "--seeds", "1", "--episodes", "2"]
+    text = output(capsys, *arguments, *flags, "--train-freq", "4", "--gradient-steps", "1", "--threads", "1")
+    assert "dqn on CartPole-v1, ours and Stable-Baselines3's: 80 steps, 1 seed\n" in text
+    assert "Stable-Baselines3" in text.partition("\n\n")[2]
+    results = json.loads((tmp_path / "runs" / "compare-dqn-CartPole-v1-1" / "results.json").read_text())
+    assert results["hyperparameters"]["batch_size"] == 16
+    assert results["hyperparameters"]["target_update_interval"] == 10  # of the preset
+    assert main([*arguments, *flags, "--double"]) == 1
+    assert "double" in capsys.readouterr().err
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_list(capsys):
+    everything = output(capsys, "list")
+    for name in (*RECIPES, "nature_cnn", "CartPole-v1", IDENTITY, "ALE/Pong-v5"):
+        assert name in everything
+    assert output(capsys, "list", "learners").startswith("learners\n  dqn  deep Q-learning")
+    assert "CartPole" not in output(capsys, "list", "backbones")
+    assert "Taxi-v3, Taxi-v4" not in output(capsys, "list", "envs")  # the newest only
+    assert main(["list", "nothing"]) == 2
+
+
+def test_help_is_complete(capsys):
+    overview = output(capsys, "--help")
+    for command in ("train", "evaluate", "compare", "record", "list"):
+        assert command in overview
+        assert f"usage: agentlib {command}" in output(capsys, command, "--help")
+    text = " ".join(output(capsys, "train", "--help").split())
+    assert "What to train, given first: dqn." in text
+    assert "agentlib train --resume DIR" in text
+    flags = "env env-kwargs steps seed backbone device n-envs out zoo eval-every progress debug"
+    for flag in flags.split():
+        assert f"--{flag}" in text
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_each_hyperparameter_is_a_flag_with_its_description(command, name, capsys):
+    import dataclasses
+    import inspect
+
+    text = " ".join(output(capsys, command, name, "--help").replace("│", " ").split())
+    config = RECIPES[name].config
+    documented = inspect.getsource(config).count('"""') // 2 - 1
+    fields = dataclasses.fields(config)
+    assert documented == len(fields)
+    for field in fields:
+        assert f"--{field.name.replace('_', '-')} " in text or f"--{field.name.replace('_', '-')}," in text
+    assert text.count("(default: ") >= len(fields)
+
+
+def test_help_shows_the_settings_of_the_preset(capsys):
+    assert "(default: 0.0023)" in output(capsys, "train", "dqn", "--env", "CartPole-v1", "--help")
+    assert "(default: 0.0001)" in output(capsys, "train", "dqn", "--help")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "trian",
+        "train",
+        "train --env CartPole-v1",
+        "train dqn --env",
+        "train dqn --env CartPole-v1 --steps many",
+        "train dqn --env CartPole-v1 --steps 5 --progress never",
+        "train dqn --env CartPole-v1 --steps 5 --learning-rate exp_3",
+        "train dqn --env CartPole-v1 --steps 5 --env-kwargs x",
+        "evaluate",
+        "compare",
+        "compare dqn",
+        "record",
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments, capsys, tmp_path):
+    assert main(arguments.split()) == 2
+    printed = capsys.readouterr()
+    assert (printed.err or printed.out).strip()
+    assert "Traceback" not in printed.err
+    assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
+
+
+def test_arguments_of_the_environment():
+    assert keywords(["a=1", "b=False", "c=8x8", "d=[1, 2]", "e=", "f=x=y"]) == {
+        "a": 1,
+        "b": False,
+        "c": "8x8",
+        "d": [1, 2],
+        "e": "",
+        "f": "x=y",
+    }
+
+
+def test_any_recipe_is_a_command_without_a_branch(capsys, monkeypatch):
+    """A learner that the shell has never heard of."""
+    from dataclasses import dataclass, replace
+
+    @dataclass(frozen=True, kw_only=True)
+    class OtherConfig:
+        rate: float = 0.5
+
+    seen = []
+
+    def build(config, problem, backbone, device, seed):
+        seen.append(config)
+        return RECIPES["dqn"].build(DQNConfig(learning_starts=5), problem, backbone, device, seed)
+
+    other = replace(RECIPES["dqn"], name="other", config=OtherConfig, build=build)
+    monkeypatch.setitem(RECIPES, "other", other)
+    flags = ["--env", IDENTITY, "--steps", "10", "--progress", "none"]
+    assert "given: rate 0.25" in output(capsys, "train", "other", *flags, "--rate", "0.25")
+    assert seen == [OtherConfig(rate=0.25)]
+
+
+def test_version(capsys):
+    assert output(capsys, "--version") == f"agentlib {agentlib.__version__}\n"
+
+
+def agentlib_process(*arguments):
+    command = [sys.executable, "-m", "agentlib.cli", *arguments]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+
+
+def test_as_a_process():
+    failed = agentlib_process("evaluate", "nothing", "--env", IDENTITY)
+    assert (failed.returncode, failed.stderr) == (1, "agentlib: error: no agent file at nothing\n")
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys; from agentlib.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, env=environment).returncode == 0

@@ -1,0 +1,212 @@
+"""One step downhill: each rule equals torch.optim's, step by step."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from agentlib.backbones import Clock, Linear, adam, adamw, at, rmsprop, sgd
+from agentlib.training import Step
+from agentlib.training.loop import compiler_found
+from agentlib.training.step import parameters_of
+
+START = Clock(0, 0, 0.0)
+
+
+def small_network(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, 2)).double()
+        for parameter in network.parameters():
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    return network
+
+
+def batches(count, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        yield torch.randn(2, 8, 5, generator=generator, dtype=torch.float64).split([3, 2], -1)
+
+
+def loss_of(network, batch):
+    x, y = (part[0] for part in batch)
+    return (network(x) - y).square().mean()
+
+
+def torch_groups(network, weight_decay):
+    """Our weight decay is on matrices only."""
+    matrices = [parameter for parameter in network.parameters() if parameter.dim() > 1]
+    vectors = [parameter for parameter in network.parameters() if parameter.dim() <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def assert_equal(network, other, tolerance=1e-12):
+    for mine, theirs in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0.0, atol=tolerance)
+
+
+RULES = {
+    "sgd": (sgd, torch.optim.SGD, 0.0),
+    "sgd with decay": (partial(sgd, weight_decay=0.1), torch.optim.SGD, 0.1),
+    "momentum": (partial(sgd, momentum=0.9), partial(torch.optim.SGD, momentum=0.9), 0.0),
+    "momentum with decay": (partial(sgd, momentum=0.9, weight_decay=0.1), partial(torch.optim.SGD, momentum=0.9), 0.1),
+    "nesterov": (
+        partial(sgd, momentum=0.9, nesterov=True),
+        partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+        0.0,
+    ),
+    "rmsprop": (rmsprop, torch.optim.RMSprop, 0.0),
+    "rmsprop with decay": (
+        partial(rmsprop, alpha=0.95, eps=0.01, weight_decay=0.1),
+        partial(torch.optim.RMSprop, alpha=0.95, eps=0.01),
+        0.1,
+    ),
+    "adam": (adam, torch.optim.Adam, 0.0),
+    "adam with decay": (
+        partial(adam, betas=(0.5, 0.9), eps=1e-4, weight_decay=0.1),
+        partial(torch.optim.Adam, betas=(0.5, 0.9), eps=1e-4),
+        0.1,
+    ),
+    "adamw": (adamw, torch.optim.AdamW, 0.01),
+    "adamw with decay": (partial(adamw, weight_decay=0.5), torch.optim.AdamW, 0.5),
+}
+
+
+@pytest.mark.parametrize(("rule", "optimizer", "weight_decay"), RULES.values(), ids=RULES)
+def test_rules_equal_torch(rule, optimizer, weight_decay):
+    """100 steps in float64, with a learning rate that changes at each."""
+    rate = Linear(0.03, 0.001, over=0.7)
+    mine, theirs = small_network(), small_network()
+    step = Step(mine, rule(rate))
+    reference = optimizer(torch_groups(theirs, weight_decay), lr=1.0)
+    for i, batch in enumerate(batches(100)):
+        numbers = Clock(i, i, i / 100)
+        clock = Clock(*(torch.tensor(float(field), dtype=torch.float64) for field in numbers))
+        step(loss_of(mine, batch), clock if i % 2 else numbers)
+        for group in reference.param_groups:
+            group["lr"] = at(rate, numbers)
+        reference.zero_grad()
+        loss_of(theirs, batch).backward()
+        reference.step()
+    assert_equal(mine, theirs)
+    assert step.count == 100
+
+
+@pytest.mark.parametrize("limit", [0.05, 1e9])
+def test_clipping_equals_torch(limit):
+    mine, theirs = small_network(), small_network()
+    step, reference = Step(mine, sgd(0.1), limit), torch.optim.SGD(theirs.parameters(), 0.1)
+    for batch in batches(20):
+        norm = step(loss_of(mine, batch), START)
+        reference.zero_grad()
+        loss_of(theirs, batch).backward()
+        expected = nn.utils.clip_grad_norm_(theirs.parameters(), limit)
+        reference.step()
+        torch.testing.assert_close(norm, expected)
+        assert norm.dim() == 0
+        assert not norm.requires_grad
+    assert_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("limit", [None, 0.05])
+def test_torch_factory_equals_the_rule(limit):
+    mine, theirs = small_network(), small_network()
+    step, other = Step(mine, adam(0.01), limit), Step(theirs, partial(torch.optim.Adam, lr=0.01), limit)
+    for batch in batches(30):
+        torch.testing.assert_close(step(loss_of(mine, batch), START), other(loss_of(theirs, batch), START))
+    assert_equal(mine, theirs)
+    assert all(parameter.grad is None for parameter in theirs.parameters())
+
+    again = Step(theirs, partial(torch.optim.Adam, lr=0.5))
+    again.load_state_dict(other.state_dict())
+    for batch in batches(10, seed=2):
+        step(loss_of(mine, batch), START)
+        again.max_grad_norm = limit
+        again(loss_of(theirs, batch), START)
+    assert_equal(mine, theirs)
+
+
+def test_a_shared_parameter_is_stepped_once():
+    network, x = small_network(), torch.ones(4, 3, dtype=torch.float64)
+    tied = nn.ModuleList([network, network[0], network])
+    assert len(parameters_of(tied)) == len(parameters_of([network, network[0]])) == len(list(network.parameters()))
+    before = network[0].bias.detach().clone()
+    loss = network(x).sum() + network[0](x).sum()
+    (slope,) = torch.autograd.grad(loss, network[0].bias, retain_graph=True)
+    Step([network, network[0], network[0].bias], sgd(0.1))(loss, START)
+    torch.testing.assert_close(network[0].bias, before - 0.1 * slope)
+
+
+def test_frozen_parameters_stay_and_unused_ones_too():
+    network, unused = small_network(), nn.Linear(2, 2).double()
+    network[0].requires_grad_(False)
+    before = copy.deepcopy(nn.ModuleList([network, unused]))
+    step = Step([network, unused], sgd(0.1, momentum=0.9))
+    for batch in batches(2):
+        step(loss_of(network, batch), START)
+    assert_equal(network[0], before.get_submodule("0.0"), 0.0)
+    assert_equal(unused, before[1], 0.0)
+    assert not torch.equal(network[3].weight, before.get_parameter("0.3.weight"))
+
+
+def test_state_goes_on_where_it_was():
+    network = small_network()
+    step = Step(network, adamw(0.01))
+    for batch in batches(5):
+        step(loss_of(network, batch), START)
+    other = copy.deepcopy(network)
+    again = Step(other, adamw(0.01))
+    again.load_state_dict(step.state_dict())
+    both = copy.deepcopy(nn.ModuleList([network, step]))  # a copy steps its own network
+    for batch in batches(5, seed=3):
+        step(loss_of(network, batch), START)
+        again(loss_of(other, batch), START)
+        both[1](loss_of(both[0], batch), START)
+    assert_equal(network, other, 0.0)
+    assert_equal(network, both[0], 0.0)
+
+
+def test_moves_with_its_network():
+    network = small_network()
+    learner = nn.ModuleDict({"network": network, "step": Step(network, adamw(0.01))})
+    learner.float()
+    batch = [part.float() for part in next(batches(1))]
+    learner["step"](loss_of(network, batch), START)
+    assert network[0].weight.dtype == learner["step"].mean.dtype == torch.float32
+
+
+def test_errors():
+    network = small_network()
+    with pytest.raises(ValueError, match="nothing to train"):
+        Step(small_network().requires_grad_(False), sgd(0.1))
+    with pytest.raises(ValueError, match="one dtype"):
+        Step([network, nn.Linear(2, 2)], sgd(0.1))
+    with pytest.raises(ValueError, match="momentum"):
+        sgd(0.1, nesterov=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")
+def test_compiled_adamw_equals_torch():
+    """Compiled once, over steps whose count and rate change."""
+    theirs = small_network()
+    mine = copy.deepcopy(theirs)
+    rate = Linear(0.03, 0.001)
+    step = Step(mine, adamw(rate), max_grad_norm=1.0)
+    reference = torch.optim.AdamW(torch_groups(theirs, 0.01), lr=1.0)
+    compiled = torch.compile(
+        lambda x, y, fraction: step((mine(x) - y).square().mean(), Clock(0, 0, fraction)), fullgraph=True
+    )
+    with torch._dynamo.config.patch(trace_autograd_ops=True, error_on_recompile=True):
+        for i, batch in enumerate(batches(50)):
+            x, y = (part[0] for part in batch)
+            compiled(x, y, torch.tensor(i / 50, dtype=torch.float64))
+            for group in reference.param_groups:
+                group["lr"] = at(rate, Clock(i, i, i / 50))
+            reference.zero_grad()
+            loss_of(theirs, batch).backward()
+            nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+            reference.step()
+    assert_equal(mine, theirs, 1e-9)

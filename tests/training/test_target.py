@@ -1,0 +1,75 @@
+"""A frozen copy that follows."""
+
+import pytest
+import torch
+from torch import nn
+
+from agentlib.training import Target
+
+
+def network(seed):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
+        net(torch.randn(16, 3))  # so that the running statistics are no longer those of the start
+    return net
+
+
+def test_a_copy_of_its_own():
+    source = network(0)
+    target = Target(source)
+    for mine, theirs in zip(target.network.parameters(), source.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+        assert mine.data_ptr() != theirs.data_ptr()
+        assert not mine.requires_grad
+        assert theirs.requires_grad
+    assert source.training
+
+
+@pytest.mark.parametrize("tau", [1.0, 1, 0.25, 0.0, torch.tensor(0.25), torch.tensor(0.25, dtype=torch.float64)])
+def test_follow(tau):
+    start, source = network(0), network(1)
+    target = Target(start)
+    target.follow(source, tau)
+    share = float(tau)
+    pairs = zip(target.network.parameters(), start.parameters(), source.parameters(), strict=True)
+    for mine, old, new in pairs:
+        torch.testing.assert_close(mine, (1 - share) * old + share * new)
+    for kept, given in zip(target.network.buffers(), source.buffers(), strict=True):
+        assert torch.equal(kept, given)  # whatever the share: half a count is none
+    assert not any(parameter.requires_grad for parameter in target.parameters())
+
+
+def test_follows_to_the_bit():
+    source = network(1)
+    target = Target(network(0))
+    target.follow(source)
+    for name, value in target.network.state_dict().items():
+        assert torch.equal(value, source.state_dict()[name])
+
+
+def test_follow_converges_geometrically():
+    source = nn.Linear(1, 1, bias=False)
+    target = Target(source)
+    nn.init.constant_(source.weight, 1.0)
+    nn.init.constant_(target.get_parameter("network.weight"), 0.0)
+    for _ in range(10):
+        target.follow(source, 0.1)
+    assert target.get_parameter("network.weight").item() == pytest.approx(1 - 0.9**10, abs=1e-6)
+
+
+def test_never_leaves_eval_mode():
+    parent = nn.ModuleDict({"net": network(0), "target": Target(network(0))})
+    for change in (parent.train, parent.eval, parent.train, lambda: parent["target"].train(True)):
+        change()
+        assert not any(module.training for module in parent["target"].modules())
+    assert parent["net"].training
+    x, target = torch.randn(8, 3), parent["target"]
+    before = target.get_buffer("network.1.running_mean").clone()
+    assert torch.equal(target(x), target(x))  # no dropout
+    assert torch.equal(before, target.get_buffer("network.1.running_mean"))
+
+
+def test_another_structure_is_an_error():
+    with pytest.raises(ValueError, match="zip"):
+        Target(nn.Linear(2, 2)).follow(nn.Linear(2, 2, bias=False))
