@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from agentlib.backbones.optimizers import sgd
 from agentlib.backbones.schedules import Clock
-from agentlib.data.replay import Replay
 from agentlib.data.source import Source
 from agentlib.training.checkpoints import load_checkpoint, save_checkpoint
 from agentlib.training.config import config_from_json, config_to_json
@@ -183,8 +182,7 @@ class _Contract:
         both = [(learner, source), (again, source_again)]
         self.require_equal(*[_state(*one) for one in both], point=4, when="after loading")
         # The episode under way in an environment cannot be saved: go on from the restored memory alone.
-        goes_on = not isinstance(source, Replay)
-        results = [self.next_updates(*one, advance=goes_on) for one in both]
+        results = [self.next_updates(*one, advance=source.resumes_exactly) for one in both]
         self.require_equal(*results, point=4, when="in the next updates")
         self.require_equal(*[_state(*one) for one in both], point=4, when="after the next updates")
         for _, update in run(again, source_again, UPDATES, compile=False):

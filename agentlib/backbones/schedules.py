@@ -65,6 +65,8 @@ class Cosine:
     over: float = 1.0
 
     def __call__(self, clock: Clock) -> Any:
+        if self.over <= 0.0:
+            return self.end
         angle = math.pi * _between_0_and_1(clock.fraction / self.over)
         cosine = torch.cos(angle) if isinstance(angle, Tensor) else math.cos(angle)
         return self.end + (self.start - self.end) * (1.0 + cosine) / 2.0

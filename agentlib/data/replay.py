@@ -38,6 +38,8 @@ class Replay(Source):
         seed: of environments, random actions and sampling.
     """
 
+    resumes_exactly = False  # the episode under way in an environment is not part of the state
+
     def __init__(
         self,
         envs: Any,

@@ -50,13 +50,14 @@ def run(learner: Learner, source: Source, updates: int, *, compile: Compile = "a
         ValueError: `compile=True` with a learner that steps by `torch.optim`.
     """
     step = _stepper(learner, source, updates, compile)
+    learner.train()
     source.planned_updates = max(source.planned_updates, source.updates + updates)
     for _ in range(updates):
         with _grad_mode(), _autocast_off(source.ticks.device.type):
             source.advance()
             learner.before_update(source.clock)
             source.fill_ticks()
-            if not learner.training:
+            if not learner.training:  # the caller may have evaluated in between
                 learner.train()
             with _own_random_state(source):
                 update = step(learner, source)
