@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +18,7 @@ from torch import nn
 from agentlib.backbones import from_spec, spec_of
 from agentlib.data.spaces import space_from_json, space_to_json, to_batch, unflatten
 from agentlib.policies import POLICIES, GreedyActor
+from agentlib.training.checkpoints import replacing
 
 FILE_VERSION = 1
 
@@ -106,7 +106,6 @@ class Agent:
         """Writes the agent to one safetensors file, whole or not at all; returns its path (suffix .safetensors)."""
         path = Path(path)
         path = path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
-        path.parent.mkdir(parents=True, exist_ok=True)
         description = {
             "file": "agentlib agent",
             "version": FILE_VERSION,
@@ -117,14 +116,8 @@ class Agent:
             "about": self.about,
         }
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.policy.state_dict().items()}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with replacing(path) as temporary:
             save_file(tensors, temporary, metadata={"agentlib": json.dumps(description, allow_nan=False)})
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
         return path
 
     @classmethod

@@ -8,15 +8,16 @@ Each rule equals its namesake in `torch.optim`, step by step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from agentlib.backbones.schedules import Schedule
 
-Change = Callable[[Tensor, dict[str, Tensor], Tensor, float | Tensor], Tensor]
-"""(gradient (N,), slots each (N,), count 0-dim float64, learning rate) -> change (N,); slots are updated in place."""
+Change = Callable[[Tensor, dict[str, Tensor], float | Tensor], Tensor]
+"""(gradient (N,), memory, learning rate) -> change (N,). The memory, slots (N,) and scalars, is updated in place,
+before it is read: compiled code was seen to write the new value of a number before all had read the old one."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Rule:
     """Names of the vectors that the rule remembers from step to step."""
     change: Change
     """The rule itself."""
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    """Names and first values of the 0-dim float64 numbers that the rule remembers."""
     weight_decay: float = 0.0
     """Strength of the decay of matrices and filters; biases and gains (one dimension) are left alone."""
     decoupled: bool = False
@@ -46,37 +49,41 @@ def sgd(learning_rate: Schedule, momentum: float = 0.0, nesterov: bool = False, 
     if nesterov and momentum <= 0.0:
         raise ValueError("sgd(nesterov=True) needs momentum > 0")
 
-    def change(gradient: Tensor, slots: dict[str, Tensor], count: Tensor, rate: float | Tensor) -> Tensor:
+    def change(gradient: Tensor, memory: dict[str, Tensor], rate: float | Tensor) -> Tensor:
         if momentum == 0.0:
             return -rate * gradient
-        velocity = slots["momentum"].mul_(momentum).add_(gradient)
+        velocity = memory["momentum"].mul_(momentum).add_(gradient)
         return -rate * (gradient + momentum * velocity if nesterov else velocity)
 
-    return Rule(learning_rate, ("momentum",) if momentum else (), change, weight_decay)
+    return Rule(learning_rate, ("momentum",) if momentum else (), change, weight_decay=weight_decay)
 
 
 def rmsprop(learning_rate: Schedule, alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0.0) -> Rule:
     """RMSProp (Hinton 2012, lecture 6e): s <- alpha s + (1-alpha) g^2;  theta <- theta - lr g / (sqrt(s) + eps)."""
 
-    def change(gradient: Tensor, slots: dict[str, Tensor], count: Tensor, rate: float | Tensor) -> Tensor:
-        square = slots["square"].mul_(alpha).addcmul_(gradient, gradient, value=1.0 - alpha)
+    def change(gradient: Tensor, memory: dict[str, Tensor], rate: float | Tensor) -> Tensor:
+        square = memory["square"].mul_(alpha).addcmul_(gradient, gradient, value=1.0 - alpha)
         return -rate * (gradient / (square.sqrt() + eps))
 
-    return Rule(learning_rate, ("square",), change, weight_decay)
+    return Rule(learning_rate, ("square",), change, weight_decay=weight_decay)
 
 
-def _adam_change(betas: tuple[float, float], eps: float) -> Change:
+def _adam(
+    learning_rate: Schedule, betas: tuple[float, float], eps: float, weight_decay: float, decoupled: bool
+) -> Rule:
     beta1, beta2 = betas
 
-    def change(gradient: Tensor, slots: dict[str, Tensor], count: Tensor, rate: float | Tensor) -> Tensor:
-        mean = slots["mean"].lerp_(gradient, 1.0 - beta1)
-        square = slots["square"].mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
+    def change(gradient: Tensor, memory: dict[str, Tensor], rate: float | Tensor) -> Tensor:
+        mean = memory["mean"].lerp_(gradient, 1.0 - beta1)
+        square = memory["square"].mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
         # The corrections are taken in float64: 1 - 0.999**t loses five digits in float32, and training amplifies it.
-        scale = rate / (1.0 - beta1**count)  # 0-dim
-        root = (1.0 - beta2**count).sqrt()  # 0-dim
+        # The powers are remembered, since a compiled update would raise them anew for every few parameters.
+        scale = rate / (1.0 - memory["beta1_power"].mul_(beta1))  # 0-dim
+        root = (1.0 - memory["beta2_power"].mul_(beta2)).sqrt()  # 0-dim
         return -scale * (mean / (square.sqrt() / root + eps))
 
-    return change
+    powers = {"beta1_power": 1.0, "beta2_power": 1.0}
+    return Rule(learning_rate, ("mean", "square"), change, powers, weight_decay, decoupled)
 
 
 def adam(
@@ -86,7 +93,7 @@ def adam(
     weight_decay: float = 0.0,
 ) -> Rule:
     """Adam (Kingma & Ba 2015, algorithm 1), with bias correction; `weight_decay` adds an L2 term to the gradient."""
-    return Rule(learning_rate, ("mean", "square"), _adam_change(betas, eps), weight_decay)
+    return _adam(learning_rate, betas, eps, weight_decay, decoupled=False)
 
 
 def adamw(
@@ -96,4 +103,4 @@ def adamw(
     weight_decay: float = 0.01,
 ) -> Rule:
     """AdamW (Loshchilov & Hutter 2019): Adam, and matrices shrink by `learning_rate * weight_decay` each step."""
-    return Rule(learning_rate, ("mean", "square"), _adam_change(betas, eps), weight_decay, decoupled=True)
+    return _adam(learning_rate, betas, eps, weight_decay, decoupled=True)

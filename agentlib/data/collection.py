@@ -68,9 +68,7 @@ class Collector:
         action = self.exploration(self.actor, self.observation, clock)
         stepped = self.envs.step(action + self.action_start if self.shifted else action)
         valid = None if stepped.all_valid else stepped.valid
-        self.buffer.add(
-            action, stepped.reward, stepped.terminated, stepped.truncated, stepped.next_observation, valid
-        )
+        self.buffer.add(action, stepped.reward, stepped.terminated, stepped.truncated, stepped.next_observation, valid)
         self.observation = stepped.observation
         self._observe(stepped.next_observation)
         self.steps += self.envs.num_envs if valid is None else int(valid.sum())

@@ -110,11 +110,10 @@ class ReplayBuffer(nn.Module):
         for name, (shape, dtype) in columns.items():
             # Not persistent: `get_extra_state` saves the part that is filled. numpy's zeros take memory when written.
             self.register_buffer(name, torch.from_numpy(np.zeros(shape, dtype)).to(device), persistent=False)
-        # Running numbers: of each environment's transitions [oldest, count) are there. On the device for `draw`,
-        # in numpy for writing; the same memory where the device is the CPU.
+        # Running numbers: of each environment's transitions [oldest, count) are there. Python's ints for writing, which
+        # are quicker one by one; `flush` copies them to the device for `draw`.
+        self._oldest, self._count, self._frames = [0] * num_envs, [0] * num_envs, [0] * num_envs
         self.register_buffer("window", torch.zeros(2, num_envs, dtype=torch.int64, device=device), persistent=False)
-        self._window = self.window.numpy() if self.window.is_cpu else np.zeros((2, num_envs), np.int64)
-        self._frames = np.zeros(num_envs, np.int64)  # frames written so far
         self._stacks: list[NDArray[Any]] = []  # the last observation, to check that stacks slide
         self.priorities = Priorities(num_envs * self.capacity).to(device) if prioritized else None
         self.register_buffer("top", torch.ones((), device=device))  # the largest priority so far
@@ -136,7 +135,7 @@ class ReplayBuffer(nn.Module):
 
     def __len__(self) -> int:
         """Transitions that can be sampled."""
-        return int((self._window[1] - self._window[0]).sum())
+        return sum(self._count) - sum(self._oldest)
 
     # Writing -----------------------------------------------------------------------------------------------------
 
@@ -147,11 +146,11 @@ class ReplayBuffer(nn.Module):
             self._begin(int(row), [leaf[row] for leaf in leaves])
 
     def _begin(self, row: int, leaves: list[Any]) -> None:
-        if self._window[1, row] > 0:
+        if self._count[row] > 0:
             # An episode that was left in the middle ends here, so that no n-step return runs into this one.
-            self._write("done", row, int((self._window[1, row] - 1) % self.capacity), True)
+            self._write("done", row, (self._count[row] - 1) % self.capacity, True)
         for offset in range(self.frame_stack):
-            slot = int((self._frames[row] + offset) % self.frame_capacity)
+            slot = (self._frames[row] + offset) % self.frame_capacity
             for name, leaf in zip(self._names, leaves, strict=True):
                 self._write(name, row, slot, leaf if self.frame_stack == 1 else leaf[offset])
         self._frames[row] += self.frame_stack
@@ -184,7 +183,7 @@ class ReplayBuffer(nn.Module):
             self._add(int(row), action[row], reward[row], terminated[row], truncated[row], values)
 
     def _add(self, row: int, action: Any, reward: Any, terminated: Any, truncated: Any, leaves: list[Any]) -> None:
-        number, frame = int(self._window[1, row]), int(self._frames[row])
+        number, frame = self._count[row], self._frames[row]
         slot, frame_slot = number % self.capacity, frame % self.frame_capacity
         if self.frame_stack > 1:  # looked at first: what is refused leaves no trace
             for leaf, stack in zip(leaves, self._stacks, strict=True):
@@ -201,7 +200,7 @@ class ReplayBuffer(nn.Module):
         self._write("done", row, slot, terminated or truncated)
         for name, leaf in zip(self._names, leaves, strict=True):
             self._write(name, row, frame_slot, leaf if self.frame_stack == 1 else leaf[-1])
-        self._window[1, row] = number + 1
+        self._count[row] = number + 1
         self._frames[row] = frame + 1
         if self.priorities is not None:
             self._changed[row * self.capacity + slot] = True
@@ -209,21 +208,21 @@ class ReplayBuffer(nn.Module):
 
     def _evict(self, row: int) -> None:
         """Moves the oldest transition on, past what the rings have overwritten."""
-        oldest, count = self._window[0, row], self._window[1, row]
+        oldest, count = self._oldest[row], self._count[row]
         if count - oldest > self.capacity:
             oldest += 1
         first_frame = self._frames[row] - self.frame_capacity + self.frame_stack - 1  # the first whole stack
         if first_frame > 0:
-            while oldest < count and self._read("position", row, int(oldest % self.capacity)) < first_frame:
+            while oldest < count and self._read("position", row, oldest % self.capacity) < first_frame:
                 if self.priorities is not None:
-                    self._changed[int(row * self.capacity + oldest % self.capacity)] = False
+                    self._changed[row * self.capacity + oldest % self.capacity] = False
                 oldest += 1
-        self._window[0, row] = oldest
+        self._oldest[row] = oldest
 
     def extend(self, episodes: Iterable[Episode]) -> None:
         """Fills the buffer from recorded episodes, before an environment writes to it."""
         for episode in episodes:
-            row = int(np.argmin(self._window[1]))
+            row = self._count.index(min(self._count))
             leaves = [np.asarray(leaf) for leaf in flatten(self.observation_space, episode.observations)]
             self._begin(row, [leaf[0] for leaf in leaves])
             last = len(episode.rewards) - 1
@@ -234,8 +233,7 @@ class ReplayBuffer(nn.Module):
 
     def flush(self) -> None:
         """Makes what was written visible to `draw`: call it after a series of `begin` and `add`."""
-        if not self.window.is_cpu:
-            self.window.copy_(torch.from_numpy(self._window))
+        self.window.copy_(torch.tensor((self._oldest, self._count)))
         if self.priorities is not None and self._changed:
             index = torch.tensor(list(self._changed), device=self.top.device)
             written = torch.tensor(list(self._changed.values()), device=self.top.device)
@@ -252,6 +250,8 @@ class ReplayBuffer(nn.Module):
         return int(self._arrays[name][row, slot] if self._arrays else getattr(self, name)[row, slot])
 
     def _leaves(self, observation: Any) -> list[NDArray[Any]]:
+        if type(observation) is np.ndarray:
+            return [observation]
         return [np.asarray(leaf) for leaf in flatten(self.observation_space, observation)]
 
     # Reading: tensor work of fixed shapes ------------------------------------------------------------------------
@@ -329,16 +329,16 @@ class ReplayBuffer(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """The filled part of the columns, and how far they are filled."""
-        filled = int(min(self._window[1].max(), self.capacity))
-        frames = int(min(self._frames.max(), self.frame_capacity))
+        filled, frames = min(max(self._count), self.capacity), min(max(self._frames), self.frame_capacity)
         names = ["position", "action", "reward", "terminated", "done"]
         columns = {name: getattr(self, name)[:, :filled] for name in names}
         columns |= {name: getattr(self, name)[:, :frames] for name in self._names}
         return {
             "layout": self._layout,
             "columns": columns,
-            "window": torch.from_numpy(self._window.copy()),
-            "frames": torch.from_numpy(self._frames.copy()),
+            "oldest": list(self._oldest),
+            "count": list(self._count),
+            "frames": list(self._frames),
             "stacks": [torch.from_numpy(stack) for stack in self._stacks],
         }
 
@@ -352,8 +352,7 @@ class ReplayBuffer(nn.Module):
             raise ValueError(f"the state is of a replay buffer of {state['layout']}, this one has {self._layout}")
         for name, column in state["columns"].items():
             getattr(self, name)[:, : column.shape[1]] = column.to(self.top.device)
-        self._window[...] = state["window"].numpy()
-        self._frames[...] = state["frames"].numpy()
+        self._oldest, self._count, self._frames = (list(state[name]) for name in ("oldest", "count", "frames"))
         self._stacks = [stack.numpy().copy() for stack in state["stacks"]]
         self.flush()
 

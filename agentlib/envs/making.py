@@ -40,13 +40,17 @@ def make_env(
         kwargs["render_mode"] = render_mode
     if env.startswith("ALE/") or _is_atari(env):
         return _make_atari(env, kwargs, training)
+    return _registered(env, kwargs)
+
+
+def _registered(env_id: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     try:
         # The checker's warnings are for those who write the environment.
-        return gymnasium.make(env, disable_env_checker=True, **kwargs)
+        return gymnasium.make(env_id, disable_env_checker=True, **kwargs)
     except gymnasium.error.UnregisteredEnv as error:
-        close = difflib.get_close_matches(env, list(gymnasium.registry), n=4, cutoff=0.5)
+        close = difflib.get_close_matches(env_id, list(gymnasium.registry), n=4, cutoff=0.5)
         hint = f"; close matches: {', '.join(close)}" if close else ""
-        raise ValueError(f"unknown environment {env!r}{hint}") from error
+        raise ValueError(f"unknown environment {env_id!r}{hint}") from error
 
 
 def _is_atari(env_id: str) -> bool:
@@ -62,7 +66,7 @@ def _make_atari(env_id: str, kwargs: dict[str, Any], training: bool) -> gymnasiu
     from agentlib.envs.wrappers import EpisodicLife, FireOnReset, Signed
 
     gymnasium.register_envs(ale_py)
-    env = gymnasium.make(env_id, disable_env_checker=True, frameskip=1, **kwargs)
+    env = _registered(env_id, {"frameskip": 1, **kwargs})
     env = gymnasium.wrappers.AtariPreprocessing(env, noop_max=30, frame_skip=4, screen_size=84)
     if training:
         env = EpisodicLife(env)

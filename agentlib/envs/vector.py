@@ -100,7 +100,8 @@ class Environments:
         """Steps every environment with `action`, batched; resets what is done.
 
         Raises:
-            EnvironmentFailure: the environment raised, or gave a reward that is NaN or infinite.
+            EnvironmentFailure: the environment raised, gave a reward that is NaN or infinite, or an observation with
+                NaN.
         """
         try:
             stepped = self._step(action)
@@ -112,7 +113,14 @@ class Environments:
         if not math.isfinite(total):
             raise EnvironmentFailure(f"the environment gave the reward {stepped.reward} at step {self.steps + 1}")
         self.steps += self.num_envs if stepped.all_valid else int(stepped.valid.sum())
+        self._refuse_nan(stepped.next_observation)
         return stepped
+
+    def _refuse_nan(self, observation: Any) -> None:
+        for leaf in flatten(self.observation_space, observation):
+            # One sum finds every NaN; only then is it worth a closer look.
+            if leaf.dtype.kind == "f" and not math.isfinite(leaf.sum()) and np.isnan(leaf).any():
+                raise EnvironmentFailure(f"the environment gave an observation with NaN at step {self.steps}")
 
     def close(self) -> None:
         """Closes the environment."""

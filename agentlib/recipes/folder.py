@@ -14,7 +14,7 @@ from typing import Any
 import agentlib
 from agentlib.agent import Agent
 from agentlib.data.source import Source
-from agentlib.training.checkpoints import load_checkpoint, save_checkpoint
+from agentlib.training.checkpoints import load_checkpoint, replacing, save_checkpoint
 from agentlib.training.learner import Learner
 
 KEEP = 2
@@ -109,6 +109,5 @@ def circumstances() -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")

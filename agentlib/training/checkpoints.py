@@ -132,7 +132,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's umask has it; safetensors would leave the file to its owner
         yield temporary
+        temporary.chmod(mode)
         _flush(temporary)
         os.replace(temporary, target)
         with suppress(OSError):  # a folder cannot be opened on every system; the file itself is safe

@@ -17,6 +17,18 @@ SCHEDULES: dict[str, type[Any]] = {"Linear": Linear, "Cosine": Cosine}
 """The schedules that JSON can name."""
 
 
+def check_range(config: Any, lowest: float, highest: float, *names: str) -> None:
+    """Raises ValueError, naming the field, if one of these numbers lies outside [lowest, highest]; for `__post_init__`.
+
+    None and schedules pass.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, int | float) and not lowest <= value <= highest:
+            bounds = f"at least {lowest}" if highest == math.inf else f"between {lowest} and {highest}"
+            raise ValueError(f"{type(config).__name__}.{name} must be {bounds}, not {value}")
+
+
 def config_to_json(config: Any) -> dict[str, Any]:
     """A config dataclass as a JSON-able dict of its fields.
 

@@ -62,6 +62,8 @@ class Step(nn.Module):
             like = self.parameter_list[0].detach()
             for slot in self.rule.slots:
                 self.register_buffer(slot, like.new_zeros(sum(self.sizes)))
+            for name, value in self.rule.scalars.items():
+                self.register_buffer(name, torch.tensor(value, dtype=torch.float64, device=like.device))
             if self.rule.weight_decay:
                 decayed = [like.new_full((p.numel(),), float(p.dim() > 1)) for p in self.parameter_list]
                 self.register_buffer("decayed", torch.cat(decayed), persistent=False)
@@ -83,16 +85,16 @@ class Step(nn.Module):
 
     def _follow_rule(self, rule: Rule, gradient: Tensor, clock: Clock) -> None:
         rate = at(rule.learning_rate, clock)
-        slots = {slot: getattr(self, slot) for slot in rule.slots}
+        memory = {name: getattr(self, name) for name in (*rule.slots, *rule.scalars)}
         if rule.weight_decay:
             weights = torch.cat([parameter.reshape(-1) for parameter in self.parameter_list])
             shrink = weights * (rule.weight_decay * self.decayed)  # type: ignore[operator]
             if rule.decoupled:
-                change = rule.change(gradient, slots, self.count, rate) - rate * shrink
+                change = rule.change(gradient, memory, rate) - rate * shrink
             else:
-                change = rule.change(gradient + shrink, slots, self.count, rate)
+                change = rule.change(gradient + shrink, memory, rate)
         else:
-            change = rule.change(gradient, slots, self.count, rate)
+            change = rule.change(gradient, memory, rate)
         for parameter, piece in zip(self.parameter_list, change.split(self.sizes), strict=True):
             parameter.add_(piece.view_as(parameter))
 

@@ -14,6 +14,7 @@ terminal mask and the target network; bootstrapping goes on where an episode was
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -25,6 +26,7 @@ from agentlib.backbones import MLP, Clock, Linear, Schedule, adam
 from agentlib.data import Replay, ReplayBuffer, Transition
 from agentlib.policies import EpsilonGreedy, GreedyActor, QPolicy
 from agentlib.training import Learner, Step, Target, Update
+from agentlib.training.config import check_range
 from agentlib.training.step import Optimizer
 
 
@@ -84,6 +86,13 @@ class DQNConfig:
     """beta: how far the weights undo the bias of prioritized draws."""
     normalize: bool = False
     """Standardize observations by running statistics, which travel with the agent."""
+
+    def __post_init__(self) -> None:
+        check_range(self, 1, math.inf, "buffer_size", "batch_size", "train_freq", "n_steps", "target_update_interval")
+        check_range(self, 0, math.inf, "learning_rate", "learning_starts", "max_grad_norm", "priority_exponent")
+        check_range(self, -1, math.inf, "gradient_steps")
+        check_range(self, 0, 1, "tau", "gamma", "importance_exponent", "exploration_fraction")
+        check_range(self, 0, 1, "exploration_initial_eps", "exploration_final_eps")
 
 
 class DQN(Learner):
