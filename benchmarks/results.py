@@ -29,9 +29,7 @@ def main():
         out=arguments.out,
     )
     print(comparison)
-    arguments.page.write_text(
-        page(json.loads((arguments.out / "results.json").read_text()) | {"text": str(comparison)})
-    )
+    arguments.page.write_text(page(json.loads((arguments.out / "results.json").read_text())))
 
 
 def page(results):
@@ -43,18 +41,27 @@ def page(results):
         "",
         f"## DQN on {results['environment']} beside Stable-Baselines3",
         "",
-        f"The RL Zoo's settings, {results['steps']:,} steps, {len(ours)} seeds, {results['threads']} thread(s); each final "
-        f"agent plays {results['episodes']} episodes on seeds that no training saw.",
+        f"The RL Zoo's settings, {results['steps']:,} steps, {len(ours)} seeds, {results['threads']} thread(s); each "
+        f"final agent plays {results['episodes']} episodes on seeds that no training saw.",
         "",
-        "| seed | return, ours | return, SB3 | seconds, ours | seconds, SB3 |",
-        "|---|---|---|---|---|",
+        "| seed | agentlib | Stable-Baselines3 |",
+        "|---|---|---|",
     ]
-    for mine, theirs in zip(ours, sb3, strict=True):
-        lines.append(
-            f"| {mine['seed']} | {mine['mean']:.1f} | {theirs['mean']:.1f} "
-            f"| {mine['seconds']:.1f} | {theirs['seconds']:.1f} |"
-        )
-    return "\n".join([*lines, "", f"    {'    '.join(str(results['text']).splitlines(keepends=True))}", ""])
+    lines += [f"| {a['seed']} | {a['mean']:.1f} | {b['mean']:.1f} |" for a, b in zip(ours, sb3, strict=True)]
+    iqm, difference = results["iqm"], results["difference"]
+    lines += [
+        f"| interquartile mean [95% interval] | {estimate(iqm['ours'])} | {estimate(iqm['sb3'])} |",
+        "",
+        f"Paired difference, ours less theirs, mean over seeds [95% interval]: {estimate(difference)}.",
+        "",
+        f"Versions: {', '.join(f'{name} {version}' for name, version in results['versions'].items())}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def estimate(result):
+    return f"{result['value']:.1f} [{result['interval']['low']:.1f}, {result['interval']['high']:.1f}]"
 
 
 if __name__ == "__main__":

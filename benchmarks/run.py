@@ -1,7 +1,7 @@
 """Speed beside Stable-Baselines3, in one process: `make bench`, or `python benchmarks/run.py --pairs 5`.
 
-Both sides take turns, A B A B, after one warm-up each, with the same number of threads. What is reported is the ratio of
-environment steps per second over whole runs, its median and the 95% bootstrap interval over pairs. The first run of
+Both sides take turns, A B A B, after one warm-up each, with the same number of threads. What is reported is the ratio
+of environment steps per second over whole runs, its median and the 95% bootstrap interval over pairs. The first run of
 our side, which compiles, is reported apart.
 """
 
@@ -16,9 +16,9 @@ from stable_baselines3 import DQN as SB3DQN
 
 from agentlib.evaluation import bootstrap_interval
 from agentlib.evaluation.recording import global_generators_kept, torch_threads
+from agentlib.evaluation.report import provenance
 from agentlib.learners import DQNConfig, run
 from agentlib.recipes import Problem, recipe_of
-from agentlib.recipes.folder import circumstances
 
 ROOT = Path(__file__).parent.parent
 CONFIG = DQNConfig(net_arch=(64, 64))
@@ -95,7 +95,7 @@ def main():
     with torch_threads(arguments.threads), global_generators_kept():
         rates = dqn_on_cartpole(arguments.pairs, arguments.steps)
     settings = {"steps": arguments.steps, "pairs": arguments.pairs, "threads": arguments.threads}
-    results = {**settings, "dqn_on_cartpole": rates, **circumstances()}
+    results = {**settings, "dqn_on_cartpole": rates, **provenance()}
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     arguments.page.write_text(page(results))

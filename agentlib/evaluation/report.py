@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from agentlib.training.checkpoints import replacing
+
 
 @dataclass(frozen=True)
 class Table:
@@ -130,7 +132,8 @@ def provenance() -> dict[str, Any]:
 
 def write_json(path: str | Path, data: Any) -> None:
     """Write strict JSON: dataclasses, arrays and paths become plain values, numbers that are not finite become null."""
-    Path(path).write_text(json.dumps(_plain(data), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(_plain(data), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import sys
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import agentlib
 from agentlib.agent import Agent
 from agentlib.data.source import Source
-from agentlib.training.checkpoints import load_checkpoint, replacing, save_checkpoint
+from agentlib.evaluation.report import provenance, write_json
+from agentlib.training.checkpoints import load_checkpoint, save_checkpoint
 from agentlib.training.learner import Learner
 
 KEEP = 2
@@ -44,7 +40,7 @@ class RunFolder:
                 f"or go on with resume={str(self.path)!r}"
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "config.json", {**record, **circumstances()})
+        write_json(self.path / "config.json", {**record, **provenance()})
 
     def record(self) -> dict[str, Any]:
         """What `config.json` says.
@@ -90,24 +86,4 @@ class RunFolder:
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Writes `results.json`."""
-        write_json(self.path / "results.json", {**results, **circumstances()})
-
-
-def circumstances() -> dict[str, Any]:
-    """With which versions, by which command, and on what kind of machine."""
-    packages = ("torch", "numpy", "gymnasium", "stable-baselines3", "ale-py")
-    versions = {"agentlib": agentlib.__version__, "python": platform.python_version()}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else ""
-    machine = {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}
-    return {"versions": versions, "command": command, "machine": machine}
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+        write_json(self.path / "results.json", {**results, **provenance()})

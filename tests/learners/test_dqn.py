@@ -1,11 +1,14 @@
 """Deep Q-learning: its rules against hand numbers, and its update against Stable-Baselines3's."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from agentlib.backbones import MLP, Clock, adam
 from agentlib.data import Source, Transition
+from agentlib.evaluation.recording import global_generators_kept
 from agentlib.learners import DQN, DQNConfig, run
 from agentlib.learners.q_learning.dqn import pick, td_target
 from agentlib.policies import QPolicy
@@ -141,7 +144,7 @@ class Recorded(Source):
 def test_a_thousand_updates_equal_those_of_stable_baselines3():
     """The same initial weights and the same batches give the same parameters, target network included."""
     sb3 = pytest.importorskip("stable_baselines3")
-    settings = {
+    settings: dict[str, Any] = {
         "learning_rate": 2.3e-3,
         "batch_size": 64,
         "buffer_size": 5_000,
@@ -150,14 +153,13 @@ def test_a_thousand_updates_equal_those_of_stable_baselines3():
         "gradient_steps": 1,
         "target_update_interval": 50,
     }
-    state = torch.get_rng_state(), np.random.get_state()
-    try:
+    with global_generators_kept():
         model = sb3.DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [64, 64]}, seed=0, **settings)
         policy = QPolicy(MLP(4, hidden=(64, 64)), n_actions=2)
         theirs = [module for module in model.q_net.modules() if isinstance(module, torch.nn.Linear)]
         ours = [module for module in policy.modules() if isinstance(module, torch.nn.Linear)]
-        for mine, other in zip(ours, theirs, strict=True):
-            mine.load_state_dict(other.state_dict())
+        for our_layer, their_layer in zip(ours, theirs, strict=True):
+            our_layer.load_state_dict(their_layer.state_dict())
         batches, draw = [], model.replay_buffer.sample
 
         def remember(size, env=None):
@@ -166,9 +168,6 @@ def test_a_thousand_updates_equal_those_of_stable_baselines3():
 
         model.replay_buffer.sample = remember
         model.learn(100 + 4 * 1_000)
-    finally:
-        torch.set_rng_state(state[0])
-        np.random.set_state(state[1])
     assert len(batches) == 1_000
     learner = DQN(policy, adam(settings["learning_rate"]), DQNConfig(**settings))
 
