@@ -1,6 +1,7 @@
 # `make help` lists the targets. Each sets up .venv by itself; once it is current, that costs nothing.
 
 SEEDS     ?= 2
+STEPS     ?= 20000
 WORKERS   ?= auto
 PIP_FLAGS ?= -qq
 PYTHON    ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell $(p) -c $(USABLE) 2>/dev/null && echo $(p))))
@@ -23,8 +24,8 @@ export PYTHONDONTWRITEBYTECODE :=
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
-demo: .venv/.demo ## train our DQN and SB3's on CartPole-v1, compare them in runs/demo (SEEDS=5 for more seeds)
-	$(BIN)/agentlib compare dqn --env CartPole-v1 --seeds $(SEEDS) --steps 50000 --out runs/demo
+demo: .venv/.demo ## train our DQN and SB3's on CartPole-v1, compare them in runs/demo (SEEDS=5 STEPS=50000: for good agents)
+	$(BIN)/agentlib compare dqn --env CartPole-v1 --seeds $(SEEDS) --steps $(STEPS) --out runs/demo
 
 test: .venv/.dev ## the whole test suite (WORKERS=1 for one process)
 	$(PYTEST)

@@ -106,7 +106,8 @@ def train(
         if out is not None:
             folder = RunFolder(out)
             folder.create(_record(config, problem, backbone, device, seed, eval_every))
-        return _Training(job, problem, folder, callback, eval_every, progress, compile, recipe_of(config).name).go()
+        name = f"{recipe_of(config).name}, seed {seed}"
+        return _Training(job, problem, folder, callback, eval_every, progress, compile, name).go()
     finally:
         job.close()
 

@@ -9,6 +9,20 @@ from typing import Any
 
 from agentlib.backbones import Linear
 
+_LANDER: dict[str, Any] = {
+    "learning_rate": 6.3e-4,
+    "batch_size": 128,
+    "buffer_size": 50_000,
+    "learning_starts": 0,
+    "gamma": 0.99,
+    "target_update_interval": 250,
+    "train_freq": 4,
+    "gradient_steps": -1,
+    "exploration_fraction": 0.12,
+    "exploration_final_eps": 0.1,
+    "net_arch": (256, 256),
+}
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "dqn": {
         "CartPole-v1": {
@@ -37,32 +51,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "exploration_final_eps": 0.07,
             "net_arch": (256, 256),
         },
-        "LunarLander-v3": {
-            "learning_rate": 6.3e-4,
-            "batch_size": 128,
-            "buffer_size": 50_000,
-            "learning_starts": 0,
-            "gamma": 0.99,
-            "target_update_interval": 250,
-            "train_freq": 4,
-            "gradient_steps": -1,
-            "exploration_fraction": 0.12,
-            "exploration_final_eps": 0.1,
-            "net_arch": (256, 256),
-        },
-        "Acrobot-v1": {
-            "learning_rate": 6.3e-4,
-            "batch_size": 128,
-            "buffer_size": 50_000,
-            "learning_starts": 0,
-            "gamma": 0.99,
-            "target_update_interval": 250,
-            "train_freq": 4,
-            "gradient_steps": -1,
-            "exploration_fraction": 0.12,
-            "exploration_final_eps": 0.1,
-            "net_arch": (256, 256),
-        },
+        "LunarLander-v3": _LANDER,
+        "Acrobot-v1": _LANDER,
         "atari": {
             "learning_rate": 1e-4,
             "batch_size": 32,

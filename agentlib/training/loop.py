@@ -17,7 +17,7 @@ from agentlib.training.step import Step
 
 Compile = bool | Literal["auto"]
 
-AUTO_COMPILE_UPDATES = 10_000
+AUTO_COMPILE_UPDATES = 8_000
 """With compile="auto", runs of at least this many updates are compiled: from there on it pays for itself."""
 
 

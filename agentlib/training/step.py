@@ -57,9 +57,9 @@ class Step(nn.Module):
         self.max_grad_norm = max_grad_norm
         self.rule = rule if isinstance(rule, Rule) else None
         self.optimizer = None if isinstance(rule, Rule) else rule(self.parameter_list)
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        like = self.parameter_list[0].detach()
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64, device=like.device))
         if self.rule is not None:
-            like = self.parameter_list[0].detach()
             for slot in self.rule.slots:
                 self.register_buffer(slot, like.new_zeros(sum(self.sizes)))
             for name, value in self.rule.scalars.items():
