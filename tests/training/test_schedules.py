@@ -18,7 +18,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("schedule", "expected"), CASES, ids=lambda case: str(case)[:40])
+@pytest.mark.parametrize(("schedule", "expected"), CASES, ids=[f"case{i}" for i in range(len(CASES))])
 def test_values(schedule, expected):
     for fraction, value in expected.items():
         clock = Clock(round(100 * fraction), round(400 * fraction), fraction)
