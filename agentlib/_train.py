@@ -92,7 +92,13 @@ def train(
         EnvironmentFailure: the environment raised or gave NaN; with `out`, what was learned is kept there.
     """
     if resume is not None:
-        return _resume(resume, env, callback, progress, compile, hyperparameters)
+        given = {"steps": steps, "out": out, "agent": agent, "eval_every": eval_every, "env_kwargs": env_kwargs}
+        changed = [name for name, value in given.items() if value is not None]
+        return _resume(resume, env, callback, progress, compile, changed + list(hyperparameters))
+    if agent is not None and not isinstance(agent, Agent):
+        raise ValueError(f"agent= takes an Agent, such as Agent.load(path), not {type(agent).__name__}")
+    if not isinstance(seed, int):
+        raise ValueError(f"a seed is a whole number, not {seed!r}")
     for name, value in (("data", data), ("demos", demos), ("expert", expert)):
         if value is not None:
             raise ValueError(f"{recipe_of(what).name} learns from an environment, not from {name}=")
@@ -131,7 +137,7 @@ def _record(
 
 
 def _resume(
-    path: str | Path, env: Any, callback: Callback | None, progress: Progress, compile: Compile, rest: dict[str, Any]
+    path: str | Path, env: Any, callback: Callback | None, progress: Progress, compile: Compile, rest: list[str]
 ) -> Agent:
     if rest:
         raise ValueError(f"a run is resumed with its own settings: {', '.join(rest)} cannot be changed")

@@ -131,7 +131,7 @@ class Agent:
         """The agent in a file that `save` wrote. Nothing is unpickled and no code of the file is run.
 
         Args:
-            path: the file.
+            path: the file, or the folder of a run.
             device: where the policy shall live.
             classes: network classes of your own by name, if the agent uses any.
 
@@ -141,7 +141,12 @@ class Agent:
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"no agent file at {path}")
+            # The folder of a run, or a name without its suffix, as `save` takes it.
+            others = (path / "agent.safetensors", path.with_name(path.name + ".safetensors"))
+            found = [other for other in others if other.is_file()]
+            if not found:
+                raise FileNotFoundError(f"no agent file at {path}")
+            path = found[0]
         try:
             with safe_open(path, "pt", device="cpu") as file:
                 metadata = file.metadata() or {}

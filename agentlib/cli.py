@@ -140,7 +140,10 @@ def _train(options: Any, choice: Choice) -> int:
 
 
 def _resume(options: Resume) -> int:
-    return _learn(options.resume, resume=options.resume, env=options.env, progress=_progress(options.progress))
+    from agentlib.recipes.folder import RunFolder
+
+    env = options.env or RunFolder(options.resume).record()["env"]
+    return _learn(options.resume, resume=options.resume, env=env, progress=_progress(options.progress))
 
 
 def _learn(folder: Path, *what: Any, env: str | None, **arguments: Any) -> int:

@@ -94,7 +94,7 @@ class _Contract:
     def check_docstring(self) -> None:
         module = sys.modules.get(self.learner_class.__module__)
         text = f"{module.__doc__ if module else ''}\n{self.learner_class.__doc__ or ''}"
-        formula = re.search(r"\n.*\s(=|<-|->|~|argmin|argmax|min_\w+|max_\w+)\s", text)
+        formula = re.search(r"\s(=|<-|->|~|argmin|argmax|min_\w+|max_\w+)\s", text)
         self.require(formula is not None, 10, "no line holds a formula, such as 'L = E[(Q(s, a) - y)^2]'")
         reference = re.search(r"doi:|arxiv|https?://|\b(18|19|20)\d\d\b", text, re.IGNORECASE)
         self.require(reference is not None, 10, "it names no paper or book: (Author, year), doi: or arXiv:")

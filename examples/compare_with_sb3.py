@@ -2,7 +2,7 @@
 
     python examples/compare_with_sb3.py [--steps 10000] [--seeds 2] [--out runs/compare]
 
-Needs `pip install 'agentlib[sb3,plots]'`. Writes a report to look at in a browser.
+Needs `pip install -c constraints.txt -e '.[sb3,plots]'`. Writes a report to look at in a browser.
 """
 
 import argparse

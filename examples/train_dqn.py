@@ -33,7 +33,7 @@ def the_parts(env_id: str, steps: int) -> None:
     """What `train` does: built networks in, and a loop that is yours."""
     env = gymnasium.make(env_id)
     assert isinstance(env.action_space, gymnasium.spaces.Discrete)
-    assert env.observation_space.shape is not None
+    assert isinstance(env.observation_space, gymnasium.spaces.Box), "this MLP takes vectors"
     policy = QPolicy(MLP(env.observation_space.shape[0], hidden=(64, 64)), n_actions=int(env.action_space.n))
     learner = DQN(policy, optimizer=adam(learning_rate=1e-3), config=DQNConfig(target_update_interval=500))
     replay = Replay(

@@ -109,7 +109,7 @@ def test_progress_as_a_table_or_a_bar(capsys):
     assert "ep_rew_mean" in output(capsys, "train", "dqn", *flags)  # this is no terminal
     main(["train", "dqn", *flags, "--progress", "bar"])
     printed = capsys.readouterr()
-    assert "dqn: 100%" in printed.err
+    assert "dqn, seed 0: 100%" in printed.err
     assert "ep_len_mean" not in printed.out
 
 

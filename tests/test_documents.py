@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
-SHORTER = [(r"steps=50_000", "steps=600"), (r"20_000", "600"), (r"episodes=100", "episodes=2"), (r"50000", "600")]
+SHORTER = [(r"50_?000|20_000", "1500"), (r"episodes=100", "episodes=2")]
 """Long runs are cut; nothing else of a block is changed."""
 
 
@@ -50,7 +50,7 @@ def test_shell_lines_run(document, tmp_path):
         words = shortened(line).split("#")[0].split()[1:]
         words = ["1" if before == "--seeds" else word for before, word in zip(["", *words], words, strict=False)]
         if words[0] == "compare":
-            words += ["--steps", "600", "--episodes", "2"] if "--steps" not in words else ["--episodes", "2"]
+            words += ["--steps", "1500", "--episodes", "2"] if "--steps" not in words else ["--episodes", "2"]
         done = subprocess.run(
             [sys.executable, "-m", "agentlib.cli", *words],
             cwd=tmp_path,

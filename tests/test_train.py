@@ -223,7 +223,7 @@ def test_progress_is_shown(progress, capsys):
     agentlib.train("dqn", env=IDENTITY, steps=100, progress=progress, compile=False, **SETTINGS)
     shown = capsys.readouterr()
     if progress is True:
-        assert "dqn: 100%" in shown.err
+        assert "dqn, seed 0: 100%" in shown.err
         assert shown.out == ""
     else:
         assert "rollout/" in shown.out

@@ -195,6 +195,7 @@ table { width: 100%; border-collapse: collapse; font-size: .94rem; font-variant-
 th, td { padding: .42rem .75rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child { padding-left: 0; text-align: left; }
 td:last-child, th:last-child { padding-right: 0; }
+th:first-child + td:last-child { white-space: normal; overflow-wrap: anywhere; }
 tbody th { font-weight: 400; }
 thead th { vertical-align: bottom; white-space: normal; border-bottom: 2px solid var(--ink); color: var(--soft);
   font-size: .85rem; font-weight: 600; }

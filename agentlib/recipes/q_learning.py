@@ -31,14 +31,19 @@ def build_dqn(
     """
     if problem.env is None:
         raise ValueError('dqn learns in an environment: give one, such as env="CartPole-v1"')
-    if not problem.steps or problem.steps < 1:
-        raise ValueError("how long? give steps=..., the number of environment steps")
+    if not isinstance(problem.steps, int) or problem.steps < 1:
+        raise ValueError(f"how long? give steps, the number of environment steps, a whole number, not {problem.steps}")
     made = make_envs(problem.env, problem.n_envs, problem.env_kwargs)
     envs = Environments(made)
     try:
         policy = _policy(config, envs, problem.agent, backbone, seed)
         policy.to(choose_device(device, policy))
         source = _source(config, envs, policy, frame_stack(made), problem.steps, seed)
+        if not source.updates_for(problem.steps):
+            raise ValueError(
+                f"nothing would be learned: steps={problem.steps} end before the first update, which comes after "
+                f"learning_starts={config.learning_starts} steps and a multiple of train_freq={config.train_freq}"
+            )
     except BaseException:
         if made is not problem.env:
             envs.close()
@@ -63,8 +68,8 @@ def _policy(
 ) -> QPolicy:
     if not isinstance(envs.action_space, spaces.Discrete):
         raise ValueError(
-            f"dqn needs a Discrete action space, this environment has {envs.action_space}. For continuous actions "
-            "learn from demonstrations, or use SB3's SAC, TD3 or PPO"
+            f"dqn needs a Discrete action space, this environment has {envs.action_space}. Learners that fit: "
+            + ("SB3's SAC, TD3 and PPO" if isinstance(envs.action_space, spaces.Box) else "SB3's PPO and A2C")
         )
     if agent is not None:
         agent.check_spaces(envs.observation_space, envs.action_space)

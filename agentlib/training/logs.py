@@ -11,6 +11,9 @@ from agentlib.backbones.schedules import Clock
 
 Progress = bool | Literal["table"]
 
+SECONDS_BETWEEN_TABLES = 5.0
+"""A table is printed, and a bar that is not on a terminal drawn, no more often than this."""
+
 
 class Log:
     """Takes the numbers of a run, under SB3's names, on the axis of its steps.
@@ -25,6 +28,7 @@ class Log:
     def __init__(self, folder: Path | None, progress: Progress, total: int, name: str) -> None:
         self.progress, self.total = progress, total
         self.started, self.first_steps = time.monotonic(), 0
+        self._printed = -SECONDS_BETWEEN_TABLES
         self._writer: Any = None
         self._bar: Any = None
         if folder is not None:
@@ -35,7 +39,8 @@ class Log:
         if progress is True:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, desc=name, unit="step", dynamic_ncols=True, mininterval=0.2)
+            interval = 0.2 if sys.stderr.isatty() else SECONDS_BETWEEN_TABLES  # a file keeps every refresh
+            self._bar = tqdm(total=total, desc=name, unit="step", dynamic_ncols=True, mininterval=interval)
 
     def begin(self, steps: int) -> None:
         """Says at which step the run starts, for the rate; not 0 when it is resumed."""
@@ -58,8 +63,12 @@ class Log:
         if self._bar is not None:
             self._bar.update(min(int(clock.steps), self.total) - self._bar.n)
             shown = {"return": "rollout/ep_rew_mean", "eval": "eval/mean_reward", "loss": "train/loss"}
-            self._bar.set_postfix({k: f"{metrics[n]:.4g}" for k, n in shown.items() if n in metrics})
-        if self.progress == "table":
+            # (refresh=False: the bar draws itself, at its own interval)
+            self._bar.set_postfix({k: f"{metrics[n]:.4g}" for k, n in shown.items() if n in metrics}, refresh=False)
+        now = time.monotonic()
+        over = int(clock.steps) >= self.total
+        if self.progress == "table" and (over or now - self._printed > SECONDS_BETWEEN_TABLES):
+            self._printed = now
             sys.stdout.write(table(metrics) + "\n")
             sys.stdout.flush()
 
