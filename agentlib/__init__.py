@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import agentlib.envs  # noqa: F401 - registers our environments
 
 if TYPE_CHECKING:
-    from agentlib._train import Result, train
+    from agentlib._train import train
     from agentlib.agent import Agent
     from agentlib.evaluation import Comparison, Evaluation, compare, evaluate
+    from agentlib.recipes import Result
 
 __version__ = "0.1.0.dev0"
 
@@ -20,7 +21,7 @@ _HOMES = {
     "Agent": "agentlib.agent",
     "Comparison": "agentlib.evaluation",
     "Evaluation": "agentlib.evaluation",
-    "Result": "agentlib._train",
+    "Result": "agentlib.recipes",
     "compare": "agentlib.evaluation",
     "evaluate": "agentlib.evaluation",
     "train": "agentlib._train",

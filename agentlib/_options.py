@@ -16,6 +16,16 @@ if TYPE_CHECKING:  # at run time they are imported where they are used: `agentli
     from agentlib.recipes import Recipe
 
 
+NEEDED = {
+    "env": ("ID", "CartPole-v1"),
+    "steps": ("N", "50_000"),
+    "data": ("NAME", "digits"),
+    "demos": ("PATH", "demos.safetensors"),
+    "expert": ("NAME", "scripted"),
+}
+"""What a learner may not do without, as its flags show it, and an example."""
+
+
 class UsageError(Exception):
     """The command line asks for something that cannot be."""
 
@@ -50,7 +60,7 @@ class Learn(Options):
     env_kwargs: EnvKwargs = ()
     """Arguments of the environment, such as is_slippery=False."""
     steps: Number = None
-    """Environment steps of the whole run."""
+    """Length of the whole run: environment steps, or updates where there is no environment."""
     zoo: Annotated[Path | None, _flag("FILE")] = None
     """Take the settings from this file of the RL Baselines3 Zoo (YAML) in place of the preset."""
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
@@ -59,8 +69,14 @@ class Learn(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Learn):
-    """Train an agent and keep it in a folder (`agentlib train --resume DIR` goes on with a run)."""
+    """Train, and keep the result in a folder (`agentlib train --resume DIR` goes on with a run)."""
 
+    data: Annotated[str | None, _flag("NAME|PATH")] = None
+    """The data to learn from; `agentlib list data` names those that come along."""
+    demos: Annotated[str | None, _flag("PATH|ID")] = None
+    """The demonstrations to learn from."""
+    expert: Annotated[str | None, _flag("NAME|FILE")] = None
+    """The expert to ask."""
     n_envs: int = 1
     """Environments stepped side by side."""
     seed: int = 0
@@ -139,10 +155,11 @@ class Record(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class List(Options):
-    """Name the learners, backbones and environments that there are."""
+    """Name the learners, backbones, environments and data sets that there are."""
 
     what: Annotated[
-        tyro.conf.Positional[Literal["learners", "backbones", "envs"] | None], _flag("[learners|backbones|envs]")
+        tyro.conf.Positional[Literal["learners", "backbones", "envs", "data"] | None],
+        _flag("[learners|backbones|envs|data]"),
     ] = None
     """What to list; everything without it."""
 
@@ -188,15 +205,16 @@ def choose(what: str, rest: list[str]) -> Choice:
         raise UsageError(f"unknown learner {what!r}{close_matches(what, list(RECIPES))}")
     recipe = RECIPES[what]
     scout = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    scout.add_argument("--env")
-    scout.add_argument("--zoo")
+    for flag in ("--env", "--data", "--zoo"):
+        scout.add_argument(flag)
     try:
         given, _ = scout.parse_known_args(rest)
     except argparse.ArgumentError as error:
         raise UsageError(str(error)) from None
     if given.zoo is None:
-        origin = f"the preset for {given.env}" if preset_for(what, given.env) else "the defaults"
-        return Choice(recipe, configure(what, given.env, {}), origin)
+        key = given.env or given.data
+        origin = f"the preset for {key}" if preset_for(what, key) else "the defaults"
+        return Choice(recipe, configure(what, key, {}), origin)
     if given.env is None:
         raise UsageError("--zoo FILE needs --env ID, which selects the section")
     from agentlib.recipes.zoo import read_zoo
@@ -225,9 +243,10 @@ def with_hyperparameters(kind: type[Learn], choice: Choice, prog: str, rest: lis
     default = extended(hyperparameter=choice.base, **run)
     registry = _with_schedules()
     options = tyro.cli(extended, prog=prog, description=description, args=rest, default=default, registry=registry)
-    needs = {"env": ("ID", "CartPole-v1"), "steps": ("N", "50_000")}
-    for name, (metavar, example) in needs.items():
-        if choice.recipe.learns_from == "environment" and getattr(options, name) is None:
+    needs = (*choice.recipe.needs, *(["steps"] if "env" in choice.recipe.needs and choice.recipe.steps is None else []))
+    for name in needs:
+        if getattr(options, name) is None:
+            metavar, example = NEEDED[name]
             raise UsageError(f"{prog} needs --{name} {metavar}, such as --{name} {example}")
     return options
 

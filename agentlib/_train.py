@@ -5,39 +5,29 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import torch
 from torch import nn
 
 from agentlib.agent import Agent
 from agentlib.backbones.schedules import Clock
-from agentlib.envs.making import make_env
-from agentlib.evaluation import evaluate
-from agentlib.recipes import Job, Problem, configure, recipe_of
+from agentlib.recipes import Job, Problem, Recipe, Result, configure, recipe_of, steps_of
 from agentlib.recipes.folder import RunFolder
 from agentlib.training.config import config_from_json, config_to_json
 from agentlib.training.learner import Update
 from agentlib.training.logs import Log, Progress
 from agentlib.training.loop import Compile, run
+from agentlib.training.trees import copied
 
 Callback = Callable[[Clock, dict[str, float]], bool | None]
 
+ORIGINS = ("env", "data", "demos", "expert")
+"""What a run learns from; which of them, its recipe says."""
 LOGS_PER_RUN = 100
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
-EVALUATION_EPISODES = 10
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run that makes no agent leaves behind."""
-
-    metrics: dict[str, float]
-    """The last numbers."""
 
 
 def train(
@@ -61,8 +51,8 @@ def train(
     progress: Progress = True,
     compile: Compile = "auto",
     **hyperparameters: Any,
-) -> Agent:
-    """Trains, and returns the agent.
+) -> Agent | Result:
+    """Trains, and returns the agent; or, where no agent comes out, the result.
 
     Args:
         what: a name such as "dqn", which selects the preset for a known environment, or a config such as
@@ -70,17 +60,17 @@ def train(
         env: an environment's id, an instance, a factory, or a vector environment.
         n_envs: environments stepped side by side (with an id or a factory).
         env_kwargs: given to the environment's constructor.
-        data: for learners from data (none yet).
-        demos: for learners from demonstrations (none yet).
-        expert: for learners that ask one (none yet).
-        steps: environment steps of the whole run.
+        data: for learners from data: a name (`agentlib list data`), a path, or a `Dataset`.
+        demos: for learners from demonstrations: where they are, or `Demonstrations`.
+        expert: for learners that ask one: a callable on batches, an agent, an SB3 model, or a name.
+        steps: length of the whole run: environment steps for learners in an environment, updates for all others.
         seed: of weights, environments, exploration and sampling. The same seed gives the same run.
         backbone: "auto", a name, or a built module with a `feature_dim`.
         device: "auto", "cpu", "cuda" ...
         agent: go on from this agent's weights; it stays as it is.
         resume: the folder of a run to go on with; other arguments are read from there.
         callback: called with the clock and the latest numbers about a hundred times per run; returning False stops it.
-        eval_every: evaluate after so many steps (on seeds of their own) and keep the best agent.
+        eval_every: evaluate after so many steps, on held-out data or in episodes of their own, and keep the best agent.
         out: folder for the agent, checkpoints, TensorBoard events and results; nothing is written without it.
         progress: True shows a bar, "table" prints a table now and then.
         compile: see `agentlib.training.run`.
@@ -91,41 +81,43 @@ def train(
         FloatingPointError: the loss is NaN or infinite; the last good checkpoint stays.
         EnvironmentFailure: the environment raised or gave NaN; with `out`, what was learned is kept there.
     """
+    origins = {"env": env, "data": data, "demos": demos, "expert": expert}
     if resume is not None:
         given = {"steps": steps, "out": out, "agent": agent, "eval_every": eval_every, "env_kwargs": env_kwargs}
         changed = [name for name, value in given.items() if value is not None]
-        return _resume(resume, env, callback, progress, compile, changed + list(hyperparameters))
+        return _resume(resume, origins, backbone, callback, progress, compile, changed + list(hyperparameters))
     if agent is not None and not isinstance(agent, Agent):
         raise ValueError(f"agent= takes an Agent, such as Agent.load(path), not {type(agent).__name__}")
     if not isinstance(seed, int):
         raise ValueError(f"a seed is a whole number, not {seed!r}")
-    for name, value in (("data", data), ("demos", demos), ("expert", expert)):
-        if value is not None:
-            raise ValueError(f"{recipe_of(what).name} learns from an environment, not from {name}=")
-    config = configure(
-        what, env if isinstance(env, str) else getattr(getattr(env, "spec", None), "id", None), hyperparameters
-    )
-    problem = Problem(env=env, n_envs=n_envs, env_kwargs=env_kwargs or {}, steps=steps, agent=agent)
-    job = recipe_of(config).build(config, problem, backbone, device, seed)
+    recipe = recipe_of(what)
+    for name, value in origins.items():
+        if value is not None and name not in (*recipe.needs, *recipe.takes):
+            raise ValueError(f"{recipe.name} learns from {recipe.learns_from}, not from {name}=")
+    problem = Problem(n_envs=n_envs, env_kwargs=env_kwargs or {}, steps=steps, agent=agent, **origins)
+    problem = replace(problem, steps=steps_of(what, problem))
+    config = configure(what, problem.key, hyperparameters)
+    job = recipe.build(config, problem, backbone, device, seed)
     try:
         folder = None
         if out is not None:
             folder = RunFolder(out)
-            folder.create(_record(config, problem, backbone, device, seed, eval_every))
-        name = f"{recipe_of(config).name}, seed {seed}"
-        return _Training(job, problem, folder, callback, eval_every, progress, compile, name).go()
+            folder.create(_record(recipe, config, problem, backbone, device, seed, eval_every))
+        return _Training(job, folder, callback, eval_every, progress, compile, f"{recipe.name}, seed {seed}").go()
     finally:
         job.close()
 
 
 def _record(
-    config: Any, problem: Problem, backbone: Any, device: Any, seed: int, eval_every: int | None
+    recipe: Recipe, config: Any, problem: Problem, backbone: Any, device: Any, seed: int, eval_every: int | None
 ) -> dict[str, Any]:
-    """What `resume` needs to know, as JSON."""
+    """What `resume` needs to know, as JSON. What was given as an object is null there, and has to be given again."""
+    origins = {name: getattr(problem, name) for name in ORIGINS}
     return {
-        "what": recipe_of(config).name,
+        "what": recipe.name,
         "config": config_to_json(config),
-        "env": problem.env if isinstance(problem.env, str) else None,
+        **{name: str(value) if isinstance(value, str | Path) else None for name, value in origins.items()},
+        "objects": [name for name, value in origins.items() if value is not None and not isinstance(value, str | Path)],
         "n_envs": problem.n_envs,
         "env_kwargs": problem.env_kwargs,
         "steps": problem.steps,
@@ -137,27 +129,32 @@ def _record(
 
 
 def _resume(
-    path: str | Path, env: Any, callback: Callback | None, progress: Progress, compile: Compile, rest: list[str]
-) -> Agent:
+    path: str | Path,
+    origins: dict[str, Any],
+    backbone: str | nn.Module,
+    callback: Callback | None,
+    progress: Progress,
+    compile: Compile,
+    rest: list[str],
+) -> Agent | Result:
     if rest:
         raise ValueError(f"a run is resumed with its own settings: {', '.join(rest)} cannot be changed")
     folder = RunFolder(path)
     record = folder.record()
-    if env is None:
-        env = record["env"]
-    if env is None:
-        raise ValueError(f"{path} does not name its environment (it was given as an object): give env=... again")
-    if record["backbone"] is None:
-        raise ValueError(f"{path} was trained on a backbone of your own: resuming such a run is not supported yet")
+    for name in record.get("objects", []):
+        if origins[name] is None:
+            raise ValueError(f"{path} does not name its {name} (it was given as an object): give {name}=... again")
+    origins = {name: value if value is not None else record.get(name) for name, value in origins.items()}
+    if record["backbone"] is None and isinstance(backbone, str):
+        raise ValueError(f"{path} was trained on a backbone of your own: give backbone=... again")
     recipe = recipe_of(record["what"])
     config = config_from_json(recipe.config, record["config"])
-    problem = Problem(
-        env=env, n_envs=record["n_envs"], env_kwargs=record["env_kwargs"] or {}, steps=record["steps"], agent=None
-    )
-    job = recipe.build(config, problem, record["backbone"], record["device"], record["seed"])
+    problem = Problem(n_envs=record["n_envs"], env_kwargs=record["env_kwargs"] or {}, steps=record["steps"], **origins)
+    job = recipe.build(config, problem, record["backbone"] or backbone, record["device"], record["seed"])
     try:
-        folder.load(job.learner, job.source)
-        return _Training(job, problem, folder, callback, record["eval_every"], progress, compile, recipe.name).go()
+        training = _Training(job, folder, callback, record["eval_every"], progress, compile, recipe.name)
+        training.load_state(folder.load(job.learner, job.source))
+        return training.go()
     finally:
         job.close()
 
@@ -168,7 +165,6 @@ class _Training:
     def __init__(
         self,
         job: Job,
-        problem: Problem,
         folder: RunFolder | None,
         callback: Callback | None,
         eval_every: int | None,
@@ -176,15 +172,26 @@ class _Training:
         compile: Compile,
         name: str,
     ) -> None:
-        self.job, self.problem, self.folder, self.callback = job, problem, folder, callback
-        self.eval_every, self.compile = eval_every, compile
+        self.job, self.folder, self.callback, self.compile = job, folder, callback, compile
+        self.eval_every = eval_every if eval_every is not None else job.eval_every
+        if self.eval_every is not None and job.evaluate is None:
+            raise ValueError("there is nothing to evaluate on: leave out eval_every, or give what is held out")
         self.log = Log(folder.path if folder else None, progress, job.steps, name)
         self.log_every = max(job.steps // LOGS_PER_RUN, 1)
         self.saved_at = time.monotonic()
-        self.best = -math.inf
         self.metrics: dict[str, float] = {}
+        self.best, self.waited = -math.inf, 0
+        self.best_weights: Any = None
 
-    def go(self) -> Agent:
+    def state(self) -> dict[str, Any]:
+        """What early stopping has to remember."""
+        return {"best": self.best, "waited": self.waited, "best_weights": self.best_weights}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Puts back what `state` gave."""
+        self.best, self.waited, self.best_weights = (state[name] for name in ("best", "waited", "best_weights"))
+
+    def go(self) -> Agent | Result:
         source, learner = self.job.source, self.job.learner
         next_log = int(source.clock.steps) + self.log_every
         next_eval = int(source.clock.steps) + (self.eval_every or 0)
@@ -203,7 +210,7 @@ class _Training:
         except (KeyboardInterrupt, Exception) as stop:
             # After a loss that is NaN the weights are worth nothing; after anything else they are.
             if self.folder is not None and not isinstance(stop, FloatingPointError):
-                self.folder.save(learner, source, self.job.product())
+                self.folder.save(learner, source, self.job.product(), self.state())
                 stop.args = (
                     f"{stop}; what was learned so far is in {self.folder.path}".removeprefix("; "),
                     *stop.args[1:],
@@ -223,8 +230,10 @@ class _Training:
         self.metrics |= metrics
         self.log.write(clock, metrics)
         if self.folder is not None and time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS:
-            self.folder.save(self.job.learner, self.job.source, self.job.product())
+            self.folder.save(self.job.learner, self.job.source, self.job.product(), self.state())
             self.saved_at = time.monotonic()
+        if self.job.patience is not None and self.waited >= self.job.patience:
+            return False
         return self.callback(clock, dict(metrics)) if self.callback is not None else None
 
     def _diverged(self, name: str, value: float, clock: Clock) -> str:
@@ -237,23 +246,40 @@ class _Training:
         )
 
     def _evaluate(self) -> dict[str, float]:
-        env: Any = self.problem.env
-        if isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv) or hasattr(env, "step_wait"):
-            raise ValueError("eval_every needs env= as an id or a factory: it evaluates in an environment of its own")
-        agent = self.job.product()
-        world = partial(make_env, env, env_kwargs=self.problem.env_kwargs, training=False)
-        result = evaluate(agent, world, episodes=EVALUATION_EPISODES, seed=2**20)
-        if result.mean > self.best and self.folder is not None:
-            agent.save(self.folder.path / "best_agent.safetensors")
-        self.best = max(self.best, result.mean)
-        return {"eval/mean_reward": result.mean, "eval/mean_ep_length": float(result.lengths.mean())}
+        assert self.job.evaluate is not None
+        scores = self.job.evaluate()
+        score = scores[self.job.objective] * (-1.0 if self.job.lower_is_better else 1.0)
+        self.waited += 1
+        if score > self.best:
+            self.best, self.waited = score, 0
+            product = self.job.product()
+            if self.folder is not None and isinstance(product, Agent):
+                product.save(self.folder.path / "best_agent.safetensors")
+            if self.job.patience is not None:
+                self.best_weights = copied(self.job.learner)
+        return scores
 
-    def _finish(self) -> Agent:
-        agent = self.job.product()
-        if self.folder is not None:
-            self.folder.save(self.job.learner, self.job.source, agent)
-            self.folder.write_results(
-                {"steps": int(self.job.source.clock.steps), "metrics": self.metrics, **self.job.tables}
+    def _finish(self) -> Agent | Result:
+        job, folder = self.job, self.folder
+        if self.best_weights is not None:
+            job.learner.load_state_dict(self.best_weights)
+        product = job.product()
+        job.learner.eval()
+        measures = job.finish()
+        pictures = job.pictures(folder.path) if folder is not None else []
+        if folder is not None:
+            folder.save(job.learner, job.source, product, self.state())
+            folder.write_results(
+                {
+                    "steps": int(job.source.clock.steps),
+                    "metrics": self.metrics,
+                    "measures": measures,
+                    "references": {name: vars(reference) for name, reference in job.references.items()},
+                    "pictures": [picture.name for picture in pictures],
+                    **job.tables,
+                }
             )
-        agent.policy.eval()
-        return agent
+        if isinstance(product, Agent):
+            product.policy.eval()
+            return product
+        return Result(product.eval(), self.metrics, measures, job.references, tuple(pictures))

@@ -115,19 +115,23 @@ def _run(arguments: list[str]) -> int:
 
 
 def _train(options: Any, choice: Choice) -> int:
-    config = options.hyperparameter
-    folder = options.out or _new_folder(f"{choice.recipe.name}-{options.env}")
-    _print_settings(
-        f"{choice.recipe.name} on {options.env}: {_count(options.steps, 'step')}, seed {options.seed}", config, choice
-    )
+    from agentlib.recipes import Problem, steps_of
+
+    config, name = options.hyperparameter, choice.recipe.name
+    origins = {kind: getattr(options, kind) for kind in ("env", "data", "demos", "expert")}
+    subject = options.env or options.data or options.demos
+    steps = steps_of(name, Problem(steps=options.steps, **origins))
+    folder = options.out or _new_folder(f"{name}-{subject}")
+    length = f"{_count(steps, 'step')}, " if steps is not None else ""
+    _print_settings(f"{name} on {subject}: {length}seed {options.seed}", config, choice)
     try:
         return _learn(
             folder,
             config,
-            env=options.env,
+            **origins,
             n_envs=options.n_envs,
             env_kwargs=keywords(options.env_kwargs),
-            steps=options.steps,
+            steps=steps,
             seed=options.seed,
             backbone=options.backbone,
             device=options.device,
@@ -149,12 +153,18 @@ def _resume(options: Resume) -> int:
 def _learn(folder: Path, *what: Any, env: str | None, **arguments: Any) -> int:
     latest: dict[str, float] = {}
     try:
-        agentlib.train(*what, env=env, callback=lambda clock, metrics: latest.update(metrics), **arguments)
+        product = agentlib.train(*what, env=env, callback=lambda clock, metrics: latest.update(metrics), **arguments)
     except KeyboardInterrupt as stop:
         if not str(stop):
             raise
         raise KeyboardInterrupt(f"{stop}; to go on: agentlib train --resume {folder}") from None
-    _print_agent(folder, env or "ID", latest)
+    if isinstance(product, agentlib.Agent):
+        _print_agent(folder, env or "ID", latest)
+    else:
+        print(f"\n{product}")
+        for picture in product.pictures:
+            print(f"picture: {picture}")
+        print(f"The run is in {folder}")
     return 0
 
 
@@ -215,6 +225,7 @@ def _record(options: Record) -> int:
 
 
 def _list(options: List) -> int:
+    from agentlib.data import DATASETS
     from agentlib.recipes import RECIPES
     from agentlib.recipes.backbones import BACKBONE_NAMES
 
@@ -224,6 +235,8 @@ def _list(options: List) -> int:
         _print_table("backbones", BACKBONE_NAMES)
     if options.what in (None, "envs"):
         _print_table("envs", _environments())
+    if options.what in (None, "data"):
+        _print_table("data", {name: (make.__doc__ or "").splitlines()[0] for name, make in DATASETS.items()})
     return 0
 
 

@@ -1,7 +1,22 @@
 """Where batches come from."""
 
+from agentlib.data.batches import Batches, Examples
+from agentlib.data.datasets import DATASETS, Dataset, Splits, dataset, split
 from agentlib.data.replay import Replay
 from agentlib.data.replay_buffer import Episode, ReplayBuffer, Transition
 from agentlib.data.source import Source
 
-__all__ = ["Episode", "Replay", "ReplayBuffer", "Source", "Transition"]
+__all__ = [
+    "DATASETS",
+    "Batches",
+    "Dataset",
+    "Episode",
+    "Examples",
+    "Replay",
+    "ReplayBuffer",
+    "Source",
+    "Splits",
+    "Transition",
+    "dataset",
+    "split",
+]

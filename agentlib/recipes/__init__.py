@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from agentlib.learners import DQNConfig
-from agentlib.recipes.presets import preset_for
-from agentlib.recipes.problem import Job, Problem
+from agentlib.recipes.presets import preset_for, preset_steps
+from agentlib.recipes.problem import Job, Problem, Reference, Result
 from agentlib.recipes.q_learning import build_dqn
 from agentlib.training.config import config_from_json
 
-__all__ = ["RECIPES", "Job", "Problem", "Recipe", "configure", "recipe_of"]
+__all__ = ["RECIPES", "Job", "Problem", "Recipe", "Reference", "Result", "configure", "recipe_of", "steps_of"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,26 @@ class Recipe:
     build: Callable[..., Job]
     summary: str
     learns_from: str
-    """"environment", "demonstrations" or "data"."""
+    """In words, such as "an environment"."""
+    needs: tuple[str, ...]
+    """Which of `env`, `data`, `demos` and `expert` it cannot do without."""
+    takes: tuple[str, ...] = ()
+    """Which of them it can use besides."""
+    steps: int | None = None
+    """How long a run is if neither the caller nor a preset says; None where the caller must."""
 
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("dqn", DQNConfig, build_dqn, "deep Q-learning (Mnih et al. 2015), discrete actions", "environment"),
+        Recipe(
+            "dqn",
+            DQNConfig,
+            build_dqn,
+            "deep Q-learning (Mnih et al. 2015), discrete actions",
+            learns_from="an environment",
+            needs=("env",),
+        ),
     )
 }
 
@@ -57,8 +70,15 @@ def recipe_of(what: Any) -> Recipe:
     )
 
 
-def configure(what: Any, env_id: str | None, hyperparameters: Mapping[str, Any]) -> Any:
-    """The config of a run: a name selects the preset for a known environment, a config is taken literally.
+def steps_of(what: Any, problem: Problem) -> int | None:
+    """How long a run is: as the caller says, else the preset that a name selects, else the recipe."""
+    recipe = recipe_of(what)
+    preset = preset_steps(recipe.name, problem.key) if isinstance(what, str) else None
+    return next((steps for steps in (problem.steps, preset, recipe.steps) if steps is not None), None)
+
+
+def configure(what: Any, key: str | None, hyperparameters: Mapping[str, Any]) -> Any:
+    """The config of a run: a name selects the preset for a known environment or data set, a config is taken literally.
 
     Raises:
         ValueError: a hyperparameter that the config does not have (the message names close ones), or a value of the
@@ -70,7 +90,7 @@ def configure(what: Any, env_id: str | None, hyperparameters: Mapping[str, Any])
         if name not in fields:
             raise ValueError(f"{recipe.name} has no hyperparameter {name!r}{close_matches(name, fields)}")
     if isinstance(what, str):
-        return _typed(recipe.config(**{**preset_for(recipe.name, env_id), **hyperparameters}))
+        return _typed(recipe.config(**{**preset_for(recipe.name, key), **hyperparameters}))
     return _typed(dataclasses.replace(what, **hyperparameters))
 
 

@@ -61,19 +61,20 @@ class RunFolder:
         """The checkpoints, oldest first."""
         return sorted((self.path / "checkpoints").glob("step_*.safetensors"))
 
-    def save(self, learner: Learner, source: Source, agent: Agent) -> Path:
-        """Writes a checkpoint and the agent; only the last checkpoints are kept."""
+    def save(self, learner: Learner, source: Source, product: Any, extra: Mapping[str, Any] | None = None) -> Path:
+        """Writes a checkpoint, and the agent if the product is one; only the last checkpoints are kept."""
         folder = self.path / "checkpoints"
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = folder / f"step_{int(source.clock.steps):012d}.safetensors"
-        save_checkpoint(checkpoint, learner, source)
-        agent.save(self.agent_file)
+        save_checkpoint(checkpoint, learner, source, extra)
+        if isinstance(product, Agent):
+            product.save(self.agent_file)
         for old in self.checkpoints()[:-KEEP]:
             old.unlink()
         return checkpoint
 
-    def load(self, learner: Learner, source: Source) -> Path:
-        """Puts the newest checkpoint into a learner and a source of the same structure.
+    def load(self, learner: Learner, source: Source) -> dict[str, Any]:
+        """Puts the newest checkpoint into a learner and a source of the same structure; returns its `extra`.
 
         Raises:
             FileNotFoundError: no checkpoint.
@@ -81,8 +82,7 @@ class RunFolder:
         found = self.checkpoints()
         if not found:
             raise FileNotFoundError(f"{self.path} has no checkpoint to go on from")
-        load_checkpoint(found[-1], learner, source)
-        return found[-1]
+        return load_checkpoint(found[-1], learner, source)
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Writes `results.json`."""

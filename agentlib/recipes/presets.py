@@ -1,6 +1,7 @@
-"""Tuned settings for known environments, selected when an algorithm is named and printed when they are.
+"""Tuned settings for known environments and data sets, selected when an algorithm is named and printed when they are.
 
-The numbers for DQN are those of the RL Baselines3 Zoo, so that results can be compared with it.
+An entry holds fields of the algorithm's config, and `steps`, the length of the run. The numbers for DQN are those of
+the RL Baselines3 Zoo, so that results can be compared with it.
 """
 
 from __future__ import annotations
@@ -80,9 +81,19 @@ def is_atari(env_id: str) -> bool:
     return env_id.startswith("ALE/") or env_id.endswith("NoFrameskip-v4")
 
 
-def preset_for(name: str, env_id: str | None) -> dict[str, Any]:
-    """The settings of an algorithm for an environment; empty where there are none."""
+def preset_for(name: str, key: str | None) -> dict[str, Any]:
+    """The settings of an algorithm for an environment's id or a data set's name; empty where there are none."""
+    return {setting: value for setting, value in _entry(name, key).items() if setting != "steps"}
+
+
+def preset_steps(name: str, key: str | None) -> int | None:
+    """The length of a run in such a preset, if it has one."""
+    steps: int | None = _entry(name, key).get("steps")
+    return steps
+
+
+def _entry(name: str, key: str | None) -> dict[str, Any]:
     presets = PRESETS.get(name, {})
-    if env_id is not None and is_atari(env_id):
+    if key is not None and is_atari(key):
         return presets.get("atari", {})
-    return presets.get(env_id or "", {})
+    return presets.get(key or "", {})

@@ -1,18 +1,27 @@
-"""What a run is about, and what a recipe makes of it."""
+"""What a run is about, what a recipe makes of it, and what a run without an agent leaves behind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import gymnasium
 import torch
 from torch import nn
 
 from agentlib.agent import Agent
 from agentlib.data.source import Source
+from agentlib.envs.making import make_env
+from agentlib.evaluation.intervals import readable
+from agentlib.evaluation.returns import evaluate
 from agentlib.training.learner import Learner
+
+EVALUATION_EPISODES = 10
+EVALUATION_SEED = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +34,32 @@ class Problem:
     """Environments stepped side by side."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Given to the environment's constructor."""
+    data: Any = None
+    """The name of a data set, a path, or the data."""
+    demos: Any = None
+    """Demonstrations, or where they are."""
+    expert: Any = None
+    """Who is asked: a callable on batches, an agent, an SB3 model, or a name."""
     steps: int | None = None
     """Length of the run."""
     agent: Agent | None = None
     """Go on from this agent."""
+
+    @property
+    def key(self) -> str | None:
+        """What presets are looked up by: the environment's id, or the name of the data set."""
+        if self.env is not None:
+            return self.env if isinstance(self.env, str) else getattr(getattr(self.env, "spec", None), "id", None)
+        return self.data if isinstance(self.data, str) else None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A number to judge a result by."""
+
+    value: float
+    source: str
+    """Whose number it is, and under which conditions."""
 
 
 @dataclass(kw_only=True)
@@ -41,14 +72,79 @@ class Job:
     """Updates in the whole run."""
     steps: int
     """Steps in the whole run, on the source's clock."""
-    product: Callable[[], Agent]
-    """The agent as it is now; it shares the learner's weights."""
-    measures: Callable[[], dict[str, float]]
-    """What there is to log besides the learner's metrics, under SB3's names."""
-    close: Callable[[], None]
+    product: Callable[[], Agent | nn.Module]
+    """The agent as it is now, or the trained network where no agent comes out; it shares the learner's weights."""
+    measures: Callable[[], dict[str, float]] = dict
+    """What there is to log besides the learner's metrics, under SB3's names; cheap."""
+    evaluate: Callable[[], dict[str, float]] | None = None
+    """Scores on held-out data or in fresh episodes, named `eval/...`; None where there is nothing to evaluate on."""
+    objective: str = "eval/mean_reward"
+    """The name among `evaluate`'s scores by which the best is known."""
+    lower_is_better: bool = False
+    """Whether the objective is a loss."""
+    eval_every: int | None = None
+    """Steps between evaluations, where the caller does not say."""
+    patience: int | None = None
+    """Evaluations without a better objective after which the run stops; the learner then gets its best weights back."""
+    finish: Callable[[], dict[str, float]] = dict
+    """The final result, measured once, on data that nothing was chosen by; named `test/...`."""
+    references: Mapping[str, Reference] = field(default_factory=dict)
+    """What to hold `finish`'s numbers against, under the same names."""
+    pictures: Callable[[Path], list[Path]] = lambda folder: []
+    """Draws the result into a run's folder; returns the files."""
+    close: Callable[[], None] = lambda: None
     """Releases what the recipe made."""
     tables: dict[str, Any] = field(default_factory=dict)
     """JSON-able facts for the run's record."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a run that makes no agent leaves behind."""
+
+    model: nn.Module
+    """What was trained, in eval mode."""
+    metrics: dict[str, float]
+    """The last numbers of the training."""
+    measures: dict[str, float]
+    """What was reached, on data that nothing was chosen by."""
+    references: Mapping[str, Reference] = field(default_factory=dict)
+    """Numbers to hold the measures against, under the same names."""
+    pictures: tuple[Path, ...] = ()
+    """Files that show the result; only of runs with a folder."""
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network under the model's head, for another learner to go on with.
+
+        Raises:
+            AttributeError: the model has no backbone.
+        """
+        backbone = self.model.backbone
+        assert isinstance(backbone, nn.Module)
+        return backbone
+
+    def __str__(self) -> str:
+        lines = []
+        for name, value in self.measures.items():
+            reference = self.references.get(name)
+            told = f" (reference: {readable(reference.value)}, {reference.source})" if reference else ""
+            lines.append(f"{name} {readable(value)}{told}")
+        return "\n".join(lines) or "no measures"
+
+
+def episodes_played(problem: Problem, product: Callable[[], Any]) -> Callable[[], dict[str, float]]:
+    """For `Job.evaluate`: episodes in an environment of their own, on seeds that training never sees."""
+
+    def play() -> dict[str, float]:
+        env: Any = problem.env
+        if isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv) or hasattr(env, "step_wait"):
+            raise ValueError("eval_every needs env= as an id or a factory: it evaluates in an environment of its own")
+        world = partial(make_env, env, env_kwargs=problem.env_kwargs, training=False)
+        result = evaluate(product(), world, episodes=EVALUATION_EPISODES, seed=EVALUATION_SEED)
+        return {"eval/mean_reward": result.mean, "eval/mean_ep_length": float(result.lengths.mean())}
+
+    return play
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from agentlib.envs.vector import Environments
 from agentlib.learners.q_learning.dqn import DQN, DQNConfig
 from agentlib.policies import EpsilonGreedy, GreedyActor, QPolicy
 from agentlib.recipes.backbones import backbone_for
-from agentlib.recipes.problem import Job, Problem, choose_device, fresh_weights
+from agentlib.recipes.problem import Job, Problem, choose_device, episodes_played, fresh_weights
 
 
 def build_dqn(
@@ -58,6 +58,7 @@ def build_dqn(
         steps=problem.steps,
         product=lambda: agent,
         measures=lambda: _measures(source),
+        evaluate=episodes_played(problem, lambda: agent),
         close=lambda: None if made is problem.env else envs.close(),
         tables={"replay_bytes": source.buffer.nbytes},
     )

@@ -1,0 +1,108 @@
+"""Examples as a source: a data set that lives on the device, shuffled per epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agentlib.backbones.schedules import Clock
+from agentlib.data.datasets import Dataset
+from agentlib.data.source import Source
+
+Transform = Callable[[Tensor], Tensor]
+"""Changes a batch `(B, ...)` at random, by torch's default generator, on the device of the batch."""
+
+
+class Examples(NamedTuple):
+    """A batch of examples; with `batches_per_update` n and `views` v, both axes stand first: `(n, v, B, ...)`."""
+
+    x: Tensor
+    """`(B, ...)`, or `(v, B, ...)`, `(n, B, ...)`, `(n, v, B, ...)`."""
+    y: Tensor | None
+    """`(B,)` or `(B, k)`, or `(n, B, ...)`; None for unlabelled data."""
+    index: Tensor  # type: ignore[assignment] # hides tuple.index
+    """`(B,)` or `(n, B)` int64: the rows of the data set."""
+    clock: Clock
+
+
+class Batches(Source):
+    """Batches of a data set, each example once per epoch, in a new order each time.
+
+    A batch may hold the end of one epoch and the start of the next, so that all have one size and none is left out.
+
+    Args:
+        data: the examples; they move with the source to a device.
+        batch_size: examples per batch; at most all of them.
+        transform: changes each batch as it is drawn, such as an augmentation.
+        views: with more than one, each batch is transformed so many times, and the views are stacked.
+        batches_per_update: with more than one, so many batches are stacked, for learners that need several.
+        seed: of order and transforms.
+
+    Raises:
+        ValueError: no examples, or `views` without a `transform`.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    rows: Tensor
+
+    def __init__(
+        self,
+        data: Dataset,
+        batch_size: int,
+        *,
+        transform: Transform | None = None,
+        views: int = 1,
+        batches_per_update: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(seed)
+        if not len(data):
+            raise ValueError("there are no examples to learn from")
+        if views > 1 and transform is None:
+            raise ValueError(f"{views} views of an example need a transform, or they are all the same")
+        self.batch_size, self.transform, self.views = min(batch_size, len(data)), transform, views
+        self.batches_per_update = batches_per_update
+        # Not persistent: the data set is not part of a checkpoint, only the way through it.
+        self.register_buffer("x", data.x, persistent=False)
+        self.register_buffer("y", data.y, persistent=False)
+        self.register_buffer("rows", torch.zeros(batches_per_update * self.batch_size, dtype=torch.int64))
+        self.queue = np.zeros(0, np.int64)  # rows of this epoch that are still to come
+
+    @property
+    def epoch_updates(self) -> int:
+        """Updates that go once through the data, rounded up."""
+        return -(-len(self.x) // len(self.rows))
+
+    def advance(self) -> None:
+        """Chooses the rows of the next batch."""
+        while len(self.queue) < len(self.rows):
+            self.queue = np.concatenate([self.queue, self.generator.permutation(len(self.x))])
+        self.rows.copy_(torch.from_numpy(self.queue[: len(self.rows)]))
+        self.queue = self.queue[len(self.rows) :]
+
+    def sample(self) -> Examples:
+        """The batch of the chosen rows."""
+        index = self.rows.clone()
+        x = self.x[index]
+        y = None if self.y is None else self.y[index]
+        views = [x if self.transform is None else self.transform(x) for _ in range(self.views)]
+        if self.batches_per_update > 1:
+            shape = (self.batches_per_update, self.batch_size)
+            views = [view.unflatten(0, shape) for view in views]  # (n, B, ...)
+            y, index = None if y is None else y.unflatten(0, shape), index.unflatten(0, shape)
+        x = views[0] if self.views == 1 else torch.stack(views, int(self.batches_per_update > 1))
+        return Examples(x, y, index, self.batch_clock)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Counters, generators, and the rest of this epoch."""
+        return super().get_extra_state() | {"queue": self.queue}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Puts back what `get_extra_state` gave."""
+        super().set_extra_state(state)
+        self.queue = np.asarray(state["queue"]).copy()

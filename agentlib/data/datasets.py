@@ -1,0 +1,146 @@
+"""Data sets: examples as tensors, split once into train, validation and test."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """N examples.
+
+    Raises:
+        ValueError: x and y differ in length, a label is none of the classes, or a number is NaN; it says where.
+    """
+
+    x: Tensor
+    """`(N, ...)`; images are `(N, C, H, W)`, floating-point numbers between 0 and 1."""
+    y: Tensor | None = None
+    """`(N,)` int64 labels from 0, or floating-point targets `(N,)` or `(N, k)`; None for unlabelled data."""
+    classes: tuple[str, ...] = ()
+    """Names of the labels; empty for targets of a regression and for unlabelled data."""
+
+    def __post_init__(self) -> None:
+        if self.x.is_floating_point() and not bool(torch.isfinite(self.x).all()):
+            row = int((~torch.isfinite(self.x.flatten(1))).any(1).nonzero()[0])
+            raise ValueError(f"example {row} holds NaN or infinite numbers: mend or leave it out")
+        if self.y is None:
+            return
+        if len(self.y) != len(self.x):
+            raise ValueError(f"there are {len(self.x)} examples and {len(self.y)} labels")
+        if self.classes and len(self.y):
+            low, high = int(self.y.min()), int(self.y.max())
+            if low < 0 or high >= len(self.classes):
+                raise ValueError(f"labels go from {low} to {high}, but with {len(self.classes)} classes from 0 to "
+                                 f"{len(self.classes) - 1}")  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, rows: Tensor | NDArray[np.int64]) -> Dataset:
+        """The examples in these rows."""
+        index = torch.as_tensor(rows)
+        return Dataset(self.x[index], None if self.y is None else self.y[index], self.classes)
+
+
+class Splits(NamedTuple):
+    """One data set in three parts: learn from the first, choose by the second, report the third."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+
+
+def split(data: Dataset, seed: int = 0, validation: float = 0.15, test: float = 0.3) -> Splits:
+    """Three random parts, stratified by label where there are labels; the same seed gives the same parts.
+
+    Args:
+        data: all examples.
+        seed: of the permutation.
+        validation: share of the examples to choose by.
+        test: share of the examples to report on.
+
+    Raises:
+        ValueError: a class has too few examples to be in each part.
+    """
+    generator = np.random.default_rng([seed, 2])
+    labels = data.y.numpy() if data.y is not None and data.classes else np.zeros(len(data), np.int64)
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for label in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == label))
+        n_test, n_validation = round(test * len(rows)), round(validation * len(rows))
+        if len(rows) <= n_test + n_validation or (test > 0 and n_test == 0) or (validation > 0 and n_validation == 0):
+            raise ValueError(
+                f"class {data.classes[label] if data.classes else label!r} has {len(rows)} examples, too few for a "
+                f"training, a validation and a test part"
+            )
+        parts[2].extend(rows[:n_test])
+        parts[1].extend(rows[n_test : n_test + n_validation])
+        parts[0].extend(rows[n_test + n_validation :])
+    return Splits(*(data.take(generator.permutation(part).astype(np.int64)) for part in parts))
+
+
+def digits() -> Dataset:
+    """scikit-learn's 1,797 handwritten digits: `(N, 1, 8, 8)` between 0 and 1, ten classes.
+
+    Raises:
+        ImportError: scikit-learn is absent; the message names the extra.
+    """
+    bunch = _sklearn("digits")
+    images = torch.from_numpy(bunch.images / 16.0).float()[:, None]  # (N, 1, 8, 8)
+    return Dataset(images, torch.from_numpy(bunch.target).long(), tuple(map(str, range(10))))
+
+
+def breast_cancer() -> Dataset:
+    """The Wisconsin breast cancer data: 569 examples of 30 numbers, two classes."""
+    bunch = _sklearn("breast_cancer")
+    return Dataset(
+        torch.from_numpy(bunch.data).float(), torch.from_numpy(bunch.target).long(), tuple(map(str, bunch.target_names))
+    )
+
+
+def diabetes() -> Dataset:
+    """Diabetes progression: 442 examples of 10 numbers, one target `(N,)`."""
+    bunch = _sklearn("diabetes")
+    return Dataset(torch.from_numpy(bunch.data).float(), torch.from_numpy(bunch.target).float())
+
+
+DATASETS: dict[str, Callable[[], Dataset]] = {
+    "digits": digits,
+    "breast_cancer": breast_cancer,
+    "diabetes": diabetes,
+}
+"""Data sets by name; `agentlib list data` prints the first line of each docstring."""
+
+
+def dataset(data: str | Dataset) -> Dataset:
+    """The data set of a name, or the data set itself.
+
+    Raises:
+        ValueError: unknown name; the message has the close matches.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if not isinstance(data, str):
+        raise ValueError(f"data is a name ({', '.join(DATASETS)}) or a Dataset, not {type(data).__name__}")
+    if data not in DATASETS:
+        close = difflib.get_close_matches(data, DATASETS)
+        hint = f"close matches: {', '.join(close)}" if close else f"known: {', '.join(DATASETS)}"
+        raise ValueError(f"unknown data set {data!r}; {hint}")
+    return DATASETS[data]()
+
+
+def _sklearn(name: str) -> Any:
+    try:
+        from sklearn import datasets
+    except ImportError:
+        raise ImportError(f"the data set {name} comes with scikit-learn: pip install 'agentlib[vision]'") from None
+    return getattr(datasets, f"load_{name}")()
