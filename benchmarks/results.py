@@ -1,68 +1,69 @@
-"""Trains what docs/results.md claims, and writes that page: `make results`.
-
-The comparison with Stable-Baselines3 on CartPole-v1 with the RL Zoo's settings: 5 seeds, 50,000 steps.
-"""
+"""Measures what docs/results.md claims, and writes that page: `make results`. See benchmarks/evidence/README.md."""
 
 import argparse
 import json
-from pathlib import Path
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
-import agentlib
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-ROOT = Path(__file__).parent.parent
+from benchmarks.experiments import RESULTS, ROOT, experiments, keep, load, page
+
+PAGE = ROOT / "docs" / "results.md"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=50_000)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "results" / "dqn_cartpole")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md")
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="experiments; all of them by default")
+    parser.add_argument("--seeds", type=int, help="how many, in place of each experiment's own number")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds measured side by side")
+    parser.add_argument("--fresh", action="store_true", help="measure anew what was measured before")
+    parser.add_argument("--page", action="store_true", help="only judge what was measured, and write the page")
+    parser.add_argument("--list", action="store_true", help="name the experiments")
+    parser.add_argument("--one", nargs=2, metavar=("NAME", "SEED"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    comparison = agentlib.compare(
-        "dqn",
-        env="CartPole-v1",
-        steps=arguments.steps,
-        seeds=arguments.seeds,
-        threads=arguments.threads,
-        out=arguments.out,
-    )
-    print(comparison)
-    arguments.page.write_text(page(json.loads((arguments.out / "results.json").read_text())))
+    found = experiments()
+    if arguments.one:
+        name, seed = arguments.one
+        print(json.dumps({key: float(value) for key, value in found[name].measure(int(seed)).items()}))
+        return 0
+    if arguments.list:
+        print("\n".join(f"{name}: {one.data}, {one.seeds} seeds" for name, one in found.items()))
+        return 0
+    unknown = [name for name in arguments.names if name not in found]
+    if unknown:
+        print(f"no experiment called {', '.join(unknown)}; there are {', '.join(found)}", file=sys.stderr)
+        return 2
+    for name in arguments.names or list(found):
+        if arguments.page:
+            if (RESULTS / f"{name}.json").is_file():
+                keep(found[name], load(name)["seeds"])
+        else:
+            measure(found[name], arguments.seeds or found[name].seeds, arguments.jobs, arguments.fresh)
+    PAGE.write_text(page(found))
+    return 0
 
 
-def page(results):
-    ours, sb3 = results["ours"], results["sb3"]
-    lines = [
-        "# Results",
-        "",
-        "Written by `make results`.",
-        "",
-        f"## DQN on {results['environment']} beside Stable-Baselines3",
-        "",
-        f"The RL Zoo's settings, {results['steps']:,} steps, {len(ours)} seeds, {results['threads']} thread(s); each "
-        f"final agent plays {results['episodes']} episodes on seeds that no training saw.",
-        "",
-        "| seed | agentlib | Stable-Baselines3 |",
-        "|---|---|---|",
-    ]
-    lines += [f"| {a['seed']} | {a['mean']:.1f} | {b['mean']:.1f} |" for a, b in zip(ours, sb3, strict=True)]
-    iqm, difference = results["iqm"], results["difference"]
-    lines += [
-        f"| interquartile mean [95% interval] | {estimate(iqm['ours'])} | {estimate(iqm['sb3'])} |",
-        "",
-        f"Paired difference, ours less theirs, mean over seeds [95% interval]: {estimate(difference)}.",
-        "",
-        f"Versions: {', '.join(f'{name} {version}' for name, version in results['versions'].items())}.",
-        "",
-    ]
-    return "\n".join(lines)
+def measure(experiment, seeds: int, jobs: int, fresh: bool) -> None:
+    """Measures the seeds that are not measured yet, each in a process of its own, and keeps each at once."""
+    known = {} if fresh else load(experiment.name)["seeds"]
+    missing = [seed for seed in range(seeds) if str(seed) not in known]
+    with ThreadPoolExecutor(jobs) as pool:
+        for seed, numbers in zip(missing, pool.map(lambda seed: one(experiment.name, seed), missing), strict=True):
+            known[str(seed)] = numbers
+            keep(experiment, known)
+            print(f"{experiment.name}, seed {seed}: {numbers}", flush=True)
+    keep(experiment, {seed: known[seed] for seed in known if int(seed) < seeds})
 
 
-def estimate(result):
-    return f"{result['value']:.1f} [{result['interval']['low']:.1f}, {result['interval']['high']:.1f}]"
+def one(name: str, seed: int) -> dict[str, float]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, "--one", name, str(seed)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

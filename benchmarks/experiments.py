@@ -1,0 +1,147 @@
+"""What an experiment of `benchmarks/evidence` is, and how its results are kept and judged."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from agentlib.evaluation import bootstrap_interval, interquartile_mean
+from agentlib.evaluation.intervals import readable
+from agentlib.evaluation.report import provenance
+
+ROOT = Path(__file__).parent.parent
+EVIDENCE = ROOT / "benchmarks" / "evidence"
+RESULTS = ROOT / "docs" / "results"
+STATISTICS: dict[str, Callable[..., Any]] = {"median": np.median, "mean": np.mean, "iqm": interquartile_mean}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is claimed of one number."""
+
+    number: str
+    """Its name in what `measure` (or `summarize`) returns."""
+    what: str
+    """What it is, for the page."""
+    at_least: float | None = None
+    at_most: float | None = None
+    statistic: Literal["median", "mean", "iqm"] = "median"
+    """Over the seeds."""
+    of: Literal["statistic", "interval"] = "statistic"
+    """What has to lie within the bounds: the statistic, or its whole 95% interval."""
+    reference: str = ""
+    """What others reach, and who."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One thing that is measured on several seeds."""
+
+    name: str
+    family: str
+    """The page's heading."""
+    data: str
+    """On what, and how long."""
+    measure: Callable[[int], Mapping[str, float]]
+    """One seed: trains, measures, and returns numbers by name."""
+    claims: tuple[Claim, ...]
+    seeds: int = 5
+    note: str = ""
+    """A sentence under the table."""
+    summarize: Callable[[list[dict[str, float]]], Mapping[str, Any]] | None = None
+    """Numbers of all seeds together: `{"slope": {"value": ..., "low": ..., "high": ...}}`."""
+
+
+def experiments() -> dict[str, Experiment]:
+    """All experiments by name, in the order of the files' names."""
+    files = sorted(path.stem for path in EVIDENCE.glob("*.py") if path.stem != "__init__")
+    modules = [importlib.import_module(f"benchmarks.evidence.{name}") for name in files]
+    found = [experiment for module in modules for experiment in module.EXPERIMENTS]
+    names = [experiment.name for experiment in found]
+    assert len(set(names)) == len(names), f"two experiments have one name: {sorted(names)}"
+    return dict(zip(names, found, strict=True))
+
+
+def load(name: str) -> dict[str, Any]:
+    """What was measured of an experiment so far."""
+    path = RESULTS / f"{name}.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {"seeds": {}}
+
+
+def keep(experiment: Experiment, seeds: Mapping[str, Mapping[str, float]]) -> None:
+    """Writes what was measured, and what follows from it."""
+    RESULTS.mkdir(exist_ok=True)
+    rows = [dict(seeds[seed]) for seed in sorted(seeds, key=int)]
+    result = {
+        "name": experiment.name,
+        "command": f"python benchmarks/results.py {experiment.name} --seeds {len(rows)}",
+        "seeds": {seed: seeds[seed] for seed in sorted(seeds, key=int)},
+        "claims": [judged(claim, rows, experiment) for claim in experiment.claims],
+        "versions": provenance()["versions"],
+    }
+    (RESULTS / f"{experiment.name}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def judged(claim: Claim, rows: Sequence[Mapping[str, float]], experiment: Experiment) -> dict[str, Any]:
+    """A claim with its number, interval and verdict."""
+    summary = dict(experiment.summarize([dict(row) for row in rows])) if experiment.summarize else {}
+    if claim.number in summary:
+        found = {"value": summary[claim.number]["value"], "each": []}
+        low, high = summary[claim.number]["low"], summary[claim.number]["high"]
+    else:
+        each = np.array([row[claim.number] for row in rows], dtype=np.float64)
+        found = {"value": float(STATISTICS[claim.statistic](each)), "each": each.tolist()}
+        low, high = bootstrap_interval(each, STATISTICS[claim.statistic])
+    found |= {"number": claim.number, "low": float(low), "high": float(high)}
+    lowest, highest = (low, high) if claim.of == "interval" else (found["value"], found["value"])
+    met = None
+    if claim.at_least is not None or claim.at_most is not None:
+        met = bool(
+            (claim.at_least is None or lowest >= claim.at_least) and (claim.at_most is None or highest <= claim.at_most)
+        )
+    return found | {"met": met}
+
+
+def page(found: Mapping[str, Experiment]) -> str:
+    """The page of results, from the files alone."""
+    told = "Written by `make results` from the files in `docs/results`; nothing is typed in by hand."
+    lines = ["# Results", "", told, "Intervals are 95% bootstrap intervals over seeds.", ""]
+    families = dict.fromkeys(experiment.family for experiment in found.values())
+    for family in families:
+        lines += [f"## {family}", "", "| what | on | reference | ours [95%] | seeds | asked | command |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+        notes = []
+        for experiment in found.values():
+            if experiment.family != family or not (RESULTS / f"{experiment.name}.json").is_file():
+                continue
+            result = load(experiment.name)
+            numbers = {claim["number"]: claim for claim in result["claims"]}
+            lines += [
+                row(claim, numbers[claim.number], experiment, result["command"])
+                for claim in experiment.claims
+                if claim.number in numbers
+            ]
+            notes += [f"`{experiment.name}`: {experiment.note}"] if experiment.note else []
+        lines += ["", *[line for note in notes for line in (note, "")]]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def row(claim: Claim, result: Mapping[str, Any], experiment: Experiment, command: str) -> str:
+    """One line of the page's table."""
+    value = readable(result["value"])
+    interval = "" if np.isnan(result["low"]) else f" [{readable(result['low'])}, {readable(result['high'])}]"
+    statistic = "" if not result["each"] else f"{claim.statistic} of " if len(result["each"]) > 1 else ""
+    each = f"{statistic}{', '.join(readable(one) for one in result['each'])}" if result["each"] else "all"
+    bounds = [f"at least {claim.at_least:g}"] if claim.at_least is not None else []
+    bounds += [f"at most {claim.at_most:g}"] if claim.at_most is not None else []
+    whole = "interval " if claim.of == "interval" and bounds else ""
+    verdict = "" if result["met"] is None else ": met" if result["met"] else ": **not met**"
+    asked = f"{whole}{' and '.join(bounds)}{verdict}"
+    cells = (claim.what, experiment.data, claim.reference, value + interval, each, asked, f"`{command}`")
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
