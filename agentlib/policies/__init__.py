@@ -1,11 +1,39 @@
-"""What an agent does with features: heads over a backbone, and exploration."""
+"""What an agent does with features: heads over a backbone, ensembles of them, and exploration."""
 
 from torch import nn
 
 from agentlib.policies.acting import GreedyActor
+from agentlib.policies.base import Policy, StochasticPolicy
+from agentlib.policies.continuous import DeterministicPolicy, GaussianPolicy
+from agentlib.policies.discrete import BernoulliPolicy, CategoricalPolicy, DiscretePolicy, MultiCategoricalPolicy
+from agentlib.policies.ensemble import EnsemblePolicy
 from agentlib.policies.exploration import EpsilonGreedy
+from agentlib.policies.fitting import policy_for
 from agentlib.policies.q_policy import QPolicy
 
-__all__ = ["POLICIES", "EpsilonGreedy", "GreedyActor", "QPolicy"]
+__all__ = [
+    "POLICIES",
+    "BernoulliPolicy",
+    "CategoricalPolicy",
+    "DeterministicPolicy",
+    "DiscretePolicy",
+    "EnsemblePolicy",
+    "EpsilonGreedy",
+    "GaussianPolicy",
+    "GreedyActor",
+    "MultiCategoricalPolicy",
+    "Policy",
+    "QPolicy",
+    "StochasticPolicy",
+    "policy_for",
+]
 
-POLICIES: dict[str, type[nn.Module]] = {"q": QPolicy}
+POLICIES: dict[str, type[nn.Module]] = {
+    "q": QPolicy,
+    "categorical": CategoricalPolicy,
+    "multi_categorical": MultiCategoricalPolicy,
+    "bernoulli": BernoulliPolicy,
+    "gaussian": GaussianPolicy,
+    "deterministic": DeterministicPolicy,
+    "ensemble": EnsemblePolicy,
+}

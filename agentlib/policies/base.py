@@ -1,0 +1,81 @@
+"""What a policy is: a backbone and a head."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agentlib.backbones import Backbone, Observation, Spec
+
+
+class Policy(nn.Module, ABC):
+    """A backbone and a head; `policy(observation)` gives an output, and what to do with it are methods.
+
+    Over a sequence backbone (`is_sequence`) observations are `(B, T, ...)`, else `(B, ...)`. These leading axes are
+    those of outputs, actions and log probabilities; the methods below take outputs with any leading axes.
+
+    Args:
+        backbone: any network with a `feature_dim`, also one with memory.
+    """
+
+    def __init__(self, backbone: Backbone | nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.is_sequence = bool(getattr(backbone, "is_sequence", False))
+
+    @property
+    @abstractmethod
+    def spec(self) -> Spec:
+        """The name and the JSON-able arguments that rebuild this policy."""
+
+    @abstractmethod
+    def output_of(self, features: Tensor) -> Tensor:
+        """The head's output `(..., n)` for features `(..., feature_dim)`."""
+
+    @abstractmethod
+    def choose(self, output: Tensor) -> Tensor:
+        """The best action for each output."""
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of the backbone's features."""
+        return int(self.backbone.feature_dim)  # type: ignore[arg-type]
+
+    def forward(
+        self, observation: Observation, state: Any = None, episode_start: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """The output for a batch of observations, and the next state (without memory: the state as it came)."""
+        if self.is_sequence:
+            features, state = self.backbone(observation, state, episode_start)
+        else:
+            features = self.backbone(observation)
+        return self.output_of(features), state
+
+    def initial_state(self, batch_size: int) -> Any:
+        """The memory at the start of `batch_size` episodes; None without memory."""
+        return self.backbone.initial_state(batch_size) if self.is_sequence else None  # type: ignore[operator]
+
+    @torch.no_grad()
+    def observe(self, observation: Observation) -> None:
+        """Takes a batch of observations into the backbone's running statistics, if it keeps any."""
+        if hasattr(self.backbone, "observe"):
+            self.backbone.observe(observation)  # type: ignore[operator]
+
+
+class StochasticPolicy(Policy):
+    """A policy whose output is a distribution over actions."""
+
+    @abstractmethod
+    def sample(self, output: Tensor) -> Tensor:
+        """An action drawn for each output, by torch's default generator."""
+
+    @abstractmethod
+    def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
+        """Log probability (of real numbers: density) of each action, `(...)`: one for all its components."""
+
+    @abstractmethod
+    def entropy(self, output: Tensor) -> Tensor:
+        """Entropy `(...)` of each output's distribution, in nats."""

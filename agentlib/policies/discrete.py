@@ -1,0 +1,190 @@
+"""Distributions over one choice, several independent choices, and switches.
+
+    log p(a) = sum_i log softmax(z_i)[a_i]
+
+Outputs are logits z, unnormalized log probabilities; a logit of -inf rules an option out. A switch is a choice with
+the logits (0, z). Actions are indices from 0.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from agentlib.backbones import Backbone, Spec, spec_of
+from agentlib.policies.base import StochasticPolicy
+
+
+def sample_logits(logits: Tensor) -> Tensor:
+    """An index `(...)` drawn from softmax of logits `(..., n)`, by the Gumbel-max trick (Gumbel 1954)."""
+    # Fixed shapes and no inspection of values, unlike torch.multinomial; the smallest uniform number is no zero.
+    uniform = torch.rand_like(logits).clamp_min(torch.finfo(logits.dtype).tiny)
+    return (logits - torch.log(-torch.log(uniform))).argmax(-1)
+
+
+def log_prob_of_logits(logits: Tensor, action: Tensor) -> Tensor:
+    """log softmax(logits)[action], `(...)`, for logits `(..., n)` and indices `(...)`."""
+    return logits.log_softmax(-1).gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
+
+
+def entropy_of_logits(logits: Tensor) -> Tensor:
+    """Entropy `(...)` in nats of softmax(logits), for logits `(..., n)`."""
+    log_probability = logits.log_softmax(-1)
+    # 0 log 0 = 0: what is ruled out adds nothing, neither to the value nor to the gradient.
+    return -(log_probability.exp() * log_probability.clamp_min(torch.finfo(logits.dtype).min)).sum(-1)
+
+
+class DiscretePolicy(StochasticPolicy):
+    """One or several independent choices; the kinds differ in how logits and actions are laid out.
+
+    Args:
+        backbone: any network with a `feature_dim`.
+        sizes: number of options of each choice.
+        width: of the output.
+    """
+
+    def __init__(self, backbone: Backbone | nn.Module, sizes: Sequence[int], width: int) -> None:
+        super().__init__(backbone)
+        self.sizes = [int(size) for size in sizes]
+        self.head = nn.Linear(self.feature_dim, width)
+
+    @abstractmethod
+    def by_choice(self, output: Tensor) -> Tensor:
+        """The logits of each choice, `(..., k, largest)`; -inf where a choice has fewer options."""
+
+    @abstractmethod
+    def joined(self, options: Tensor) -> Tensor:
+        """The action for the option `(..., k)` of each choice."""
+
+    @abstractmethod
+    def split(self, action: Tensor) -> Tensor:
+        """The inverse of `joined`."""
+
+    @abstractmethod
+    def probabilities(self, output: Tensor) -> Tensor:
+        """The probabilities of the options, in the shape that suits the kind."""
+
+    def output_of(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.head(features)
+        return logits
+
+    def choose(self, output: Tensor) -> Tensor:
+        """The likeliest actions; the first of equal ones."""
+        return self.joined(self.by_choice(output).argmax(-1))
+
+    def sample(self, output: Tensor) -> Tensor:
+        return self.joined(sample_logits(self.by_choice(output)))
+
+    def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
+        return log_prob_of_logits(self.by_choice(output), self.split(action)).sum(-1)
+
+    def entropy(self, output: Tensor) -> Tensor:
+        return entropy_of_logits(self.by_choice(output)).sum(-1)
+
+
+class CategoricalPolicy(DiscretePolicy):
+    """One choice among n: Discrete action spaces. Outputs are logits `(..., n_actions)`, actions `(...)`.
+
+    Args:
+        backbone: any network with a `feature_dim`.
+        n_actions: number of options.
+    """
+
+    def __init__(self, backbone: Backbone | nn.Module, n_actions: int) -> None:
+        super().__init__(backbone, [n_actions], int(n_actions))
+        self.n_actions = int(n_actions)
+
+    @property
+    def spec(self) -> Spec:
+        return {"name": "categorical", "arguments": {"backbone": spec_of(self.backbone), "n_actions": self.n_actions}}
+
+    def by_choice(self, output: Tensor) -> Tensor:
+        return output.unsqueeze(-2)
+
+    def joined(self, options: Tensor) -> Tensor:
+        return options.squeeze(-1)
+
+    def split(self, action: Tensor) -> Tensor:
+        return action.unsqueeze(-1)
+
+    def probabilities(self, output: Tensor) -> Tensor:
+        """The probability of each action, `(..., n_actions)`."""
+        return output.softmax(-1)
+
+
+class MultiCategoricalPolicy(DiscretePolicy):
+    """Several independent choices: MultiDiscrete action spaces.
+
+    Outputs are the logits of all choices side by side, `(..., sum(nvec))`; actions have the shape `(..., *nvec.shape)`.
+
+    Args:
+        backbone: any network with a `feature_dim`.
+        nvec: number of options of each choice; nested lists for choices in several dimensions.
+    """
+
+    columns: Tensor
+
+    def __init__(self, backbone: Backbone | nn.Module, nvec: Sequence[Any] | np.ndarray[Any, Any]) -> None:
+        grid = np.asarray(nvec, dtype=np.int64)
+        sizes = grid.ravel()
+        super().__init__(backbone, sizes.tolist(), int(sizes.sum()))
+        self.nvec = grid
+        # Where each option of each choice (k, largest) lies among the logits; one past the end where there is none.
+        option, start = np.arange(sizes.max()), np.cumsum(sizes) - sizes
+        columns = np.where(option < sizes[:, None], start[:, None] + option, sizes.sum())
+        self.register_buffer("columns", torch.from_numpy(columns), persistent=False)
+
+    @property
+    def spec(self) -> Spec:
+        arguments = {"backbone": spec_of(self.backbone), "nvec": self.nvec.tolist()}
+        return {"name": "multi_categorical", "arguments": arguments}
+
+    def by_choice(self, output: Tensor) -> Tensor:
+        return functional.pad(output, (0, 1), value=-torch.inf)[..., self.columns]
+
+    def joined(self, options: Tensor) -> Tensor:
+        return options.reshape(*options.shape[:-1], *self.nvec.shape)
+
+    def split(self, action: Tensor) -> Tensor:
+        return action.flatten(-self.nvec.ndim)
+
+    def probabilities(self, output: Tensor) -> Tensor:
+        """The probability of each option of each choice, `(..., k, largest)`; 0 where a choice has fewer options."""
+        return self.by_choice(output).softmax(-1)
+
+
+class BernoulliPolicy(DiscretePolicy):
+    """Independent switches: MultiBinary action spaces. Outputs are logits `(..., k)`, actions 0 or 1, `(..., *shape)`.
+
+    Args:
+        backbone: any network with a `feature_dim`.
+        n: number of switches, or their shape, as `MultiBinary` has it.
+    """
+
+    def __init__(self, backbone: Backbone | nn.Module, n: int | Sequence[int]) -> None:
+        shape = (n,) if isinstance(n, int) else tuple(int(side) for side in n)
+        super().__init__(backbone, [2] * int(np.prod(shape)), int(np.prod(shape)))
+        self.shape = shape
+
+    @property
+    def spec(self) -> Spec:
+        return {"name": "bernoulli", "arguments": {"backbone": spec_of(self.backbone), "n": list(self.shape)}}
+
+    def by_choice(self, output: Tensor) -> Tensor:
+        return torch.stack([torch.zeros_like(output), output], dim=-1)
+
+    def joined(self, options: Tensor) -> Tensor:
+        return options.reshape(*options.shape[:-1], *self.shape)
+
+    def split(self, action: Tensor) -> Tensor:
+        return action.flatten(-len(self.shape))
+
+    def probabilities(self, output: Tensor) -> Tensor:
+        """The probability that each switch is on, `(..., *shape)`."""
+        return self.joined(output.sigmoid())

@@ -1,0 +1,220 @@
+"""Several policies that decide together (Hansen & Salamon 1990; Lakshminarayanan et al. 2017).
+
+    p(a) = 1/K sum_k p_k(a)                        probabilities are averaged, not logits
+    disagreement = (H(p) - 1/K sum_k H(p_k)) / log min(K, n)        mutual information of action and member
+
+By Jensen's inequality -log p(a) is at most the members' average of -log p_k(a).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from agentlib.backbones import Observation, Spec, spec_of
+from agentlib.policies.continuous import DeterministicPolicy, GaussianPolicy
+from agentlib.policies.discrete import DiscretePolicy
+from agentlib.policies.q_policy import QPolicy
+
+Vote = Literal["mean", "majority"]
+
+
+def entropy_of_probabilities(probability: Tensor) -> Tensor:
+    """Entropy `(...)` in nats of probabilities `(..., n)`, with 0 log 0 = 0."""
+    return -(probability * probability.clamp_min(torch.finfo(probability.dtype).tiny).log()).sum(-1)
+
+
+def mutual_information(probability: Tensor) -> Tensor:
+    """Of the action and the member that chose it, for probabilities `(K, ..., n)` of K members, `(...)` in nats.
+
+    The entropy of the average minus the average of the entropies: 0 where all agree, at most log min(K, n).
+    """
+    return entropy_of_probabilities(probability.mean(0)) - entropy_of_probabilities(probability).mean(0)
+
+
+class EnsemblePolicy(nn.Module):
+    """Policies of one kind, for one action space, that decide together.
+
+    Outputs are the members' outputs (action values of a Q-policy), stacked before the last axis: `(..., K, n)`.
+
+    Args:
+        policies: the members; their backbones may differ.
+        vote: "mean" chooses by averaged probabilities (action values and real-valued actions are averaged);
+            "majority" takes what most members choose, and of several such the likeliest.
+
+    Raises:
+        ValueError: no members, members of different kinds or action spaces, or a majority of real numbers.
+    """
+
+    def __init__(self, policies: Sequence[nn.Module], vote: Vote = "mean") -> None:
+        super().__init__()
+        if not policies:
+            raise ValueError("an ensemble needs at least one policy")
+        if vote not in ("mean", "majority"):
+            raise ValueError(f"vote is 'mean' or 'majority', not {vote!r}")
+        described = [f"{type(policy).__name__} for {_actions_of(policy)}" for policy in policies]
+        if len(set(described)) > 1:
+            raise ValueError(f"an ensemble is of one kind and for one action space, not {', '.join(described)}")
+        if len({bool(getattr(policy, "is_sequence", False)) for policy in policies}) > 1:
+            raise ValueError("the policies of an ensemble all have memory, or none of them")
+        self.members, self.vote = nn.ModuleList(policies), vote
+        self.is_sequence = bool(getattr(policies[0], "is_sequence", False))
+        self.is_real = isinstance(policies[0], GaussianPolicy | DeterministicPolicy)
+        if vote == "majority" and self.is_real:
+            raise ValueError("real-valued actions have no majority: use vote='mean'")
+
+    @property
+    def spec(self) -> Spec:
+        """The name and arguments that rebuild this policy."""
+        specs = [spec_of(member) for member in self.members]
+        return {"name": "ensemble", "arguments": {"policies": specs, "vote": self.vote}}
+
+    def forward(
+        self, observation: Observation, state: Any = None, episode_start: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """The members' outputs `(..., K, n)` for a batch of observations, and the next state (a tuple with memory)."""
+        states = [None] * len(self.members) if state is None or not self.is_sequence else state
+        results = [member(observation, own, episode_start) for member, own in zip(self.members, states, strict=True)]
+        following = tuple(own for _, own in results) if self.is_sequence else state
+        outputs = [_values(member, output) for member, (output, _) in zip(self.members, results, strict=True)]
+        return torch.stack(outputs, dim=-2), following
+
+    def initial_state(self, batch_size: int) -> Any:
+        """The memory of each member at the start of `batch_size` episodes; None without memory."""
+        return tuple(self._each("initial_state", batch_size)) if self.is_sequence else None
+
+    @torch.no_grad()
+    def observe(self, observation: Observation) -> None:
+        """Takes a batch of observations into the running statistics of each member, if it keeps any."""
+        self._each("observe", observation)
+
+    def choose(self, output: Tensor) -> Tensor:
+        """What they decide, in the shape of an action."""
+        if self.is_real:
+            return torch.stack(self._each_part("choose", output)).mean(0)
+        scores = self._scores(output)  # (K, ..., k, n)
+        mean = scores.mean(0)
+        if self.vote == "majority":
+            votes = _greedy(scores).sum(0)  # (..., k, n)
+            mean = mean.masked_fill(votes < votes.amax(-1, keepdim=True), -torch.inf)
+        return self._joined(mean.argmax(-1))
+
+    def sample(self, output: Tensor) -> Tensor:
+        """An action from the average distribution: one that a random member draws, for each output."""
+        drawn = torch.stack(self._each_part("sample", output))  # (K, ..., *shape)
+        member = torch.randint(len(self.members), output.shape[:-2], device=output.device)  # (...)
+        index = member.reshape(1, *member.shape, *[1] * (drawn.dim() - 1 - member.dim()))
+        return drawn.gather(0, index.expand(1, *drawn.shape[1:])).squeeze(0)
+
+    def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
+        """Log of the members' average probability (density) of each action, `(...)`."""
+        each = torch.stack(self._each_part("log_prob", output, action))
+        return each.logsumexp(0) - math.log(len(self.members))
+
+    def probabilities(self, output: Tensor) -> Tensor:
+        """The members' probabilities, averaged, in the shape that the members give them."""
+        return torch.stack(self._each_part("probabilities", output)).mean(0)
+
+    def entropy(self, output: Tensor) -> Tensor:
+        """Entropy `(...)` in nats of the averaged probabilities; the sum over several choices or switches.
+
+        Raises:
+            TypeError: no probabilities; a mixture of normal distributions has no entropy in closed form.
+        """
+        if not isinstance(self.members[0], DiscretePolicy):
+            raise TypeError(f"an ensemble of {type(self.members[0]).__name__} has no entropy in closed form")
+        return entropy_of_probabilities(self._scores(output).mean(0)).sum(-1)
+
+    def disagreement(self, output: Tensor) -> Tensor:
+        """How far the members are apart, `(...)`, from 0 where they agree to 1.
+
+        - With probabilities: the mutual information of the action and the member that chose it, as a share of log
+          min(K, n), the most that it can be; the mean over several choices or switches.
+        - Action values: the same for the greedy choices, which makes it the entropy of the votes.
+        - Real numbers: the standard deviation d of the members' choices as a share of half the range, the most that
+          it can be; where there are no bounds, d / (d + s) with the members' average standard deviation s
+          (deterministic ones: s = 1). The mean over the numbers of an action.
+        """
+        if self.is_real:
+            return self._spread(output)
+        scores = self._scores(output)  # (K, ..., k, n)
+        if isinstance(self.members[0], QPolicy):
+            scores = _greedy(scores).to(scores.dtype)
+        information = mutual_information(scores)  # (..., k)
+        most = [math.log(min(len(self.members), size)) or 1.0 for size in _sizes(self.members[0])]
+        share = information / torch.tensor(most, dtype=information.dtype, device=information.device)
+        return share.clamp(0.0, 1.0).mean(-1)  # rounding may leave a hair below 0
+
+    def _spread(self, output: Tensor) -> Tensor:
+        first = self.members[0]
+        assert isinstance(first, GaussianPolicy | DeterministicPolicy)
+        bounds = first.bounds
+        choices = bounds.flat(torch.stack(self._each_part("choose", output)))  # (K, ..., d)
+        deviation = choices.std(0, correction=0)
+        usual = torch.ones_like(deviation)
+        if isinstance(first, GaussianPolicy):
+            usual = first.mean_and_log_std(output)[1].exp().mean(-2)
+        share = torch.where(bounds.bounded, deviation / bounds.half_range, deviation / (deviation + usual))
+        return share.clamp(0.0, 1.0).mean(-1)
+
+    def _scores(self, output: Tensor) -> Tensor:
+        """Probabilities of the options of each choice, or action values of each branch, `(K, ..., k, n)`."""
+        parts = zip(self.members, output.unbind(-2), strict=True)
+        return torch.stack([_scores_by_choice(member, part) for member, part in parts])
+
+    def _joined(self, options: Tensor) -> Tensor:
+        first = self.members[0]
+        if isinstance(first, DiscretePolicy):
+            return first.joined(options)
+        return options if getattr(first, "is_branched", False) else options.squeeze(-1)
+
+    def _each(self, method: str, *arguments: Any) -> list[Any]:
+        return [getattr(member, method)(*arguments) for member in self.members]
+
+    def _each_part(self, method: str, output: Tensor, *arguments: Any) -> list[Any]:
+        """A method of each member, given its own part of the output."""
+        for member in self.members:
+            if not hasattr(member, method):
+                raise TypeError(f"{type(member).__name__} has no {method}: it gives no distribution over actions")
+        parts = zip(self.members, output.unbind(-2), strict=True)
+        return [getattr(member, method)(part, *arguments) for member, part in parts]
+
+
+def _greedy(scores: Tensor) -> Tensor:
+    """1 at the largest score `(..., n)`, the first of equal ones, else 0."""
+    return functional.one_hot(scores.argmax(-1), scores.shape[-1])
+
+
+def _values(policy: nn.Module, output: Tensor) -> Tensor:
+    """A Q-policy's output as action values, whatever stands for them; another policy's as it is."""
+    return policy.values(output) if hasattr(policy, "values") else output  # type: ignore[operator]
+
+
+def _sizes(policy: nn.Module) -> list[int]:
+    """Number of options of each choice."""
+    if isinstance(policy, DiscretePolicy):
+        return policy.sizes
+    branches: list[int] = getattr(policy, "branches", None) or [policy.n_actions]
+    return branches
+
+
+def _scores_by_choice(policy: nn.Module, output: Tensor) -> Tensor:
+    if isinstance(policy, DiscretePolicy):
+        return policy.by_choice(output).softmax(-1)
+    branches = output.split(_sizes(policy), -1)
+    largest = max(_sizes(policy))
+    return torch.stack(
+        [functional.pad(branch, (0, largest - branch.shape[-1]), value=-torch.inf) for branch in branches], -2
+    )
+
+
+def _actions_of(policy: nn.Module) -> str:
+    """What distinguishes action spaces that one kind of policy can have."""
+    if isinstance(policy, GaussianPolicy | DeterministicPolicy):
+        return str(policy.bounds.space)
+    return f"{_sizes(policy)} actions"
