@@ -13,12 +13,14 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from agentlib.backbones import from_spec, spec_of
-from agentlib.data.spaces import space_from_json, space_to_json, to_batch, unflatten
+from agentlib.data.spaces import action_to_space, space_from_json, space_to_json, to_batch, unflatten
 from agentlib.policies import POLICIES, GreedyActor
+from agentlib.policies.acting import decide, in_eval_mode, to_tensors
 from agentlib.training.checkpoints import replacing
+from agentlib.training.trees import mapped
 
 FILE_VERSION = 1
 
@@ -52,13 +54,17 @@ class Agent:
         self.exploration_rate, self.about = exploration_rate, dict(about or {})
         self.generator = np.random.default_rng(seed)
         self._actor = GreedyActor(policy, observation_space)
-        self._start = getattr(action_space, "start", 0)
+        self._memory: tuple[Any, NDArray[np.bool_]] | None = None  # the state, and the rows to be reset before use
 
     @property
     def backbone(self) -> nn.Module:
         """The network under the policy's head."""
-        backbone = self.policy.backbone
-        assert isinstance(backbone, nn.Module)
+        backbone = getattr(self.policy, "backbone", None)
+        if not isinstance(backbone, nn.Module):
+            raise AttributeError(
+                f"{type(self.policy).__name__} has no backbone of its own; those of an ensemble are "
+                "agent.policy.members[i].backbone"
+            )
         return backbone
 
     @property
@@ -69,13 +75,17 @@ class Agent:
     def act(self, observation: Any) -> Any:
         """The best action for one observation, or the actions for a batch of them.
 
+        An agent with memory keeps it from call to call, for each row of the batch; tell it by `reset` when an episode
+        has ended.
+
         Raises:
             TypeError: the pair `(observation, info)`, or a dtype or structure that does not fit the space.
-            ValueError: a shape that does not fit the space, or NaN.
+            ValueError: a shape that does not fit the space, or NaN; with memory, a batch of another size than before.
         """
         leaves, single = to_batch(self.observation_space, observation)
-        actions = self._actor(unflatten(self.observation_space, leaves)) + self._start
-        return actions[0] if single else actions
+        batch = unflatten(self.observation_space, leaves)
+        actions = self._remembering(batch, len(leaves[0])) if self.has_memory else self._actor(batch)
+        return self._in_space(actions, single)
 
     def predict(
         self,
@@ -86,21 +96,105 @@ class Agent:
     ) -> tuple[Any, tuple[NDArray[Any], ...] | None]:
         """SB3's `predict`: actions for one observation or a batch, and the recurrent state (None without memory).
 
-        With `deterministic=False` a share of `exploration_rate` of the actions is random, from the agent's own
-        generator. Raises what `act` raises.
+        The memory is yours here: give back the state that came with the last actions, None at first; it is reset in
+        the rows where `episode_start` is true. With `deterministic=False` actions are drawn from the policy's
+        distribution, or, with action values, a share of `exploration_rate` of them is random; always by the agent's
+        own generator. Raises what `act` raises.
         """
-        actions = np.asarray(self.act(observation))
-        if not deterministic and self.exploration_rate > 0.0:
+        leaves, single = to_batch(self.observation_space, observation)
+        batch = unflatten(self.observation_space, leaves)
+        draws = not deterministic and bool(getattr(self.policy, "is_stochastic", False))
+        seed = int(self.generator.integers(2**63)) if draws else None
+        if self.has_memory:
+            memory = self._initial_state(len(leaves[0])) if state is None else self._from_arrays(state, len(leaves[0]))
+            starts = None if episode_start is None else np.asarray(episode_start, bool).reshape(len(leaves[0]))
+            actions, memory = decide(self.policy, self.observation_space, batch, memory, starts, seed)
+            state = _arrays(memory)
+        elif draws:
+            actions, _ = decide(self.policy, self.observation_space, batch, seed=seed)
+        else:
+            actions = self._actor(batch)
+        if not deterministic and not draws and self.exploration_rate > 0.0:
             # (SB3 draws once per call, we once per observation.)
             random = self.generator.random(actions.shape) < self.exploration_rate
             n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
-            actions = np.where(random, self.generator.integers(n_actions, size=actions.shape) + self._start, actions)
-        return actions, state
+            actions = np.where(random, self.generator.integers(n_actions, size=actions.shape), actions)
+        return np.asarray(self._in_space(actions, single)), state
 
-    def reset(self, seed: int | None = None) -> None:
-        """Forgets what was remembered of an episode; with a seed, the generator starts anew."""
+    def confidence(self, observation: Any) -> Any:
+        """The probability that the policy gives to the action that `act` takes: of one observation, or `(B,)`.
+
+        Raises:
+            TypeError: the policy gives no probabilities (action values, real numbers), or has memory.
+        """
+        if self.has_memory or isinstance(self.action_space, spaces.Box) or not hasattr(self.policy, "log_prob"):
+            raise TypeError(f"confidence needs discrete actions with probabilities, and no memory; this is {self}")
+        leaves, single = to_batch(self.observation_space, observation)
+        batch = to_tensors(self.observation_space, unflatten(self.observation_space, leaves), self.device)
+        with in_eval_mode(self.policy):
+            output, _ = self.policy(batch)
+            chosen = self.policy.choose(output)  # type: ignore[operator]
+            probability = self.policy.log_prob(output, chosen).exp().cpu().numpy()  # type: ignore[operator]
+        return probability[0] if single else probability
+
+    def reset(self, seed: int | None = None, *, where: NDArray[Any] | None = None) -> None:
+        """Forgets what was remembered of an episode; with a seed, the generator starts anew.
+
+        Args:
+            seed: of the generator.
+            where: `(B,)`, forget only in the rows where this is true, such as `terminated | truncated` of a vector
+                environment; the next batch may have another size if it is not given.
+
+        Raises:
+            ValueError: `where` has another size than the batches before.
+        """
         if seed is not None:
             self.generator = np.random.default_rng(seed)
+        if where is None:
+            self._memory = None
+        elif self._memory is not None:
+            state, starts = self._memory
+            if np.shape(where) != starts.shape:
+                raise ValueError(f"where has the shape {np.shape(where)}, but the agent acts in {len(starts)} rows")
+            self._memory = state, starts | np.asarray(where, bool)
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether actions depend on earlier observations."""
+        return bool(getattr(self.policy, "is_sequence", False))
+
+    def _remembering(self, batch: Any, size: int) -> NDArray[Any]:
+        state, starts = self._memory or (self._initial_state(size), np.zeros(size, bool))
+        if len(starts) != size:
+            raise ValueError(
+                f"a batch of {size} observations, after batches of {len(starts)}: an agent with memory goes on with "
+                "as many episodes as it began with; call agent.reset() to begin others"
+            )
+        actions, state = decide(self.policy, self.observation_space, batch, state, starts)
+        self._memory = state, np.zeros(size, bool)
+        return actions
+
+    def _initial_state(self, size: int) -> Any:
+        return self.policy.initial_state(size)  # type: ignore[operator]
+
+    def _from_arrays(self, arrays: tuple[NDArray[Any], ...], size: int) -> Any:
+        """The policy's state from what `predict` returned."""
+        like = self._initial_state(size)
+        expected = _arrays(like)
+        given = [np.asarray(array) for array in arrays]
+        if [array.shape for array in given] != [array.shape for array in expected]:
+            raise ValueError(
+                f"the state has the shapes {[array.shape for array in given]}, but a batch of {size} needs "
+                f"{[array.shape for array in expected]}: pass the state that came with the last actions, or None"
+            )
+        remaining = iter(given)
+        return mapped(like, lambda tensor: torch.from_numpy(next(remaining).copy()).to(tensor))
+
+    def _in_space(self, actions: NDArray[Any], single: bool) -> Any:
+        actions = action_to_space(self.action_space, actions)
+        if not single:
+            return actions
+        return np.asarray(actions[0]) if isinstance(self.action_space, spaces.Box) else actions[0]
 
     def save(self, path: str | Path) -> Path:
         """Writes the agent to one safetensors file, whole or not at all; returns its path (suffix .safetensors)."""
@@ -178,6 +272,18 @@ class Agent:
 
     def __repr__(self) -> str:
         return f"Agent({self.observation_space} -> {self.action_space})"
+
+
+def _arrays(state: Any) -> tuple[NDArray[Any], ...]:
+    """The tensors of a state, in a fixed order."""
+    found: list[NDArray[Any]] = []
+
+    def kept(tensor: Tensor) -> Tensor:
+        found.append(tensor.detach().cpu().numpy())
+        return tensor
+
+    mapped(state, kept)
+    return tuple(found)
 
 
 def _description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:

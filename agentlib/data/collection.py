@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from agentlib.backbones.schedules import Clock
 from agentlib.data.replay_buffer import ReplayBuffer
-from agentlib.data.spaces import flatten, unflatten
+from agentlib.data.spaces import action_to_space, flatten, unflatten
 from agentlib.envs.vector import Environments
 
 Actor = Callable[[Any], NDArray[Any]]
-"""From batched observations (numpy) to batched actions, as indices from 0 where the space is Discrete."""
+"""From batched observations (numpy) to batched actions, as policies give them: discrete ones count from 0."""
 Exploration = Callable[[Actor, Any, Clock], NDArray[Any]]
 """(actor, batched observations, clock) -> batched actions."""
 
@@ -46,8 +47,10 @@ class Collector:
         observe: Callable[[Any], None] | None = None,
     ) -> None:
         self.envs, self.buffer, self.actor, self.exploration, self.observe = envs, buffer, actor, exploration, observe
-        self.action_start = getattr(envs.action_space, "start", 0)
-        self.shifted = bool(np.any(self.action_start))
+        space = envs.action_space
+        # int64 counted from 0 is what actors give: nothing to change, at every step of most environments.
+        self.as_they_come = space.dtype == np.int64 and not np.any(getattr(space, "start", 0))
+        self.is_real = isinstance(space, spaces.Box)
         self.steps = 0
         self.episodes = 0
         self.returns: deque[float] = deque(maxlen=WINDOW)
@@ -66,7 +69,10 @@ class Collector:
     def step(self, clock: Clock) -> None:
         """One step of each environment."""
         action = self.exploration(self.actor, self.observation, clock)
-        stepped = self.envs.step(action + self.action_start if self.shifted else action)
+        executed = action if self.as_they_come else action_to_space(self.envs.action_space, action)
+        stepped = self.envs.step(executed)
+        if self.is_real:
+            action = executed  # what was beyond a bound did not happen
         valid = None if stepped.all_valid else stepped.valid
         self.buffer.add(action, stepped.reward, stepped.terminated, stepped.truncated, stepped.next_observation, valid)
         self.observation = stepped.observation

@@ -106,6 +106,23 @@ def to_batch(space: spaces.Space[Any], value: Any) -> tuple[list[NDArray[Any]], 
     return leaves, bool(single)
 
 
+def action_to_space(space: spaces.Space[Any], action: NDArray[Any]) -> NDArray[Any]:
+    """A batch of a policy's actions as actions of a space: with its dtype, its `start`, and within its bounds."""
+    if isinstance(space, spaces.Box):
+        whole = np.rint(action) if space.dtype is not None and np.dtype(space.dtype).kind in "iu" else action
+        action = np.clip(whole, space.low, space.high)
+        return action.astype(space.dtype, copy=False)
+    shifted: NDArray[Any] = action + getattr(space, "start", 0)
+    return shifted.astype(space.dtype, copy=False)
+
+
+def action_from_space(space: spaces.Space[Any], action: NDArray[Any]) -> NDArray[Any]:
+    """The inverse: discrete actions count from 0 and are int64, real numbers float32."""
+    if isinstance(space, spaces.Box):
+        return action.astype(np.float32)
+    return action.astype(np.int64) - getattr(space, "start", 0)
+
+
 def _fits_tuple(space: spaces.Space[Any], value: tuple[Any, ...]) -> bool:
     if not isinstance(space, spaces.Tuple) or len(space.spaces) != 2:
         return False

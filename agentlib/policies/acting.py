@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -13,9 +15,10 @@ from torch import Tensor, nn
 
 from agentlib.backbones.mlp import MLP
 from agentlib.data.spaces import flatten, unflatten
+from agentlib.policies.continuous import GaussianPolicy
+from agentlib.policies.discrete import CategoricalPolicy
 from agentlib.policies.q_policy import QPolicy
-
-Output = Callable[[list[NDArray[Any]]], NDArray[Any]]
+from agentlib.training.trees import mapped
 
 
 def to_tensors(space: spaces.Space[Any], observation: Any, device: torch.device | str = "cpu") -> Any:
@@ -29,28 +32,78 @@ def to_tensors(space: spaces.Space[Any], observation: Any, device: torch.device 
 
 
 def in_eval_mode(policy: nn.Module) -> Any:
-    """A context in which the policy acts: no gradients, eval mode; its mode is put back afterwards."""
+    """A context in which the policy acts: no gradients, eval mode; its mode is put back afterwards.
+
+    Of several threads that act at once, the first switches the mode and the last puts it back.
+    """
     return _EvalMode(policy)
+
+
+_ACTING: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""How many act at this moment with a policy that is otherwise in training mode."""
+_LOCK = threading.Lock()
 
 
 class _EvalMode:
     def __init__(self, policy: nn.Module) -> None:
-        self.policy, self.was_training = policy, policy.training
-        self.no_grad = torch.no_grad()
+        self.policy, self.no_grad, self.switched = policy, torch.no_grad(), False
 
     def __enter__(self) -> None:
         self.no_grad.__enter__()
-        if self.was_training:
-            self.policy.eval()
+        with _LOCK:
+            self.switched = self.policy.training or self.policy in _ACTING
+            if self.switched:
+                _ACTING[self.policy] = _ACTING.get(self.policy, 0) + 1
+                self.policy.eval()
 
     def __exit__(self, *error: Any) -> None:
-        if self.was_training:
-            self.policy.train()
+        if self.switched:
+            with _LOCK:
+                _ACTING[self.policy] -= 1
+                if _ACTING[self.policy] == 0:
+                    del _ACTING[self.policy]
+                    self.policy.train()
         self.no_grad.__exit__(*error)
 
 
+def decide(
+    policy: nn.Module,
+    space: spaces.Space[Any],
+    observation: Any,
+    state: Any = None,
+    episode_start: NDArray[np.bool_] | None = None,
+    seed: int | None = None,
+) -> tuple[NDArray[Any], Any]:
+    """Actions `(B, ...)` of a policy for a batch of observations (numpy), and its next state.
+
+    Args:
+        policy: as `agentlib.policies` has them, with memory or without.
+        space: of one observation.
+        observation: batched.
+        state: of a policy with memory; the initial state by default.
+        episode_start: `(B,)`, true where the state is to be reset first.
+        seed: draw actions by a generator with this seed, in place of the best ones.
+    """
+    device = next(policy.parameters()).device
+    tensors = to_tensors(space, observation, device)
+    with in_eval_mode(policy):
+        if getattr(policy, "is_sequence", False):
+            tensors = mapped(tensors, lambda leaf: leaf[:, None])  # (B, 1, ...)
+            starts = None if episode_start is None else torch.as_tensor(episode_start, device=device)[:, None]
+            output, state = policy(tensors, state, starts)
+            output = output[:, 0]  # (B, n)
+        else:
+            output, state = policy(tensors, state)
+        actions: Tensor
+        if seed is None:
+            actions = policy.choose(output)  # type: ignore[operator]
+        else:
+            actions = policy.sample(output, torch.Generator(device).manual_seed(seed))  # type: ignore[operator]
+    return actions.cpu().numpy(), state
+
+
 class GreedyActor:
-    """Greedy actions for batches of observations, always by the policy's present weights.
+    """The best actions for batches of observations, always by the policy's present weights; without memory.
 
     A single observation and a plain MLP on the CPU go through numpy views of the weights: a forward pass of modules
     costs several times its arithmetic there.
@@ -58,36 +111,63 @@ class GreedyActor:
 
     def __init__(self, policy: nn.Module, observation_space: spaces.Space[Any]) -> None:
         self.policy, self.space = policy, observation_space
-        self.layers = numpy_layers(policy)
+        self.shortcut = numpy_shortcut(policy)
 
     def __call__(self, observation: Any) -> NDArray[Any]:
-        """Actions `(B,)` for a batch of observations."""
-        if self.layers is not None and len(observation) == 1:
-            return np.array([mlp_values(self.layers, observation[0]).argmax()])
-        device = next(self.policy.parameters()).device
-        with in_eval_mode(self.policy):
-            output, _ = self.policy(to_tensors(self.space, observation, device))
-            actions: Tensor = self.policy.choose(output)  # type: ignore[operator]
-        return actions.cpu().numpy()
+        """Actions `(B, ...)` for a batch of observations."""
+        if self.shortcut is not None and len(observation) == 1:
+            return self.shortcut(observation[0])
+        return decide(self.policy, self.space, observation)[0]
+
+
+class NumpyShortcut:
+    """The best action of a policy with one head on a plain MLP, computed by numpy on views of its weights.
+
+    Args:
+        layers: weights `(fan_in, fan_out)` and biases of the MLP and the head.
+        activation: between them.
+        policy: whose they are.
+    """
+
+    def __init__(self, layers: Layers, activation: Callable[[NDArray[Any]], NDArray[Any]], policy: nn.Module) -> None:
+        self.layers, self.activation = layers, activation
+        self.policy = policy if isinstance(policy, GaussianPolicy) else None
+        if self.policy is not None:
+            bounds = self.policy.bounds
+            sides = bounds.low, bounds.high, bounds.middle, bounds.half_range, bounds.bounded
+            self.low, self.high, self.middle, self.half_range, self.bounded = (side.numpy() for side in sides)
+
+    def __call__(self, observation: NDArray[Any]) -> NDArray[Any]:
+        """Actions `(1, ...)` for one observation of any shape."""
+        x = np.asarray(observation, np.float32).ravel()
+        for weight, bias in self.layers[:-1]:
+            x = self.activation(x @ weight + bias)
+        weight, bias = self.layers[-1]
+        x = x @ weight + bias
+        if self.policy is None:
+            return np.array([x.argmax()])
+        if self.policy.squashed:
+            x = np.where(self.bounded, self.middle + self.half_range * np.tanh(x), x)
+        return np.clip(x, self.low, self.high).reshape(1, *self.policy.bounds.shape)
 
 
 Layers = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
 
+NUMPY_ACTIVATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "relu": lambda x: np.maximum(x, 0.0),
+    "tanh": np.tanh,
+}
 
-def numpy_layers(policy: nn.Module) -> Layers | None:
-    """Views of the weights `(fan_in, fan_out)` and biases of a Q-policy on a plain ReLU MLP on the CPU; else None."""
-    if type(policy) is not QPolicy or type(policy.backbone) is not MLP or policy.backbone.activation != "relu":
+
+def numpy_shortcut(policy: nn.Module) -> NumpyShortcut | None:
+    """The shortcut for action values, one choice or real numbers on a plain MLP on the CPU; else None."""
+    if type(policy) not in (QPolicy, CategoricalPolicy, GaussianPolicy):
         return None
-    linears = [module for module in (*policy.backbone.layers, policy.head) if isinstance(module, nn.Linear)]
+    backbone, head = policy.backbone, policy.head
+    if type(backbone) is not MLP or backbone.activation not in NUMPY_ACTIVATIONS or type(head) is not nn.Linear:
+        return None
+    linears = [module for module in (*backbone.layers, head) if isinstance(module, nn.Linear)]
     if any(linear.weight.device.type != "cpu" or linear.weight.dtype != torch.float32 for linear in linears):
         return None
-    return [(linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in linears]
-
-
-def mlp_values(layers: Layers, observation: NDArray[Any]) -> NDArray[np.float32]:
-    """The output `(n,)` of a ReLU MLP for one observation of any shape."""
-    x = np.asarray(observation, np.float32).ravel()
-    for weight, bias in layers[:-1]:
-        x = np.maximum(x @ weight + bias, 0.0)
-    weight, bias = layers[-1]
-    return x @ weight + bias
+    layers = [(linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in linears]
+    return NumpyShortcut(layers, NUMPY_ACTIVATIONS[backbone.activation], policy)

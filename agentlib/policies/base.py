@@ -21,6 +21,9 @@ class Policy(nn.Module, ABC):
         backbone: any network with a `feature_dim`, also one with memory.
     """
 
+    is_stochastic = False
+    """Whether there is something to sample from."""
+
     def __init__(self, backbone: Backbone | nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
@@ -68,9 +71,11 @@ class Policy(nn.Module, ABC):
 class StochasticPolicy(Policy):
     """A policy whose output is a distribution over actions."""
 
+    is_stochastic = True
+
     @abstractmethod
-    def sample(self, output: Tensor) -> Tensor:
-        """An action drawn for each output, by torch's default generator."""
+    def sample(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """An action drawn for each output, by torch's default generator or one of your own."""
 
     @abstractmethod
     def log_prob(self, output: Tensor, action: Tensor) -> Tensor:

@@ -152,10 +152,11 @@ class GaussianPolicy(StochasticPolicy):
         mean, _ = self.mean_and_log_std(output)
         return self.bounds.shaped(self.bounds.clip(self.bounds.squash(mean) if self.squashed else mean))
 
-    def sample(self, output: Tensor) -> Tensor:
+    def sample(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Actions drawn so that gradients flow back into the output."""
         mean, log_std = self.mean_and_log_std(output)
-        u = mean + log_std.exp() * torch.randn_like(mean)
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        u = mean + log_std.exp() * noise
         return self.bounds.shaped(self.bounds.squash(u) if self.squashed else u)
 
     def log_prob(self, output: Tensor, action: Tensor) -> Tensor:

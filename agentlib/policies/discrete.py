@@ -21,10 +21,11 @@ from agentlib.backbones import Backbone, Spec, spec_of
 from agentlib.policies.base import StochasticPolicy
 
 
-def sample_logits(logits: Tensor) -> Tensor:
+def sample_logits(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """An index `(...)` drawn from softmax of logits `(..., n)`, by the Gumbel-max trick (Gumbel 1954)."""
     # Fixed shapes and no inspection of values, unlike torch.multinomial; the smallest uniform number is no zero.
-    uniform = torch.rand_like(logits).clamp_min(torch.finfo(logits.dtype).tiny)
+    uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype, device=logits.device)
+    uniform = uniform.clamp_min(torch.finfo(logits.dtype).tiny)
     return (logits - torch.log(-torch.log(uniform))).argmax(-1)
 
 
@@ -78,8 +79,8 @@ class DiscretePolicy(StochasticPolicy):
         """The likeliest actions; the first of equal ones."""
         return self.joined(self.by_choice(output).argmax(-1))
 
-    def sample(self, output: Tensor) -> Tensor:
-        return self.joined(sample_logits(self.by_choice(output)))
+    def sample(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return self.joined(sample_logits(self.by_choice(output), generator))
 
     def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
         return log_prob_of_logits(self.by_choice(output), self.split(action)).sum(-1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.backbones import Observation, Spec, spec_of
+from agentlib.policies.base import StochasticPolicy
 from agentlib.policies.continuous import DeterministicPolicy, GaussianPolicy
 from agentlib.policies.discrete import DiscretePolicy
 from agentlib.policies.q_policy import QPolicy
@@ -64,6 +65,7 @@ class EnsemblePolicy(nn.Module):
             raise ValueError("the policies of an ensemble all have memory, or none of them")
         self.members, self.vote = nn.ModuleList(policies), vote
         self.is_sequence = bool(getattr(policies[0], "is_sequence", False))
+        self.is_stochastic = isinstance(policies[0], StochasticPolicy)
         self.is_real = isinstance(policies[0], GaussianPolicy | DeterministicPolicy)
         if vote == "majority" and self.is_real:
             raise ValueError("real-valued actions have no majority: use vote='mean'")
@@ -104,10 +106,11 @@ class EnsemblePolicy(nn.Module):
             mean = mean.masked_fill(votes < votes.amax(-1, keepdim=True), -torch.inf)
         return self._joined(mean.argmax(-1))
 
-    def sample(self, output: Tensor) -> Tensor:
+    def sample(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """An action from the average distribution: one that a random member draws, for each output."""
-        drawn = torch.stack(self._each_part("sample", output))  # (K, ..., *shape)
-        member = torch.randint(len(self.members), output.shape[:-2], device=output.device)  # (...)
+        drawn = torch.stack(self._each_part("sample", output, generator))  # (K, ..., *shape)
+        shape = output.shape[:-2]
+        member = torch.randint(len(self.members), shape, generator=generator, device=output.device)  # (...)
         index = member.reshape(1, *member.shape, *[1] * (drawn.dim() - 1 - member.dim()))
         return drawn.gather(0, index.expand(1, *drawn.shape[1:])).squeeze(0)
 

@@ -50,7 +50,7 @@ class Scripted(gymnasium.Env):
         self, number: int, script: Script, space: spaces.Space = VECTOR, action_space: spaces.Space | None = None
     ) -> None:
         self.observation_space = space
-        self.action_space = action_space or spaces.Discrete(5)
+        self.action_space = spaces.Discrete(5) if action_space is None else action_space
         self.number, self.script = number, script
         self.log: list[Event] = []
         self.episode, self.t = -1, 0
