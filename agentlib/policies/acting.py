@@ -76,7 +76,7 @@ Layers = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 def numpy_layers(policy: nn.Module) -> Layers | None:
     """Views of the weights `(fan_in, fan_out)` and biases of a Q-policy on a plain ReLU MLP on the CPU; else None."""
-    if type(policy) is not QPolicy or type(policy.backbone) is not MLP or policy.backbone.activation != "relu":
+    if type(policy) is not QPolicy or type(policy.backbone) is not MLP or not policy.backbone.is_plain:
         return None
     linears = [module for module in (*policy.backbone.layers, policy.head) if isinstance(module, nn.Linear)]
     if any(linear.weight.device.type != "cpu" or linear.weight.dtype != torch.float32 for linear in linears):
