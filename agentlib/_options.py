@@ -82,7 +82,7 @@ class Train(Learn):
     seed: int = 0
     """Of everything random: the same seed gives the same run."""
     backbone: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
-    """The network under the agent's head; `agentlib list backbones` names them."""
+    """The network under the agent's head, a name of `agentlib list backbones` or a saved backbone's file."""
     eval_every: Number = None
     """Evaluate every so many steps, and keep the best agent too."""
     out: Folder = None

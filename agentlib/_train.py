@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def train(
     expert: Any = None,
     steps: int | None = None,
     seed: int = 0,
-    backbone: str | nn.Module = "auto",
+    backbone: str | Path | Mapping[str, Any] | nn.Module = "auto",
     device: str | torch.device = "auto",
     agent: Agent | None = None,
     resume: str | Path | None = None,
@@ -65,7 +65,8 @@ def train(
         expert: for learners that ask one: a callable on batches, an agent, an SB3 model, or a name.
         steps: length of the whole run: environment steps for learners in an environment, updates for all others.
         seed: of weights, environments, exploration and sampling. The same seed gives the same run.
-        backbone: "auto", a name, or a built module with a `feature_dim`.
+        backbone: "auto", another name, a file of `agentlib.backbones.save_backbone`, the spec of a backbone, or a
+            built module with a `feature_dim`; its parameters that require no gradient stay as they are.
         device: "auto", "cpu", "cuda" ...
         agent: go on from this agent's weights; it stays as it is.
         resume: the folder of a run to go on with; other arguments are read from there.
@@ -122,16 +123,22 @@ def _record(
         "env_kwargs": problem.env_kwargs,
         "steps": problem.steps,
         "seed": seed,
-        "backbone": backbone if isinstance(backbone, str) else None,
+        "backbone": _recorded(backbone),
         "device": str(device),
         "eval_every": eval_every,
     }
 
 
+def _recorded(backbone: Any) -> Any:
+    if isinstance(backbone, Mapping):
+        return dict(backbone)
+    return str(backbone) if isinstance(backbone, str | Path) else None
+
+
 def _resume(
     path: str | Path,
     origins: dict[str, Any],
-    backbone: str | nn.Module,
+    backbone: str | Path | Mapping[str, Any] | nn.Module,
     callback: Callback | None,
     progress: Progress,
     compile: Compile,

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from agentlib.backbones import from_spec, spec_of
+from agentlib.backbones.files import replacing
 from agentlib.data.spaces import action_to_space, space_from_json, space_to_json, to_batch, unflatten
 from agentlib.policies import POLICIES, GreedyActor
 from agentlib.policies.acting import decide, in_eval_mode, to_tensors
-from agentlib.training.checkpoints import replacing
 from agentlib.training.trees import mapped
 
 FILE_VERSION = 1
@@ -248,7 +248,8 @@ class Agent:
         except (SafetensorError, OSError, ValueError) as error:
             raise ValueError(f"{path} is no agent file, or it is damaged: {error}") from None
         description = _description(path, metadata)
-        policy = from_spec(description["policy"], {**POLICIES, **(classes or {})})
+        with torch.random.fork_rng(devices=[]):  # the first weights, which are overwritten, are nobody's to draw
+            policy = from_spec(description["policy"], {**POLICIES, **(classes or {})})
         try:
             policy.load_state_dict(tensors)
         except RuntimeError as error:

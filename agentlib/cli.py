@@ -16,7 +16,7 @@ import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -37,6 +37,9 @@ from agentlib._options import (
     with_hyperparameters,
     without_learner,
 )
+
+if TYPE_CHECKING:
+    from agentlib.recipes.backbones import NamedBackbone
 
 WIDTH = 100
 
@@ -227,17 +230,22 @@ def _record(options: Record) -> int:
 def _list(options: List) -> int:
     from agentlib.data import DATASETS
     from agentlib.recipes import RECIPES
-    from agentlib.recipes.backbones import BACKBONE_NAMES
+    from agentlib.recipes.backbones import NAMED_BACKBONES
 
     if options.what in (None, "learners"):
         _print_table("learners", {recipe.name: recipe.summary for recipe in RECIPES.values()})
     if options.what in (None, "backbones"):
-        _print_table("backbones", BACKBONE_NAMES)
+        _print_table("backbones", {name: _backbone_text(entry) for name, entry in NAMED_BACKBONES.items()})
     if options.what in (None, "envs"):
         _print_table("envs", _environments())
     if options.what in (None, "data"):
         _print_table("data", {name: (make.__doc__ or "").splitlines()[0] for name, make in DATASETS.items()})
     return 0
+
+
+def _backbone_text(entry: NamedBackbone) -> str:
+    example = f"{entry.parameters():,} parameters on {entry.example.dtype} {entry.example.shape}"
+    return f"{entry.summary}. For {entry.takes}; {example}; {entry.reference}"
 
 
 def _environments() -> dict[str, str]:

@@ -131,11 +131,11 @@ def test_an_unknown_learner(capsys):
 
 
 def test_an_unknown_backbone(capsys, tmp_path):
-    with pytest.raises(ValueError, match="unknown backbone 'resnet'; known: auto, mlp, nature_cnn"):
-        tiny_run(backbone="resnet")
+    with pytest.raises(ValueError, match="unknown backbone 'resnett'; close matches: resnet"):
+        tiny_run(backbone="resnett")
     out = str(tmp_path / "run")
-    arguments = ["train", "dqn", "--env", IDENTITY, "--steps", "10", "--out", out, "--backbone", "resnet"]
-    assert "known: auto, mlp" in shell(capsys, *arguments)
+    arguments = ["train", "dqn", "--env", IDENTITY, "--steps", "10", "--out", out, "--backbone", "resnett"]
+    assert "close matches: resnet" in shell(capsys, *arguments)
 
 
 def test_no_environment_or_no_steps(capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Observation = Any
@@ -32,8 +33,20 @@ class Backbone(nn.Module, ABC):
     def forward(self, observation: Observation) -> Tensor:
         """Features `(B, feature_dim)` of a batch of observations."""
 
+    def maps(self, observation: Observation) -> list[Tensor]:
+        """What lies between observation and features, first to last: maps `(B, C, H, W)`, tokens `(B, T, d)` or layers.
+
+        `forward` pools the last. A network that has nothing in between gives its features alone.
+        """
+        return [self(observation)]
+
     def observe(self, observation: Observation) -> None:
         """Takes a batch of observations into the statistics that this network keeps, if any.
 
         Called where data is collected, never inside an update.
         """
+
+
+def dtype_of(network: nn.Module) -> torch.dtype:
+    """The floating-point type that a network computes in: that of its first parameter, float32 without any."""
+    return next((parameter.dtype for parameter in network.parameters()), torch.float32)

@@ -1,4 +1,4 @@
-"""Convolutional networks."""
+"""Convolutional networks: the Nature CNN, and one whose layers are listed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from agentlib.backbones.base import Backbone, Spec
+from agentlib.backbones.activations import activation_named
+from agentlib.backbones.base import Backbone, Spec, dtype_of
+from agentlib.backbones.images import ImageLayout, Window, convolved_sides
+from agentlib.backbones.initialization import initialize
+from agentlib.backbones.names import look_up
+from agentlib.backbones.normalization import normalized, shifts
 
-
-def convolved_size(size: int, kernel: int, stride: int, padding: int = 0) -> int:
-    """Length of one side after a convolution or pooling: floor((size + 2 padding - kernel) / stride) + 1."""
-    return (size + 2 * padding - kernel) // stride + 1
+POOLINGS: dict[str, type[nn.MaxPool2d | nn.AvgPool2d]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
+"""Over 2x2 pixels, with stride 2."""
 
 
 class NatureCNN(Backbone):
@@ -26,7 +29,7 @@ class NatureCNN(Backbone):
     uint8 images are divided by 255; floating-point images are taken as they are.
 
     Raises:
-        ValueError: the shape is no image, or is too small for the three convolutions.
+        ValueError: the shape is no image, lies the other way round, or is too small for the three convolutions.
     """
 
     LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
@@ -34,39 +37,131 @@ class NatureCNN(Backbone):
 
     def __init__(self, shape: Sequence[int], feature_dim: int = 512, channels_last: bool = False) -> None:
         super().__init__()
-        self.shape, self.feature_dim, self.channels_last = tuple(shape), int(feature_dim), bool(channels_last)
-        if len(self.shape) not in ((3, 4) if channels_last else (3,)):
-            raise ValueError(f"an image has shape (C, H, W), or (H, W, C) with channels_last=True, not {self.shape}")
-        if channels_last:
-            height, width = self.shape[-3], self.shape[-2]
-            channels = self.shape[-1] * (self.shape[0] if len(self.shape) == 4 else 1)
-        else:
-            channels, height, width = self.shape
+        self.layout = ImageLayout(tuple(shape), bool(channels_last))
+        self.feature_dim = int(feature_dim)
+        height, width = convolved_sides(self.layout, [(kernel, stride, 0) for _, kernel, stride in self.LAYERS])
+        channels = self.layout.channels
         modules: list[nn.Module] = []
         for out_channels, kernel, stride in self.LAYERS:
-            if min(height, width) < kernel:
-                hint = "" if channels_last else "; for images of shape (H, W, C) give channels_last=True"
-                raise ValueError(f"an image of shape {self.shape} is too small: both sides must be at least 36{hint}")
             modules += [nn.Conv2d(channels, out_channels, kernel, stride), nn.ReLU()]
             channels = out_channels
-            height, width = convolved_size(height, kernel, stride), convolved_size(width, kernel, stride)
         self.convolutions = nn.Sequential(*modules)
         self.linear = nn.Sequential(nn.Linear(channels * height * width, self.feature_dim), nn.ReLU())
 
     @property
     def spec(self) -> Spec:
         arguments = {
-            "shape": list(self.shape),
+            "shape": list(self.layout.shape),
             "feature_dim": self.feature_dim,
-            "channels_last": self.channels_last,
+            "channels_last": self.layout.channels_last,
         }
         return {"name": "nature_cnn", "arguments": arguments}
 
     def forward(self, observation: Tensor) -> Tensor:
-        image = observation.reshape(-1, *self.shape)  # also (B, H, W) for a single channel
-        if self.channels_last:
-            image = image.movedim(-1, -3)  # (B, C, H, W) or (B, S, C, H, W)
-            image = image.flatten(1, -3)  # (B, S * C, H, W)
-        image = image.float() if image.is_floating_point() else image.float() / 255.0
-        features: Tensor = self.linear(self.convolutions(image).flatten(1))  # (B, feature_dim)
+        maps = self.convolutions(self.layout(observation, dtype_of(self)))  # (B, 64, h, w)
+        features: Tensor = self.linear(maps.flatten(1))  # (B, feature_dim)
         return features
+
+    def maps(self, observation: Tensor) -> list[Tensor]:
+        """The output `(B, C, h, w)` of each of the three convolutions."""
+        return _outputs(self.convolutions, [1, 3, 5], self.layout(observation, dtype_of(self)))
+
+
+class CNN(Backbone):
+    """Convolutions and poolings, as they are listed.
+
+    Each convolution is followed by its normalization and activation: `layers=(16, 32, "max", 32)` is two convolutions,
+    a pooling that halves the sides, and one more convolution.
+
+    Args:
+        shape: of one image, as `ImageLayout` has it: `(C, H, W)`, or `(H, W, C)` with `channels_last`.
+        layers: for each a number, the channels of a 3x3 convolution that keeps the sides; or (channels, kernel, stride)
+            or (channels, kernel, stride, padding); or "max" or "average", a pooling over 2x2 pixels.
+        feature_dim: width of a linear layer with activation at the end; None for the mean of the last maps.
+        activation: name of the nonlinearity.
+        norm: name of the normalization, see `agentlib.backbones.normalization`; "layer" is over C, H and W.
+        init: name of the initialization, see `agentlib.backbones.initialization`.
+        channels_last: the last axis holds the channels.
+
+    Raises:
+        ValueError: an unknown name, or an image that is no image, lies the other way round, or is too small.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        layers: Sequence[int | str | Sequence[int]] = (32, "max", 64, "max", 64),
+        feature_dim: int | None = 128,
+        activation: str = "relu",
+        norm: str = "layer",
+        init: str = "he",
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.layout = ImageLayout(tuple(shape), bool(channels_last))
+        self.layers = [layer if isinstance(layer, int | str) else list(layer) for layer in layers]
+        self.activation, self.norm, self.init, self.has_linear = activation, norm, init, feature_dim is not None
+        height, width = convolved_sides(self.layout, [_window(layer) for layer in self.layers])
+        make_activation = activation_named(activation)
+        channels = self.layout.channels
+        modules: list[nn.Module] = []
+        self.ends: list[int] = []  # where in `modules` each layer ends
+        for layer in self.layers:
+            if isinstance(layer, str):
+                modules.append(look_up("pooling", layer, POOLINGS)(2))
+            else:
+                out_channels = layer if isinstance(layer, int) else layer[0]
+                kernel, stride, padding = _window(layer)
+                convolution = nn.Conv2d(channels, out_channels, kernel, stride, padding, bias=not shifts(norm))
+                initialize(convolution, init)
+                modules += [*normalized(convolution, norm), make_activation()]
+                channels = out_channels
+            self.ends.append(len(modules) - 1)
+        self.convolutions = nn.Sequential(*modules)
+        self.linear = nn.Sequential()
+        if feature_dim is not None:
+            linear = nn.Linear(channels * height * width, int(feature_dim))
+            initialize(linear, init)
+            self.linear = nn.Sequential(*normalized(linear, norm), make_activation())
+        self.feature_dim = channels if feature_dim is None else int(feature_dim)
+
+    @property
+    def spec(self) -> Spec:
+        arguments = {
+            "shape": list(self.layout.shape),
+            "layers": self.layers,
+            "feature_dim": self.feature_dim if self.has_linear else None,
+            "activation": self.activation,
+            "norm": self.norm,
+            "init": self.init,
+            "channels_last": self.layout.channels_last,
+        }
+        return {"name": "cnn", "arguments": arguments}
+
+    def forward(self, observation: Tensor) -> Tensor:
+        maps = self.convolutions(self.layout(observation, dtype_of(self)))  # (B, C, h, w)
+        features: Tensor = self.linear(maps.flatten(1)) if self.has_linear else maps.mean((2, 3))  # (B, feature_dim)
+        return features
+
+    def maps(self, observation: Tensor) -> list[Tensor]:
+        """The output `(B, C, h, w)` of each listed layer."""
+        return _outputs(self.convolutions, self.ends, self.layout(observation, dtype_of(self)))
+
+
+def _window(layer: int | str | Sequence[int]) -> Window:
+    if isinstance(layer, str):
+        return 2, 2, 0
+    if isinstance(layer, int):
+        return 3, 1, 1
+    if len(layer) not in (3, 4):
+        raise ValueError(f"a convolution is its channels, or (channels, kernel, stride[, padding]), not {layer}")
+    return layer[1], layer[2], layer[3] if len(layer) == 4 else 0
+
+
+def _outputs(modules: nn.Sequential, ends: Sequence[int], x: Tensor) -> list[Tensor]:
+    found = []
+    for i, module in enumerate(modules):
+        x = module(x)
+        if i in ends:
+            found.append(x)
+    return found

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from agentlib.backbones.base import Backbone, Observation, Spec
+from agentlib.backbones.specs import spec_of
 
 
 class OneHot(Backbone):
@@ -46,16 +47,16 @@ class Nested(Backbone):
             ignored.
     """
 
-    def __init__(self, encoders: Mapping[str, Backbone] | Sequence[Backbone]) -> None:
+    def __init__(self, encoders: Mapping[str, nn.Module] | Sequence[nn.Module]) -> None:
         super().__init__()
         parts = dict(encoders) if isinstance(encoders, Mapping) else dict(enumerate(encoders))
         self.keys: tuple[str | int, ...] = tuple(parts)
         self.encoders = nn.ModuleList(parts.values())
-        self.feature_dim = sum(int(encoder.feature_dim) for encoder in parts.values())
+        self.feature_dim = sum(_width(encoder) for encoder in parts.values())
 
     @property
     def spec(self) -> Spec:
-        specs = [encoder.spec for encoder in self.encoders]
+        specs = [spec_of(encoder) for encoder in self.encoders]
         named = all(isinstance(key, str) for key in self.keys)
         return {
             "name": "nested",
@@ -68,20 +69,21 @@ class Nested(Backbone):
 
     def observe(self, observation: Observation) -> None:
         for key, encoder in zip(self.keys, self.encoders, strict=True):
-            encoder.observe(observation[key])  # type: ignore[operator]
+            if hasattr(encoder, "observe"):
+                encoder.observe(observation[key])  # type: ignore[operator]
 
 
 class Chain(Backbone):
     """Backbones one after another: an encoder of the observation, then a trunk on its features."""
 
-    def __init__(self, stages: Sequence[Backbone]) -> None:
+    def __init__(self, stages: Sequence[nn.Module]) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
-        self.feature_dim = int(stages[-1].feature_dim)
+        self.feature_dim = _width(stages[-1])
 
     @property
     def spec(self) -> Spec:
-        return {"name": "chain", "arguments": {"stages": [stage.spec for stage in self.stages]}}
+        return {"name": "chain", "arguments": {"stages": [spec_of(stage) for stage in self.stages]}}
 
     def forward(self, observation: Observation) -> Tensor:
         features = observation
@@ -90,4 +92,9 @@ class Chain(Backbone):
         return features  # type: ignore[no-any-return]  # (B, feature_dim)
 
     def observe(self, observation: Observation) -> None:
-        self.stages[0].observe(observation)  # type: ignore[operator]
+        if hasattr(self.stages[0], "observe"):
+            self.stages[0].observe(observation)  # type: ignore[operator]
+
+
+def _width(network: nn.Module) -> int:
+    return int(network.feature_dim)  # type: ignore[arg-type]

@@ -7,55 +7,89 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from agentlib.backbones.base import Backbone, Spec
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-}
+from agentlib.backbones.activations import activation_named
+from agentlib.backbones.base import Backbone, Spec, dtype_of
+from agentlib.backbones.initialization import initialize, scale_branches
+from agentlib.backbones.normalization import normalized
 
 
-def activation_named(name: str) -> type[nn.Module]:
-    """The activation's class.
+class Residual(nn.Sequential):
+    """x + f(x), where f is the modules one after another."""
 
-    Raises:
-        ValueError: unknown name.
-    """
-    if name not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {name!r}; known: {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
+    def forward(self, x: Tensor) -> Tensor:
+        branch: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return x + branch
 
 
 class MLP(Backbone):
     """Linear layers with an activation after each; an input of any shape is flattened.
 
+    a = dropout(activation(norm(W x + b))), and with `residual` x + a wherever x is as wide as a. The residual branches
+    start scaled by 1 / sqrt(their number).
+
     Args:
         input_dim: numbers in one observation.
         hidden: width of each layer; empty for the flattened input itself.
         activation: name of the nonlinearity.
+        norm: name of the normalization, see `agentlib.backbones.normalization`.
+        dropout: share of the activations that are zeroed in training; the others grow by 1 / (1 - dropout).
+        residual: add the input of a layer to its output.
+        init: name of the initialization, see `agentlib.backbones.initialization`.
     """
 
-    def __init__(self, input_dim: int, hidden: Sequence[int] = (64, 64), activation: str = "relu") -> None:
+    def __init__(
+        self,
+        input_dim: int,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "relu",
+        norm: str = "none",
+        dropout: float = 0.0,
+        residual: bool = False,
+        init: str = "torch",
+    ) -> None:
         super().__init__()
         self.input_dim, self.hidden, self.activation = int(input_dim), tuple(hidden), activation
+        self.norm, self.dropout, self.residual, self.init = norm, float(dropout), bool(residual), init
         widths = (self.input_dim, *self.hidden)
         make_activation = activation_named(activation)
-        layers = [
-            layer for fan_in, fan_out in pairwise(widths) for layer in (nn.Linear(fan_in, fan_out), make_activation())
-        ]
+        layers: list[nn.Module] = []
+        branch_ends: list[nn.Module] = []
+        self.ends: list[int] = []  # where in `layers` each hidden layer ends
+        for fan_in, fan_out in pairwise(widths):
+            linear = nn.Linear(fan_in, fan_out)
+            initialize(linear, init)
+            scaled = normalized(linear, norm)
+            layer = [*scaled, make_activation()] + ([nn.Dropout(dropout)] if dropout else [])
+            if residual and fan_in == fan_out:
+                branch_ends.append(scaled[-1])
+                layer = [Residual(*layer)]
+            layers += layer
+            self.ends.append(len(layers) - 1)
+        scale_branches(branch_ends)
         self.layers = nn.Sequential(*layers)
         self.feature_dim = widths[-1]
 
     @property
     def spec(self) -> Spec:
-        arguments = {"input_dim": self.input_dim, "hidden": list(self.hidden), "activation": self.activation}
-        return {"name": "mlp", "arguments": arguments}
+        names = ("input_dim", "hidden", "activation", "norm", "dropout", "residual", "init")
+        arguments = {name: getattr(self, name) for name in names}
+        return {"name": "mlp", "arguments": arguments | {"hidden": list(self.hidden)}}
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is, when it acts, nothing but linear layers and activations."""
+        return self.norm == "none" and not self.residual
 
     def forward(self, observation: Tensor) -> Tensor:
-        features: Tensor = self.layers(observation.flatten(1).float())  # (B, feature_dim)
+        features: Tensor = self.layers(observation.flatten(1).to(dtype_of(self)))  # (B, feature_dim)
         return features
+
+    def maps(self, observation: Tensor) -> list[Tensor]:
+        """The output `(B, width)` of each hidden layer; the last are the features."""
+        x = observation.flatten(1).to(dtype_of(self))
+        found = [] if self.ends else [x]
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if i in self.ends:
+                found.append(x)
+        return found

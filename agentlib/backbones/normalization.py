@@ -1,18 +1,122 @@
-"""Normalization of observations by statistics that travel with the agent."""
+"""Normalization by name: of activations, of weights, and of observations.
+
+| name | what is brought to mean 0 and variance 1 | reference |
+|---|---|---|
+| "layer" | vectors: a sample's features. Maps: a sample's C x H x W numbers; one gain per channel | Ba et al. 2016 |
+| "channel" | maps: the C numbers at each position, what ViT, Swin and ConvNeXt call LayerNorm | Ba et al. 2016 |
+| "group" | each group of at least 8 channels of one sample, over H and W too | Wu & He 2018 |
+| "rms" | as "channel" and "layer", without taking off the mean, to mean square 1 | Zhang & Sennrich 2019 |
+| "batch" | each channel over the samples of a batch; in eval mode by running statistics | Ioffe & Szegedy 2015 |
+| "spectral" | not the activations: the weight is divided by its largest singular value | Miyato et al. 2018 |
+| "weight" | not the activations: the weight is a direction times a length | Salimans & Kingma 2016 |
+| "none" | nothing | |
+
+"batch" mixes the samples of a batch, and "spectral" changes buffers in each forward pass of training mode: neither goes
+with gradients per sample or with `torch.func.vmap`, and "batch" not with gradient penalties, contrastive losses and
+target networks either. Nothing here uses them by default.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from agentlib.backbones.base import Backbone, Spec
+from agentlib.backbones.names import look_up
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """Layer normalization of the channels at each position of maps `(B, C, H, W)`."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return super().forward(maps.movedim(1, -1)).movedim(-1, 1)  # (B, C, H, W)
+
+
+class ChannelRMSNorm(nn.RMSNorm):
+    """RMS normalization of the channels at each position of maps `(B, C, H, W)`."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return super().forward(maps.movedim(1, -1)).movedim(-1, 1)  # (B, C, H, W)
+
+
+CHANNELS_PER_GROUP, MAX_GROUPS, RMS_EPS = 8, 32, 1e-6
+
+
+def groups_for(channels: int) -> int:
+    """Groups of "group": as many as divide the channels, at most 32, with at least 8 channels in each (else one)."""
+    most = min(MAX_GROUPS, channels // CHANNELS_PER_GROUP)
+    return next((count for count in range(most, 1, -1) if channels % count == 0), 1)
+
+
+OF_VECTORS: dict[str, Callable[[int], nn.Module]] = {
+    "none": lambda width: nn.Identity(),
+    "layer": nn.LayerNorm,
+    "channel": nn.LayerNorm,
+    "group": lambda width: nn.GroupNorm(groups_for(width), width),
+    "rms": lambda width: nn.RMSNorm(width, eps=RMS_EPS),
+    "batch": nn.BatchNorm1d,
+}
+OF_MAPS: dict[str, Callable[[int], nn.Module]] = {
+    "none": lambda channels: nn.Identity(),
+    "layer": lambda channels: nn.GroupNorm(1, channels),
+    "channel": ChannelLayerNorm,
+    "group": lambda channels: nn.GroupNorm(groups_for(channels), channels),
+    "rms": lambda channels: ChannelRMSNorm(channels, eps=RMS_EPS),
+    "batch": nn.BatchNorm2d,
+}
+OF_WEIGHTS: dict[str, Callable[[nn.Module], nn.Module]] = {"spectral": spectral_norm, "weight": weight_norm}
+NORMS = (*OF_MAPS, *OF_WEIGHTS)
+"""All names."""
+
+
+def norm_named(name: str, width: int, maps: bool = False) -> nn.Module:
+    """The layer that normalizes activations; for a normalization of weights, one that does nothing.
+
+    Args:
+        name: see the table of this file.
+        width: features of a vector `(B, width)`, channels of a map `(B, width, H, W)`.
+        maps: whether it is for maps. Tokens `(B, T, width)` are vectors, for "layer" and "rms".
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name in OF_WEIGHTS:
+        return nn.Identity()
+    if name not in NORMS:
+        look_up("normalization", name, dict.fromkeys(NORMS))
+    return (OF_MAPS if maps else OF_VECTORS)[name](width)
+
+
+def reparametrized(layer: nn.Module, name: str) -> nn.Module:
+    """A linear layer or convolution, with its weight normalized if that is what the name asks for."""
+    return OF_WEIGHTS[name](layer) if name in OF_WEIGHTS else layer
+
+
+def normalized(layer: nn.Linear | nn.Conv2d, name: str) -> list[nn.Module]:
+    """A linear layer or convolution with its normalization: modules to run one after another.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    norm = norm_named(name, layer.weight.shape[0], maps=isinstance(layer, nn.Conv2d))
+    return [reparametrized(layer, name), *([] if isinstance(norm, nn.Identity) else [norm])]
+
+
+def shifts(name: str) -> bool:
+    """Whether a normalization adds a shift of its own, so that the layer before it needs no bias."""
+    return name in ("layer", "channel", "group", "batch")
 
 
 class RunningNorm(Backbone):
     """Standardizes each number of an observation by its running mean and variance (Welford 1962; Chan et al. 1979).
 
     The statistics are buffers: they are saved, loaded and copied with the network they belong to. `forward` never
-    changes them; `observe` does.
+    changes them; `observe` does. They stay in float64, whatever the network is converted to: float32 stops counting at
+    2^24.
 
     Args:
         shape: of one observation.
@@ -34,6 +138,10 @@ class RunningNorm(Backbone):
     @property
     def spec(self) -> Spec:
         return {"name": "running_norm", "arguments": {"shape": list(self.shape), "clip": self.clip}}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)  # type: ignore[no-untyped-call]
+        return self
 
     @torch.no_grad()
     def observe(self, observation: Tensor) -> None:

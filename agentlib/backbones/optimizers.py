@@ -29,7 +29,7 @@ class Rule:
     slots: tuple[str, ...]
     """Names of the vectors that the rule remembers from step to step."""
     change: Change
-    """The rule itself."""
+    """The rule itself. The change is proportional to the learning rate, so that modules can have rates of their own."""
     scalars: Mapping[str, float] = field(default_factory=dict)
     """Names and first values of the 0-dim float64 numbers that the rule remembers."""
     weight_decay: float = 0.0
@@ -56,6 +56,16 @@ def sgd(learning_rate: Schedule, momentum: float = 0.0, nesterov: bool = False, 
         return -rate * (gradient + momentum * velocity if nesterov else velocity)
 
     return Rule(learning_rate, ("momentum",) if momentum else (), change, weight_decay=weight_decay)
+
+
+def adagrad(learning_rate: Schedule = 1e-2, eps: float = 1e-10, weight_decay: float = 0.0) -> Rule:
+    """Adagrad (Duchi et al. 2011): s <- s + g^2;  theta <- theta - learning_rate g / (sqrt(s) + eps)."""
+
+    def change(gradient: Tensor, memory: dict[str, Tensor], rate: float | Tensor) -> Tensor:
+        square = memory["square"].addcmul_(gradient, gradient)
+        return -rate * (gradient / (square.sqrt() + eps))
+
+    return Rule(learning_rate, ("square",), change, weight_decay=weight_decay)
 
 
 def rmsprop(learning_rate: Schedule, alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0.0) -> Rule:

@@ -70,3 +70,57 @@ class Cosine:
         angle = math.pi * _between_0_and_1(clock.fraction / self.over)
         cosine = torch.cos(angle) if isinstance(angle, Tensor) else math.cos(angle)
         return self.end + (self.start - self.end) * (1.0 + cosine) / 2.0
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """Another schedule, or a number, times a share that rises in a straight line to 1 and stays there.
+
+    The share is (u + 1) / updates in update u = 0, 1, ..., so that not even the first is without effect (Goyal et al.
+    2017); or, with `over`, the fraction of the run divided by `over`, which starts at 0. One of the two is given.
+    """
+
+    schedule: Schedule
+    updates: int = 0
+    over: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.updates > 0) == (self.over > 0.0):
+            raise ValueError(
+                f"Warmup takes updates > 0, or over > 0 as a share of the run, not updates={self.updates} and "
+                f"over={self.over}"
+            )
+
+    def __call__(self, clock: Clock) -> Any:
+        share = (clock.updates + 1) / self.updates if self.updates else clock.fraction / self.over
+        return _between_0_and_1(share) * at(self.schedule, clock)
+
+
+@dataclass(frozen=True)
+class InverseSquareRoot:
+    """Up to `peak` in a straight line over `warmup` updates, then down with their inverse square root.
+
+    peak * min(n / warmup, sqrt(warmup / n)) in update n = 1, 2, ...      (Vaswani et al. 2017, section 5.3)
+
+    There the peak is 1 / sqrt(width * warmup).
+    """
+
+    peak: float
+    warmup: int = 4_000
+
+    def __post_init__(self) -> None:
+        if self.warmup < 1:
+            raise ValueError(f"InverseSquareRoot.warmup is at least 1, not {self.warmup}")
+
+    def __call__(self, clock: Clock) -> Any:
+        n = clock.updates + 1
+        later = n.clamp(min=self.warmup) if isinstance(n, Tensor) else max(n, self.warmup)
+        return self.peak * _between_0_and_1(n / self.warmup) * (self.warmup / later) ** 0.5
+
+
+def scaled_to_batch(learning_rate: float, batch_size: int, reference: int) -> float:
+    """The linear rule: a rate that suits batches of `reference`, for batches of `batch_size` (Goyal et al. 2017).
+
+    k times the samples per update, k times the rate; large rates want a `Warmup`.
+    """
+    return learning_rate * batch_size / reference

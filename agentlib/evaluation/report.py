@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from agentlib.training.checkpoints import replacing
+from agentlib.backbones.files import replacing
 
 
 @dataclass(frozen=True)

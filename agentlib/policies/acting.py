@@ -164,7 +164,9 @@ def numpy_shortcut(policy: nn.Module) -> NumpyShortcut | None:
     if type(policy) not in (QPolicy, CategoricalPolicy, GaussianPolicy):
         return None
     backbone, head = policy.backbone, policy.head
-    if type(backbone) is not MLP or backbone.activation not in NUMPY_ACTIVATIONS or type(head) is not nn.Linear:
+    if type(backbone) is not MLP or not backbone.is_plain or type(head) is not nn.Linear:
+        return None
+    if backbone.activation not in NUMPY_ACTIVATIONS:
         return None
     linears = [module for module in (*backbone.layers, head) if isinstance(module, nn.Linear)]
     if any(linear.weight.device.type != "cpu" or linear.weight.dtype != torch.float32 for linear in linears):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from agentlib.backbones.names import close_matches as close_matches
 from agentlib.learners import DQNConfig
 from agentlib.recipes.presets import preset_for, preset_steps
 from agentlib.recipes.problem import Job, Problem, Reference, Result
@@ -104,9 +104,3 @@ def _typed(config: Any) -> Any:
     }
     checked = config_from_json(type(config), plain)
     return dataclasses.replace(config, **{name: getattr(checked, name) for name in plain})
-
-
-def close_matches(name: str, known: list[str]) -> str:
-    """The end of a message about an unknown name: what was probably meant, or all that is known."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"; close matches: {', '.join(close)}" if close else f"; known: {', '.join(known)}"

@@ -2,64 +2,151 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
-from torch import nn
+from gymnasium.vector.utils import create_empty_array
+from torch import Tensor, nn
 
-from agentlib.backbones import MLP, Backbone, Chain, NatureCNN, Nested, OneHot, RunningNorm
+from agentlib.backbones import (
+    CNN,
+    MLP,
+    Backbone,
+    Chain,
+    NatureCNN,
+    Nested,
+    OneHot,
+    ResNet,
+    RunningNorm,
+    from_spec,
+    load_backbone,
+)
+from agentlib.backbones.names import close_matches
 from agentlib.data.spaces import leaf_spaces
+from agentlib.policies.acting import in_eval_mode, to_tensors
 
 DEFAULT_WIDTHS = (64, 64)
-BACKBONE_NAMES = {
-    "auto": "by the observation space: a CNN for images, an encoder for each part of a Dict or Tuple, an MLP elsewhere",
-    "mlp": "layers of net_arch, also on flattened images",
-    "nature_cnn": "the convolutional network of Mnih et al. 2015, for images of at least 36x36",
-}
-"""What `backbone=` takes, besides a built module."""
+SMALL_IMAGE = 64
+"""Images with a side up to this get the small ResNet, larger ones ResNet-18."""
+
+BackboneChoice = str | Path | Mapping[str, Any] | nn.Module
+"""A name, a file, a spec, or a built network."""
+Build = Callable[[spaces.Space[Any], Sequence[int] | None, bool], nn.Module]
+"""(observation space, net_arch, normalize) -> network."""
+
+
+@dataclass(frozen=True)
+class NamedBackbone:
+    """What a name stands for."""
+
+    build: Build
+    summary: str
+    takes: str
+    """What observations it is for."""
+    reference: str
+    example: spaces.Space[Any]
+    """A space to count its parameters on."""
+
+    def parameters(self) -> int:
+        """Numbers that it learns, built for `example`."""
+        with torch.random.fork_rng(devices=[]):
+            return sum(parameter.numel() for parameter in self.build(self.example, None, False).parameters())
 
 
 def backbone_for(
     space: spaces.Space[Any],
-    backbone: str | nn.Module = "auto",
+    backbone: BackboneChoice = "auto",
     net_arch: Sequence[int] | None = None,
     normalize: bool = False,
 ) -> nn.Module:
-    """A network from observations of `space` to features, as SB3's default policies build theirs.
+    """A network from observations of `space` to features; "auto" and "mlp" build what SB3's default policies have.
 
     Args:
         space: the observation space, of one environment.
-        backbone: "auto" (by the space), "mlp", "nature_cnn", or a built module, which is taken as it is.
-        net_arch: widths of the hidden layers; by default 64 and 64, and none after a CNN alone.
+        backbone: a name of `NAMED_BACKBONES`; or a file that `save_backbone` wrote, a spec
+            `{"name": ..., "arguments": {...}}`, or a built module, which are taken as they are.
+        net_arch: widths of the hidden layers; by default 64 and 64, and none after a convolutional network.
         normalize: standardize floating-point parts of the observation by running statistics.
 
     Raises:
+        FileNotFoundError: no such file.
         ValueError: unknown name, or a backbone that cannot take such observations.
     """
     if isinstance(backbone, nn.Module):
         if not hasattr(backbone, "feature_dim"):
             raise ValueError(f"a backbone needs an attribute `feature_dim`; {type(backbone).__name__} has none")
         return backbone
-    if backbone not in BACKBONE_NAMES:
-        raise ValueError(f"unknown backbone {backbone!r}; known: {', '.join(BACKBONE_NAMES)}, or a module of your own")
+    if isinstance(backbone, Mapping):
+        return _fitting(from_spec(dict(backbone)), space)
+    if isinstance(backbone, Path) or (backbone not in NAMED_BACKBONES and _is_file(backbone)):
+        return _fitting(load_backbone(backbone), space)
+    if backbone not in NAMED_BACKBONES:
+        raise ValueError(
+            f"unknown backbone {backbone!r}{close_matches(backbone, NAMED_BACKBONES)}; or give a file that "
+            "save_backbone wrote, a spec, or a module of your own"
+        )
     leaf_spaces(space)  # refuses what has no fixed shape
+    return NAMED_BACKBONES[backbone].build(space, net_arch, normalize)
+
+
+def _is_file(backbone: str) -> bool:
+    return backbone.endswith(".safetensors") or Path(backbone).is_file()
+
+
+def _fitting(network: nn.Module, space: spaces.Space[Any]) -> nn.Module:
+    """The network, after it has shown that it takes such observations."""
+    if getattr(network, "is_sequence", False):
+        return network
+    observation = to_tensors(space, create_empty_array(space, n=2, fn=np.zeros))
+    try:
+        with in_eval_mode(network):
+            features = network(observation)
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ValueError(f"this backbone does not take observations of {space}: {error}") from error
+    expected = (2, getattr(network, "feature_dim", None))
+    if not isinstance(features, Tensor) or tuple(features.shape) != expected:
+        found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(f"a backbone gives features (B, feature_dim), for two observations {expected}, not {found}")
+    return network
+
+
+def _auto(space: spaces.Space[Any], net_arch: Sequence[int] | None, normalize: bool) -> nn.Module:
+    if is_image(space):
+        return _nature_cnn(space, net_arch, normalize)
+    return _on_vectors(space, net_arch, normalize, images=True)
+
+
+def _mlp(space: spaces.Space[Any], net_arch: Sequence[int] | None, normalize: bool) -> nn.Module:
+    return _on_vectors(space, net_arch, normalize, images=False)
+
+
+def _on_vectors(space: spaces.Space[Any], net_arch: Sequence[int] | None, normalize: bool, images: bool) -> nn.Module:
+    encoder = _encoder(space, normalize, images)
     if isinstance(space, spaces.Dict | spaces.Tuple):
-        if backbone == "nature_cnn":
-            raise ValueError(f"nature_cnn takes images, not {space}; use backbone='auto'")
-        encoder = _encoder(space, backbone, normalize)
         return Chain([encoder, MLP(encoder.feature_dim, net_arch or DEFAULT_WIDTHS)])
-    if backbone == "nature_cnn" or (backbone == "auto" and is_image(space)):
-        if not isinstance(space, spaces.Box):
-            raise ValueError(f"nature_cnn takes images, not {space}")
-        cnn = image_encoder(space, feature_dim=512)
-        return Chain([cnn, MLP(cnn.feature_dim, net_arch)]) if net_arch else cnn
     widths = net_arch if net_arch is not None else DEFAULT_WIDTHS
-    encoder = _encoder(space, backbone, normalize)
     if isinstance(encoder, MLP):
         return MLP(encoder.input_dim, widths)
     return Chain([encoder, MLP(encoder.feature_dim, widths)])
+
+
+def _on_images(name: str, make: Callable[[tuple[int, ...], bool], Backbone]) -> Build:
+    """A network of images, and layers of `net_arch` on top if there are any."""
+
+    def build(space: spaces.Space[Any], net_arch: Sequence[int] | None, normalize: bool) -> nn.Module:
+        if isinstance(space, spaces.Dict | spaces.Tuple):
+            raise ValueError(f"{name} takes images, not {space}; use backbone='auto'")
+        if not isinstance(space, spaces.Box) or not 2 <= len(space.shape) <= 4:
+            raise ValueError(f"{name} takes images, not {space}")
+        network = make(*_layout(space.shape))
+        return Chain([network, MLP(network.feature_dim, net_arch)]) if net_arch else network
+
+    return build
 
 
 def is_image(space: spaces.Space[Any]) -> bool:
@@ -80,28 +167,85 @@ def _channels_last(shape: tuple[int, ...]) -> bool:
     return len(shape) == 4 or (len(shape) == 3 and shape[-1] < shape[0] and shape[-1] <= 4)
 
 
+def _layout(shape: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
+    """The shape with an axis for the channels, and whether they are the last."""
+    return (1, *shape) if len(shape) == 2 else shape, _channels_last(shape)
+
+
 def image_encoder(space: spaces.Box, feature_dim: int) -> NatureCNN:
     """The Nature CNN for images of any of the usual layouts.
 
     Raises:
         ValueError: images that are too small, or no images.
     """
-    shape = space.shape if len(space.shape) != 2 else (1, *space.shape)
-    return NatureCNN(shape, feature_dim=feature_dim, channels_last=_channels_last(shape))
+    shape, channels_last = _layout(space.shape)
+    return NatureCNN(shape, feature_dim=feature_dim, channels_last=channels_last)
 
 
-def _encoder(space: spaces.Space[Any], backbone: str, normalize: bool) -> Backbone:
+def _resnet(shape: tuple[int, ...], channels_last: bool) -> ResNet:
+    name = "resnet_small" if min(_sides(shape)) <= SMALL_IMAGE else "resnet18"
+    return ResNet.named(name, shape, channels_last=channels_last)
+
+
+def _encoder(space: spaces.Space[Any], normalize: bool, images: bool) -> Backbone:
+    """Features of each part; `images` says whether images get a convolutional network of their own."""
     if isinstance(space, spaces.Dict):
-        return Nested({key: _encoder(part, backbone, normalize) for key, part in space.spaces.items()})
+        return Nested({key: _encoder(part, normalize, images) for key, part in space.spaces.items()})
     if isinstance(space, spaces.Tuple):
-        return Nested([_encoder(part, backbone, normalize) for part in space.spaces])
+        return Nested([_encoder(part, normalize, images) for part in space.spaces])
     if isinstance(space, spaces.Discrete):
         return OneHot([int(space.n)], [int(space.start)])
     if isinstance(space, spaces.MultiDiscrete):
         return OneHot(space.nvec.ravel().tolist(), space.start.ravel().tolist())
-    if isinstance(space, spaces.Box) and is_image(space) and backbone == "auto":
+    if isinstance(space, spaces.Box) and is_image(space) and images:
         return image_encoder(space, feature_dim=256)
     flat = MLP(int(np.prod(space.shape or ())), ())
     if normalize and isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return Chain([RunningNorm(space.shape), flat])
     return flat
+
+
+_nature_cnn = _on_images("nature_cnn", lambda shape, last: NatureCNN(shape, feature_dim=512, channels_last=last))
+
+VECTOR = spaces.Box(-np.inf, np.inf, (4,))
+FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+SMALL_PICTURE = spaces.Box(0, 255, (3, 32, 32), np.uint8)
+
+NAMED_BACKBONES: dict[str, NamedBackbone] = {
+    "auto": NamedBackbone(
+        _auto,
+        "by the observation space: a CNN for images, an encoder for each part of a Dict or Tuple, an MLP elsewhere",
+        "any observations",
+        "Raffin et al. 2021",
+        VECTOR,
+    ),
+    "mlp": NamedBackbone(
+        _mlp,
+        "layers of net_arch, also on flattened images",
+        "any observations",
+        "Rumelhart et al. 1986",
+        VECTOR,
+    ),
+    "nature_cnn": NamedBackbone(
+        _nature_cnn,
+        "three convolutions and a layer of 512",
+        "images of at least 36x36",
+        "Mnih et al. 2015",
+        FRAMES,
+    ),
+    "cnn": NamedBackbone(
+        _on_images("cnn", lambda shape, last: CNN(shape, channels_last=last)),
+        "three 3x3 convolutions with poolings and LayerNorm, and a layer of 128",
+        "small images, of at least 4x4",
+        "LeCun et al. 1998",
+        SMALL_PICTURE,
+    ),
+    "resnet": NamedBackbone(
+        _on_images("resnet", _resnet),
+        f"three residual blocks up to {SMALL_IMAGE}x{SMALL_IMAGE}, ResNet-18 above; GroupNorm",
+        "images of at least 3x3",
+        "He et al. 2016",
+        SMALL_PICTURE,
+    ),
+}
+"""What `backbone=` takes by name."""

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import nn
 
 from agentlib.agent import Agent
 from agentlib.backbones import Linear, adam
@@ -17,12 +16,12 @@ from agentlib.envs.making import frame_stack, make_envs
 from agentlib.envs.vector import Environments
 from agentlib.learners.q_learning.dqn import DQN, DQNConfig
 from agentlib.policies import EpsilonGreedy, GreedyActor, QPolicy
-from agentlib.recipes.backbones import backbone_for
+from agentlib.recipes.backbones import BackboneChoice, backbone_for
 from agentlib.recipes.problem import Job, Problem, choose_device, episodes_played, fresh_weights
 
 
 def build_dqn(
-    config: DQNConfig, problem: Problem, backbone: str | nn.Module, device: str | torch.device, seed: int
+    config: DQNConfig, problem: Problem, backbone: BackboneChoice, device: str | torch.device, seed: int
 ) -> Job:
     """A DQN run on one or several environments.
 
@@ -64,9 +63,7 @@ def build_dqn(
     )
 
 
-def _policy(
-    config: DQNConfig, envs: Environments, agent: Agent | None, backbone: str | nn.Module, seed: int
-) -> QPolicy:
+def _policy(config: DQNConfig, envs: Environments, agent: Agent | None, backbone: BackboneChoice, seed: int) -> QPolicy:
     if not isinstance(envs.action_space, spaces.Discrete):
         raise ValueError(
             f"dqn needs a Discrete action space, this environment has {envs.action_space}. Learners that fit: "

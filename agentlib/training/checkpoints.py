@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from agentlib.backbones.files import replacing as replacing
 from agentlib.data.source import Source
 from agentlib.training.learner import Learner
 
@@ -119,38 +118,6 @@ def load_state(path: str | os.PathLike[str]) -> Any:
         return _decode(json.loads(metadata["tree"]), tensors)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: its metadata cannot be read ({error!r})") from None
-
-
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary name in the same folder; what was written there takes the place of `path` at the end.
-
-    Whoever reads `path` meanwhile, or after a crash, finds the old file or the new one, never a part. On an error the
-    old file stays.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # as the user's umask has it; safetensors would leave the file to its owner
-        yield temporary
-        temporary.chmod(mode)
-        _flush(temporary)
-        os.replace(temporary, target)
-        with suppress(OSError):  # a folder cannot be opened on every system; the file itself is safe
-            _flush(target.parent)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class _Writer:

@@ -9,11 +9,13 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from agentlib.backbones.schedules import Cosine, Linear
+from agentlib.backbones.schedules import Cosine, InverseSquareRoot, Linear, Warmup
 
 Config = TypeVar("Config")
 
-SCHEDULES: dict[str, type[Any]] = {"Linear": Linear, "Cosine": Cosine}
+SCHEDULES: dict[str, type[Any]] = {
+    schedule.__name__: schedule for schedule in (Linear, Cosine, Warmup, InverseSquareRoot)
+}
 """The schedules that JSON can name."""
 
 
@@ -123,7 +125,7 @@ def _as(value: Any, hint: Any, where: str) -> Any:
         return next((choice for choice in arguments if choice == value and type(choice) is type(value)), _NO)
     if origin is tuple or hint is tuple:
         return _as_tuple(value, arguments, where)
-    if hint in (Linear, Cosine) or hint is Callable or origin is Callable:
+    if hint in SCHEDULES.values() or hint is Callable or origin is Callable:
         return _as_schedule(value, where)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return config_from_json(hint, value) if isinstance(value, Mapping) else _NO

@@ -11,48 +11,87 @@ from torch import Tensor, nn
 from agentlib.backbones.optimizers import Rule
 from agentlib.backbones.schedules import Clock, at
 
+Trained = nn.Module | nn.Parameter
+"""A module or a parameter."""
+Modules = Trained | tuple[Trained, float] | Iterable[Trained | tuple[Trained, float]]
+"""What a step trains, one or several; in a pair with a number, that times the learning rate."""
 Optimizer = Rule | Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 """A rule of `agentlib.backbones`, or a factory such as `partial(torch.optim.Adam, lr=1e-3)`, which runs eager only."""
 
 
-def parameters_of(modules: nn.Module | nn.Parameter | Iterable[nn.Module | nn.Parameter]) -> list[nn.Parameter]:
+def parameters_of(modules: Modules) -> list[nn.Parameter]:
     """The trainable parameters, each once, however often a module is shared."""
-    items = [modules] if isinstance(modules, nn.Module | nn.Parameter) else list(modules)
-    found = [
-        parameter
-        for item in items
-        for parameter in ([item] if isinstance(item, nn.Parameter) else item.parameters())
-        if parameter.requires_grad
-    ]
-    return list(dict.fromkeys(found))
+    return list(learning_rate_factors(modules))
+
+
+def learning_rate_factors(modules: Modules) -> dict[nn.Parameter, float]:
+    """The trainable parameters, each once, and what each one's learning rate is multiplied by.
+
+    That is 1, or the number in a pair `(module, number)`, or a module's attribute `learning_rate_factor`, which also
+    holds for what is inside it; where there are several, their product.
+
+    Raises:
+        ValueError: a factor is not positive, or a shared parameter would get two.
+    """
+    factors: dict[nn.Parameter, float] = {}
+
+    def visit(item: Any, factor: float) -> None:
+        if isinstance(item, tuple):
+            item, share = item
+            factor *= share
+        factor *= getattr(item, "learning_rate_factor", 1.0)
+        if not factor > 0.0:
+            raise ValueError(f"a learning rate's factor is positive, not {factor}; requires_grad_(False) freezes")
+        if isinstance(item, nn.Parameter):
+            if item.requires_grad and factors.setdefault(item, factor) != factor:
+                raise ValueError(
+                    f"a shared parameter would get the learning rate's factors {factors[item]} and {factor}"
+                )
+            return
+        for parameter in item.parameters(recurse=False):
+            visit(parameter, factor)
+        for child in item.children():
+            visit(child, factor)
+
+    pair = isinstance(modules, tuple) and len(modules) == 2 and isinstance(modules[1], float | int)
+    for item in [modules] if pair or isinstance(modules, nn.Module | nn.Parameter) else modules:
+        visit(item, 1.0)
+    return factors
 
 
 class Step(nn.Module):
     """Gradients, clipping, and the optimizer's rule: `step(loss, clock)`.
 
     Args:
-        modules: what is trained: a module, a parameter, or several; frozen parameters are left out.
+        modules: what is trained: a module, a parameter, or several; frozen parameters are left out. A pair
+            `(backbone, 0.1)` has a tenth of the learning rate; so has a module with `learning_rate_factor = 0.1`.
         rule: how a gradient changes the parameters.
         max_grad_norm: the gradient's global norm is cut to this; None switches it off.
 
     Raises:
-        ValueError: nothing to train, or parameters of several dtypes or devices.
+        ValueError: nothing to train, parameters of several dtypes or devices, or factors with a torch.optim factory.
     """
 
     count: Tensor
 
     def __init__(
         self,
-        modules: nn.Module | nn.Parameter | Iterable[nn.Module | nn.Parameter],
+        modules: Modules,
         rule: Optimizer,
         max_grad_norm: float | None = None,
     ) -> None:
         super().__init__()
-        self.parameter_list = parameters_of(modules)  # a plain list: the parameters belong to the networks
+        factors = learning_rate_factors(modules)
+        self.parameter_list = list(factors)  # a plain list: the parameters belong to the networks
+        self.factors = list(factors.values())
         if not self.parameter_list:
             raise ValueError("nothing to train: no parameter requires a gradient")
         if len({(parameter.dtype, parameter.device) for parameter in self.parameter_list}) > 1:
             raise ValueError("one step trains parameters of one dtype on one device; make a Step for each")
+        if not isinstance(rule, Rule) and set(self.factors) != {1.0}:
+            raise ValueError(
+                "learning rates of its own for a module need a rule of agentlib.backbones (adam, sgd, ...)"
+            )
         self.sizes = [parameter.numel() for parameter in self.parameter_list]
         self.max_grad_norm = max_grad_norm
         self.rule = rule if isinstance(rule, Rule) else None
@@ -95,8 +134,9 @@ class Step(nn.Module):
                 change = rule.change(gradient + shrink, memory, rate)
         else:
             change = rule.change(gradient, memory, rate)
-        for parameter, piece in zip(self.parameter_list, change.split(self.sizes), strict=True):
-            parameter.add_(piece.view_as(parameter))
+        pieces = change.split(self.sizes)
+        for parameter, piece, factor in zip(self.parameter_list, pieces, self.factors, strict=True):
+            parameter.add_(piece.view_as(parameter), alpha=factor)
 
     def _torch_step(self, gradient: Tensor) -> None:
         assert self.optimizer is not None

@@ -252,7 +252,7 @@ def test_config_fields_that_are_left_out_have_their_defaults():
         ({"rat": 0.1}, "Config has no field 'rat'; did you mean 'rate'"),
         ({"zzz": 0.1}, "Config has no field 'zzz'; it has rate, count"),
         ({}, "Config needs a value for rate"),
-        ({"rate": "fast"}, r"Config\.rate is 'fast', but must be a number or a schedule \(Linear, Cosine\)"),
+        ({"rate": "fast"}, r"Config\.rate is 'fast', but must be a number or a schedule \(Linear, Cosine"),
         ({"rate": 1, "count": 1.5}, r"Config\.count is 1\.5, but must be int"),
         ({"rate": 1, "count": True}, r"Config\.count is True, but must be int"),
         ({"rate": True}, r"Config\.rate is True"),

@@ -1,0 +1,104 @@
+"""From a network to the JSON that rebuilds it, and back."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from agentlib.backbones.base import Spec
+from agentlib.backbones.names import close_matches
+
+Classes = Mapping[str, Callable[..., nn.Module]]
+"""Classes by name, or functions that build a module."""
+
+BACKBONES: dict[str, type[nn.Module]] = {}
+"""The library's networks by name; `agentlib.backbones` fills it."""
+
+
+def spec_of(module: nn.Module) -> Spec:
+    """The spec that rebuilds a network.
+
+    A module without a `spec` has one all the same if each argument of its constructor is an attribute of the same name.
+
+    Raises:
+        ValueError: there is no spec, so that a file could not say how to build the network again.
+    """
+    spec = getattr(module, "spec", None)
+    return spec if isinstance(spec, dict) else _derived_spec(module)
+
+
+def _derived_spec(module: nn.Module) -> Spec:
+    cls = type(module)
+    arguments: dict[str, Any] = {}
+    for parameter in inspect.signature(cls).parameters.values():
+        value = getattr(module, parameter.name, parameter.default)
+        plain = _plain(value)
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY) or (
+            value is not None and plain is None
+        ):
+            raise ValueError(
+                f"{cls.__name__} has no `spec`, and no attribute {parameter.name!r} that JSON can hold, as its "
+                f'constructor takes it: give it a `spec`, {{"name": "{cls.__name__}", "arguments": {{...}}}}, so that '
+                "it can be rebuilt from a file"
+            )
+        arguments[parameter.name] = plain
+    spec = {"name": cls.__name__, "arguments": arguments}
+    with torch.random.fork_rng(devices=[]):
+        again = from_spec(spec, {type(part).__name__: type(part) for part in module.modules()})
+    shapes, mine = ({name: value.shape for name, value in one.state_dict().items()} for one in (again, module))
+    if shapes != mine:
+        raise ValueError(
+            f"{cls.__name__} has no `spec`, and built from its attributes {arguments} it has other weights: give it a "
+            "`spec` with the arguments that rebuild it"
+        )
+    return spec
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it; None for what JSON cannot hold."""
+    if isinstance(value, nn.Module):
+        return spec_of(value)
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError):
+        return None
+
+
+def from_spec(spec: Spec, classes: Classes | None = None) -> nn.Module:
+    """Builds the module that a spec describes; the weights are fresh.
+
+    Args:
+        spec: `{"name": ..., "arguments": {...}}`; arguments may be specs themselves, also in lists and dicts.
+        classes: classes of your own by name, in addition to the library's.
+
+    Raises:
+        ValueError: unknown name, or arguments that the class does not take.
+    """
+    known: dict[str, Callable[..., nn.Module]] = {**BACKBONES, **(classes or {})}
+
+    def build(value: Any) -> Any:
+        if isinstance(value, dict):
+            if set(value) == {"name", "arguments"}:
+                return from_spec(value, classes)
+            return {key: build(item) for key, item in value.items()}
+        return [build(item) for item in value] if isinstance(value, list) else value
+
+    if not isinstance(spec, dict) or set(spec) != {"name", "arguments"} or not isinstance(spec["arguments"], dict):
+        raise ValueError(f'a spec is {{"name": ..., "arguments": {{...}}}}, not {str(spec)[:200]}')
+    name = spec["name"]
+    if name not in known:
+        raise ValueError(
+            f"unknown network {name!r}{close_matches(str(name), known)}. A class of your own is passed at load, "
+            f"classes={{{name!r}: YourClass}}; a network of a newer agentlib needs that agentlib"
+        )
+    try:
+        return known[name](**{key: build(value) for key, value in spec["arguments"].items()})
+    except TypeError as error:
+        raise ValueError(
+            f"the arguments of network {name!r} do not fit: {error}; if a newer agentlib wrote them, update agentlib"
+        ) from None
