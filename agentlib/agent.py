@@ -11,18 +11,17 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from agentlib.backbones import from_spec, spec_of
-from agentlib.backbones.files import replacing
+from agentlib.backbones import spec_of
+from agentlib.backbones.files import read, rebuilt, replacing
 from agentlib.data.spaces import action_to_space, space_from_json, space_to_json, to_batch, unflatten
 from agentlib.policies import POLICIES, GreedyActor
 from agentlib.policies.acting import decide, in_eval_mode, to_tensors
 from agentlib.training.trees import mapped
 
-FILE_VERSION = 1
+FILE_KIND, FILE_VERSION = "agentlib agent", 1
 
 
 class Agent:
@@ -201,7 +200,7 @@ class Agent:
         path = Path(path)
         path = path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
         description = {
-            "file": "agentlib agent",
+            "file": FILE_KIND,
             "version": FILE_VERSION,
             "policy": spec_of(self.policy),
             "observation_space": space_to_json(self.observation_space),
@@ -241,26 +240,18 @@ class Agent:
             if not found:
                 raise FileNotFoundError(f"no agent file at {path}")
             path = found[0]
+        description, tensors = read(path, FILE_KIND, FILE_VERSION)
+        missing = {"policy", "observation_space", "action_space", "exploration_rate", "about"} - set(description)
+        if missing:
+            raise ValueError(f"{path} is damaged: it does not give {', '.join(sorted(missing))}")
         try:
-            with safe_open(path, "pt", device="cpu") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ValueError(f"{path} is no agent file, or it is damaged: {error}") from None
-        description = _description(path, metadata)
-        with torch.random.fork_rng(devices=[]):  # the first weights, which are overwritten, are nobody's to draw
-            policy = from_spec(description["policy"], {**POLICIES, **(classes or {})})
-        try:
-            policy.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise ValueError(f"{path}: the weights do not fit the policy: {error}") from None
-        return cls(
-            policy.eval().to(device),
-            space_from_json(description["observation_space"]),
-            space_from_json(description["action_space"]),
-            exploration_rate=float(description["exploration_rate"]),
-            about=description["about"],
-        )
+            observation_space = space_from_json(description["observation_space"])
+            action_space = space_from_json(description["action_space"])
+            exploration_rate, about = float(description["exploration_rate"]), dict(description["about"])
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
+        policy = rebuilt(path, description["policy"], tensors, {**POLICIES, **(classes or {})})
+        return cls(policy.to(device), observation_space, action_space, exploration_rate=exploration_rate, about=about)
 
     def check_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
         """Raises ValueError, naming both, if these are not the spaces that the agent was made for."""
@@ -285,19 +276,3 @@ def _arrays(state: Any) -> tuple[NDArray[Any], ...]:
 
     mapped(state, kept)
     return tuple(found)
-
-
-def _description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    try:
-        description = json.loads(metadata["agentlib"])
-        kind, version = description["file"], int(description["version"])
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path} is no agent file: it does not say that agentlib wrote it") from None
-    if kind != "agentlib agent":
-        raise ValueError(f"{path} is no agent file but {kind!r}")
-    if version > FILE_VERSION:
-        raise ValueError(f"{path} has version {version}, this agentlib reads up to {FILE_VERSION}: update agentlib")
-    missing = {"policy", "observation_space", "action_space", "exploration_rate", "about"} - set(description)
-    if missing:
-        raise ValueError(f"{path} is damaged: it does not give {', '.join(sorted(missing))}")
-    return dict(description)

@@ -8,11 +8,13 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from agentlib.backbones.specs import Classes, from_spec, spec_of
 
@@ -59,32 +61,106 @@ def load_backbone(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no backbone file at {path}")
+    description, tensors = read(path, KIND, VERSION)
+    return rebuilt(path, description.get("backbone"), tensors, classes).to(device)
+
+
+def read(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a file of ours says of itself, and its tensors; for files that anybody may have written.
+
+    Memory is taken for what the file really holds; safetensors refuses a header that claims more.
+
+    Raises:
+        ValueError: the file is damaged, is of another kind or of a newer version, or holds NaN.
+    """
+    name = kind.removeprefix("agentlib ")
     try:
         with safe_open(path, "pt", device="cpu") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is no backbone file, or it is damaged: {error}") from None
+            # Copies: the tensors of an open file are views of it, and would change or vanish with it.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no dict
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path} is no {name} file, or it is damaged: {error}") from None
     try:
-        description = json.loads(metadata["agentlib"])
-        kind, version = description["file"], int(description["version"])
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path} is no backbone file: it does not say that agentlib wrote it") from None
-    if kind != KIND:
-        hint = ": Agent.load(path).backbone is its network" if kind == "agentlib agent" else ""
-        raise ValueError(f"{path} is no backbone file but {kind!r}{hint}")
-    if version > VERSION:
-        raise ValueError(f"{path} has version {version}, this agentlib reads up to {VERSION}: update agentlib")
+        description = json.loads(metadata["agentlib"], object_pairs_hook=_without_repetition)
+        found, number = description["file"], description["version"]
+        if not isinstance(found, str) or type(number) is not int:
+            raise TypeError("kind or version has the wrong type")
+    except _Repeated as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise ValueError(f"{path} is no {name} file: it does not say that agentlib wrote it") from None
+    if found != kind:
+        hint = ": Agent.load(path).backbone is its network" if found == "agentlib agent" else ""
+        raise ValueError(f"{path} is no {name} file but {found[:80]!r}{hint}")
+    if number > version:
+        raise ValueError(f"{path} has version {number}, this agentlib reads up to {version}: update agentlib")
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and bool(tensor.isnan().any()):
+            raise ValueError(f"{path} is damaged: {key} holds NaN")
+    return description, tensors
+
+
+def rebuilt(path: Path, spec: Any, tensors: dict[str, Tensor], classes: Classes | None = None) -> nn.Module:
+    """The network of a spec with these weights, in eval mode.
+
+    It is first built without memory, to see whether the weights fit: a spec may ask for networks of any size.
+
+    Raises:
+        ValueError: the spec or the weights do not fit.
+    """
+    try:
+        with _Budget(100 * len(tensors) + 1000), torch.device("meta"):
+            expected = {name: _form(tensor) for name, tensor in from_spec(spec, classes).state_dict().items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: {_short(error)}") from None
+    except Exception as error:  # whatever the arguments in a file lead to
+        raise ValueError(f"{path}: its network cannot be built: {type(error).__name__}: {_short(error)}") from None
+    given = {name: _form(tensor) for name, tensor in tensors.items()}
+    if expected != given:
+        names = sorted(name for name in {*expected, *given} if expected.get(name) != given.get(name))
+        raise ValueError(f"{path}: the weights do not fit the network: {', '.join(names[:5])}")
     with torch.random.fork_rng(devices=[]):  # the first weights, which are overwritten, are nobody's to draw
-        network = from_spec(description.get("backbone"), classes)
-    dtypes = {tensors[name].dtype for name, _ in network.named_parameters() if name in tensors}
+        network = from_spec(spec, classes)
+    dtypes = {tensors[name].dtype for name, _ in network.named_parameters()}
     if len(dtypes) == 1:
         network.to(dtypes.pop())
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: the weights do not fit the network: {error}") from None
-    return network.eval().to(device)
+    network.load_state_dict(tensors)
+    return network.eval()
+
+
+def _short(error: Exception) -> str:
+    """The message, without the stack of C++ that torch appends, or a whole spec."""
+    return (str(error).splitlines() or [""])[0][:300]
+
+
+def _form(tensor: Tensor) -> tuple[torch.Size, bool]:
+    return tensor.shape, tensor.is_floating_point()
+
+
+class _Budget(TorchFunctionMode):
+    """Refuses to build what takes more calls of torch than the weights in a file can explain."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls -= 1
+        if self.calls < 0:
+            raise ValueError("the network that it describes has far more layers than weights in the file")
+        return func(*args, **(kwargs or {}))
+
+
+class _Repeated(ValueError):
+    """A key that occurs twice in one object of JSON: two readers could understand it differently."""
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _Repeated("its metadata names a key twice")
+    return found
 
 
 @contextmanager

@@ -6,12 +6,16 @@ the tree is what networks see.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
+
+LARGEST = 1 << 24
+"""Numbers in the largest observation that a file may describe; Gymnasium allocates its bounds."""
 
 Leaf = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 
@@ -166,6 +170,8 @@ def space_from_json(description: dict[str, Any]) -> spaces.Space[Any]:
             return spaces.Tuple([space_from_json(part) for part in description["spaces"]])
         if kind == "Box":
             shape, dtype = tuple(description["shape"]), np.dtype(description["dtype"])
+            if math.prod(shape) > LARGEST:
+                raise ValueError(f"a Box of shape {shape} is larger than any observation that is read from a file")
             low, high = (_bound_from_json(description[side], shape, dtype) for side in ("low", "high"))
             return spaces.Box(low, high, shape, dtype.type)
         if kind == "Discrete":
@@ -177,7 +183,7 @@ def space_from_json(description: dict[str, Any]) -> spaces.Space[Any]:
             return spaces.MultiDiscrete(description["nvec"], dtype.type, start=description["start"])
         if kind == "MultiBinary":
             return spaces.MultiBinary(description["n"])
-    except (KeyError, TypeError, AttributeError, AssertionError, OverflowError) as error:
+    except (KeyError, TypeError, AttributeError, AssertionError, OverflowError, RecursionError) as error:
         raise ValueError(f"not the description of a space: {error!r}") from None
     raise ValueError(f"unknown kind of space {kind!r}")
 

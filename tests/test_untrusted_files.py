@@ -1,0 +1,257 @@
+"""Files made to do harm give one clear error: no code runs, nothing else is touched, no memory is hoarded."""
+
+import io
+import json
+import pickle
+import resource
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from agentlib import Agent
+from agentlib.backbones import load_backbone, save_backbone
+from agentlib.training.checkpoints import load_state, save_state
+from tests.tiny import tiny_run
+
+
+class Bomb:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('the file ran code')",))
+
+
+def parts_of(path):
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["agentlib"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def raw(header: bytes, body: bytes = b"", length: int | None = None) -> bytes:
+    return struct.pack("<Q", len(header) if length is None else length) + header + body
+
+
+def entry(dtype="F32", shape=(1,), offsets=(0, 4)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+def pickled(value):
+    return pickle.dumps(value)
+
+
+def zipped(files):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def headers(kind="agentlib agent"):
+    """Files that are no honest safetensors at all, as bytes."""
+    metadata = {"__metadata__": {"agentlib": json.dumps({"file": kind, "version": 1})}}
+    yield "empty", b""
+    yield "one byte", b"\x00"
+    yield "pickle", pickled(Bomb())
+    yield "pickle in a list", pickled([1, 2, Bomb()])
+    yield "zip with a pickle", zipped({"archive/data.pkl": pickled(Bomb()), "archive/version": "3"})
+    yield "zip bomb", zipped({"data": bytes(50_000_000)})
+    yield "path traversal", zipped({"../../../../tmp/agentlib_was_here": "x"})
+    yield "numpy archive of objects", zipped({"x.npy": b"\x93NUMPY\x01\x00" + pickled(Bomb())})
+    yield "header of a terabyte", raw(b"{}", length=1 << 40)
+    yield "header of all there is", raw(b"{}", length=(1 << 64) - 1)
+    yield "header longer than the file", raw(b"{}", length=100)
+    yield "header is no JSON", raw(b"import os; os.abort()")
+    yield "header is a list", raw(b"[]")
+    yield "header is deep", raw(b'{"a":' * 50_000 + b"1" + b"}" * 50_000)
+    yield "header is not unicode", raw(b'{"\xff\xfe": 1}')
+    yield "no metadata", raw(b"{}")
+    yield (
+        "tensor of a terabyte",
+        raw(json.dumps({"x": entry(shape=(1 << 38,), offsets=(0, 1 << 40)), **metadata}).encode()),
+    )
+    yield "shape that overflows", raw(json.dumps({"x": entry(shape=(1 << 62, 1 << 62)), **metadata}).encode(), bytes(4))
+    yield "shape beyond its bytes", raw(json.dumps({"x": entry(shape=(1 << 20,)), **metadata}).encode(), bytes(4))
+    yield "negative shape", raw(json.dumps({"x": entry(shape=(-1,)), **metadata}).encode(), bytes(4))
+    yield "negative offsets", raw(json.dumps({"x": entry(offsets=(-4, 0)), **metadata}).encode(), bytes(4))
+    yield "offsets outside", raw(json.dumps({"x": entry(offsets=(100, 104)), **metadata}).encode(), bytes(4))
+    overlapping = {"x": entry(), "y": entry(), **metadata}
+    yield "tensors over each other", raw(json.dumps(overlapping).encode(), bytes(4))
+    yield "unknown dtype", raw(json.dumps({"x": entry(dtype="OBJECT"), **metadata}).encode(), bytes(4))
+    yield "hidden bytes at the end", raw(json.dumps(metadata).encode(), bytes(1000))
+    yield "metadata is a list", raw(b'{"__metadata__": ["agentlib"]}')
+    yield "metadata is deep", raw(json.dumps({"__metadata__": {"agentlib": '{"a":' * 20_000}}).encode())
+    yield "metadata is no JSON", raw(json.dumps({"__metadata__": {"agentlib": "__import__('os').abort()"}}).encode())
+    yield "metadata is a number", raw(json.dumps({"__metadata__": {"agentlib": "1"}}).encode())
+
+
+def changed(good):
+    """Well-formed agent files with something wrong in them, as (description, tensors)."""
+
+    def with_(**changes):
+        return {**good[0], **changes}
+
+    def policy(name, **arguments):
+        return {"name": name, "arguments": arguments}
+
+    def mlp(**arguments):
+        return policy("q", backbone=policy("mlp", **{"input_dim": 4, "hidden": [16], **arguments}), n_actions=2)
+
+    tensors = good[1]
+    first = next(iter(tensors))
+    yield "another kind", with_(file="agentlib virus"), tensors
+    yield "a newer version", with_(version=99), tensors
+    yield "no number for a version", with_(version="1; rm -rf"), tensors
+    yield "nothing about the policy", {k: v for k, v in good[0].items() if k != "policy"}, tensors
+    yield "unknown network", with_(policy=policy("os.system", command="true")), tensors
+    yield "network by its path", with_(policy=policy("agentlib.cli.main", argv=["list"])), tensors
+    yield "attribute of a network", with_(policy=policy("__init__")), tensors
+    yield "policy is text", with_(policy="QPolicy(MLP(4))"), tensors
+    yield "arguments that do not exist", with_(policy=mlp(target="/etc/passwd")), tensors
+    yield "a million millions of inputs", with_(policy=mlp(input_dim=10**12)), tensors
+    yield "more than a number holds", with_(policy=mlp(input_dim=10**400)), tensors
+    yield "a wide layer", with_(policy=mlp(hidden=[10**9, 10**9])), tensors
+    yield "a million layers", with_(policy=mlp(hidden=[1] * 1_000_000)), tensors
+    yield "negative widths", with_(policy=mlp(hidden=[-5])), tensors
+    yield "widths that are text", with_(policy=mlp(hidden="16")), tensors
+    yield (
+        "one category too many",
+        with_(policy=policy("q", backbone=policy("one_hot", sizes=[10**12]), n_actions=2)),
+        tensors,
+    )
+    nested = policy("mlp", input_dim=4, hidden=[4])
+    for _ in range(300):
+        nested = policy("chain", stages=[nested])
+    yield "a deep network", with_(policy=policy("q", backbone=nested, n_actions=2)), tensors
+    yield (
+        "a huge observation",
+        with_(observation_space={"type": "Box", "shape": [10**6, 10**6], "dtype": "float32", "low": 0, "high": 1}),
+        tensors,
+    )
+    yield (
+        "an observation of objects",
+        with_(observation_space={"type": "Box", "shape": [4], "dtype": "object", "low": 0, "high": 1}),
+        tensors,
+    )
+    yield "an unknown space", with_(observation_space={"type": "Text", "n": 3}), tensors
+    yield "a space of no actions", with_(action_space={"type": "Discrete", "n": -3, "start": 0}), tensors
+    yield "exploration that is text", with_(exploration_rate="lots"), tensors
+    yield "weights with NaN", good[0], {**tensors, first: torch.full_like(tensors[first], float("nan"))}
+    yield "weights of another shape", good[0], {**tensors, first: torch.zeros(3, 3)}
+    yield "weights that are integers", good[0], {**tensors, first: tensors[first].long()}
+    yield "weights that are missing", good[0], {name: t for name, t in tensors.items() if name != first}
+    yield "weights too many", good[0], {**tensors, "../../escape": torch.zeros(2)}
+
+
+def written(path, description, tensors, text=None):
+    save_file(tensors, path, metadata={"agentlib": text or json.dumps(description)})
+    return path
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("zoo")
+    good = parts_of(tiny_run(env="CartPole-v1").save(folder / "good"))
+    files: dict[str, Any] = {}
+    for name, content in headers():
+        files[name] = folder / f"{len(files)}.safetensors"
+        files[name].write_bytes(content)
+    for name, description, tensors in changed(good):
+        files[name] = written(folder / f"{len(files)}.safetensors", description, tensors)
+    twice = json.dumps(good[0])[:-1] + ', "exploration_rate": 0.5}'
+    files["a key twice"] = written(folder / f"{len(files)}.safetensors", None, good[1], twice)
+    cut = (folder / "good.safetensors").read_bytes()
+    for share in (0.1, 0.5, 0.99):
+        files[f"cut to {share:.0%}"] = folder / f"{len(files)}.safetensors"
+        files[f"cut to {share:.0%}"].write_bytes(cut[: int(share * len(cut))])
+    return files
+
+
+def test_the_zoo_is_large(zoo):
+    assert len(zoo) >= 50
+
+
+def test_agents_are_refused_with_one_clear_error(zoo):
+    for name, path in zoo.items():
+        started = time.process_time()
+        with pytest.raises(ValueError, match=r"\w{3}") as caught:
+            Agent.load(path)
+        assert str(path) in str(caught.value), f"{name}: the error does not say which file: {caught.value}"
+        assert len(str(caught.value)) < 1000, name
+        assert time.process_time() - started < 1.0, f"{name} took longer than a second"
+
+
+def test_backbones_and_states_are_refused_too(zoo):
+    for name, path in zoo.items():
+        for load in (load_backbone, load_state):
+            started = time.process_time()
+            with pytest.raises(ValueError, match=r"\w{3}"):
+                load(path)
+            assert time.process_time() - started < 1.0, name
+
+
+WATCHED = """
+import resource, sys
+import torch, numpy, gymnasium, safetensors, agentlib
+from agentlib import Agent
+try:
+    Agent.load(sys.argv[1])  # what is imported late, is imported now
+except ValueError:
+    pass
+allowed, seen = set(sys.argv[1:]), []
+def hook(event, arguments):
+    if event == "open":
+        path, mode, flags = arguments
+        if str(path) not in allowed and not str(path).endswith((".py", ".pyc")):
+            seen.append((event, str(path), mode))
+    elif event in ("exec", "compile"):
+        # Libraries import parts of themselves late; code from anywhere else is what we look for.
+        file = getattr(arguments[0], "co_filename", None) or str(arguments[-1])
+        if not file.startswith((sys.prefix, sys.base_prefix)):
+            seen.append((event, file))
+    elif event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork",
+                   "pickle.find_class", "socket.connect", "os.remove", "os.rename", "os.mkdir", "ctypes.dlopen"):
+        seen.append((event, str(arguments)[:100]))
+resource.setrlimit(resource.RLIMIT_AS, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + (6 << 30),) * 2)
+sys.addaudithook(hook)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in sys.argv[1:]:
+    try:
+        Agent.load(path)
+    except ValueError:
+        continue
+    seen.append(("loaded", path))
+grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+print(seen)
+print(grown)
+"""
+
+
+def test_nothing_else_is_opened_started_or_hoarded(zoo, tmp_path):
+    paths = [str(path) for path in zoo.values()]
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, *paths], capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    seen, grown = done.stdout.strip().splitlines()[-2:]
+    assert seen == "[]"
+    assert float(grown) < 200  # MiB
+    assert not list(tmp_path.iterdir())
+
+
+def test_honest_files_still_load(tmp_path):
+    agent = tiny_run(env="CartPole-v1")
+    again = Agent.load(agent.save(tmp_path / "agent"))
+    for name, value in agent.policy.state_dict().items():
+        assert torch.equal(again.policy.state_dict()[name], value)
+    backbone = load_backbone(save_backbone(agent.backbone, tmp_path / "backbone"))
+    assert all(torch.equal(a, b) for a, b in zip(backbone.parameters(), agent.backbone.parameters(), strict=True))
+    save_state(tmp_path / "state", {"a": np.arange(3), "nan": torch.tensor(float("nan"))})
+    assert load_state(tmp_path / "state")["nan"].isnan()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
