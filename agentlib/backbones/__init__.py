@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentlib.backbones.base import Backbone, Observation, Spec
+from agentlib.backbones.base import Backbone, Observation, SequenceBackbone, Spec, State
 from agentlib.backbones.cnn import CNN, NatureCNN
 from agentlib.backbones.combine import Chain, Nested, OneHot
 from agentlib.backbones.files import load_backbone, save_backbone
@@ -10,6 +10,7 @@ from agentlib.backbones.initialization import initialize
 from agentlib.backbones.mlp import MLP
 from agentlib.backbones.normalization import RunningNorm
 from agentlib.backbones.optimizers import Rule, adagrad, adam, adamw, rmsprop, sgd
+from agentlib.backbones.recurrent import GRU, LSTM, RNN
 from agentlib.backbones.resnet import ResNet
 from agentlib.backbones.schedules import (
     Clock,
@@ -27,7 +28,10 @@ from agentlib.backbones.unet import MapDecoder, UNet
 __all__ = [
     "BACKBONES",
     "CNN",
+    "GRU",
+    "LSTM",
     "MLP",
+    "RNN",
     "Backbone",
     "Chain",
     "Clock",
@@ -43,7 +47,9 @@ __all__ = [
     "Rule",
     "RunningNorm",
     "Schedule",
+    "SequenceBackbone",
     "Spec",
+    "State",
     "UNet",
     "Warmup",
     "adagrad",
@@ -70,4 +76,7 @@ BACKBONES |= {
     "nested": Nested,
     "chain": Chain,
     "running_norm": RunningNorm,
+    "rnn": RNN,
+    "lstm": LSTM,
+    "gru": GRU,
 }
