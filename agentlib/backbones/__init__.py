@@ -23,6 +23,7 @@ from agentlib.backbones.schedules import (
     scaled_to_batch,
 )
 from agentlib.backbones.specs import BACKBONES, from_spec, spec_of
+from agentlib.backbones.transformer import EncoderDecoder, TransformerDecoder, TransformerEncoder
 from agentlib.backbones.unet import MapDecoder, UNet
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Chain",
     "Clock",
     "Cosine",
+    "EncoderDecoder",
     "InverseSquareRoot",
     "Linear",
     "MapDecoder",
@@ -50,6 +52,8 @@ __all__ = [
     "SequenceBackbone",
     "Spec",
     "State",
+    "TransformerDecoder",
+    "TransformerEncoder",
     "UNet",
     "Warmup",
     "adagrad",
@@ -79,4 +83,7 @@ BACKBONES |= {
     "rnn": RNN,
     "lstm": LSTM,
     "gru": GRU,
+    "transformer_encoder": TransformerEncoder,
+    "transformer_decoder": TransformerDecoder,
+    "encoder_decoder": EncoderDecoder,
 }
