@@ -25,6 +25,7 @@ from agentlib.backbones.schedules import (
 from agentlib.backbones.specs import BACKBONES, from_spec, spec_of
 from agentlib.backbones.transformer import EncoderDecoder, TransformerDecoder, TransformerEncoder
 from agentlib.backbones.unet import MapDecoder, UNet
+from agentlib.backbones.vision_transformer import Swin, ViT
 
 __all__ = [
     "BACKBONES",
@@ -52,9 +53,11 @@ __all__ = [
     "SequenceBackbone",
     "Spec",
     "State",
+    "Swin",
     "TransformerDecoder",
     "TransformerEncoder",
     "UNet",
+    "ViT",
     "Warmup",
     "adagrad",
     "adam",
@@ -86,4 +89,6 @@ BACKBONES |= {
     "transformer_encoder": TransformerEncoder,
     "transformer_decoder": TransformerDecoder,
     "encoder_decoder": EncoderDecoder,
+    "vit": ViT,
+    "swin": Swin,
 }

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from agentlib.backbones.mlp import activation_named
+from agentlib.backbones.activations import activation_named
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values of one layer, each `(B, heads, S, d)`."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.backbones.base import SequenceBackbone, Spec, State
+from agentlib.backbones.names import close_matches
 
 Cell = tuple[Tensor, ...]
 """The state of one layer in one direction: h `(B, n)`, and c `(B, n)` for the LSTM."""
@@ -183,7 +184,7 @@ class RNN(Recurrent):
     ) -> None:
         super().__init__(input_dim, hidden_dim, layers, bidirectional)
         if nonlinearity not in self.NONLINEARITIES:
-            raise ValueError(f"unknown nonlinearity {nonlinearity!r}; known: {', '.join(self.NONLINEARITIES)}")
+            raise ValueError(f"unknown nonlinearity {nonlinearity!r}{close_matches(nonlinearity, self.NONLINEARITIES)}")
         self.nonlinearity = nonlinearity
 
     def cell(self, x: Tensor, state: Cell, weight: Tensor, bias: Tensor) -> Cell:

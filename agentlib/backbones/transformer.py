@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from agentlib.backbones.attention import KeyValue, Layer, Stack, sinusoids
 from agentlib.backbones.base import Backbone, SequenceBackbone, Spec
+from agentlib.backbones.names import close_matches
 
 Positions = Literal["learned", "sinusoidal", "rotary", "none"]
 Cache = tuple[Tensor, Tensor, Tensor]
@@ -41,7 +42,7 @@ class Embedding(nn.Module):
     ) -> None:
         super().__init__()
         if positions not in get_args(Positions):
-            raise ValueError(f"unknown positions {positions!r}; known: {', '.join(get_args(Positions))}")
+            raise ValueError(f"unknown positions {positions!r}{close_matches(positions, get_args(Positions))}")
         if (input_dim is None) == (vocabulary is None):
             raise ValueError("give input_dim, for steps that are vectors, or vocabulary, for tokens: one of them")
         self.input_dim, self.positions, self.max_length = input_dim, positions, max_length
@@ -166,7 +167,7 @@ class TransformerEncoder(_Transformer):
             second_order,
         )  # fmt: skip
         if pool not in ("mean", "first"):
-            raise ValueError(f"unknown pool {pool!r}; known: mean, first")
+            raise ValueError(f"unknown pool {pool!r}{close_matches(pool, ('mean', 'first'))}")
         self.pool = pool
 
     def maps(self, observation: Tensor, mask: Tensor | None = None) -> list[Tensor]:
@@ -342,6 +343,5 @@ class EncoderDecoder(nn.Module):
 
     def read(self, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
         """The tokens `(B, S, dim)` of the source, for decoding step by step: `decoder(token, state, memory=tokens)`."""
-        maps = self.encoder.maps  # type: ignore[operator, unused-ignore]
-        tokens: Tensor = (maps(source) if source_mask is None else maps(source, source_mask))[-1]  # type: ignore[operator]
-        return tokens
+        masks = () if source_mask is None else (source_mask,)
+        return self.encoder.maps(source, *masks)[-1]
