@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentlib.backbones.base import Backbone, Observation, Spec
+from agentlib.backbones.base import Backbone, Observation, SequenceBackbone, Spec, State
 from agentlib.backbones.cnn import CNN, NatureCNN
 from agentlib.backbones.combine import Chain, Nested, OneHot
 from agentlib.backbones.files import load_backbone, save_backbone
@@ -10,6 +10,7 @@ from agentlib.backbones.initialization import initialize
 from agentlib.backbones.mlp import MLP
 from agentlib.backbones.normalization import RunningNorm
 from agentlib.backbones.optimizers import Rule, adagrad, adam, adamw, rmsprop, sgd
+from agentlib.backbones.recurrent import GRU, LSTM, RNN
 from agentlib.backbones.resnet import ResNet
 from agentlib.backbones.schedules import (
     Clock,
@@ -22,16 +23,22 @@ from agentlib.backbones.schedules import (
     scaled_to_batch,
 )
 from agentlib.backbones.specs import BACKBONES, from_spec, spec_of
+from agentlib.backbones.transformer import EncoderDecoder, TransformerDecoder, TransformerEncoder
 from agentlib.backbones.unet import MapDecoder, UNet
+from agentlib.backbones.vision_transformer import Swin, ViT
 
 __all__ = [
     "BACKBONES",
     "CNN",
+    "GRU",
+    "LSTM",
     "MLP",
+    "RNN",
     "Backbone",
     "Chain",
     "Clock",
     "Cosine",
+    "EncoderDecoder",
     "InverseSquareRoot",
     "Linear",
     "MapDecoder",
@@ -43,8 +50,14 @@ __all__ = [
     "Rule",
     "RunningNorm",
     "Schedule",
+    "SequenceBackbone",
     "Spec",
+    "State",
+    "Swin",
+    "TransformerDecoder",
+    "TransformerEncoder",
     "UNet",
+    "ViT",
     "Warmup",
     "adagrad",
     "adam",
@@ -70,4 +83,12 @@ BACKBONES |= {
     "nested": Nested,
     "chain": Chain,
     "running_norm": RunningNorm,
+    "rnn": RNN,
+    "lstm": LSTM,
+    "gru": GRU,
+    "transformer_encoder": TransformerEncoder,
+    "transformer_decoder": TransformerDecoder,
+    "encoder_decoder": EncoderDecoder,
+    "vit": ViT,
+    "swin": Swin,
 }

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 Observation = Any
 """A tensor `(B, ...)`, or a dict or tuple of observations."""
+State = Any
+"""What a network with memory carries from step to step: a tree of tensors, the batch on the first axis of each."""
 Spec = dict[str, Any]
 """`{"name": ..., "arguments": {...}}`, JSON-able: enough to build the module again."""
 
@@ -23,6 +25,8 @@ class Backbone(nn.Module, ABC):
 
     feature_dim: int
     """Width of the features."""
+    is_sequence = False
+    """Whether it has memory: see `SequenceBackbone`."""
 
     @property
     @abstractmethod
@@ -50,3 +54,28 @@ class Backbone(nn.Module, ABC):
 def dtype_of(network: nn.Module) -> torch.dtype:
     """The floating-point type that a network computes in: that of its first parameter, float32 without any."""
     return next((parameter.dtype for parameter in network.parameters()), torch.float32)
+
+
+class SequenceBackbone(Backbone):
+    """A network with memory: sequences of observations in, features `(B, T, feature_dim)` and the next state out.
+
+    Acting is the case T = 1. A policy over such a backbone has memory too.
+    """
+
+    is_sequence = True
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> State:
+        """The state before anything was seen: a tree of tensors `(B, ...)`, on the device of the network."""
+
+    @abstractmethod
+    def forward(  # type: ignore[override]
+        self, observation: Observation, state: State | None = None, episode_start: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Features `(B, T, feature_dim)` of observations `(B, T, ...)`, and the state after the last.
+
+        Args:
+            observation: a tensor, or a tree of tensors, with leading axes `(B, T)`.
+            state: from the call before; the initial state by default.
+            episode_start: `(B, T)` bool; where it is true, the state is reset before this step is read.
+        """
