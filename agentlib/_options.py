@@ -154,6 +154,14 @@ class Record(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Inspect(Options):
+    """Say what is inside a file of agentlib, without loading it: an agent, a backbone or a checkpoint."""
+
+    file: File
+    """The file, or the folder of a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class List(Options):
     """Name the learners, backbones, environments and data sets that there are."""
 

@@ -104,7 +104,9 @@ def train(
         if out is not None:
             folder = RunFolder(out)
             folder.create(_record(recipe, config, problem, backbone, device, seed, eval_every))
-        return _Training(job, folder, callback, eval_every, progress, compile, f"{recipe.name}, seed {seed}").go()
+        training = _Training(job, folder, callback, eval_every, progress, compile, f"{recipe.name}, seed {seed}")
+        training.about = _about(recipe, problem, seed)
+        return training.go()
     finally:
         job.close()
 
@@ -135,6 +137,11 @@ def _recorded(backbone: Any) -> Any:
     return str(backbone) if isinstance(backbone, str | Path) else None
 
 
+def _about(recipe: Recipe, problem: Problem, seed: int) -> dict[str, Any]:
+    """What an agent's file says of how it was trained."""
+    return {"learner": recipe.name, "trained_on": problem.key, "steps": problem.steps, "seed": seed}
+
+
 def _resume(
     path: str | Path,
     origins: dict[str, Any],
@@ -160,6 +167,7 @@ def _resume(
     job = recipe.build(config, problem, record["backbone"] or backbone, record["device"], record["seed"])
     try:
         training = _Training(job, folder, callback, record["eval_every"], progress, compile, recipe.name)
+        training.about = _about(recipe, problem, record["seed"])
         training.load_state(folder.load(job.learner, job.source))
         return training.go()
     finally:
@@ -187,6 +195,7 @@ class _Training:
         self.log_every = max(job.steps // LOGS_PER_RUN, 1)
         self.saved_at = time.monotonic()
         self.metrics: dict[str, float] = {}
+        self.about: dict[str, Any] = {}
         self.best, self.waited = -math.inf, 0
         self.best_weights: Any = None
 
@@ -197,6 +206,13 @@ class _Training:
     def load_state(self, state: dict[str, Any]) -> None:
         """Puts back what `state` gave."""
         self.best, self.waited, self.best_weights = (state[name] for name in ("best", "waited", "best_weights"))
+
+    def product(self) -> Agent | nn.Module:
+        """The job's product as it is now; an agent says how it was trained."""
+        product = self.job.product()
+        if isinstance(product, Agent):
+            product.about |= self.about
+        return product
 
     def go(self) -> Agent | Result:
         source, learner = self.job.source, self.job.learner
@@ -217,7 +233,7 @@ class _Training:
         except (KeyboardInterrupt, Exception) as stop:
             # After a loss that is NaN the weights are worth nothing; after anything else they are.
             if self.folder is not None and not isinstance(stop, FloatingPointError):
-                self.folder.save(learner, source, self.job.product(), self.state())
+                self.folder.save(learner, source, self.product(), self.state())
                 stop.args = (
                     f"{stop}; what was learned so far is in {self.folder.path}".removeprefix("; "),
                     *stop.args[1:],
@@ -237,7 +253,7 @@ class _Training:
         self.metrics |= metrics
         self.log.write(clock, metrics)
         if self.folder is not None and time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS:
-            self.folder.save(self.job.learner, self.job.source, self.job.product(), self.state())
+            self.folder.save(self.job.learner, self.job.source, self.product(), self.state())
             self.saved_at = time.monotonic()
         if self.job.patience is not None and self.waited >= self.job.patience:
             return False
@@ -259,7 +275,7 @@ class _Training:
         self.waited += 1
         if score > self.best:
             self.best, self.waited = score, 0
-            product = self.job.product()
+            product = self.product()
             if self.folder is not None and isinstance(product, Agent):
                 product.save(self.folder.path / "best_agent.safetensors")
             if self.job.patience is not None:
@@ -270,7 +286,7 @@ class _Training:
         job, folder = self.job, self.folder
         if self.best_weights is not None:
             job.learner.load_state_dict(self.best_weights)
-        product = job.product()
+        product = self.product()
         job.learner.eval()
         measures = job.finish()
         pictures = job.pictures(folder.path) if folder is not None else []

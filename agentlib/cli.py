@@ -1,4 +1,4 @@
-"""The shell level: `agentlib train | evaluate | compare | record | list`.
+"""The shell level: `agentlib train | evaluate | compare | record | inspect | list`.
 
 Flags and their help are made by tyro from the options below and from the algorithms' configs, so that a new algorithm
 needs nothing here. A name such as "dqn" selects the preset for the environment, or the section of `--zoo FILE`: these
@@ -25,6 +25,7 @@ from agentlib._options import (
     Choice,
     Compare,
     Evaluate,
+    Inspect,
     Learn,
     List,
     Options,
@@ -96,6 +97,7 @@ def _run(arguments: list[str]) -> int:
         "evaluate": (Evaluate, _evaluate),
         "compare": (Compare, _compare),
         "record": (Record, _record),
+        "inspect": (Inspect, _inspect),
         "list": (List, _list),
     }
     name, rest = (arguments or ["--help"])[0], arguments[1:]
@@ -224,6 +226,13 @@ def _record(options: Record) -> int:
     )
     episodes, steps = _count(options.episodes, "episode"), _count(int(result.lengths.sum()), "step")
     print(f"{out}: {episodes}, {steps}, mean return {result.mean:.4g}")
+    return 0
+
+
+def _inspect(options: Inspect) -> int:
+    from agentlib._inspect import inspected
+
+    print(inspected(options.file))
     return 0
 
 

@@ -317,3 +317,29 @@ def test_help_does_not_wait_for_torch():
     code = "import sys; from agentlib.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, env=environment).returncode == 0
+
+
+def test_inspect_tells_what_is_inside(capsys):
+    output(capsys, "train", "dqn", *SHORT, "--out", "run", "--seed", "3")
+    text = output(capsys, "inspect", "run/agent.safetensors")
+    assert text.startswith("run/agent.safetensors: agentlib agent\n")
+    for row in (
+        "Discrete(n=4, start=0",
+        "q(backbone=chain(stages=[one_hot(",
+        "learner",
+        "dqn",
+        f"trained_on  {IDENTITY}",
+    ):
+        assert row in " ".join(text.split(" ")).replace("         ", "  ").replace("learner           ", "learner")
+    assert "head.weight  F32 (4, 16)" in text
+    whole = output(capsys, "inspect", "run")
+    assert "agentlib state" in whole
+    assert text in whole
+
+
+def test_inspect_refuses_other_files(capsys, tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(b"no such thing")
+    assert main(["inspect", "x.safetensors"]) == 1
+    assert "is no file of agentlib, or it is damaged" in capsys.readouterr().err
+    assert main(["inspect", "y.safetensors"]) == 1
+    assert "no file y.safetensors" in capsys.readouterr().err

@@ -65,6 +65,21 @@ def load_backbone(
     return rebuilt(path, description.get("backbone"), tensors, classes).to(device)
 
 
+def header(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, tuple[int, ...]]]]:
+    """The metadata of a safetensors file, and dtype and shape of each tensor; no tensor is read.
+
+    Raises:
+        ValueError: the file is damaged, or no safetensors file.
+    """
+    try:
+        with safe_open(path, "pt", device="cpu") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            forms = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+            return file.metadata() or {}, forms
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path} is no file of agentlib, or it is damaged: {error}") from None
+
+
 def read(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What a file of ours says of itself, and its tensors; for files that anybody may have written.
 
