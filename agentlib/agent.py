@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,8 @@ from agentlib.backbones.files import read, rebuilt, replacing
 from agentlib.data.spaces import action_to_space, space_from_json, space_to_json, to_batch, unflatten
 from agentlib.policies import POLICIES, GreedyActor
 from agentlib.policies.acting import decide, in_eval_mode, to_tensors
+from agentlib.policies.sb3 import look_at, policy_from_sb3
+from agentlib.policies.sb3_file import read_sb3_file
 from agentlib.training.trees import mapped
 
 FILE_KIND, FILE_VERSION = "agentlib agent", 1
@@ -252,6 +255,52 @@ class Agent:
             raise ValueError(f"{path} is damaged: {error}") from None
         policy = rebuilt(path, description["policy"], tensors, {**POLICIES, **(classes or {})})
         return cls(policy.to(device), observation_space, action_space, exploration_rate=exploration_rate, about=about)
+
+    @classmethod
+    def from_sb3(
+        cls,
+        model: Any,
+        *,
+        observation_space: spaces.Space[Any] | None = None,
+        action_space: spaces.Space[Any] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """An agent that acts as a model of Stable-Baselines3 does: DQN, PPO, A2C, SAC, TD3 or DDPG.
+
+        Nothing is unpickled, and Stable-Baselines3 need not be installed. A file does not hold the statistics of
+        `VecNormalize`; those of a model in memory become part of the agent. Of a model with `use_sde` the noise is left
+        out.
+
+        Args:
+            model: a file that the model's `save` wrote, or the model itself.
+            observation_space: in place of the model's, such as `env.observation_space` with images `(H, W, C)`, which
+                SB3 turns round in a wrapper of its own.
+            action_space: in place of the model's.
+            device: where the policy shall live.
+
+        Raises:
+            FileNotFoundError: no such file.
+            TypeError: neither a path nor a model.
+            ValueError: a damaged or foreign file, a model that is not supported, or spaces that do not fit.
+        """
+        if isinstance(model, str | Path):
+            read = read_sb3_file(model, observation_space, action_space)
+        elif hasattr(model, "policy") and hasattr(model, "policy_kwargs"):
+            read = look_at(model)
+        else:
+            raise TypeError(f"from_sb3 takes a path or a model of Stable-Baselines3, not {type(model).__name__}")
+        read = replace(
+            read,
+            observation_space=read.observation_space if observation_space is None else observation_space,
+            action_space=read.action_space if action_space is None else action_space,
+        )
+        return cls(
+            policy_from_sb3(read).to(device),
+            read.observation_space,
+            read.action_space,
+            exploration_rate=read.exploration_rate,
+            about={"from": "stable-baselines3", "version": read.version},
+        )
 
     def check_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
         """Raises ValueError, naming both, if these are not the spaces that the agent was made for."""

@@ -146,7 +146,7 @@ def rebuilt(path: Path, spec: Any, tensors: dict[str, Tensor], classes: Classes 
 
 def _short(error: Exception) -> str:
     """The message, without the stack of C++ that torch appends, or a whole spec."""
-    return (str(error).splitlines() or [""])[0][:300]
+    return (str(error).splitlines() or [""])[0][:700]
 
 
 def _form(tensor: Tensor) -> tuple[torch.Size, bool]:
