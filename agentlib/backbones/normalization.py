@@ -11,9 +11,10 @@
 | "weight" | not the activations: the weight is a direction times a length | Salimans & Kingma 2016 |
 | "none" | nothing | |
 
-"batch" mixes the samples of a batch, and "spectral" changes buffers in each forward pass of training mode: neither goes
-with gradients per sample or with `torch.func.vmap`, and "batch" not with gradient penalties, contrastive losses and
-target networks either. Nothing here uses them by default.
+"batch" mixes the samples of a batch. It does not go with gradients per sample (`torch.func.vmap` says so), and harms
+where samples must not know of each other: gradient penalties, contrastive losses, target networks. "spectral" moves
+its estimate of the singular vectors in each forward pass of training mode, so that two passes differ. Nothing here
+uses either by default.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import spectral_norm
 
 from agentlib.backbones.base import Backbone, Spec
 from agentlib.backbones.names import look_up
@@ -36,11 +38,42 @@ class ChannelLayerNorm(nn.LayerNorm):
         return super().forward(maps.movedim(1, -1)).movedim(-1, 1)  # (B, C, H, W)
 
 
-class ChannelRMSNorm(nn.RMSNorm):
+class RMSNorm(nn.RMSNorm):
+    """RMS normalization in the type of its gain, under autocast float32, as torch does it for layer normalization."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
+class ChannelRMSNorm(RMSNorm):
     """RMS normalization of the channels at each position of maps `(B, C, H, W)`."""
 
     def forward(self, maps: Tensor) -> Tensor:
         return super().forward(maps.movedim(1, -1)).movedim(-1, 1)  # (B, C, H, W)
+
+
+class WeightNorm(nn.Module):
+    """A weight as length times direction, one length for each output: w = g v / ||v||.
+
+    torch's own has no rule for vmap.
+    """
+
+    def forward(self, length: Tensor, direction: Tensor) -> Tensor:
+        return direction * (length / _row_norms(direction))
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Length and direction that make up this weight."""
+        return _row_norms(weight), weight
+
+
+def _row_norms(weight: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.dim())), keepdim=True)
+    return norms  # (out, 1, ...)
+
+
+def weight_norm(layer: nn.Module) -> nn.Module:
+    """The layer, with its weight as length times direction."""
+    return parametrize.register_parametrization(layer, "weight", WeightNorm())
 
 
 CHANNELS_PER_GROUP, MAX_GROUPS, RMS_EPS = 8, 32, 1e-6
@@ -57,7 +90,7 @@ OF_VECTORS: dict[str, Callable[[int], nn.Module]] = {
     "layer": nn.LayerNorm,
     "channel": nn.LayerNorm,
     "group": lambda width: nn.GroupNorm(groups_for(width), width),
-    "rms": lambda width: nn.RMSNorm(width, eps=RMS_EPS),
+    "rms": lambda width: RMSNorm(width, eps=RMS_EPS),
     "batch": nn.BatchNorm1d,
 }
 OF_MAPS: dict[str, Callable[[int], nn.Module]] = {

@@ -205,4 +205,4 @@ class UNet(Backbone):
                 f"the condition has shape {tuple(condition.shape)}, and {(len(like), self.condition_dim)} is needed: "
                 "(B, condition_dim)"
             )
-        return condition
+        return condition.to(like.dtype)

@@ -1,0 +1,90 @@
+"""One small network, or several, for each name in BACKBONES; `test_every_backbone.py` runs over all of them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agentlib.backbones import CNN, MLP, Chain, NatureCNN, Nested, OneHot, ResNet, RunningNorm, UNet
+
+
+@dataclass(frozen=True)
+class Example:
+    """A network, what goes in, and what it is excused from."""
+
+    build: Callable[[], nn.Module]
+    inputs: Callable[[int], tuple[Any, ...]]
+    """The arguments of `forward` for a batch of so many."""
+    shape: Callable[[int, int], tuple[int, ...]] = lambda batch, width: (batch, width)
+    """Shape of the features, from the batch size and `feature_dim`."""
+    fails: Mapping[str, str] = field(default_factory=dict)
+    """Checks that must fail, and what the error says."""
+
+
+def vectors(*shape: int) -> Callable[[int], tuple[Tensor]]:
+    return lambda batch: (torch.randn(batch, *shape),)
+
+
+def pixels(*shape: int) -> Callable[[int], tuple[Tensor]]:
+    return lambda batch: (torch.randint(0, 256, (batch, *shape), dtype=torch.uint8),)
+
+
+def observed_norm() -> RunningNorm:
+    norm = RunningNorm((3, 2))
+    norm.observe(3.0 + 2.0 * torch.randn(20, 3, 2))
+    return norm
+
+
+def nested_inputs(batch: int) -> tuple[dict[str, Any]]:
+    return ({"place": torch.randn(batch, 2), "goal": torch.randint(1, 4, (batch,))},)
+
+
+BATCH = {
+    "independent": "a sample's output depends on the others",
+    "vmap over samples": r"in-place operation .* would mutate a captured Tensor",
+}
+"""What batch normalization cannot do: it mixes the samples of a batch."""
+SPECTRAL = {"repeats": "the second pass differs"}
+"""What spectral normalization cannot do in training mode: each pass moves its estimate of the singular vector."""
+
+EXAMPLES: dict[str, Example] = {
+    "mlp": Example(lambda: MLP(6, (8, 5)), vectors(2, 3)),
+    "mlp: no layers": Example(lambda: MLP(6, ()), vectors(6)),
+    "mlp: all options": Example(
+        lambda: MLP(6, (8, 8, 5), "gelu", norm="layer", dropout=0.2, residual=True, init="orthogonal"), vectors(6)
+    ),
+    "mlp: rms": Example(lambda: MLP(6, (8, 5), norm="rms", init="he"), vectors(6)),
+    "mlp: weight": Example(lambda: MLP(6, (8, 5), "tanh", norm="weight"), vectors(6)),
+    "mlp: batch": Example(lambda: MLP(6, (8, 5), "tanh", norm="batch"), vectors(6), fails=BATCH),
+    "mlp: spectral": Example(lambda: MLP(6, (32, 16), "tanh", norm="spectral"), vectors(6), fails=SPECTRAL),
+    "nature_cnn": Example(lambda: NatureCNN((2, 36, 37), 16), pixels(2, 36, 37)),
+    "nature_cnn: stacked": Example(lambda: NatureCNN((2, 36, 36, 3), 16, channels_last=True), pixels(2, 36, 36, 3)),
+    "cnn": Example(lambda: CNN((1, 8, 8), (4, "max", (8, 3, 1), "average"), 16), vectors(1, 8, 8)),
+    "cnn: pooled": Example(
+        lambda: CNN((9, 7, 3), (8, "max", 16), None, norm="channel", channels_last=True), pixels(9, 7, 3)
+    ),
+    "cnn: batch": Example(
+        lambda: CNN((1, 8, 8), (4, "max", 8), 16, "elu", norm="batch"), vectors(1, 8, 8), fails=BATCH
+    ),
+    "resnet": Example(lambda: ResNet.named("resnet_small", (1, 8, 8), width=16), vectors(1, 8, 8)),
+    "resnet: bottleneck": Example(
+        lambda: ResNet((3, 40, 33), (1, 1), 8, bottleneck=True, norm="layer", activation="silu"), pixels(3, 40, 33)
+    ),
+    "resnet: spectral": Example(
+        lambda: ResNet.named("resnet_small", (1, 8, 8), width=8, norm="spectral"), vectors(1, 8, 8), fails=SPECTRAL
+    ),
+    "unet": Example(
+        lambda: UNet((1, 9, 11), 3, widths=(8, 16)), vectors(1, 9, 11), lambda batch, width: (batch, width, 9, 11)
+    ),
+    "unet: conditioned": Example(
+        lambda: UNet((8, 8, 3), widths=(8, 16, 16), condition_dim=5, norm="channel", channels_last=True),
+        lambda batch: (torch.rand(batch, 8, 8, 3), torch.randn(batch, 5)),
+        lambda batch, width: (batch, width, 8, 8),
+    ),
+    "one_hot": Example(lambda: OneHot([3, 4], [0, 1]), lambda batch: (torch.randint(1, 3, (batch, 2)),)),
+    "running_norm": Example(observed_norm, vectors(3, 2), lambda batch, width: (batch, 3, 2)),
+    "nested": Example(lambda: Nested({"place": MLP(2, (4,)), "goal": OneHot([3], [1])}), nested_inputs),
+    "chain": Example(lambda: Chain([observed_norm(), MLP(6, (8,), norm="layer")]), vectors(3, 2)),
+}
