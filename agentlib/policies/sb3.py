@@ -69,7 +69,11 @@ def policy_from_sb3(model: SB3Model) -> nn.Module:
     Raises:
         ValueError: a kind of model or network that is not known, or weights that do not fit the spaces.
     """
-    return _Conversion(model).policy()
+    with torch.random.fork_rng(devices=[]):  # the first weights, which are overwritten, are nobody's to draw
+        policy = _Conversion(model).policy()
+    for parameter in policy.parameters():  # whatever the host's default dtype
+        parameter.data = parameter.data.float()
+    return policy.eval()
 
 
 class _Conversion:
@@ -100,7 +104,7 @@ class _Conversion:
         unknown = [name for name in self.weights if name not in self.used and not name.startswith(NOT_FOR_ACTING)]
         if unknown:
             raise ValueError(f"the policy has parts that SB3's own have not: {_some(unknown)}")
-        return policy.eval()
+        return policy
 
     def _dqn(self) -> nn.Module:
         *layers, head = self._linears("q_net.q_net.")
@@ -199,7 +203,7 @@ class _Conversion:
             sides = tuple((side - size) // stride + 1 for side in sides)
         self._require(layers[-1], len(linear), 64 * int(np.prod(sides)))
         cnn = NatureCNN(space.shape, feature_dim=len(linear), channels_last=channels_last)
-        if space.dtype == np.uint8 and not self._is_scaled(space):  # ours divides by 255
+        if np.dtype(space.dtype).kind != "f" and not self._is_scaled(space):  # ours divides by 255
             layers[0] = kernel * 255.0, layers[0][1]
         targets = [module for module in (*cnn.convolutions, *cnn.linear) if not isinstance(module, nn.ReLU)]
         for target, layer in zip(targets, layers, strict=True):
