@@ -262,7 +262,7 @@ def with_hyperparameters(kind: type[Learn], choice: Choice, prog: str, rest: lis
 def _with_schedules() -> tyro.constructors.ConstructorRegistry:
     """What teaches tyro to read a schedule: a number, or lin_2.3e-3 as the zoo writes it."""
     from agentlib.backbones import Schedule
-    from agentlib.recipes.zoo import schedule_from_text, schedule_to_text
+    from agentlib.recipes.zoo_file import schedule_from_text, schedule_to_text
 
     spec = tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,

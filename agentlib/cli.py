@@ -303,7 +303,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _text(value: Any) -> str:
-    from agentlib.recipes.zoo import schedule_to_text
+    from agentlib.recipes.zoo_file import schedule_to_text
 
     if isinstance(value, tuple):
         return " ".join(map(str, value))

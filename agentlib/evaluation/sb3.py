@@ -77,7 +77,7 @@ def sb3_arguments(config: Any, observation_space: spaces.Space[Any], *, strict: 
     arguments = {name: getattr(config, name) for name in SHARED}
     arguments["policy"] = _policy(observation_space)
     if callable(config.learning_rate):
-        arguments["learning_rate"] = _sb3_schedule(config.learning_rate)
+        arguments["learning_rate"] = sb3_schedule(config.learning_rate)
     # SB3 knows no None here; clipping at infinity is none.
     arguments["max_grad_norm"] = math.inf if config.max_grad_norm is None else config.max_grad_norm
     if config.net_arch is not None:  # None is the same on both sides: 64 and 64, or nothing behind a CNN
@@ -156,8 +156,12 @@ def _policy(space: spaces.Space[Any]) -> str:
     return "CnnPolicy" if image and sorted(space.shape or ())[1] >= _SMALLEST_IMAGE else "MlpPolicy"
 
 
-def _sb3_schedule(schedule: Callable[[Any], Any]) -> Callable[[float], float]:
-    """Ours follows a clock, SB3's the share of the run that is left."""
+def sb3_schedule(schedule: Callable[[Any], Any]) -> Callable[[float], float]:
+    """A schedule of ours, which follows a clock, as SB3 takes it: a function of the share of the run that is left.
+
+    Raises:
+        ValueError: it follows more than the fraction of the run.
+    """
     from agentlib.backbones import Clock
 
     def rate(remaining: float) -> float:

@@ -184,13 +184,19 @@ class DeterministicPolicy(Policy):
         backbone: any network with a `feature_dim`.
         action_space: a Box, or its description by `space_to_json`.
         squashed: squash actions into the bounds by tanh, as TD3 does (Fujimoto et al. 2018); otherwise they are cut.
+        limit: what is squashed is first cut to `[-limit, limit]`; None leaves it.
     """
 
     def __init__(
-        self, backbone: Backbone | nn.Module, action_space: spaces.Box | dict[str, Any], squashed: bool = False
+        self,
+        backbone: Backbone | nn.Module,
+        action_space: spaces.Box | dict[str, Any],
+        squashed: bool = False,
+        limit: float | None = None,
     ) -> None:
         super().__init__(backbone)
         self.bounds, self.squashed = Bounds(action_space), bool(squashed)
+        self.limit = None if limit is None else float(limit)
         self.head = nn.Linear(self.feature_dim, self.bounds.size)
 
     @property
@@ -199,12 +205,15 @@ class DeterministicPolicy(Policy):
             "backbone": spec_of(self.backbone),
             "action_space": space_to_json(self.bounds.space),
             "squashed": self.squashed,
+            "limit": self.limit,
         }
         return {"name": "deterministic", "arguments": arguments}
 
     def output_of(self, features: Tensor) -> Tensor:
-        action = self.head(features)
-        return self.bounds.squash(action) if self.squashed else action
+        action: Tensor = self.head(features)
+        if not self.squashed:
+            return action
+        return self.bounds.squash(action if self.limit is None else action.clamp(-self.limit, self.limit))
 
     def choose(self, output: Tensor) -> Tensor:
         """The actions `(..., *shape)`, cut to the bounds."""

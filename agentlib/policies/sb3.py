@@ -94,12 +94,13 @@ class _Conversion:
             policy = self._actor_critic()
         elif "actor.log_std.weight" in self.weights:
             policy = self._sac()
-        elif "actor.mu.0.weight" in self.weights and "actor.log_std" not in self.weights:
+        elif "actor.log_std" in self.weights:
+            policy = self._sac_with_sde()
+        elif "actor.mu.0.weight" in self.weights:
             policy = self._td3()
         else:
-            kind = "SAC with use_sde=True" if "actor.log_std" in self.weights else "this model"
             raise ValueError(
-                f"{kind} is not supported; DQN, PPO, A2C, SAC, TD3 and DDPG are. Its weights: {_some(self.weights)}"
+                f"this model is not supported; DQN, PPO, A2C, SAC, TD3 and DDPG are. Its weights: {_some(self.weights)}"
             )
         unknown = [name for name in self.weights if name not in self.used and not name.startswith(NOT_FOR_ACTING)]
         if unknown:
@@ -146,6 +147,19 @@ class _Conversion:
         policy = policy_for(space, backbone, squashed=True, state_dependent_std=True)
         self._fill(policy.head, head)
         self._fill(policy.log_std_head, (self._take("actor.log_std.weight"), self._take("actor.log_std.bias")))
+        return policy
+
+    def _sac_with_sde(self) -> nn.Module:
+        """SAC whose noise depends on the state: the noise is left out, means are cut before they are squashed."""
+        space = _box(self.model.action_space)
+        backbone = self._backbone("actor.features_extractor.", self._linears("actor.latent_pi."), "relu")
+        self._take("actor.log_std")
+        limit = float(self.model.policy_kwargs.get("clip_mean", 2.0))
+        name = "actor.mu.0" if limit > 0 else "actor.mu"
+        head = (self._take(f"{name}.weight"), self._take(f"{name}.bias"))
+        self._require(head, _outputs_for(space), backbone)
+        policy = DeterministicPolicy(backbone, space, squashed=True, limit=limit if limit > 0 else None)
+        self._fill(policy.head, head)
         return policy
 
     def _td3(self) -> nn.Module:

@@ -1,20 +1,18 @@
-"""Settings files of the RL Baselines3 Zoo (YAML), read as literals: nothing in them is evaluated.
+"""Settings of the RL Baselines3 Zoo for what can be trained here.
 
-A file holds a section for each environment, "atari" for all Atari games, and sometimes "default". Keys that name a
-hyperparameter are taken; keys that change nothing here are noted; every other key is refused, since a run without it
-would not be the run that the file describes.
+Keys that name a hyperparameter are taken; keys that change nothing here are noted; every other key is refused, since a
+run without it would not be the run that the file describes.
 """
 
 from __future__ import annotations
 
-import ast
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from agentlib.backbones import Cosine, Linear, Schedule
 from agentlib.recipes import Recipe, close_matches
 from agentlib.recipes.presets import is_atari
+from agentlib.recipes.zoo_file import literal, load_sections, schedule_from_text, section_for
 from agentlib.training.config import config_from_json, config_to_json
 
 BACKBONES = {"MlpPolicy": "mlp", "CnnPolicy": "nature_cnn", "MultiInputPolicy": "auto"}
@@ -72,64 +70,12 @@ def read_zoo(path: str | Path, env_id: str, recipe: Recipe) -> ZooSettings:
         FileNotFoundError: no such file.
         ValueError: the file is no such file or has no section for the environment, or a setting is not supported.
     """
-    try:
-        import yaml
-    except ImportError:
-        raise ImportError("reading the zoo's files needs PyYAML: pip install 'agentlib[zoo]'") from None
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no settings file at {path}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML file that can be read safely: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
-        raise ValueError(f"{path} is no settings file of the zoo: it must hold a section for each environment")
-    name = _section(path, content, env_id)
+    content = load_sections(path)
+    name = section_for(path, content, env_id)
     try:
         return _settings(name, content[name], env_id, recipe)
     except ValueError as error:
         raise ValueError(f"{path}, section {name}: {error}") from None
-
-
-def schedule_from_text(text: str) -> Schedule:
-    """A number, or a schedule as the zoo writes it.
-
-    `lin_START` falls to 0 over the run; `lin_START_END` and `lin_START_END_OVER` say where to, and over which share of
-    the run. `cos_` in place of `lin_` goes along a cosine.
-
-    Raises:
-        ValueError: neither.
-    """
-    kind, _, rest = text.partition("_")
-    try:
-        if kind not in ("lin", "cos"):
-            return float(text)
-        given = [float(number) for number in rest.split("_")]
-        start, end, over = (*given, *(0.0, 1.0)[len(given) - 1 :])
-        return (Linear if kind == "lin" else Cosine)(start, end, over)
-    except ValueError:
-        raise ValueError(f"{text!r} is neither a number nor a schedule such as lin_2.3e-3 or lin_0.4_1.0") from None
-
-
-def schedule_to_text(schedule: Schedule) -> str:
-    """The inverse of `schedule_from_text`, as short as it can be; a function of one's own is named."""
-    if not isinstance(schedule, Linear | Cosine):
-        return getattr(schedule, "__name__", repr(schedule))
-    numbers = [schedule.start, schedule.end, schedule.over]
-    for usual in (1.0, 0.0):
-        if numbers[-1] != usual:
-            break
-        numbers.pop()
-    return "_".join(["lin" if isinstance(schedule, Linear) else "cos", *map(str, numbers)])
-
-
-def _section(path: Path, content: dict[str, Any], env_id: str) -> str:
-    candidates = [env_id, *(["atari"] if is_atari(env_id) else []), "default"]
-    for name in candidates:
-        if name in content:
-            return name
-    raise ValueError(f"{path} has no settings for {env_id!r}{close_matches(env_id, [str(name) for name in content])}")
 
 
 def _settings(section: str, values: dict[str, Any], env_id: str, recipe: Recipe) -> ZooSettings:
@@ -215,35 +161,3 @@ def _normalize(value: Any, hints: dict[str, Any]) -> dict[str, Any]:
     if observations and "normalize" not in hints:
         raise ValueError("normalize: not supported by this algorithm")
     return {"normalize": True} if observations else {}
-
-
-def literal(value: Any) -> Any:
-    """What a string says as a Python literal, where `dict(a=1)` stands for `{"a": 1}`; other values as they are.
-
-    Raises:
-        ValueError: it is no literal; nothing is ever evaluated.
-    """
-    if not isinstance(value, str):
-        return value
-    try:
-        return _value_of(ast.parse(value.strip(), mode="eval").body)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-        raise ValueError(
-            f"{value!r} is not a literal such as dict(net_arch=[64, 64]), and is never evaluated"
-        ) from None
-
-
-def _value_of(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call):
-        keywords = {keyword.arg: keyword.value for keyword in node.keywords}
-        if not isinstance(node.func, ast.Name) or node.func.id != "dict" or node.args or None in keywords:
-            raise ValueError("only dict(name=value, ...) is read")
-        return {name: _value_of(part) for name, part in keywords.items()}
-    if isinstance(node, ast.Dict):
-        return {
-            ast.literal_eval(key or node): _value_of(part) for key, part in zip(node.keys, node.values, strict=True)
-        }
-    if isinstance(node, ast.List | ast.Tuple):
-        parts = [_value_of(part) for part in node.elts]
-        return parts if isinstance(node, ast.List) else tuple(parts)
-    return ast.literal_eval(node)

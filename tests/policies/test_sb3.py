@@ -68,6 +68,10 @@ MODELS: dict[str, tuple[Any, str, spaces.Space, spaces.Space, dict[str, Any]]] =
     "a2c, images": (A2C, "CnnPolicy", IMAGE, FOUR, {}),
     "sac": (SAC, "MlpPolicy", VECTOR, BOX, SMALL),
     "sac, linear": (SAC, "MlpPolicy", VECTOR, BOX, {**SMALL, "policy_kwargs": {"net_arch": []}}),
+    "sac, state-dependent exploration": (SAC, "MlpPolicy", VECTOR, BOX, {**SMALL, "use_sde": True}),
+    "sac, unlimited": (
+        SAC, "MlpPolicy", VECTOR, BOX, {**SMALL, "use_sde": True, "policy_kwargs": {"clip_mean": 0.0}},
+    ),
     "sac, images": (SAC, "CnnPolicy", IMAGE, BOX, SMALL),
     "td3": (TD3, "MlpPolicy", VECTOR, BOX, SMALL),
     "td3, dict": (TD3, "MultiInputPolicy", PARTS, BOX, SMALL),
@@ -413,8 +417,6 @@ def test_models_and_networks_of_other_kinds_are_refused_by_name(saved, tmp_path)
     norm = {"mlp_extractor.policy_net.1.weight": torch.zeros(64)}
     with pytest.raises(ValueError, match="not linear ones with activations in between"):
         Agent.from_sb3(changed(saved, tmp_path / "c.zip", weights=lambda old: {**old, **norm}))
-    with pytest.raises(ValueError, match="SAC with use_sde=True is not supported"):
-        Agent.from_sb3(SAC("MlpPolicy", Blank(VECTOR, BOX), use_sde=True, device="cpu", **SMALL))
 
     class Own(nn.Module):
         pass

@@ -5,7 +5,8 @@ import pytest
 from agentlib.backbones import Cosine, Linear
 from agentlib.learners import DQNConfig
 from agentlib.recipes import RECIPES, configure
-from agentlib.recipes.zoo import literal, read_zoo, schedule_from_text, schedule_to_text
+from agentlib.recipes.zoo import read_zoo
+from agentlib.recipes.zoo_file import literal, schedule_from_text, schedule_to_text
 
 DQN = RECIPES["dqn"]
 FILE = """
