@@ -7,7 +7,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones import CNN, MLP, Chain, NatureCNN, Nested, OneHot, ResNet, RunningNorm, UNet
+from agentlib.backbones import (
+    CNN,
+    GRU,
+    LSTM,
+    MLP,
+    RNN,
+    Chain,
+    EncoderDecoder,
+    NatureCNN,
+    Nested,
+    OneHot,
+    ResNet,
+    RunningNorm,
+    Swin,
+    TransformerDecoder,
+    TransformerEncoder,
+    UNet,
+    ViT,
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +67,15 @@ BATCH = {
 SPECTRAL = {"repeats": "the second pass differs"}
 """What spectral normalization cannot do in training mode: each pass moves its estimate of the singular vector."""
 
+
+def of_steps(batch: int, width: int) -> tuple[int, ...]:
+    """Shape of the features of networks that read six steps and give features of each."""
+    return batch, 6, width
+
+
+FUSED = dict.fromkeys(("vmap over networks", "vmap over samples"), "not yet implemented the batching rule")
+"""torch's fused attention is slow under vmap, and says so; `second_order=True` is what goes there."""
+
 EXAMPLES: dict[str, Example] = {
     "mlp": Example(lambda: MLP(6, (8, 5)), vectors(2, 3)),
     "mlp: no layers": Example(lambda: MLP(6, ()), vectors(6)),
@@ -82,6 +109,38 @@ EXAMPLES: dict[str, Example] = {
         lambda: UNet((8, 8, 3), widths=(8, 16, 16), condition_dim=5, norm="channel", channels_last=True),
         lambda batch: (torch.rand(batch, 8, 8, 3), torch.randn(batch, 5)),
         lambda batch, width: (batch, width, 8, 8),
+    ),
+    "rnn": Example(lambda: RNN(3, 5, layers=2, nonlinearity="relu"), vectors(6, 3), of_steps),
+    "lstm": Example(lambda: LSTM(3, 5), vectors(6, 3), of_steps),
+    "gru": Example(lambda: GRU(3, 5, bidirectional=True), vectors(6, 3), of_steps),
+    "transformer_encoder": Example(lambda: TransformerEncoder(3, 8, 2, 2, second_order=True), vectors(6, 3)),
+    "transformer_encoder: fused": Example(
+        lambda: TransformerEncoder(dim=8, heads=2, vocabulary=7, positions="sinusoidal", norm_first=False),
+        lambda batch: (torch.randint(0, 7, (batch, 6)),),
+        fails=FUSED,
+    ),
+    "transformer_decoder": Example(
+        lambda: TransformerDecoder(3, 8, 2, 2, window=4, second_order=True), vectors(6, 3), of_steps
+    ),
+    "encoder_decoder": Example(
+        lambda: EncoderDecoder(
+            TransformerEncoder(3, 8, 1, 2, second_order=True),
+            TransformerDecoder(2, 8, 1, 2, cross=True, second_order=True),
+        ),
+        lambda batch: (torch.randn(batch, 5, 3), torch.randn(batch, 6, 2)),
+        of_steps,
+    ),
+    "vit": Example(lambda: ViT((1, 8, 8), patch=4, dim=8, layers=2, heads=2, second_order=True), vectors(1, 8, 8)),
+    "vit: fused": Example(
+        lambda: ViT((1, 8, 8), patch=4, dim=8, layers=2, heads=2, pool="mean"), vectors(1, 8, 8), fails=FUSED
+    ),
+    "swin": Example(
+        lambda: Swin((3, 16, 16), 2, dim=8, depths=(2, 2), heads=(1, 2), window=4, second_order=True), pixels(3, 16, 16)
+    ),
+    "swin: fused": Example(
+        lambda: Swin((3, 16, 16), 2, dim=8, depths=(2, 2), heads=(1, 2), window=4),
+        pixels(3, 16, 16),
+        fails={"vmap over networks": "not differentiable with respect to argument 'attn_mask'"},
     ),
     "one_hot": Example(lambda: OneHot([3, 4], [0, 1]), lambda batch: (torch.randint(1, 3, (batch, 2)),)),
     "running_norm": Example(observed_norm, vectors(3, 2), lambda batch, width: (batch, 3, 2)),

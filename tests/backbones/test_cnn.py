@@ -1,6 +1,7 @@
 """Convolutional networks, the size rule, and images that lie the wrong way round."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_a_convolution_is_a_product_with_the_patches():
     """z[i, j] = sum over a, b, c of w[a, b, c] x[s i + a - p, s j + b - p, c]: outputs and both gradients."""
     for kernel, stride, padding in itertools.product((1, 2, 3), (1, 2, 3), (0, 1)):
         network = CNN((2, 7, 6), ((3, kernel, stride, padding),), None, norm="none").double()
-        layer = network.convolutions[0]
+        layer: Any = network.convolutions[0]
         x = numbers(2, 2, 7, 6).requires_grad_()
         patches = functional.unfold(x, kernel, padding=padding, stride=stride)  # (B, C * k * k, positions)
         sides = convolved_size(7, kernel, stride, padding), convolved_size(6, kernel, stride, padding)
@@ -132,7 +133,7 @@ def test_the_size_rule_is_torchs():
             assert convolved_size(size, kernel, stride, padding) == expected
 
 
-NETWORKS = {
+NETWORKS: dict[str, tuple[Any, int]] = {
     "nature_cnn": (lambda side: NatureCNN((1, side, 90)), 36),
     "cnn": (lambda side: CNN((1, 20, side)), 4),
     "cnn without padding": (lambda side: CNN((1, side, side), ((4, 5, 2), "max", (4, 3, 1))), 15),

