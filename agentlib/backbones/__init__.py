@@ -22,6 +22,7 @@ from agentlib.backbones.schedules import (
     at,
     scaled_to_batch,
 )
+from agentlib.backbones.sequence import AfterAction, WithMemory
 from agentlib.backbones.specs import BACKBONES, from_spec, spec_of
 from agentlib.backbones.transformer import EncoderDecoder, TransformerDecoder, TransformerEncoder
 from agentlib.backbones.unet import MapDecoder, UNet
@@ -34,6 +35,7 @@ __all__ = [
     "LSTM",
     "MLP",
     "RNN",
+    "AfterAction",
     "Backbone",
     "Chain",
     "Clock",
@@ -59,6 +61,7 @@ __all__ = [
     "UNet",
     "ViT",
     "Warmup",
+    "WithMemory",
     "adagrad",
     "adam",
     "adamw",
@@ -91,4 +94,5 @@ BACKBONES |= {
     "encoder_decoder": EncoderDecoder,
     "vit": ViT,
     "swin": Swin,
+    "with_memory": WithMemory,
 }

@@ -4,6 +4,8 @@ from agentlib.data.batches import Batches, Examples
 from agentlib.data.datasets import DATASETS, Dataset, Splits, dataset, split
 from agentlib.data.replay import Replay
 from agentlib.data.replay_buffer import Episode, ReplayBuffer, Transition
+from agentlib.data.sequence_buffer import SequenceBuffer, Sequences
+from agentlib.data.sequence_replay import SequenceReplay
 from agentlib.data.source import Source
 
 __all__ = [
@@ -14,6 +16,9 @@ __all__ = [
     "Examples",
     "Replay",
     "ReplayBuffer",
+    "SequenceBuffer",
+    "SequenceReplay",
+    "Sequences",
     "Source",
     "Splits",
     "Transition",

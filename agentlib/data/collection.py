@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from agentlib.backbones.schedules import Clock
 from agentlib.data.replay_buffer import ReplayBuffer
 from agentlib.data.spaces import action_to_space, flatten, unflatten
-from agentlib.envs.vector import Environments
+from agentlib.envs.vector import Environments, Stepped
 
 Actor = Callable[[Any], NDArray[Any]]
 """From batched observations (numpy) to batched actions, as policies give them: discrete ones count from 0."""
@@ -68,11 +68,17 @@ class Collector:
 
     def step(self, clock: Clock) -> None:
         """One step of each environment."""
-        action = self.exploration(self.actor, self.observation, clock)
+        action = self.choose(clock)
         executed = action if self.as_they_come else action_to_space(self.envs.action_space, action)
         stepped = self.envs.step(executed)
-        if self.is_real:
-            action = executed  # what was beyond a bound did not happen
+        self.keep(executed if self.is_real else action, stepped)  # what was beyond a bound did not happen
+
+    def choose(self, clock: Clock) -> NDArray[Any]:
+        """The next action of each environment."""
+        return self.exploration(self.actor, self.observation, clock)
+
+    def keep(self, action: NDArray[Any], stepped: Stepped) -> None:
+        """Takes in what a step gave."""
         valid = None if stepped.all_valid else stepped.valid
         self.buffer.add(action, stepped.reward, stepped.terminated, stepped.truncated, stepped.next_observation, valid)
         self.observation = stepped.observation

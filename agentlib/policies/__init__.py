@@ -10,6 +10,7 @@ from agentlib.policies.ensemble import EnsemblePolicy
 from agentlib.policies.exploration import EpsilonGreedy
 from agentlib.policies.fitting import policy_for
 from agentlib.policies.q_policy import QPolicy
+from agentlib.policies.remembering import MemoryActor
 
 __all__ = [
     "POLICIES",
@@ -21,6 +22,7 @@ __all__ = [
     "EpsilonGreedy",
     "GaussianPolicy",
     "GreedyActor",
+    "MemoryActor",
     "MultiCategoricalPolicy",
     "Policy",
     "QPolicy",

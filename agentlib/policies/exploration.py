@@ -15,7 +15,8 @@ from agentlib.backbones.schedules import Clock, Schedule, at
 class EpsilonGreedy:
     """A uniformly random action with probability epsilon, else the actor's.
 
-    Each environment draws for itself; where all of them draw a random action, the actor is not asked at all.
+    Each environment draws for itself; where all of them draw a random action, the actor is not asked at all, except one
+    with memory, which has to see everything (`always_asked`).
 
     Args:
         action_space: Discrete; actions are indices from 0.
@@ -43,6 +44,10 @@ class EpsilonGreedy:
 
     def __call__(self, actor: Callable[[Any], NDArray[Any]], observation: Any, clock: Clock) -> NDArray[Any]:
         """Actions `(num_envs,)` for batched observations."""
+        if getattr(actor, "always_asked", False):
+            greedy = actor(observation)
+            random = self.generator.random(self.num_envs) < self.rate(clock)
+            return np.where(random, self.generator.integers(self.n_actions, size=self.num_envs), greedy)
         if self.num_envs == 1:  # the same, without the cost of arrays of one
             if self.generator.random() < self.rate(clock):
                 return self.generator.integers(self.n_actions, size=1)

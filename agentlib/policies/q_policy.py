@@ -21,6 +21,8 @@ class QPolicy(nn.Module):
     def __init__(self, backbone: Backbone | nn.Module, n_actions: int) -> None:
         super().__init__()
         self.backbone, self.n_actions = backbone, int(n_actions)
+        self.is_sequence = bool(getattr(backbone, "is_sequence", False))
+        self.distributional, self.is_branched = None, False
         self.head = nn.Linear(int(backbone.feature_dim), self.n_actions)  # type: ignore[arg-type]
 
     @property
@@ -32,8 +34,16 @@ class QPolicy(nn.Module):
         self, observation: Observation, state: Any = None, episode_start: Tensor | None = None
     ) -> tuple[Tensor, Any]:
         """Values `(B, n_actions)` of a batch of observations, and the state (unused: this policy has no memory)."""
-        values: Tensor = self.head(self.backbone(observation))
+        if self.is_sequence:
+            features, state = self.backbone(observation, state, episode_start)
+        else:
+            features = self.backbone(observation)
+        values: Tensor = self.head(features)
         return values, state
+
+    def initial_state(self, batch_size: int) -> Any:
+        """The memory at the start of `batch_size` episodes; None without memory."""
+        return self.backbone.initial_state(batch_size) if self.is_sequence else None  # type: ignore[operator]
 
     def choose(self, output: Tensor) -> Tensor:
         """The greedy actions `(B,)`; the first of equal ones."""

@@ -224,17 +224,6 @@ def test_errors_say_what_fits():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", CELLS)
-def test_compiles_whole_and_exports(kind):
-    """With resets inside the sequence: one graph."""
-    network = kind(D, H)
-    x, start = torch.randn(B, 3, D), torch.rand(B, 3) < 0.3
-    torch.testing.assert_close(torch.compile(network, fullgraph=True)(x, None, start), network(x, None, start))
-    exported = torch.export.export(network, (x, None, start)).module()
-    torch.testing.assert_close(exported(x, None, start), network(x, None, start))
-
-
-@pytest.mark.slow
 def test_an_lstm_remembers_what_a_plain_network_forgets():
     """The adding problem: the sum of two numbers of fifty. Guessing the mean costs 1/6 (Hochreiter & Schmidhuber)."""
     losses: dict[Any, float] = {RNN: 1 / 6, LSTM: 1 / 6}

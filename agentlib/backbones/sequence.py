@@ -1,0 +1,141 @@
+"""An encoder of single observations, and a network with memory on what it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from agentlib.backbones.base import Backbone, Observation, SequenceBackbone, Spec, State
+
+
+class AfterAction(NamedTuple):
+    """Observations with the actions that led to them, for networks that read both."""
+
+    observation: Observation
+    """`(B, T, *shape)` in each leaf."""
+    previous_action: Tensor
+    """`(B, T)` or `(B, T, *shape)`: the action before each observation; -1 (0 for real numbers) where there is none."""
+
+
+class WithMemory(SequenceBackbone):
+    """Each observation goes through an encoder, the features of all of them through a network with memory.
+
+    With `previous_action` the memory also reads which action was taken last. On sequences it comes with the
+    observations, in an `AfterAction`. While acting, when observations come one by one, it is part of the state, where
+    `acted` puts it.
+
+    Args:
+        encoder: of one observation: an MLP, a CNN, `Nested` ...
+        memory: a sequence backbone that reads the encoder's features, and the action beside them.
+        previous_action: number of discrete actions, or the shape of real-valued ones; None to leave actions out.
+
+    Raises:
+        ValueError: the memory reads another width.
+    """
+
+    def __init__(
+        self,
+        encoder: Backbone | nn.Module,
+        memory: SequenceBackbone | nn.Module,
+        previous_action: int | Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        discrete = isinstance(previous_action, int) or previous_action is None
+        self.previous_action = previous_action if discrete else tuple(previous_action)  # type: ignore[arg-type]
+        width = int(encoder.feature_dim) + self.action_width  # type: ignore[arg-type]
+        if getattr(memory, "input_dim", width) != width:
+            raise ValueError(
+                f"encoder and action have {width} features, the memory reads {memory.input_dim}: build it with "
+                f"input_dim={width}"
+            )
+        if getattr(memory, "bidirectional", False):
+            raise ValueError("a bidirectional network sees the future: it cannot be the memory of something that acts")
+        self.encoder, self.memory = encoder, memory
+        self.feature_dim = int(memory.feature_dim)  # type: ignore[arg-type]
+
+    @property
+    def spec(self) -> Spec:
+        shape = self.previous_action
+        arguments = {
+            "encoder": self.encoder.spec,
+            "memory": self.memory.spec,
+            "previous_action": list(shape) if isinstance(shape, tuple) else shape,
+        }
+        return {"name": "with_memory", "arguments": arguments}
+
+    @property
+    def action_width(self) -> int:
+        """Numbers that stand for an action."""
+        if isinstance(self.previous_action, int):
+            return self.previous_action
+        return 0 if self.previous_action is None else torch.Size(self.previous_action).numel()
+
+    def no_action(self, batch_size: int) -> Tensor:
+        """What stands where no action was taken yet: -1, which is none of the actions; 0 for real numbers."""
+        device = next(self.parameters()).device
+        if isinstance(self.previous_action, int):
+            return torch.full((batch_size,), -1, device=device)
+        return torch.zeros(batch_size, *(self.previous_action or ()), device=device)
+
+    def initial_state(self, batch_size: int) -> State:
+        state = self.memory.initial_state(batch_size)  # type: ignore[operator]
+        return state if self.previous_action is None else (state, self.no_action(batch_size))
+
+    def acted(self, state: State, action: Tensor) -> State:
+        """The state once these actions `(B, ...)` were taken."""
+        return state if self.previous_action is None else (state[0], action)
+
+    def encode(self, observation: Observation, state: State, episode_start: Tensor | None) -> Tensor:
+        """What the memory reads: `(B, T, n)`."""
+        seen, previous = observation if isinstance(observation, AfterAction) else (observation, None)
+        batch, steps = _leading(seen)
+        features: Tensor = self.encoder(_mapped(seen, lambda leaf: leaf.flatten(0, 1))).unflatten(0, (batch, steps))
+        if self.previous_action is None:
+            return features
+        if previous is None:
+            if steps > 1:
+                raise ValueError(
+                    "this network reads the actions before each of several observations: give it "
+                    "AfterAction(observation, previous_action)"
+                )
+            previous = state[1][:, None]  # (B, 1, ...)
+            if episode_start is not None:
+                none = self.no_action(batch)[:, None]
+                begins = episode_start.reshape(batch, 1, *[1] * (previous.dim() - 2))
+                previous = torch.where(begins, none, previous)
+        if isinstance(self.previous_action, int):
+            action = previous[..., None] == torch.arange(self.previous_action, device=features.device)
+        else:
+            action = previous.flatten(2)
+        return torch.cat([features, action.to(features.dtype)], -1)
+
+    def forward(  # type: ignore[override]
+        self, observation: Observation, state: State | None = None, episode_start: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        if state is None:
+            seen = observation.observation if isinstance(observation, AfterAction) else observation
+            state = self.initial_state(_leading(seen)[0])
+        inputs = self.encode(observation, state, episode_start)
+        inner = state if self.previous_action is None else state[0]
+        features, inner = self.memory(inputs, inner, episode_start)
+        return features, inner if self.previous_action is None else (inner, self.no_action(len(features)))
+
+    def observe(self, observation: Observation) -> None:
+        if hasattr(self.encoder, "observe"):
+            self.encoder.observe(observation)  # type: ignore[operator]
+
+
+def _mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(tree, dict):
+        return {key: _mapped(part, change) for key, part in tree.items()}
+    return type(tree)(_mapped(part, change) for part in tree) if isinstance(tree, tuple | list) else change(tree)
+
+
+def _leading(tree: Any) -> tuple[int, int]:
+    """B and T."""
+    while not isinstance(tree, Tensor):
+        tree = next(iter(tree.values())) if isinstance(tree, dict) else tree[0]
+    return tree.shape[0], tree.shape[1]
