@@ -16,8 +16,18 @@ from safetensors.torch import save_file
 from torch import nn
 
 from agentlib.backbones import from_spec, spec_of
-from agentlib.data.spaces import space_from_json, space_to_json, to_batch, unflatten
+from agentlib.data.spaces import (
+    choices,
+    observed_mask,
+    observes_mask,
+    space_from_json,
+    space_to_json,
+    to_batch,
+    unflatten,
+)
+from agentlib.envs.masks import Masks
 from agentlib.policies import POLICIES, GreedyActor
+from agentlib.policies.exploration import random_actions
 from agentlib.training.checkpoints import replacing
 
 FILE_VERSION = 1
@@ -66,16 +76,39 @@ class Agent:
         """Where the policy lives."""
         return next(self.policy.parameters()).device
 
-    def act(self, observation: Any) -> Any:
+    @property
+    def takes_masks(self) -> bool:
+        """Whether its policy respects masks of legal actions. Those in Dict observations are found by themselves."""
+        return bool(getattr(self.policy, "takes_masks", False))
+
+    def act(self, observation: Any, *, action_mask: Any = None) -> Any:
         """The best action for one observation, or the actions for a batch of them.
 
+        Args:
+            observation: one, or a batch.
+            action_mask: `(A,)`, or `(B, A)` for a batch, nonzero where an action is legal, such as Gymnasium's
+                `info["action_mask"]`. For MultiDiscrete actions the masks of the components stand side by side.
+
         Raises:
-            TypeError: the pair `(observation, info)`, or a dtype or structure that does not fit the space.
-            ValueError: a shape that does not fit the space, or NaN.
+            TypeError: the pair `(observation, info)`, or a dtype or structure that does not fit the space; a mask, and
+                the policy knows none.
+            ValueError: a shape that does not fit the space, or NaN; a mask that leaves no legal action.
         """
         leaves, single = to_batch(self.observation_space, observation)
-        actions = self._actor(unflatten(self.observation_space, leaves)) + self._start
+        masks = () if action_mask is None else (self._masks(action_mask, single, len(leaves[0])),)
+        actions = self._actor(unflatten(self.observation_space, leaves), *masks) + self._start
         return actions[0] if single else actions
+
+    def _masks(self, action_mask: Any, single: bool, count: int) -> NDArray[np.bool_]:
+        if not self.takes_masks:
+            raise TypeError(f"an action mask was given, but {type(self.policy).__name__} knows none")
+        reader = Masks(self.observation_space, self.action_space)
+        masks = np.stack([reader.one(mask) for mask in ([action_mask] if single else action_mask)])
+        if len(masks) != count:
+            raise ValueError(f"{len(masks)} action masks do not fit a batch of {count} observations")
+        if reader.without_choice(masks) is not None:
+            raise ValueError("the action mask leaves no legal action")
+        return masks
 
     def predict(
         self,
@@ -83,19 +116,32 @@ class Agent:
         state: tuple[NDArray[Any], ...] | None = None,
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = False,
+        *,
+        action_mask: Any = None,
     ) -> tuple[Any, tuple[NDArray[Any], ...] | None]:
         """SB3's `predict`: actions for one observation or a batch, and the recurrent state (None without memory).
 
         With `deterministic=False` a share of `exploration_rate` of the actions is random, from the agent's own
         generator. Raises what `act` raises.
         """
-        actions = np.asarray(self.act(observation))
+        actions = np.asarray(self.act(observation, action_mask=action_mask))
         if not deterministic and self.exploration_rate > 0.0:
-            # (SB3 draws once per call, we once per observation.)
-            random = self.generator.random(actions.shape) < self.exploration_rate
-            n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
-            actions = np.where(random, self.generator.integers(n_actions, size=actions.shape) + self._start, actions)
+            actions = self._varied(actions, observation, action_mask)
         return actions, state
+
+    def _varied(self, actions: NDArray[Any], observation: Any, action_mask: Any) -> NDArray[Any]:
+        """A share of the actions random among the legal ones. (SB3 draws once per call, we once per observation.)"""
+        leaves, single = to_batch(self.observation_space, observation)
+        count = len(leaves[0])
+        mask = None if action_mask is None else self._masks(action_mask, single, count)
+        if mask is None and observes_mask(self.observation_space, self.action_space):
+            mask = observed_mask(unflatten(self.observation_space, leaves), sum(choices(self.action_space)))
+        random = self.generator.random(count) < self.exploration_rate
+        others = random_actions(self.generator, choices(self.action_space), count, mask)  # (count, D)
+        others = others.reshape(count, *(self.action_space.shape or ())) + self._start
+        batch = actions[None] if single else actions
+        varied = np.where(random.reshape(-1, *[1] * (batch.ndim - 1)), others, batch)
+        return varied[0] if single else varied
 
     def reset(self, seed: int | None = None) -> None:
         """Forgets what was remembered of an episode; with a seed, the generator starts anew."""
