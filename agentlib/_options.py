@@ -228,7 +228,8 @@ def choose(what: str, rest: list[str]) -> Choice:
         "env_kwargs": tuple(f"{name}={value!r}" for name, value in settings.env_kwargs.items()),
     }
     origin = f"{given.zoo}, section {settings.section}"
-    return Choice(recipe, recipe.config(**preset_for(what, None) | settings.hyperparameters), origin, run, settings.notes)
+    base = recipe.config(**preset_for(what, None) | settings.hyperparameters)
+    return Choice(recipe, base, origin, run, settings.notes)
 
 
 def with_hyperparameters(kind: type[Learn], choice: Choice, prog: str, rest: list[str]) -> Any:
