@@ -184,6 +184,9 @@ def test_a_mask_without_a_legal_action_is_refused_with_its_step(kind, action_spa
 
 def test_a_mask_of_another_size_is_refused():
     class Wrong(Masked):
+        def mask(self):
+            return None
+
         def told(self):
             return super().told()[0], {"action_mask": np.ones(3 if self.t < 2 else 7)}
 

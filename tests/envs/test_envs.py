@@ -2,6 +2,7 @@
 
 import importlib
 import warnings
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -160,11 +161,11 @@ def test_catch_needs_the_drift():
 
 def test_chain_is_a_combination_lock():
     env = Chain(n=4)
-    right = env.right
+    right: Any = env.right
     assert 0 < right.sum() < 4
     env.reset(seed=0)
-    assert env.step(right[0])[:3] == (1, 0.0, False)
-    assert env.step(1 - right[1])[:3] == (0, 0.0, False)  # back to the start
+    outcomes: list[Any] = [env.step(action)[:3] for action in (right[0], 1 - right[1])]
+    assert outcomes == [(1, 0.0, False), (0, 0.0, False)]  # back to the start
     outcomes = [env.step(action)[:3] for action in right]
     assert outcomes == [(1, 0.0, False), (2, 0.0, False), (3, 0.0, False), (4, 1.0, True)]
     # Random play: the steps to the end are 2^(n+1) - 2 on average, here 30 with a deviation of 27.
