@@ -7,11 +7,9 @@ y = r + gamma (1 - terminated) 1/D sum_d Q'_d(s', argmax_a Q_d(s', a))        (T
 from functools import partial
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 
 from agentlib.backbones import MLP, Clock, Rule, sgd
 from agentlib.data import Replay, Transition
@@ -25,38 +23,7 @@ from agentlib.recipes.q_learning import build_dqn
 from agentlib.testing import check_learner
 from agentlib.training.checkpoints import load_checkpoint, save_checkpoint
 from agentlib.training.loop import compiler_found
-
-
-class Moody(gymnasium.Env):
-    """Half of the actions are legal, others each time; several components, or one. It refuses what is illegal."""
-
-    def __init__(self, sizes, in_observation=False, render_mode=None):
-        self.sizes, self.in_observation, self.render_mode = sizes, in_observation, render_mode
-        self.action_space = spaces.MultiDiscrete(sizes) if len(sizes) > 1 else spaces.Discrete(sizes[0])
-        space = spaces.Box(-1, 1, (3,))
-        mask = spaces.MultiBinary(sum(sizes))
-        self.observation_space = spaces.Dict(action_mask=mask, position=space) if in_observation else space
-
-    def told(self):
-        position = self.np_random.uniform(-1, 1, 3).astype(np.float32)
-        self.mask = self.np_random.random(sum(self.sizes)) < 0.5
-        for start, size in zip(np.cumsum([0, *self.sizes]), self.sizes, strict=False):
-            self.mask[start + self.np_random.integers(size)] = True
-        if self.in_observation:
-            return {"action_mask": self.mask.astype(np.int8), "position": position}, {}
-        return position, {"action_mask": self.mask}
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.t = 0
-        return self.told()
-
-    def step(self, action):
-        assert self.mask[np.cumsum([0, *self.sizes])[:-1] + action].all(), f"{action} is illegal"
-        self.t += 1
-        observation, info = self.told()
-        return observation, float(np.mean(action)), self.t % 7 == 0, self.t % 11 == 0, info
-
+from tests.moody import Moody
 
 VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "dueling": ("CartPole-v1", {"dueling": True, "double": True}),
