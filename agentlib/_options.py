@@ -221,7 +221,8 @@ def choose(what: str, rest: list[str]) -> Choice:
         raise UsageError(str(error)) from None
     if given.zoo is None:
         key = given.env or given.data
-        origin = f"the preset for {key}" if preset_for(what, key) else "the defaults"
+        preset = f"the preset for {key}" if key else "the preset"
+        origin = preset if preset_for(what, key) else "the defaults"
         return Choice(recipe, configure(what, key, {}), origin)
     if given.env is None:
         raise UsageError("--zoo FILE needs --env ID, which selects the section")
@@ -235,7 +236,8 @@ def choose(what: str, rest: list[str]) -> Choice:
         "env_kwargs": tuple(f"{name}={value!r}" for name, value in settings.env_kwargs.items()),
     }
     origin = f"{given.zoo}, section {settings.section}"
-    return Choice(recipe, recipe.config(**settings.hyperparameters), origin, run, settings.notes)
+    base = recipe.config(**preset_for(what, None) | settings.hyperparameters)
+    return Choice(recipe, base, origin, run, settings.notes)
 
 
 def with_hyperparameters(kind: type[Learn], choice: Choice, prog: str, rest: list[str]) -> Any:

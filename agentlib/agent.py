@@ -17,9 +17,20 @@ from torch import Tensor, nn
 
 from agentlib.backbones import spec_of
 from agentlib.backbones.files import read, rebuilt, replacing
-from agentlib.data.spaces import action_to_space, space_from_json, space_to_json, to_batch, unflatten
+from agentlib.data.spaces import (
+    action_to_space,
+    choices,
+    observed_mask,
+    observes_mask,
+    space_from_json,
+    space_to_json,
+    to_batch,
+    unflatten,
+)
+from agentlib.envs.masks import Masks
 from agentlib.policies import POLICIES, GreedyActor
 from agentlib.policies.acting import decide, in_eval_mode, to_tensors
+from agentlib.policies.exploration import random_actions
 from agentlib.policies.sb3 import look_at, policy_from_sb3
 from agentlib.policies.sb3_file import read_sb3_file
 from agentlib.training.trees import mapped
@@ -74,20 +85,44 @@ class Agent:
         """Where the policy lives."""
         return next(self.policy.parameters()).device
 
-    def act(self, observation: Any) -> Any:
+    @property
+    def takes_masks(self) -> bool:
+        """Whether its policy respects masks of legal actions. Those in Dict observations are found by themselves."""
+        return bool(getattr(self.policy, "takes_masks", False))
+
+    def act(self, observation: Any, *, action_mask: Any = None) -> Any:
         """The best action for one observation, or the actions for a batch of them.
 
         An agent with memory keeps it from call to call, for each row of the batch; tell it by `reset` when an episode
         has ended.
 
+        Args:
+            observation: one, or a batch.
+            action_mask: `(A,)`, or `(B, A)` for a batch, nonzero where an action is legal, such as Gymnasium's
+                `info["action_mask"]`. For MultiDiscrete actions the masks of the components stand side by side.
+
         Raises:
-            TypeError: the pair `(observation, info)`, or a dtype or structure that does not fit the space.
-            ValueError: a shape that does not fit the space, or NaN; with memory, a batch of another size than before.
+            TypeError: the pair `(observation, info)`, or a dtype or structure that does not fit the space; a mask, and
+                the policy knows none.
+            ValueError: a shape that does not fit the space, or NaN; with memory, a batch of another size than before;
+                a mask that leaves no legal action.
         """
         leaves, single = to_batch(self.observation_space, observation)
-        batch = unflatten(self.observation_space, leaves)
-        actions = self._remembering(batch, len(leaves[0])) if self.has_memory else self._actor(batch)
+        batch, size = unflatten(self.observation_space, leaves), len(leaves[0])
+        mask = None if action_mask is None else self._masks(action_mask, single, size)
+        actions = self._remembering(batch, size, mask) if self.has_memory else self._actor(batch, mask)
         return self._in_space(actions, single)
+
+    def _masks(self, action_mask: Any, single: bool, count: int) -> NDArray[np.bool_]:
+        if not self.takes_masks:
+            raise TypeError(f"an action mask was given, but {type(self.policy).__name__} knows none")
+        reader = Masks(self.observation_space, self.action_space)
+        masks = np.stack([reader.one(mask) for mask in ([action_mask] if single else action_mask)])
+        if len(masks) != count:
+            raise ValueError(f"{len(masks)} action masks do not fit a batch of {count} observations")
+        if reader.without_choice(masks) is not None:
+            raise ValueError("the action mask leaves no legal action")
+        return masks
 
     def predict(
         self,
@@ -95,6 +130,8 @@ class Agent:
         state: tuple[NDArray[Any], ...] | None = None,
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = False,
+        *,
+        action_mask: Any = None,
     ) -> tuple[Any, tuple[NDArray[Any], ...] | None]:
         """SB3's `predict`: actions for one observation or a batch, and the recurrent state (None without memory).
 
@@ -104,24 +141,31 @@ class Agent:
         own generator. Raises what `act` raises.
         """
         leaves, single = to_batch(self.observation_space, observation)
-        batch = unflatten(self.observation_space, leaves)
+        batch, size = unflatten(self.observation_space, leaves), len(leaves[0])
+        mask = None if action_mask is None else self._masks(action_mask, single, size)
         draws = not deterministic and bool(getattr(self.policy, "is_stochastic", False))
         seed = int(self.generator.integers(2**63)) if draws else None
         if self.has_memory:
-            memory = self._initial_state(len(leaves[0])) if state is None else self._from_arrays(state, len(leaves[0]))
-            starts = None if episode_start is None else np.asarray(episode_start, bool).reshape(len(leaves[0]))
-            actions, memory = decide(self.policy, self.observation_space, batch, memory, starts, seed)
+            memory = self._initial_state(size) if state is None else self._from_arrays(state, size)
+            starts = None if episode_start is None else np.asarray(episode_start, bool).reshape(size)
+            actions, memory = decide(self.policy, self.observation_space, batch, memory, starts, seed, mask)
             state = _arrays(memory)
         elif draws:
             actions, _ = decide(self.policy, self.observation_space, batch, seed=seed)
         else:
-            actions = self._actor(batch)
+            actions = self._actor(batch, mask)
         if not deterministic and not draws and self.exploration_rate > 0.0:
-            # (SB3 draws once per call, we once per observation.)
-            random = self.generator.random(actions.shape) < self.exploration_rate
-            n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
-            actions = np.where(random, self.generator.integers(n_actions, size=actions.shape), actions)
+            actions = self._varied(actions, batch, mask)
         return np.asarray(self._in_space(actions, single)), state
+
+    def _varied(self, actions: NDArray[Any], batch: Any, mask: NDArray[np.bool_] | None) -> NDArray[Any]:
+        """A share of the actions random among the legal ones. (SB3 draws once per call, we once per observation.)"""
+        sizes, count = choices(self.action_space), len(actions)
+        if mask is None and observes_mask(self.observation_space, self.action_space):
+            mask = observed_mask(batch, sum(sizes))
+        random = self.generator.random(count) < self.exploration_rate
+        others = random_actions(self.generator, sizes, count, mask).reshape(actions.shape)
+        return np.where(random.reshape(-1, *[1] * (actions.ndim - 1)), others, actions)
 
     def confidence(self, observation: Any) -> Any:
         """The probability that the policy gives to the action that `act` takes: of one observation, or `(B,)`.
@@ -165,14 +209,14 @@ class Agent:
         """Whether actions depend on earlier observations."""
         return bool(getattr(self.policy, "is_sequence", False))
 
-    def _remembering(self, batch: Any, size: int) -> NDArray[Any]:
+    def _remembering(self, batch: Any, size: int, mask: NDArray[np.bool_] | None) -> NDArray[Any]:
         state, starts = self._memory or (self._initial_state(size), np.zeros(size, bool))
         if len(starts) != size:
             raise ValueError(
                 f"a batch of {size} observations, after batches of {len(starts)}: an agent with memory goes on with "
                 "as many episodes as it began with; call agent.reset() to begin others"
             )
-        actions, state = decide(self.policy, self.observation_space, batch, state, starts)
+        actions, state = decide(self.policy, self.observation_space, batch, state, starts, mask=mask)
         self._memory = state, np.zeros(size, bool)
         return actions
 

@@ -200,7 +200,7 @@ def test_list(capsys):
     everything = output(capsys, "list")
     for name in (*RECIPES, "nature_cnn", "CartPole-v1", IDENTITY, "ALE/Pong-v5"):
         assert name in everything
-    assert output(capsys, "list", "learners").startswith("learners\n  dqn  deep Q-learning")
+    assert output(capsys, "list", "learners").startswith("learners\n  dqn      deep Q-learning")
     assert "CartPole" not in output(capsys, "list", "backbones")
     assert "Taxi-v3, Taxi-v4" not in output(capsys, "list", "envs")  # the newest only
     assert main(["list", "nothing"]) == 2
@@ -212,7 +212,7 @@ def test_help_is_complete(capsys):
         assert command in overview
         assert f"usage: agentlib {command}" in output(capsys, command, "--help")
     text = " ".join(output(capsys, "train", "--help").split())
-    assert "What to train, given first: dqn." in text
+    assert "What to train, given first: dqn, " in text
     assert "agentlib train --resume DIR" in text
     flags = "env env-kwargs steps seed backbone device n-envs out zoo eval-every progress debug"
     for flag in flags.split():

@@ -16,10 +16,11 @@ from agentlib.data.replay_buffer import ReplayBuffer
 from agentlib.data.spaces import action_to_space, flatten, unflatten
 from agentlib.envs.vector import Environments, Stepped
 
-Actor = Callable[[Any], NDArray[Any]]
-"""From batched observations (numpy) to batched actions, as policies give them: discrete ones count from 0."""
-Exploration = Callable[[Actor, Any, Clock], NDArray[Any]]
-"""(actor, batched observations, clock) -> batched actions."""
+Actor = Callable[..., NDArray[Any]]
+"""From batched observations (numpy) to batched actions, as indices from 0 where the space is Discrete; where the
+environment gives masks of legal actions, these are a second argument, `(n, A)`."""
+Exploration = Callable[..., NDArray[Any]]
+"""(actor, batched observations, clock) -> batched actions; masks of legal actions are a fourth argument."""
 
 WINDOW = 100
 """Episodes over which returns and lengths are averaged, as in SB3's logs."""
@@ -63,7 +64,7 @@ class Collector:
         """Starts new episodes everywhere."""
         self.observation = self.envs.reset(seed=seed)
         self._return[:], self._length[:] = 0.0, 0
-        self.buffer.begin(self.observation)
+        self.buffer.begin(self.observation, mask=self.envs.action_mask)
         self._observe(self.observation)
 
     def step(self, clock: Clock) -> None:
@@ -75,12 +76,14 @@ class Collector:
 
     def choose(self, clock: Clock) -> NDArray[Any]:
         """The next action of each environment."""
-        return self.exploration(self.actor, self.observation, clock)
+        mask = self.envs.action_mask
+        return self.exploration(self.actor, self.observation, clock, *(() if mask is None else (mask,)))
 
     def keep(self, action: NDArray[Any], stepped: Stepped) -> None:
         """Takes in what a step gave."""
         valid = None if stepped.all_valid else stepped.valid
-        self.buffer.add(action, stepped.reward, stepped.terminated, stepped.truncated, stepped.next_observation, valid)
+        ends = stepped.terminated, stepped.truncated
+        self.buffer.add(action, stepped.reward, *ends, stepped.next_observation, valid, stepped.next_mask)
         self.observation = stepped.observation
         self._observe(stepped.next_observation)
         self.steps += self.envs.num_envs if valid is None else int(valid.sum())
@@ -89,7 +92,7 @@ class Collector:
         if stepped.any_ended:
             self._end_episodes(np.flatnonzero(stepped.terminated | stepped.truncated))
         if stepped.any_begun:
-            self.buffer.begin(self.observation, stepped.begun)
+            self.buffer.begin(self.observation, stepped.begun, self.envs.action_mask)
 
     def _end_episodes(self, rows: NDArray[np.intp]) -> None:
         for row in rows:
@@ -105,13 +108,14 @@ class Collector:
             self.observe(unflatten(space, leaves))
 
     def state(self) -> dict[str, Any]:
-        """Counters and the exploration's generator; the episodes that are under way are not part of it."""
+        """Counters and the generators of exploration and actor; the episodes under way are not part of it."""
         return {
             "steps": self.steps,
             "episodes": self.episodes,
             "returns": list(self.returns),
             "lengths": list(self.lengths),
-            "exploration": self.exploration.state() if hasattr(self.exploration, "state") else {},
+            "exploration": self.exploration.state() if hasattr(self.exploration, "load_state") else {},
+            "actor": self.actor.state() if hasattr(self.actor, "load_state") else {},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -121,4 +125,6 @@ class Collector:
         self.lengths = deque(state["lengths"], WINDOW)
         if hasattr(self.exploration, "load_state"):
             self.exploration.load_state(state["exploration"])
+        if hasattr(self.actor, "load_state"):
+            self.actor.load_state(state["actor"])
         self.observation = None

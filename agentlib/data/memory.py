@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from agentlib.data.spaces import leaf_dtype, leaf_shape, leaf_spaces
+from agentlib.data.spaces import choices, leaf_dtype, leaf_shape, leaf_spaces
 
 SMALL_OBSERVATION = 1024
 """Up to this many bytes per observation, memory is laid out for the worst case (every episode one step long)."""
@@ -25,8 +25,9 @@ def replay_columns(
     buffer_size: int,
     num_envs: int,
     frame_stack: int,
+    masked: bool = False,
 ) -> Columns:
-    """Shape and dtype of each column, (num_envs, slots, ...)."""
+    """Shape and dtype of each column, (num_envs, slots, ...); `masked` adds one for masks of legal actions."""
     leaves = leaf_spaces(observation_space)
     if frame_stack > 1 and any(leaf_shape(leaf)[:1] != (frame_stack,) for leaf in leaves):
         raise ValueError(f"frame_stack={frame_stack} does not fit {observation_space}: it must be the first axis")
@@ -45,6 +46,8 @@ def replay_columns(
     }
     for i, (shape, dtype) in enumerate(frames):
         columns[f"frame_{i}"] = ((num_envs, frame_slots, *shape), dtype)
+    if masked:
+        columns["mask"] = ((num_envs, frame_slots, sum(choices(action_space))), np.dtype(np.bool_))
     return columns
 
 

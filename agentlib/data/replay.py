@@ -9,8 +9,9 @@ from torch import Tensor
 
 from agentlib.backbones.schedules import Clock, Schedule, at
 from agentlib.data.collection import Actor, Collector, Exploration
-from agentlib.data.replay_buffer import ReplayBuffer, Transition
+from agentlib.data.replay_buffer import ReplayBuffer
 from agentlib.data.source import Source
+from agentlib.data.transition import Transition
 from agentlib.envs.vector import Environments
 
 

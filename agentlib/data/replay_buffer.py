@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,47 +11,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agentlib.backbones.schedules import Clock
 from agentlib.data.memory import nbytes, refuse_what_cannot_fit, replay_columns
 from agentlib.data.priorities import Priorities
-from agentlib.data.spaces import flatten, unflatten
-
-
-class Transition(NamedTuple):
-    """A batch of transitions. B is the batch size; observations are trees of tensors."""
-
-    observation: Any
-    """`(B, *shape)` in each leaf."""
-    action: Tensor
-    """`(B,)` or `(B, *shape)`: indices from 0 for Discrete actions."""
-    reward: Tensor
-    """`(B,)` float32: the discounted sum over the n steps."""
-    next_observation: Any
-    """`(B, *shape)` in each leaf: after the n steps, or the final observation of the episode."""
-    terminated: Tensor
-    """`(B,)` float32, 1 where the episode ended within the n steps; not where it was only cut off."""
-    discount: Tensor
-    """`(B,)` float32: gamma to the power of the steps that were made, for the value of `next_observation`."""
-    weight: Tensor
-    """`(B,)` float32: importance weights of prioritized sampling, else 1."""
-    index: Tensor  # type: ignore[assignment] # hides tuple.index
-    """`(B,)` int64: where the transitions lie in the buffer."""
-    state: Any = None
-    """Recurrent state at the start, for sequences."""
-    clock: Clock = Clock(0, 0, 0.0)
-
-
-class Episode(NamedTuple):
-    """One recorded episode of T steps."""
-
-    observations: Any
-    """`(T + 1, *shape)` in each leaf, the final observation included."""
-    actions: NDArray[Any]
-    """`(T, ...)`"""
-    rewards: NDArray[Any]
-    """`(T,)`"""
-    terminated: bool = False
-    """Whether the last step ended the task; otherwise the episode was cut off there."""
+from agentlib.data.spaces import choices, flatten, observed_mask, observes_mask, unflatten
+from agentlib.data.transition import Episode, Transition
 
 
 class ReplayBuffer(nn.Module):
@@ -61,7 +24,9 @@ class ReplayBuffer(nn.Module):
     frame per step, the final one included; a transition knows the number of its frame, and its next observation is the
     frame after. So no frame is stored twice, and nothing is ever read across the end of an episode. With
     `frame_stack=k` the observations are stacks of k frames: an episode writes its first stack whole and then only
-    the newest frame of each, and stacks are put together again by index.
+    the newest frame of each, and stacks are put together again by index. Masks of legal actions (see
+    `agentlib.envs.masks`) lie beside the frames, from the first one that is given; those that are a part of the
+    observation are read from there.
 
     Small observations get room for the worst case. For large ones (images) there is room for `buffer_size` frames and
     a little more: if episodes are shorter than about 130 steps per stacked frame, fewer than `buffer_size`
@@ -88,6 +53,7 @@ class ReplayBuffer(nn.Module):
     done: Tensor
     window: Tensor
     top: Tensor
+    mask: Tensor
 
     def __init__(
         self,
@@ -102,7 +68,9 @@ class ReplayBuffer(nn.Module):
     ) -> None:
         super().__init__()
         self.observation_space, self.action_space = observation_space, action_space
-        self.num_envs, self.frame_stack = num_envs, frame_stack
+        self.buffer_size, self.num_envs, self.frame_stack = buffer_size, num_envs, frame_stack
+        self.n_choices, self.masks_observed = sum(choices(action_space)), observes_mask(observation_space, action_space)
+        self.masked = False
         columns = replay_columns(observation_space, action_space, buffer_size, num_envs, frame_stack)
         self.nbytes = nbytes(columns)
         refuse_what_cannot_fit(columns, buffer_size, torch.device(device))
@@ -129,9 +97,10 @@ class ReplayBuffer(nn.Module):
         *,
         num_envs: int = 1,
         frame_stack: int = 1,
+        masked: bool = False,
     ) -> int:
-        """Bytes that such a buffer takes once it is full."""
-        return nbytes(replay_columns(observation_space, action_space, buffer_size, num_envs, frame_stack))
+        """Bytes that such a buffer takes once it is full; `masked`: the environment gives action masks in its infos."""
+        return nbytes(replay_columns(observation_space, action_space, buffer_size, num_envs, frame_stack, masked))
 
     def __len__(self) -> int:
         """Transitions that can be sampled."""
@@ -139,13 +108,18 @@ class ReplayBuffer(nn.Module):
 
     # Writing -----------------------------------------------------------------------------------------------------
 
-    def begin(self, observation: Any, where: NDArray[np.bool_] | None = None) -> None:
-        """Starts an episode with its first observation, batched, in the environments `where` (all by default)."""
+    def begin(
+        self, observation: Any, where: NDArray[np.bool_] | None = None, mask: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Starts an episode with its first observation, batched, in the environments `where` (all by default).
+
+        `mask (n, A)` says which actions are legal there; without it, all are.
+        """
         leaves = self._leaves(observation)
         for row in range(self.num_envs) if where is None else np.flatnonzero(where):
-            self._begin(int(row), [leaf[row] for leaf in leaves])
+            self._begin(int(row), [leaf[row] for leaf in leaves], None if mask is None else mask[row])
 
-    def _begin(self, row: int, leaves: list[Any]) -> None:
+    def _begin(self, row: int, leaves: list[Any], mask: NDArray[np.bool_] | None = None) -> None:
         if self._count[row] > 0:
             # An episode that was left in the middle ends here, so that no n-step return runs into this one.
             self._write("done", row, (self._count[row] - 1) % self.capacity, True)
@@ -154,6 +128,7 @@ class ReplayBuffer(nn.Module):
             for name, leaf in zip(self._names, leaves, strict=True):
                 self._write(name, row, slot, leaf if self.frame_stack == 1 else leaf[offset])
         self._frames[row] += self.frame_stack
+        self._write_mask(row, mask)
         if self.frame_stack > 1:
             self._stacks = self._stacks or [np.stack([leaf] * self.num_envs) for leaf in leaves]
             for stack, leaf in zip(self._stacks, leaves, strict=True):
@@ -168,21 +143,31 @@ class ReplayBuffer(nn.Module):
         truncated: NDArray[np.bool_],
         next_observation: Any,
         valid: NDArray[np.bool_] | None = None,
+        next_mask: NDArray[np.bool_] | None = None,
     ) -> None:
         """Stores one transition of each environment; all arguments are batched.
 
-        `next_observation` is what the action led to, the final observation included. Rows that are not `valid` are
-        no transitions and are left out.
+        `next_observation` is what the action led to, the final observation included, and `next_mask (n, A)` says
+        which actions are legal there. Rows that are not `valid` are no transitions and are left out.
 
         Raises:
             ValueError: with `frame_stack`, an observation that is not the last one moved by one frame.
         """
         leaves = self._leaves(next_observation)
         for row in range(self.num_envs) if valid is None else np.flatnonzero(valid):
-            values = [leaf[row] for leaf in leaves]
-            self._add(int(row), action[row], reward[row], terminated[row], truncated[row], values)
+            values, mask = [leaf[row] for leaf in leaves], None if next_mask is None else next_mask[row]
+            self._add(int(row), action[row], reward[row], terminated[row], truncated[row], values, mask)
 
-    def _add(self, row: int, action: Any, reward: Any, terminated: Any, truncated: Any, leaves: list[Any]) -> None:
+    def _add(
+        self,
+        row: int,
+        action: Any,
+        reward: Any,
+        terminated: Any,
+        truncated: Any,
+        leaves: list[Any],
+        mask: NDArray[np.bool_] | None = None,
+    ) -> None:
         number, frame = self._count[row], self._frames[row]
         slot, frame_slot = number % self.capacity, frame % self.frame_capacity
         if self.frame_stack > 1:  # looked at first: what is refused leaves no trace
@@ -202,6 +187,7 @@ class ReplayBuffer(nn.Module):
             self._write(name, row, frame_slot, leaf if self.frame_stack == 1 else leaf[-1])
         self._count[row] = number + 1
         self._frames[row] = frame + 1
+        self._write_mask(row, mask)
         if self.priorities is not None:
             self._changed[row * self.capacity + slot] = True
         self._evict(row)
@@ -224,11 +210,13 @@ class ReplayBuffer(nn.Module):
         for episode in episodes:
             row = self._count.index(min(self._count))
             leaves = [np.asarray(leaf) for leaf in flatten(self.observation_space, episode.observations)]
-            self._begin(row, [leaf[0] for leaf in leaves])
             last = len(episode.rewards) - 1
+            masks = [None] * (last + 2) if episode.action_masks is None else np.asarray(episode.action_masks) != 0
+            self._begin(row, [leaf[0] for leaf in leaves], masks[0])
             for t in range(last + 1):
                 ends = t == last and episode.terminated, t == last and not episode.terminated
-                self._add(row, episode.actions[t], episode.rewards[t], *ends, [leaf[t + 1] for leaf in leaves])
+                following = [leaf[t + 1] for leaf in leaves]
+                self._add(row, episode.actions[t], episode.rewards[t], *ends, following, masks[t + 1])
         self.flush()
 
     def flush(self) -> None:
@@ -241,6 +229,29 @@ class ReplayBuffer(nn.Module):
             for part, flag in zip(index.split(1 << 14), written.split(1 << 14), strict=True):
                 self.priorities.set(part, self.top * flag)
             self._changed.clear()
+
+    def keep_masks(self) -> None:
+        """Makes room for masks of legal actions; all actions were legal so far. Done by the first mask that is given.
+
+        Raises:
+            MemoryError: it does not fit into the free memory.
+        """
+        layout = (self.buffer_size, self.num_envs, self.frame_stack)
+        shape, dtype = replay_columns(self.observation_space, self.action_space, *layout, masked=True)["mask"]
+        refuse_what_cannot_fit({"mask": (shape, dtype)}, self.buffer_size, self.top.device)
+        self.register_buffer("mask", torch.from_numpy(np.ones(shape, dtype)).to(self.top.device), persistent=False)
+        self.masked = True
+        self.nbytes += nbytes({"mask": (shape, dtype)})
+        if self._arrays:
+            self._arrays["mask"] = self.mask.numpy()
+
+    def _write_mask(self, row: int, mask: NDArray[np.bool_] | None) -> None:
+        """The mask of the newest frame."""
+        if mask is not None and not (self.masked or self.masks_observed):
+            self.keep_masks()
+        if self.masked:
+            slot = (self._frames[row] - 1) % self.frame_capacity
+            self._write("mask", row, slot, True if mask is None else mask)
 
     def _write(self, name: str, row: int, slot: int, value: Any) -> None:
         if self._arrays:
@@ -301,16 +312,28 @@ class ReplayBuffer(nn.Module):
             reward = (self.reward.flatten()[window] * gamma**ahead * inside).sum(1)
             discount = gamma ** steps.float()
             last = window.gather(1, steps[:, None] - 1)[:, 0]
-        return Transition(
-            observation=self._observation(row, self.position.flatten()[index]),
+        position, next_position = self.position.flatten()[index], self.position.flatten()[last] + 1
+        batch = Transition(
+            observation=self._observation(row, position),
             action=self.action.flatten(0, 1)[index],
             reward=reward,
-            next_observation=self._observation(row, self.position.flatten()[last] + 1),
+            next_observation=self._observation(row, next_position),
             terminated=self.terminated.flatten()[last].float(),
             discount=discount,
             weight=torch.ones_like(reward),
             index=index,
         )
+        if not (self.masked or self.masks_observed):
+            return batch
+        mask = self._mask(batch.observation, row, position)
+        next_mask = self._mask(batch.next_observation, row, next_position) | (batch.terminated[:, None] > 0)
+        return batch._replace(mask=mask, next_mask=next_mask)
+
+    def _mask(self, observation: Any, row: Tensor, position: Tensor) -> Tensor:
+        """The legal actions `(B, A)` at observations whose newest frames are at `position (B,)`."""
+        if self.masks_observed:
+            return observed_mask(observation, self.n_choices)  # type: ignore[no-any-return]
+        return self.mask.flatten(0, 1)[row * self.frame_capacity + position % self.frame_capacity]
 
     def _observation(self, row: Tensor, position: Tensor) -> Any:
         if self.frame_stack > 1:
@@ -334,7 +357,7 @@ class ReplayBuffer(nn.Module):
         filled, frames = min(max(self._count), self.capacity), min(max(self._frames), self.frame_capacity)
         names = ["position", "action", "reward", "terminated", "done"]
         columns = {name: getattr(self, name)[:, :filled] for name in names}
-        columns |= {name: getattr(self, name)[:, :frames] for name in self._names}
+        columns |= {name: getattr(self, name)[:, :frames] for name in [*self._names, *["mask"] * self.masked]}
         return {
             "layout": self._layout,
             "columns": columns,
@@ -352,6 +375,8 @@ class ReplayBuffer(nn.Module):
         """
         if state["layout"] != self._layout:
             raise ValueError(f"the state is of a replay buffer of {state['layout']}, this one has {self._layout}")
+        if "mask" in state["columns"] and not self.masked:
+            self.keep_masks()
         for name, column in state["columns"].items():
             getattr(self, name)[:, : column.shape[1]] = column.to(self.top.device)
         self._oldest, self._count, self._frames = (list(state[name]) for name in ("oldest", "count", "frames"))

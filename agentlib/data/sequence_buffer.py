@@ -124,8 +124,13 @@ class SequenceBuffer(nn.Module):
 
     # Writing -----------------------------------------------------------------------------------------------------
 
-    def begin(self, observation: Any, where: NDArray[np.bool_] | None = None) -> None:
-        """Starts an episode with its first observation, batched, in the environments `where` (all by default)."""
+    def begin(
+        self, observation: Any, where: NDArray[np.bool_] | None = None, mask: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Starts an episode with its first observation, batched, in the environments `where` (all by default).
+
+        Masks of legal actions are respected where actions are chosen, and not kept: targets look at all actions.
+        """
         rows = np.arange(self.num_envs) if where is None else np.flatnonzero(where)
         self._append(rows, observation, start=True, previous_action=self.no_action)
 
@@ -137,6 +142,7 @@ class SequenceBuffer(nn.Module):
         truncated: NDArray[np.bool_],
         next_observation: Any,
         valid: NDArray[np.bool_] | None = None,
+        next_mask: NDArray[np.bool_] | None = None,
     ) -> None:
         """Stores what was done on the newest frame of each environment, and the frame that followed; all are batched.
 

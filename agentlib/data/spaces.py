@@ -19,6 +19,9 @@ LARGEST = 1 << 24
 
 Leaf = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 
+ACTION_MASK = "action_mask"
+"""The key of legal actions, in infos and in Dict observations."""
+
 
 def leaf_spaces(space: spaces.Space[Any]) -> list[Leaf]:
     """The leaves of a space in a fixed order (Dict: by key, as Gymnasium sorts them).
@@ -61,6 +64,47 @@ def unflatten(space: spaces.Space[Any], leaves: Sequence[Any]) -> Any:
         return next(remaining)
 
     return build(space)
+
+
+def choices(action_space: spaces.Space[Any]) -> tuple[int, ...]:
+    """How many options each component of an action has: one number for Discrete; none for other kinds of actions."""
+    if isinstance(action_space, spaces.Discrete):
+        return (int(action_space.n),)
+    if isinstance(action_space, spaces.MultiDiscrete):
+        return tuple(int(size) for size in action_space.nvec.ravel())
+    return ()
+
+
+def observes_mask(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> bool:
+    """Whether observations are Dicts that hold the mask of legal actions under the key "action_mask".
+
+    Raises:
+        ValueError: there is such a part, and it is no mask of these actions.
+    """
+    width = sum(choices(action_space))
+    if not (width and isinstance(observation_space, spaces.Dict) and ACTION_MASK in observation_space.spaces):
+        return False
+    shapes = [leaf_shape(leaf) for leaf in leaf_spaces(observation_space.spaces[ACTION_MASK])]
+    if len(shapes) != 1 or (np.prod(shapes[0]) != width and shapes[0][-1:] != (width,)):  # the second: a frame stack
+        raise ValueError(
+            f"the part {ACTION_MASK!r} of the observation is {observation_space.spaces[ACTION_MASK]}: a mask has "
+            f"{width} numbers for {action_space}; call it something else if it is none"
+        )
+    return True
+
+
+def observed_mask(observation: Any, width: int) -> Any:
+    """The masks `(B, width)` in a batch of Dict observations, of arrays or tensors; of a frame stack, the newest."""
+    mask = observation[ACTION_MASK]
+    return mask.reshape(len(mask), -1)[:, -width:] != 0
+
+
+def without_mask(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """What a network is to see of the observations: all but the mask of legal actions."""
+    if not observes_mask(observation_space, action_space):
+        return observation_space
+    assert isinstance(observation_space, spaces.Dict)
+    return spaces.Dict([(key, part) for key, part in observation_space.spaces.items() if key != ACTION_MASK])
 
 
 def leaf_shape(space: Leaf) -> tuple[int, ...]:

@@ -16,8 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from agentlib.data.spaces import flatten, unflatten
-
-Bools = NDArray[np.bool_]
+from agentlib.envs.masks import Bools, Masks
 
 
 class Stepped(NamedTuple):
@@ -41,6 +40,8 @@ class Stepped(NamedTuple):
     any_ended: bool
     any_begun: bool
     info: dict[str, Any]
+    next_mask: Bools | None = None
+    """`(n, A)`: the legal actions after `next_observation`; None if the environment gave no mask."""
 
 
 class EnvironmentFailure(RuntimeError):
@@ -56,6 +57,9 @@ class Environments:
 
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
+    action_mask: Bools | None = None
+    """`(n, A)`: the actions that are legal now, as the environment's last infos or observations say (see
+    `agentlib.envs.masks`); None if they say nothing."""
 
     def __init__(self, env: Any) -> None:
         self.env = env
@@ -81,6 +85,7 @@ class Environments:
                 f"{type(env).__name__} is no environment: give a gymnasium.Env, a gymnasium.vector.VectorEnv or an "
                 "SB3 VecEnv"
             )
+        self.masks = Masks(self.observation_space, self.action_space, single=isinstance(env, gymnasium.Env))
         self._done = np.zeros(self.num_envs, dtype=bool)
         self._all = np.ones(self.num_envs, dtype=bool)
         self._none = np.zeros(self.num_envs, dtype=bool)
@@ -89,19 +94,24 @@ class Environments:
         """Resets all environments; returns the batched first observations."""
         self._done[:] = False
         if isinstance(self.env, VectorEnv):
-            return self.env.reset(seed=seed)[0]
-        if isinstance(self.env, gymnasium.Env):
-            return self._batched(self.env.reset(seed=seed)[0])
-        if seed is not None:
-            self.env.seed(seed)
-        return self.env.reset()
+            observation, info = self.env.reset(seed=seed)
+        elif isinstance(self.env, gymnasium.Env):
+            observation, info = self.env.reset(seed=seed)
+            observation = self._batched(observation)
+        else:
+            if seed is not None:
+                self.env.seed(seed)
+            observation, info = self.env.reset(), self._begin_infos()
+        self.action_mask = self._mask(observation, info)
+        self._refuse_no_choice(self.action_mask)
+        return observation
 
     def step(self, action: NDArray[Any]) -> Stepped:
         """Steps every environment with `action`, batched; resets what is done.
 
         Raises:
-            EnvironmentFailure: the environment raised, gave a reward that is NaN or infinite, or an observation with
-                NaN.
+            EnvironmentFailure: the environment raised, gave a reward that is NaN or infinite, an observation with NaN,
+                or an action mask that does not fit or leaves no legal action.
         """
         try:
             stepped = self._step(action)
@@ -114,13 +124,36 @@ class Environments:
             raise EnvironmentFailure(f"the environment gave the reward {stepped.reward} at step {self.steps + 1}")
         self.steps += self.num_envs if stepped.all_valid else int(stepped.valid.sum())
         self._refuse_nan(stepped.next_observation)
-        return stepped
+        return stepped if self.action_mask is None and stepped.next_mask is None else self._checked_masks(stepped)
 
     def _refuse_nan(self, observation: Any) -> None:
         for leaf in flatten(self.observation_space, observation):
             # One sum finds every NaN; only then is it worth a closer look.
             if leaf.dtype.kind == "f" and not math.isfinite(leaf.sum()) and np.isnan(leaf).any():
                 raise EnvironmentFailure(f"the environment gave an observation with NaN at step {self.steps}")
+
+    def _mask(self, observation: Any, info: Any) -> Bools | None:
+        try:
+            return self.masks.read(observation, info)
+        except ValueError as error:
+            raise EnvironmentFailure(f"at step {self.steps + 1} the environment gave {error}") from None
+
+    def _checked_masks(self, stepped: Stepped) -> Stepped:
+        """Refuses masks that leave no legal action where one must be chosen or valued: not once the task has ended."""
+        mask, next_mask = self.action_mask, stepped.next_mask
+        if next_mask is not None:
+            self._refuse_no_choice(next_mask | (stepped.terminated | ~stepped.valid)[:, None])
+        if mask is not None:
+            if self._done.any():  # the next action is ignored there: any will do
+                mask = self.action_mask = mask | self._done[:, None]
+            self._refuse_no_choice(mask)
+        return stepped
+
+    def _refuse_no_choice(self, mask: Bools | None) -> None:
+        row = None if mask is None else self.masks.without_choice(mask)
+        if row is not None:
+            which = f" (environment {row} of {self.num_envs})" if self.num_envs > 1 else ""
+            raise EnvironmentFailure(f"the action mask leaves no legal action after step {self.steps}{which}")
 
     def close(self) -> None:
         """Closes the environment."""
@@ -136,12 +169,15 @@ class Environments:
         observation, reward, terminated, truncated, info = self.env.step(action[0])
         batched = following = self._batched(observation)
         begun = self._none
+        self.action_mask = mask = self._mask(batched, info)
         ended = bool(terminated or truncated)
         if ended:
-            following = self._batched(self.env.reset()[0])
+            observation, begin_info = self.env.reset()
+            following = self._batched(observation)
             begun = self._all
+            self.action_mask = self._mask(following, begin_info)
         rewards, ends = np.array([reward], dtype=np.float64), (np.array([terminated]), np.array([truncated]))
-        return Stepped(following, batched, rewards, *ends, self._all, begun, True, ended, ended, info)
+        return Stepped(following, batched, rewards, *ends, self._all, begun, True, ended, ended, info, mask)
 
     def _step_next_step(self, action: NDArray[Any]) -> Stepped:
         # An environment that was done is reset by this step: its action is ignored, its reward is 0.
@@ -149,24 +185,32 @@ class Environments:
         begun, done = self._done, terminated | truncated
         self._done = done
         flags = not begun.any(), bool(done.any()), bool(begun.any())
-        return Stepped(observation, observation, reward, terminated, truncated, ~begun, begun, *flags, info)
+        self.action_mask = mask = self._mask(observation, info)
+        return Stepped(observation, observation, reward, terminated, truncated, ~begun, begun, *flags, info, mask)
 
     def _step_same_step(self, action: NDArray[Any]) -> Stepped:
         observation, reward, terminated, truncated, info = self.env.step(action)
         done = terminated | truncated
         ended = bool(done.any())
         final = self._with_rows(observation, done, info.get("final_obs"))
-        return Stepped(observation, final, reward, terminated, truncated, self._all, done, True, ended, ended, info)
+        self.action_mask = mask = self._mask(observation, info)
+        if ended:
+            mask = self._joined(done, self._mask(final, info.get("final_info", {})), mask)
+        ends = terminated, truncated
+        return Stepped(observation, final, reward, *ends, self._all, done, True, ended, ended, info, mask)
 
     def _step_disabled(self, action: NDArray[Any]) -> Stepped:
         final, reward, terminated, truncated, info = self.env.step(action)
         done = terminated | truncated
         observation, ended = final, bool(done.any())
+        self.action_mask = mask = self._mask(final, info)
         if ended:
             final = self._copied(final)  # the environment may write the reset observations into the same arrays
             reward, terminated, truncated = reward.copy(), terminated.copy(), truncated.copy()
-            observation = self.env.reset(options={"reset_mask": done.copy()})[0]
-        return Stepped(observation, final, reward, terminated, truncated, self._all, done, True, ended, ended, info)
+            observation, begin_info = self.env.reset(options={"reset_mask": done.copy()})
+            self.action_mask = self._joined(done, self._mask(observation, begin_info), mask)
+        ends = terminated, truncated
+        return Stepped(observation, final, reward, *ends, self._all, done, True, ended, ended, info, mask)
 
     def _step_sb3(self, action: NDArray[Any]) -> Stepped:
         observation, reward, done, infos = self.env.step(action)
@@ -176,10 +220,25 @@ class Environments:
         final = self._with_rows(observation, done, finals)
         rewards = np.asarray(reward, dtype=np.float64)
         ended = bool(done.any())
-        terminated = done & ~truncated
-        return Stepped(
-            observation, final, rewards, terminated, truncated, self._all, done, True, ended, ended, {"infos": infos}
-        )
+        ends = done & ~truncated, truncated
+        self.action_mask = mask = self._mask(final, infos)
+        if ended:
+            self.action_mask = self._joined(done, self._mask(observation, self._begin_infos()), mask)
+        info = {"infos": infos}
+        return Stepped(observation, final, rewards, *ends, self._all, done, True, ended, ended, info, mask)
+
+    def _begin_infos(self) -> Any:
+        """What SB3's vector environments keep of the last resets."""
+        return getattr(self.env, "reset_infos", [])
+
+    @staticmethod
+    def _joined(where: Bools, first: Bools | None, second: Bools | None) -> Bools | None:
+        """Rows of `first` where it says so, of `second` elsewhere; a mask that was not given allows everything."""
+        if first is None and second is None:
+            return None
+        first = np.ones_like(second, dtype=bool) if first is None else first
+        second = np.ones_like(first, dtype=bool) if second is None else second
+        return np.where(where[:, None], first, second)
 
     def _copied(self, observation: Any) -> Any:
         leaves = [leaf.copy() for leaf in flatten(self.observation_space, observation)]

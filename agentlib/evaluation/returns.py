@@ -125,13 +125,15 @@ def evaluate(
 
 def _play(agent: Predictor, env: gymnasium.Env[Any, Any], seed: int) -> tuple[float, int]:
     """Return and length of one episode."""
-    observation, _ = env.reset(seed=seed)
+    observation, info = env.reset(seed=seed)
+    takes_masks = getattr(agent, "takes_masks", False)  # one of ours
     state, start = None, np.array([True])
     total, length, ended = 0.0, 0, False
     while not ended:
-        action, state = agent.predict(observation, state=state, episode_start=start, deterministic=True)
+        masks = {"action_mask": info["action_mask"]} if takes_masks and "action_mask" in info else {}
+        action, state = agent.predict(observation, state=state, episode_start=start, deterministic=True, **masks)
         # A discrete action comes as a 0-dim array, which environments cannot use as a key: [()] makes it a number.
-        observation, reward, terminated, truncated, _ = env.step(
+        observation, reward, terminated, truncated, info = env.step(
             action[()] if isinstance(action, np.ndarray) else action
         )
         total, length, ended = (total + float(reward), length + 1, bool(terminated or truncated))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agentlib.backbones.mlp import MLP
-from agentlib.data.spaces import flatten, unflatten
+from agentlib.data.spaces import ACTION_MASK, flatten, observed_mask, unflatten
 from agentlib.policies.continuous import GaussianPolicy
 from agentlib.policies.discrete import CategoricalPolicy
+from agentlib.policies.q_heads import NoisyLinear, noisy_weights
 from agentlib.policies.q_policy import QPolicy
 from agentlib.training.trees import mapped
 
@@ -73,6 +75,7 @@ def decide(
     state: Any = None,
     episode_start: NDArray[np.bool_] | None = None,
     seed: int | None = None,
+    mask: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[Any], Any]:
     """Actions `(B, ...)` of a policy for a batch of observations (numpy), and its next state.
 
@@ -83,6 +86,7 @@ def decide(
         state: of a policy with memory; the initial state by default.
         episode_start: `(B,)`, true where the state is to be reset first.
         seed: draw actions by a generator with this seed, in place of the best ones.
+        mask: `(B, A)`, true where an action is legal, for policies of action values.
     """
     device = next(policy.parameters()).device
     tensors = to_tensors(space, observation, device)
@@ -96,7 +100,8 @@ def decide(
             output, state = policy(tensors, state)
         actions: Tensor
         if seed is None:
-            actions = policy.choose(output)  # type: ignore[operator]
+            masks = () if mask is None else (torch.as_tensor(mask, device=device),)
+            actions = policy.choose(output, *masks)  # type: ignore[operator]
         else:
             actions = policy.sample(output, torch.Generator(device).manual_seed(seed))  # type: ignore[operator]
     return actions.cpu().numpy(), state
@@ -107,17 +112,42 @@ class GreedyActor:
 
     A single observation and a plain MLP on the CPU go through numpy views of the weights: a forward pass of modules
     costs several times its arithmetic there.
+
+    Args:
+        policy: as `agentlib.policies` has them.
+        observation_space: of one environment; the masks of legal actions in Dict observations are found by themselves.
+        noise_seed: act by weights with fresh noise at each call, where the policy has noisy layers; without it, by
+            their means.
     """
 
-    def __init__(self, policy: nn.Module, observation_space: spaces.Space[Any]) -> None:
+    def __init__(self, policy: nn.Module, observation_space: spaces.Space[Any], noise_seed: int | None = None) -> None:
         self.policy, self.space = policy, observation_space
         self.shortcut = numpy_shortcut(policy)
+        noisy = noise_seed is not None and any(isinstance(layer, NoisyLinear) for layer in policy.modules())
+        self.generator = np.random.default_rng([noise_seed or 0, 2]) if noisy else None
+        in_observation = isinstance(observation_space, spaces.Dict) and ACTION_MASK in observation_space.spaces
+        self.mask_width = sum(policy.branches) if in_observation and isinstance(policy, QPolicy) else 0
 
-    def __call__(self, observation: Any) -> NDArray[Any]:
-        """Actions `(B, ...)` for a batch of observations."""
+    def __call__(self, observation: Any, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Actions `(B, ...)` for a batch of observations.
+
+        Where a `mask (B, A)` of legal actions is given, only these are chosen.
+        """
         if self.shortcut is not None and len(observation) == 1:
-            return self.shortcut(observation[0])
-        return decide(self.policy, self.space, observation)[0]
+            return self.shortcut(observation[0], mask)
+        if mask is None and self.mask_width:
+            mask = observed_mask(observation, self.mask_width)
+        with nullcontext() if self.generator is None else noisy_weights(self.policy, self.generator):
+            return decide(self.policy, self.space, observation, mask=mask)[0]
+
+    def state(self) -> dict[str, Any]:
+        """The state of the noise's generator, for a checkpoint."""
+        return {} if self.generator is None else dict(self.generator.bit_generator.state)
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Puts back what `state` gave."""
+        if self.generator is not None:
+            self.generator.bit_generator.state = state
 
 
 class NumpyShortcut:
@@ -137,15 +167,15 @@ class NumpyShortcut:
             sides = bounds.low, bounds.high, bounds.middle, bounds.half_range, bounds.bounded
             self.low, self.high, self.middle, self.half_range, self.bounded = (side.numpy() for side in sides)
 
-    def __call__(self, observation: NDArray[Any]) -> NDArray[Any]:
-        """Actions `(1, ...)` for one observation of any shape."""
+    def __call__(self, observation: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Actions `(1, ...)` for one observation of any shape, among the legal ones if a mask `(1, A)` is given."""
         x = np.asarray(observation, np.float32).ravel()
         for weight, bias in self.layers[:-1]:
             x = self.activation(x @ weight + bias)
         weight, bias = self.layers[-1]
         x = x @ weight + bias
         if self.policy is None:
-            return np.array([x.argmax()])
+            return np.array([(x if mask is None else np.where(mask[0], x, -np.inf)).argmax()])
         if self.policy.squashed:
             x = np.where(self.bounded, self.middle + self.half_range * np.tanh(x), x)
         return np.clip(x, self.low, self.high).reshape(1, *self.policy.bounds.shape)

@@ -2,55 +2,129 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones import Backbone, Observation, Spec, spec_of
+from agentlib.backbones import Backbone, Spec, spec_of
+from agentlib.policies.base import Policy
+from agentlib.policies.q_heads import QHead
+
+Distribution = Literal["c51", "quantile"]
 
 
-class QPolicy(nn.Module):
+def masked(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Values with -inf where the mask (of the same shape) forbids the action, so that no maximum is found there.
+
+    Only for choosing: take the value of the choice from the values themselves, which are finite.
+    """
+    return values if mask is None else values.masked_fill(~mask, -torch.inf)
+
+
+class QPolicy(Policy):
     """Action values over a backbone, and the greedy choice among them.
 
+    With `distributional` the output has for each action a distribution of returns: logits of atoms that lie evenly from
+    `v_min` to `v_max` ("c51"; Bellemare et al. 2017), or its quantiles at the midpoints of equal shares ("quantile";
+    Dabney et al. 2018). `values` turns an output into action values.
+
+    MultiDiscrete actions have one branch of values per component, side by side: the output has sum(n_actions) columns,
+    and an action is chosen in each branch for itself.
+
     Args:
-        backbone: any network with a `feature_dim`.
-        n_actions: number of discrete actions.
+        backbone: any network with a `feature_dim`, also one with memory.
+        n_actions: number of discrete actions; the numbers of each component for MultiDiscrete ones.
+        dueling: a stream for the state's value, and one for the advantages.
+        distributional: what stands for an action's value; None for one number.
+        n_atoms: atoms or quantiles of a distribution.
+        v_min: lowest return of "c51".
+        v_max: highest return of "c51".
+        noisy: the layers of the head are noisy ones.
+        noise: initial size of that noise.
+        hidden: widths of layers of the head's own, in each of its streams.
     """
 
-    def __init__(self, backbone: Backbone | nn.Module, n_actions: int) -> None:
-        super().__init__()
-        self.backbone, self.n_actions = backbone, int(n_actions)
-        self.is_sequence = bool(getattr(backbone, "is_sequence", False))
-        self.distributional, self.is_branched = None, False
-        self.head = nn.Linear(int(backbone.feature_dim), self.n_actions)  # type: ignore[arg-type]
+    takes_masks = True
+    support: Tensor
+    first_columns: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone | nn.Module,
+        n_actions: int | Sequence[int],
+        *,
+        dueling: bool = False,
+        distributional: Distribution | None = None,
+        n_atoms: int = 51,
+        v_min: float = -10.0,
+        v_max: float = 10.0,
+        noisy: bool = False,
+        noise: float = 0.5,
+        hidden: Sequence[int] = (),
+    ) -> None:
+        super().__init__(backbone)
+        self.is_branched = isinstance(n_actions, Sequence)
+        self.branches = [int(n) for n in n_actions] if isinstance(n_actions, Sequence) else [int(n_actions)]
+        self.n_actions = self.branches if self.is_branched else self.branches[0]
+        self.dueling, self.distributional, self.n_atoms = dueling, distributional, int(n_atoms)
+        self.v_min, self.v_max, self.hidden = float(v_min), float(v_max), tuple(hidden)
+        self.noisy, self.noise = noisy, float(noise)
+        self.head: nn.Module
+        if self._options() == {} and not self.is_branched:
+            self.head = nn.Linear(self.feature_dim, self.branches[0])
+        else:
+            atoms = None if distributional is None else self.n_atoms
+            self.head = QHead(self.feature_dim, self.branches, atoms, self.hidden, dueling, noise if noisy else None)
+        if distributional == "c51":
+            self.register_buffer("support", torch.linspace(self.v_min, self.v_max, self.n_atoms), persistent=False)
+        if self.is_branched:
+            starts = torch.tensor([0, *self.branches[:-1]]).cumsum(0)
+            self.register_buffer("first_columns", starts, persistent=False)
 
     @property
     def spec(self) -> Spec:
         """The name and arguments that rebuild this policy."""
-        return {"name": "q", "arguments": {"backbone": spec_of(self.backbone), "n_actions": self.n_actions}}
+        arguments = {"backbone": spec_of(self.backbone), "n_actions": self.n_actions, **self._options()}
+        return {"name": "q", "arguments": arguments}
 
-    def forward(
-        self, observation: Observation, state: Any = None, episode_start: Tensor | None = None
-    ) -> tuple[Tensor, Any]:
-        """Values `(B, n_actions)` of a batch of observations, and the state (unused: this policy has no memory)."""
-        if self.is_sequence:
-            features, state = self.backbone(observation, state, episode_start)
-        else:
-            features = self.backbone(observation)
-        values: Tensor = self.head(features)
-        return values, state
+    def _options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "dueling": self.dueling or None,
+            "distributional": self.distributional,
+            "n_atoms": self.n_atoms if self.distributional is not None else None,
+            "v_min": self.v_min if self.distributional == "c51" else None,
+            "v_max": self.v_max if self.distributional == "c51" else None,
+            "noisy": self.noisy or None,
+            "noise": self.noise if self.noisy else None,
+            "hidden": list(self.hidden) or None,
+        }
+        return {name: value for name, value in options.items() if value is not None}
 
-    def initial_state(self, batch_size: int) -> Any:
-        """The memory at the start of `batch_size` episodes; None without memory."""
-        return self.backbone.initial_state(batch_size) if self.is_sequence else None  # type: ignore[operator]
+    def output_of(self, features: Tensor) -> Tensor:
+        """Outputs `(..., A)`, or `(..., A, n_atoms)` of a distribution."""
+        output: Tensor = self.head(features)
+        return output
 
-    def choose(self, output: Tensor) -> Tensor:
-        """The greedy actions `(B,)`; the first of equal ones."""
-        return output.argmax(-1)
+    def values(self, output: Tensor) -> Tensor:
+        """The expected return `(...)` of each action, from outputs `(...)` or `(..., n_atoms)`."""
+        if self.distributional is None:
+            return output
+        return output.mean(-1) if self.distributional == "quantile" else output.softmax(-1) @ self.support
 
-    @torch.no_grad()
-    def observe(self, observation: Observation) -> None:
-        """Takes a batch of observations into the backbone's running statistics, if it keeps any."""
-        if hasattr(self.backbone, "observe"):
-            self.backbone.observe(observation)  # type: ignore[operator]
+    def choose(self, output: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The greedy actions `(...)`, of several branches `(..., D)`; the first of equal ones.
+
+        Args:
+            output: `(..., A)`, or `(..., A, n_atoms)`.
+            mask: `(..., A)` bool, true where an action is legal; at least one must be, in each branch.
+        """
+        values = masked(self.values(output), mask)
+        if not self.is_branched:
+            return values.argmax(-1)
+        return torch.stack([branch.argmax(-1) for branch in values.split(self.branches, -1)], -1)
+
+    def columns(self, action: Tensor) -> Tensor:
+        """Where among the A columns of an output the actions `(...)` are, or `(..., D)` of several branches."""
+        return action + self.first_columns if self.is_branched else action

@@ -39,15 +39,16 @@ class MemoryActor:
         else:
             self.starts = self.starts | where
 
-    def __call__(self, observation: Any) -> NDArray[Any]:
-        """Actions `(n,)` for a batch of observations."""
+    def __call__(self, observation: Any, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Actions `(n,)` for a batch of observations, among the legal ones if a mask `(n, A)` is given."""
         device = next(self.policy.parameters()).device
         with in_eval_mode(self.policy):
             tensors = mapped(to_tensors(self.space, observation, device), lambda leaf: leaf[:, None])  # (n, 1, ...)
             starts = torch.as_tensor(self.starts, device=device)[:, None]  # (n, 1)
             self.before = self.state
             output, self.state = self.policy(tensors, self.state, starts)
-            action: Tensor = self.policy.choose(output[:, 0])  # type: ignore[operator]
+            masks = () if mask is None else (torch.as_tensor(mask, device=device),)
+            action: Tensor = self.policy.choose(output[:, 0], *masks)  # type: ignore[operator]
         self.starts = np.zeros(len(self.starts), bool)
         return action.cpu().numpy()
 

@@ -48,6 +48,14 @@ RECIPES = {
             learns_from="an environment",
             needs=("env",),
         ),
+        Recipe(
+            "rainbow",
+            DQNConfig,
+            build_dqn,
+            "dqn with all its options on (Hessel et al. 2018)",
+            learns_from="an environment",
+            needs=("env",),
+        ),
     )
 }
 

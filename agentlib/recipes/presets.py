@@ -1,7 +1,8 @@
 """Tuned settings for known environments and data sets, selected when an algorithm is named and printed when they are.
 
 An entry holds fields of the algorithm's config, and `steps`, the length of the run. The numbers for DQN are those of
-the RL Baselines3 Zoo, so that results can be compared with it.
+the RL Baselines3 Zoo, so that results can be compared with it. "rainbow" is DQN with all options on; for a known
+environment it starts from DQN's settings.
 """
 
 from __future__ import annotations
@@ -75,6 +76,19 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+RAINBOW: dict[str, Any] = {
+    "double": True,
+    "dueling": True,
+    "distributional": "quantile",  # unlike c51's atoms, quantiles need no range of returns
+    "noisy": True,
+    "exploration_initial_eps": 0.0,  # the noise explores
+    "exploration_final_eps": 0.0,
+    "prioritized": True,
+    "priority_exponent": 0.5,
+    "n_steps": 3,
+}
+"""DQN's options, all on (Hessel et al. 2018, arXiv:1710.02298)."""
+
 
 def is_atari(env_id: str) -> bool:
     """Whether an id names an Atari game."""
@@ -93,6 +107,12 @@ def preset_steps(name: str, key: str | None) -> int | None:
 
 
 def _entry(name: str, key: str | None) -> dict[str, Any]:
+    if name == "rainbow":
+        return _entry("dqn", key) | RAINBOW | _own_entry(name, key)
+    return _own_entry(name, key)
+
+
+def _own_entry(name: str, key: str | None) -> dict[str, Any]:
     presets = PRESETS.get(name, {})
     if key is not None and is_atari(key):
         return presets.get("atari", {})

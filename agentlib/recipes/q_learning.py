@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import nn
 
 from agentlib.agent import Agent
 from agentlib.backbones import Linear, adam
 from agentlib.data import Replay, ReplayBuffer
+from agentlib.data.spaces import choices, without_mask
 from agentlib.envs.making import frame_stack, make_envs
 from agentlib.envs.vector import Environments
 from agentlib.learners.q_learning.dqn import DQN, DQNConfig
@@ -26,7 +28,7 @@ def build_dqn(
     """A DQN run on one or several environments.
 
     Raises:
-        ValueError: no environment, no number of steps, or an action space that is not Discrete.
+        ValueError: no environment, no number of steps, or an action space that is neither Discrete nor MultiDiscrete.
     """
     if problem.env is None:
         raise ValueError('dqn learns in an environment: give one, such as env="CartPole-v1"')
@@ -64,10 +66,11 @@ def build_dqn(
 
 
 def _policy(config: DQNConfig, envs: Environments, agent: Agent | None, backbone: BackboneChoice, seed: int) -> QPolicy:
-    if not isinstance(envs.action_space, spaces.Discrete):
+    actions = envs.action_space
+    if not isinstance(actions, spaces.Discrete | spaces.MultiDiscrete) or len(actions.shape or ()) > 1:
         raise ValueError(
-            f"dqn needs a Discrete action space, this environment has {envs.action_space}. Learners that fit: "
-            + ("SB3's SAC, TD3 and PPO" if isinstance(envs.action_space, spaces.Box) else "SB3's PPO and A2C")
+            f"dqn needs a Discrete action space, or a MultiDiscrete one of one row; this environment has {actions}. "
+            "Learners that fit: " + ("SB3's SAC, TD3 and PPO" if isinstance(actions, spaces.Box) else "SB3's PPO, A2C")
         )
     if agent is not None:
         agent.check_spaces(envs.observation_space, envs.action_space)
@@ -75,12 +78,32 @@ def _policy(config: DQNConfig, envs: Environments, agent: Agent | None, backbone
             raise ValueError(f"dqn goes on from an agent with action values, not {type(agent.policy).__name__}")
         return copy.deepcopy(agent.policy).requires_grad_(True)
     with fresh_weights(seed):
-        network = backbone_for(envs.observation_space, backbone, config.net_arch, config.normalize)
-        return QPolicy(network, int(envs.action_space.n)).float()  # whatever the host's default dtype
+        seen = without_mask(envs.observation_space, actions)
+        return q_policy(config, backbone_for(seen, backbone, config.net_arch, config.normalize), actions)
+
+
+def q_policy(config: DQNConfig, network: nn.Module, actions: spaces.Discrete | spaces.MultiDiscrete) -> QPolicy:
+    """The head that a config asks for, over a network."""
+    branched = isinstance(actions, spaces.MultiDiscrete)
+    hidden = config.head_arch
+    if hidden is None:
+        streams = config.dueling or config.noisy or branched
+        hidden = (int(network.feature_dim),) if streams else ()  # type: ignore[arg-type]
+    policy = QPolicy(
+        network,
+        list(choices(actions)) if branched else choices(actions)[0],
+        dueling=config.dueling,
+        distributional=config.distributional,
+        n_atoms=config.n_atoms if config.distributional == "c51" else config.n_quantiles,
+        v_min=config.v_min,
+        v_max=config.v_max,
+        noisy=config.noisy,
+        hidden=hidden,
+    )
+    return policy.float()  # whatever the host's default dtype
 
 
 def _source(config: DQNConfig, envs: Environments, policy: QPolicy, stacked: int, steps: int, seed: int) -> Replay:
-    assert isinstance(envs.action_space, spaces.Discrete)
     device = next(policy.parameters()).device
     buffer = ReplayBuffer(
         envs.observation_space,
@@ -95,7 +118,7 @@ def _source(config: DQNConfig, envs: Environments, policy: QPolicy, stacked: int
     epsilon = Linear(config.exploration_initial_eps, config.exploration_final_eps, config.exploration_fraction)
     return Replay(
         envs,
-        actor=GreedyActor(policy, envs.observation_space),
+        actor=GreedyActor(policy, envs.observation_space, noise_seed=seed),
         buffer=buffer,
         exploration=EpsilonGreedy(envs.action_space, envs.num_envs, epsilon, config.learning_starts, seed),
         batch_size=config.batch_size,

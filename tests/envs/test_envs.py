@@ -2,6 +2,7 @@
 
 import importlib
 import warnings
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -11,10 +12,12 @@ from gymnasium.wrappers import FrameStackObservation
 
 import agentlib.envs
 from agentlib.envs.catch import BALL, PADDLE, TRAIL
+from agentlib.envs.chain import Chain
 from agentlib.envs.experts import Expert, catch_expert, expert_for
 from agentlib.envs.identity import Identity
 
-IDS = ["agentlib/Identity-v0", "agentlib/CartPoleNoVel-v0", "agentlib/Catch-v0"]
+NAMES = ["Identity", "CartPoleNoVel", "Catch", "Chain", "Dials"]
+IDS = [f"agentlib/{name}-v0" for name in NAMES]
 
 
 def returns(env: gymnasium.Env, policy: Expert, episodes: int) -> list[float]:
@@ -53,7 +56,7 @@ def test_one_seed_one_run_and_two_seeds_two(env_id):
 
     first, again, other = run(3), run(3), run(4)
     np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, other)
+    assert np.array_equal(first, other) == (env_id == "agentlib/Chain-v0")  # nothing in it is random
 
 
 def test_registration_is_repeatable_and_imports_nothing():
@@ -154,3 +157,39 @@ def test_catch_needs_the_drift():
     env = gymnasium.make("agentlib/Catch-v0", trail=False)
     assert not (env.reset(seed=0)[0] == TRAIL).any()
     assert np.mean(returns(env, catch_expert, 100)) < 1
+
+
+def test_chain_is_a_combination_lock():
+    env = Chain(n=4)
+    right: Any = env.right
+    assert 0 < right.sum() < 4
+    env.reset(seed=0)
+    outcomes: list[Any] = [env.step(action)[:3] for action in (right[0], 1 - right[1])]
+    assert outcomes == [(1, 0.0, False), (0, 0.0, False)]  # back to the start
+    outcomes = [env.step(action)[:3] for action in right]
+    assert outcomes == [(1, 0.0, False), (2, 0.0, False), (3, 0.0, False), (4, 1.0, True)]
+    # Random play: the steps to the end are 2^(n+1) - 2 on average, here 30 with a deviation of 27.
+    rng, counts = np.random.default_rng(0), []
+    for _ in range(1000):
+        env.reset()
+        steps = 1
+        while not env.step(rng.integers(2))[2]:
+            steps += 1
+        counts.append(steps)
+    assert np.mean(counts) == pytest.approx(30, abs=4)
+    with pytest.raises(ValueError, match="n=0"):
+        Chain(n=0)
+
+
+def test_dials_reward_what_was_wanted():
+    env = gymnasium.make("agentlib/Dials-v0")
+    assert returns(env, lambda seen: (seen[6:] - seen[:6]) % 7, 5) == pytest.approx([20.0] * 5)
+    env.action_space.seed(0)
+    assert np.mean(returns(env, lambda _: env.action_space.sample(), 100)) == pytest.approx(20 / 7, abs=0.3)
+    shown, _ = env.reset(seed=1)
+    turn = np.array([0, 1, 2, 3, 4, 6])
+    following, reward, *_ = env.step(turn)
+    np.testing.assert_array_equal(following[:6], (shown[:6] + turn) % 7)
+    assert reward == pytest.approx((following[:6] == shown[6:]).mean())
+    with pytest.raises(ValueError, match="digits=1"):
+        gymnasium.make("agentlib/Dials-v0", digits=1)

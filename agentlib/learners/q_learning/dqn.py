@@ -24,10 +24,13 @@ from torch.nn import functional
 
 from agentlib.backbones import MLP, Clock, Linear, Schedule, adam
 from agentlib.data import Replay, ReplayBuffer, Transition
+from agentlib.learners.q_learning.distributional import distributional_losses
 from agentlib.policies import EpsilonGreedy, GreedyActor, QPolicy
 from agentlib.training import Learner, Step, Target, Update
 from agentlib.training.config import check_range
 from agentlib.training.step import Optimizer
+
+LOSSES = {"huber": functional.smooth_l1_loss, "mse": functional.mse_loss}
 
 
 def td_target(reward: Tensor, discount: Tensor, terminated: Tensor, next_value: Tensor) -> Tensor:
@@ -36,8 +39,10 @@ def td_target(reward: Tensor, discount: Tensor, terminated: Tensor, next_value: 
 
 
 def pick(values: Tensor, action: Tensor) -> Tensor:
-    """The value `(B,)` of each action `(B,)` among values `(B, n_actions)`."""
-    return values.gather(1, action[:, None])[:, 0]
+    """The value of each action `(B,)` among values `(B, A)`; further axes of either stay: `(B, D)`, `(B, A, n)`."""
+    index = action.reshape(len(action), -1, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
+    chosen = values.gather(1, index)  # (B, D, ...)
+    return chosen if action.dim() > 1 else chosen[:, 0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +91,23 @@ class DQNConfig:
     """beta: how far the weights undo the bias of prioritized draws."""
     normalize: bool = False
     """Standardize observations by running statistics, which travel with the agent."""
+    dueling: bool = False
+    """Streams for the state's value and the actions' advantages (Wang et al. 2016)."""
+    distributional: Literal["c51", "quantile"] | None = None
+    """Learn the distribution of returns, on fixed atoms or as quantiles, in place of its mean."""
+    n_atoms: int = 51
+    """Atoms of "c51"."""
+    v_min: float = -10.0
+    """Lowest return of "c51"."""
+    v_max: float = 10.0
+    """Highest return of "c51"."""
+    n_quantiles: int = 50
+    """Quantiles of "quantile" (200 in the paper)."""
+    noisy: bool = False
+    """Explore by noise on the weights of the head, of a size that is learned (Fortunato et al. 2018)."""
+    head_arch: tuple[int, ...] | None = None
+    """Widths of layers in each stream of the head; by default one, as wide as the features, where it is dueling, noisy
+    or branched, else none."""
 
     def __post_init__(self) -> None:
         check_range(self, 1, math.inf, "buffer_size", "batch_size", "train_freq", "n_steps", "target_update_interval")
@@ -93,6 +115,9 @@ class DQNConfig:
         check_range(self, -1, math.inf, "gradient_steps")
         check_range(self, 0, 1, "tau", "gamma", "importance_exponent", "exploration_fraction")
         check_range(self, 0, 1, "exploration_initial_eps", "exploration_final_eps")
+        check_range(self, 2, math.inf, "n_atoms", "n_quantiles")
+        if not self.v_min < self.v_max:
+            raise ValueError(f"DQNConfig.v_min must be below v_max, not {self.v_min} and {self.v_max}")
 
 
 class DQN(Learner):
@@ -106,26 +131,38 @@ class DQN(Learner):
 
     def __init__(self, policy: QPolicy, optimizer: Optimizer, config: DQNConfig = DQNConfig()) -> None:
         super().__init__()
+        for name in ("dueling", "distributional", "noisy"):
+            asked, there = getattr(config, name), getattr(policy, name, None)
+            if asked and asked != there:
+                raise ValueError(f"the config has {name}={asked!r}, the policy {name}={there!r}: give QPolicy the same")
         self.config = config
         self.policy, self.target = policy, Target(policy)
         self.step = Step(policy, optimizer, config.max_grad_norm)
         self.synced_at = 0
 
     def update(self, batch: Transition) -> Update:
-        """One step on the TD error; `per_sample` holds the errors `(B,)`."""
-        values, _ = self.policy(batch.observation)  # (B, n_actions)
+        """One step on the TD error; `per_sample` holds the errors `(B,)`; of distributions, the divergences."""
+        policy = self.policy
+        output, _ = policy(batch.observation)  # (B, A), or (B, A, n) of distributions
         with torch.no_grad():
-            next_values, _ = self.target(batch.next_observation)  # (B, n_actions)
-            chooser = self.policy(batch.next_observation)[0] if self.config.double else next_values
-            next_value = pick(next_values, chooser.argmax(1))
-            y = td_target(batch.reward, batch.discount, batch.terminated, next_value)
-        value = pick(values, batch.action)
-        huber = self.config.loss == "huber"
-        losses = (functional.smooth_l1_loss if huber else functional.mse_loss)(value, y, reduction="none")
+            next_output, _ = self.target(batch.next_observation)
+            chooser = policy(batch.next_observation)[0] if self.config.double else next_output
+            best = policy.choose(chooser, batch.next_mask)  # (B,), or (B, D) of several branches
+            following = pick(next_output, policy.columns(best))
+        chosen = pick(output, policy.columns(batch.action))
+        outcome = batch.reward, batch.discount, batch.terminated
+        if policy.distributional is not None:
+            losses, error = distributional_losses(policy, chosen, following, *outcome)
+        else:
+            y = td_target(*outcome, following.mean(1) if policy.is_branched else following)
+            y = y[:, None].expand_as(chosen) if policy.is_branched else y
+            losses, error = LOSSES[self.config.loss](chosen, y, reduction="none"), chosen - y
+        if policy.is_branched:
+            losses, error = losses.mean(1), error.abs().mean(1)
         loss = (batch.weight * losses).mean()
         norm = self.step(loss, batch.clock)
-        metrics = {"loss": loss.detach(), "q_value": value.detach().mean(), "grad_norm": norm}
-        return Update(metrics, per_sample=(value - y).detach())
+        metrics = {"loss": loss.detach(), "q_value": policy.values(chosen.detach()).mean(), "grad_norm": norm}
+        return Update(metrics, per_sample=error.detach())
 
     def before_update(self, clock: Clock) -> None:
         """The target follows, once for each `target_update_interval` environment steps since the last time."""
@@ -153,7 +190,6 @@ class DQN(Learner):
         with torch.random.fork_rng(devices=[]):
             torch.random.manual_seed(seed)
             policy = QPolicy(MLP(4, hidden=(16, 16)), n_actions=2)
-        assert isinstance(env.action_space, gymnasium.spaces.Discrete)
         replay = Replay(
             env,
             actor=GreedyActor(policy, env.observation_space),
