@@ -114,8 +114,8 @@ class Collector:
             "episodes": self.episodes,
             "returns": list(self.returns),
             "lengths": list(self.lengths),
-            "exploration": self.exploration.state() if hasattr(self.exploration, "load_state") else {},
-            "actor": self.actor.state() if hasattr(self.actor, "load_state") else {},
+            "exploration": _state_of(self.exploration),
+            "actor": _state_of(self.actor),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -128,3 +128,7 @@ class Collector:
         if hasattr(self.actor, "load_state"):
             self.actor.load_state(state["actor"])
         self.observation = None
+
+
+def _state_of(part: Any) -> dict[str, Any]:
+    return dict(part.state()) if hasattr(part, "load_state") else {}
