@@ -13,7 +13,7 @@ from torch import nn
 
 import agentlib
 from agentlib import Agent
-from agentlib.backbones import MLP
+from agentlib.backbones import MLP, from_spec
 from agentlib.backbones.schedules import Clock
 from agentlib.data import ReplayBuffer
 from agentlib.data.collection import Collector
@@ -245,6 +245,23 @@ def test_predict_gives_the_memory_and_takes_it_back_as_sb3s_does():
         agent.predict(SEQUENCES[:, 3], state)
     with pytest.raises(TypeError, match="no memory"):
         agent.confidence(SEQUENCES[:, 0])
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm", "transformer_decoder"])
+def test_our_own_networks_with_memory_act_step_by_step_as_over_the_whole(kind, tmp_path):
+    arguments = {"dim": 8, "window": 3} if kind == "transformer_decoder" else {"hidden_dim": 8, "layers": 2}
+    with fresh_weights(0):
+        backbone = from_spec({"name": kind, "arguments": {"input_dim": 3, **arguments}})
+        agent = Agent(policy_for(ACTIONS["box"], backbone).eval(), OBSERVATIONS, ACTIONS["box"])
+    agent = Agent.load(agent.save(tmp_path / "agent"))
+    expected, state = whole(agent, SEQUENCES), None
+    for t in range(SEQUENCES.shape[1]):
+        np.testing.assert_allclose(agent.act(SEQUENCES[:, t]), expected[:, t], rtol=1e-4, atol=1e-6)
+        actions, state = agent.predict(SEQUENCES[:, t], state, np.full(4, t == 0), deterministic=True)
+        np.testing.assert_allclose(actions, expected[:, t], rtol=1e-4, atol=1e-6)
+    agent.reset(where=np.array([True, False, False, False]))
+    anew = whole(agent, SEQUENCES[:1])
+    np.testing.assert_allclose(agent.act(SEQUENCES[:, 0])[0], anew[0, 0], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:Evaluation environment is not wrapped")

@@ -23,6 +23,7 @@ from agentlib.backbones import MLP, Chain, NatureCNN, Nested, RunningNorm
 from agentlib.data.spaces import space_from_json
 from agentlib.policies import DeterministicPolicy, sb3_file
 from agentlib.policies.sb3_file import read_sb3_file
+from tests.tiny import host_generators
 
 VECTOR = spaces.Box(-1.0, 1.0, (5,), np.float32)
 IMAGE = spaces.Box(0, 255, (3, 36, 40), np.uint8)
@@ -155,6 +156,18 @@ def test_actions_are_those_of_the_model_from_memory_from_its_file_and_from_ours(
     )
 
 
+def test_the_hosts_generators_and_dtype_are_left_alone():
+    model = model_of("sac")
+    before = host_generators()
+    torch.set_default_dtype(torch.float64)
+    try:
+        agent = Agent.from_sb3(model)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_equal(host_generators(), before)
+    assert {parameter.dtype for parameter in agent.policy.parameters()} == {torch.float32}
+
+
 def test_networks_become_our_backbones():
     backbones = {name: Agent.from_sb3(model_of(name)).backbone for name in ("ppo", "dqn, images", "td3, dict")}
     assert isinstance(backbones["ppo"], MLP)
@@ -208,7 +221,7 @@ def test_images_that_sb3_turns_round_are_taken_as_the_environment_gives_them(tmp
 
 
 @pytest.mark.parametrize("name", ["ppo, real", "td3, dict"])
-def test_vec_normalize_becomes_part_of_the_agent(name):
+def test_vec_normalize_becomes_part_of_the_agent(name, tmp_path):
     kind, policy, observation_space, action_space, arguments = MODELS[name]
     keys = ["x"] if isinstance(observation_space, spaces.Dict) else None
     env = VecNormalize(
@@ -226,6 +239,10 @@ def test_vec_normalize_becomes_part_of_the_agent(name):
     observations = observations_of(observation_space, count)
     theirs, _ = model.predict(env.normalize_obs(observations), deterministic=True)
     np.testing.assert_allclose(agent.act(observations), theirs, rtol=0, atol=1e-5)
+    model.save(tmp_path / "model")
+    loaded = kind.load(tmp_path / "model", device="cpu")
+    loaded.set_env(env)
+    np.testing.assert_array_equal(Agent.from_sb3(loaded).act(observations), agent.act(observations))
 
 
 # Spaces as text ------------------------------------------------------------------------------------------------------
