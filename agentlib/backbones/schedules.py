@@ -80,7 +80,7 @@ class Warmup:
     2017); or, with `over`, the fraction of the run divided by `over`, which starts at 0. One of the two is given.
     """
 
-    schedule: Schedule
+    then: Schedule
     updates: int = 0
     over: float = 0.0
 
@@ -93,7 +93,7 @@ class Warmup:
 
     def __call__(self, clock: Clock) -> Any:
         share = (clock.updates + 1) / self.updates if self.updates else clock.fraction / self.over
-        return _between_0_and_1(share) * at(self.schedule, clock)
+        return _between_0_and_1(share) * at(self.then, clock)
 
 
 @dataclass(frozen=True)

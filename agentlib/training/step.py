@@ -89,9 +89,7 @@ class Step(nn.Module):
         if len({(parameter.dtype, parameter.device) for parameter in self.parameter_list}) > 1:
             raise ValueError("one step trains parameters of one dtype on one device; make a Step for each")
         if not isinstance(rule, Rule) and set(self.factors) != {1.0}:
-            raise ValueError(
-                "learning rates of its own for a module need a rule of agentlib.backbones (adam, sgd, ...)"
-            )
+            raise ValueError("a module's own learning rate needs a rule of agentlib.backbones, such as adam")
         self.sizes = [parameter.numel() for parameter in self.parameter_list]
         self.max_grad_norm = max_grad_norm
         self.rule = rule if isinstance(rule, Rule) else None

@@ -2,15 +2,16 @@
 
 import copy
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from agentlib.backbones import Clock, Linear, adam, adamw, at, rmsprop, sgd
+from agentlib.backbones import Clock, Linear, adagrad, adam, adamw, at, rmsprop, sgd
 from agentlib.training import Step
 from agentlib.training.loop import compiler_found
-from agentlib.training.step import parameters_of
+from agentlib.training.step import learning_rate_factors, parameters_of
 
 START = Clock(0, 0, 0.0)
 
@@ -57,6 +58,12 @@ RULES = {
         partial(torch.optim.SGD, momentum=0.9, nesterov=True),
         0.0,
     ),
+    "adagrad": (adagrad, torch.optim.Adagrad, 0.0),
+    "adagrad with decay": (
+        partial(adagrad, eps=1e-3, weight_decay=0.1),
+        partial(torch.optim.Adagrad, eps=1e-3),
+        0.1,
+    ),
     "rmsprop": (rmsprop, torch.optim.RMSprop, 0.0),
     "rmsprop with decay": (
         partial(rmsprop, alpha=0.95, eps=0.01, weight_decay=0.1),
@@ -92,6 +99,67 @@ def test_rules_equal_torch(rule, optimizer, weight_decay):
         reference.step()
     assert_equal(mine, theirs)
     assert step.count == 100
+
+
+FORMULAS: dict[str, Any] = {
+    "sgd": (sgd, lambda theta, g, m, lr, t: (theta - lr * g, m)),
+    "momentum": (
+        partial(sgd, momentum=0.9),
+        lambda theta, g, m, lr, t: (theta - lr * (0.9 * m[0] + g), [0.9 * m[0] + g]),
+    ),
+    "adagrad": (
+        partial(adagrad, eps=1e-6),
+        lambda theta, g, m, lr, t: (theta - lr * g / ((m[0] + g**2).sqrt() + 1e-6), [m[0] + g**2]),
+    ),
+    "rmsprop": (
+        partial(rmsprop, alpha=0.9),
+        lambda theta, g, m, lr, t: (
+            theta - lr * g / ((0.9 * m[0] + 0.1 * g**2).sqrt() + 1e-8),
+            [0.9 * m[0] + 0.1 * g**2],
+        ),
+    ),
+    "adam": (adam, lambda theta, g, m, lr, t: adam_by_the_book(theta, g, m, lr, t)),
+    "adamw": (
+        partial(adamw, weight_decay=0.1),
+        lambda theta, g, m, lr, t: adam_by_the_book((1.0 - lr * 0.1) * theta, g, m, lr, t),
+    ),
+}
+"""(parameters, gradient, memory, learning rate, number of the step from 1) -> parameters and memory."""
+
+
+def adam_by_the_book(theta, g, m, lr, t):
+    first, second = 0.9 * m[0] + 0.1 * g, 0.999 * m[1] + 0.001 * g**2
+    step = first / (1.0 - 0.9**t) / ((second / (1.0 - 0.999**t)).sqrt() + 1e-8)
+    return theta - lr * step, [first, second]
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_rules_equal_their_formulas(name):
+    """100 steps on a valley, the learning rate a fifth of what it was from the middle on."""
+    rule, formula = FORMULAS[name]
+    steepness = torch.linspace(0.1, 3.0, 12, dtype=torch.float64).view(3, 4)
+    mine = nn.Parameter(torch.linspace(-1.0, 2.0, 12, dtype=torch.float64).view(3, 4))
+    theta, memory = mine.detach().clone(), [torch.zeros_like(mine), torch.zeros_like(mine)]
+    step = Step(mine, rule(lambda clock: 0.05 if clock.updates < 50 else 0.01))
+    for t in range(1, 101):
+        step((steepness * mine.square()).sum() / 2.0 + mine.sin().sum(), Clock(t - 1, t - 1, t / 100))
+        gradient = steepness * theta + theta.cos()
+        theta, memory = formula(theta, gradient, memory, 0.05 if t <= 50 else 0.01, t)
+    torch.testing.assert_close(mine.detach(), theta, rtol=0.0, atol=1e-12)
+
+
+def test_nesterov_looks_ahead():
+    """g <- grad(theta - lr mu g) + mu g;  theta <- theta - lr g. Our parameters, as torch's, are where it looks."""
+    steepness, rate, mu = torch.linspace(0.1, 3.0, 5, dtype=torch.float64), 0.05, 0.9
+    mine = nn.Parameter(torch.linspace(-1.0, 2.0, 5, dtype=torch.float64))
+    theta, g = mine.detach().clone(), torch.zeros(5, dtype=torch.float64)
+    step = Step(mine, sgd(rate, mu, nesterov=True))
+    for _ in range(100):
+        ahead = theta - rate * mu * g
+        torch.testing.assert_close(mine.detach(), ahead, rtol=0.0, atol=1e-12)
+        g = steepness * ahead + ahead.cos() + mu * g
+        theta = theta - rate * g
+        step((steepness * mine.square()).sum() / 2.0 + mine.sin().sum(), START)
 
 
 @pytest.mark.parametrize("limit", [0.05, 1e9])
@@ -151,6 +219,65 @@ def test_frozen_parameters_stay_and_unused_ones_too():
     assert not torch.equal(network[3].weight, before.get_parameter("0.3.weight"))
 
 
+@pytest.mark.parametrize("how", ["pair", "attribute", "both"])
+@pytest.mark.parametrize("rule", ["momentum", "adamw"])
+def test_a_module_with_a_learning_rate_of_its_own_equals_torchs_groups(rule, how):
+    """Weight decay included, which is a part of the step that the rate scales."""
+    kinds: dict[str, Any] = {
+        "momentum": (partial(sgd, momentum=0.9), partial(torch.optim.SGD, momentum=0.9), 0.0),
+        "adamw": (partial(adamw, weight_decay=0.1), torch.optim.AdamW, 0.1),
+    }
+    make, optimizer, decay = kinds[rule]
+    mine, theirs = small_network(), small_network()
+    first, rest = mine[0], mine[1:]
+    share = 0.1
+    if how != "pair":
+        first.learning_rate_factor = 0.5 if how == "both" else 0.1
+        share = 0.2
+    step = Step([first if how == "attribute" else (first, share), rest], make(0.02))
+    groups = [
+        {
+            "params": [p for p in part.parameters() if (p.dim() > 1) == matrix],
+            "lr": rate,
+            "weight_decay": decay * matrix,
+        }
+        for part, rate in ((theirs[0], 0.002), (theirs[1:], 0.02))
+        for matrix in (True, False)
+    ]
+    reference = optimizer([group for group in groups if group["params"]])
+    for batch in batches(50):
+        step(loss_of(mine, batch), START)
+        reference.zero_grad()
+        loss_of(theirs, batch).backward()
+        reference.step()
+    assert_equal(mine, theirs)
+
+
+def test_the_factor_of_a_module_holds_inside_it_and_only_there():
+    network = small_network()
+    network[0].learning_rate_factor = 0.25
+    factors = learning_rate_factors(nn.ModuleList([network]))
+    assert list(factors) == list(network.parameters())
+    assert list(factors.values()) == [0.25, 0.25, 1.0, 1.0, 1.0, 1.0]
+    assert set(learning_rate_factors((network, 2.0)).values()) == {0.5, 2.0}
+    assert set(learning_rate_factors([(network[3].bias, 3)]).values()) == {3.0}
+    assert list(learning_rate_factors(copy.deepcopy(network)).values()) == list(factors.values())
+    network[0].requires_grad_(False)
+    assert len(learning_rate_factors(network)) == 4
+
+
+def test_a_frozen_backbone_with_a_head_that_learns():
+    backbone, head = small_network(), nn.Linear(2, 1).double()
+    backbone.requires_grad_(False)
+    before, was = copy.deepcopy(backbone.state_dict()), head.weight.detach().clone()
+    step = Step([backbone, head], adamw(0.1))
+    for x, _ in batches(5):
+        step(head(backbone(x[0])).square().mean(), START)
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+    assert not torch.equal(head.weight, was)
+    assert len(step.parameter_list) == 2
+
+
 def test_state_goes_on_where_it_was():
     network = small_network()
     step = Step(network, adamw(0.01))
@@ -185,6 +312,12 @@ def test_errors():
         Step([network, nn.Linear(2, 2)], sgd(0.1))
     with pytest.raises(ValueError, match="momentum"):
         sgd(0.1, nesterov=True)
+    with pytest.raises(ValueError, match=r"factor is positive, not 0.*requires_grad_\(False\) freezes"):
+        Step([(network, 0.0)], sgd(0.1))
+    with pytest.raises(ValueError, match=r"a shared parameter would get the learning rate's factors 1\.0 and 0\.5"):
+        Step([network, (network[0], 0.5)], sgd(0.1))
+    with pytest.raises(ValueError, match="own learning rate needs a rule of"):
+        Step((network, 0.5), partial(torch.optim.SGD, lr=0.1))
 
 
 @pytest.mark.slow
@@ -194,8 +327,11 @@ def test_compiled_adamw_equals_torch():
     theirs = small_network()
     mine = copy.deepcopy(theirs)
     rate = Linear(0.03, 0.001)
-    step = Step(mine, adamw(rate), max_grad_norm=1.0)
-    reference = torch.optim.AdamW(torch_groups(theirs, 0.01), lr=1.0)
+    step = Step([(mine[0], 0.5), mine[1:]], adamw(rate), max_grad_norm=1.0)
+    parts = {0.5: theirs[0], 1.0: theirs[1:]}
+    reference = torch.optim.AdamW(
+        [{**group, "factor": factor} for factor, part in parts.items() for group in torch_groups(part, 0.01)], lr=1.0
+    )
     compiled = torch.compile(
         lambda x, y, fraction: step((mine(x) - y).square().mean(), Clock(0, 0, fraction)), fullgraph=True
     )
@@ -204,7 +340,7 @@ def test_compiled_adamw_equals_torch():
             x, y = (part[0] for part in batch)
             compiled(x, y, torch.tensor(i / 50, dtype=torch.float64))
             for group in reference.param_groups:
-                group["lr"] = at(rate, Clock(i, i, i / 50))
+                group["lr"] = group["factor"] * at(rate, Clock(i, i, i / 50))
             reference.zero_grad()
             loss_of(theirs, batch).backward()
             nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
