@@ -20,6 +20,7 @@ from agentlib.backbones.files import read, rebuilt, replacing
 from agentlib.data.spaces import action_to_space, space_from_json, space_to_json, to_batch, unflatten
 from agentlib.policies import POLICIES, GreedyActor
 from agentlib.policies.acting import decide, in_eval_mode, to_tensors
+from agentlib.policies.base import noted
 from agentlib.policies.sb3 import look_at, policy_from_sb3
 from agentlib.policies.sb3_file import read_sb3_file
 from agentlib.training.trees import mapped
@@ -111,7 +112,6 @@ class Agent:
             memory = self._initial_state(len(leaves[0])) if state is None else self._from_arrays(state, len(leaves[0]))
             starts = None if episode_start is None else np.asarray(episode_start, bool).reshape(len(leaves[0]))
             actions, memory = decide(self.policy, self.observation_space, batch, memory, starts, seed)
-            state = _arrays(memory)
         elif draws:
             actions, _ = decide(self.policy, self.observation_space, batch, seed=seed)
         else:
@@ -121,6 +121,9 @@ class Agent:
             random = self.generator.random(actions.shape) < self.exploration_rate
             n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
             actions = np.where(random, self.generator.integers(n_actions, size=actions.shape), actions)
+            if self.has_memory:
+                memory = noted(self.policy, memory, torch.as_tensor(actions, device=self.device))
+        state = _arrays(memory) if self.has_memory else state
         return np.asarray(self._in_space(actions, single)), state
 
     def confidence(self, observation: Any) -> Any:

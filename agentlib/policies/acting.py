@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from agentlib.backbones.mlp import MLP
 from agentlib.data.spaces import flatten, unflatten
+from agentlib.policies.base import noted
 from agentlib.policies.continuous import GaussianPolicy
 from agentlib.policies.discrete import CategoricalPolicy
 from agentlib.policies.q_policy import QPolicy
@@ -74,7 +75,7 @@ def decide(
     episode_start: NDArray[np.bool_] | None = None,
     seed: int | None = None,
 ) -> tuple[NDArray[Any], Any]:
-    """Actions `(B, ...)` of a policy for a batch of observations (numpy), and its next state.
+    """Actions `(B, ...)` of a policy for a batch of observations (numpy), and its next state, once they are taken.
 
     Args:
         policy: as `agentlib.policies` has them, with memory or without.
@@ -99,6 +100,7 @@ def decide(
             actions = policy.choose(output)  # type: ignore[operator]
         else:
             actions = policy.sample(output, torch.Generator(device).manual_seed(seed))  # type: ignore[operator]
+        state = noted(policy, state, actions)
     return actions.cpu().numpy(), state
 
 

@@ -49,6 +49,10 @@ class QPolicy(nn.Module):
         """The greedy actions `(B,)`; the first of equal ones."""
         return output.argmax(-1)
 
+    def acted(self, state: Any, action: Tensor) -> Any:
+        """The memory once these actions `(B,)` were taken: some backbones read the last one."""
+        return self.backbone.acted(state, action) if hasattr(self.backbone, "acted") else state  # type: ignore[operator]
+
     @torch.no_grad()
     def observe(self, observation: Observation) -> None:
         """Takes a batch of observations into the backbone's running statistics, if it keeps any."""
