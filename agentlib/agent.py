@@ -30,6 +30,7 @@ from agentlib.data.spaces import (
 from agentlib.envs.masks import Masks
 from agentlib.policies import POLICIES, GreedyActor
 from agentlib.policies.acting import decide, in_eval_mode, to_tensors
+from agentlib.policies.base import noted
 from agentlib.policies.exploration import random_actions
 from agentlib.policies.sb3 import look_at, policy_from_sb3
 from agentlib.policies.sb3_file import read_sb3_file
@@ -149,13 +150,15 @@ class Agent:
             memory = self._initial_state(size) if state is None else self._from_arrays(state, size)
             starts = None if episode_start is None else np.asarray(episode_start, bool).reshape(size)
             actions, memory = decide(self.policy, self.observation_space, batch, memory, starts, seed, mask)
-            state = _arrays(memory)
         elif draws:
             actions, _ = decide(self.policy, self.observation_space, batch, seed=seed)
         else:
             actions = self._actor(batch, mask)
         if not deterministic and not draws and self.exploration_rate > 0.0:
             actions = self._varied(actions, batch, mask)
+            if self.has_memory:
+                memory = noted(self.policy, memory, torch.as_tensor(actions, device=self.device))
+        state = _arrays(memory) if self.has_memory else state
         return np.asarray(self._in_space(actions, single)), state
 
     def _varied(self, actions: NDArray[Any], batch: Any, mask: NDArray[np.bool_] | None) -> NDArray[Any]:

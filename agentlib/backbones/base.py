@@ -79,3 +79,7 @@ class SequenceBackbone(Backbone):
             state: from the call before; the initial state by default.
             episode_start: `(B, T)` bool; where it is true, the state is reset before this step is read.
         """
+
+    def acted(self, state: State, action: Tensor) -> State:
+        """The state once these actions `(B, ...)` were taken; of interest to a network that reads them, too."""
+        return state

@@ -105,9 +105,11 @@ class Recurrent(SequenceBackbone):
         outputs, state = self.read(observation, state, episode_start, lengths)
         return outputs[-1], state
 
-    def maps(self, observation: Tensor) -> list[Tensor]:
+    def maps(
+        self, observation: Tensor, state: State | None = None, episode_start: Tensor | None = None
+    ) -> list[Tensor]:
         """The features `(B, T, feature_dim)` of every layer, the lowest first."""
-        return self.read(observation)[0]
+        return self.read(observation, state, episode_start)[0]
 
     def read(
         self,
@@ -129,7 +131,7 @@ class Recurrent(SequenceBackbone):
             sides = []
             for number, suffix in enumerate(self.directions):
                 row = layer * len(self.directions) + number
-                begin = tuple(part[:, row] for part in first)  # each (B, n)
+                begin = tuple(part[:, row].to(features.dtype) for part in first)  # each (B, n)
                 side, end = self._scan(features, begin, f"_l{layer}{suffix}", episode_start, valid)
                 sides.append(side)
                 last.append(end)

@@ -53,7 +53,8 @@ class WithMemory(SequenceBackbone):
             )
         if getattr(memory, "bidirectional", False):
             raise ValueError("a bidirectional network sees the future: it cannot be the memory of something that acts")
-        self.encoder, self.memory = encoder, memory
+        self.encoder = encoder
+        self.memory: Any = memory
         self.feature_dim = int(memory.feature_dim)  # type: ignore[arg-type]
 
     @property
@@ -81,20 +82,23 @@ class WithMemory(SequenceBackbone):
         return torch.zeros(batch_size, *(self.previous_action or ()), device=device)
 
     def initial_state(self, batch_size: int) -> State:
-        state = self.memory.initial_state(batch_size)  # type: ignore[operator]
+        state = self.memory.initial_state(batch_size)
         return state if self.previous_action is None else (state, self.no_action(batch_size))
 
     def acted(self, state: State, action: Tensor) -> State:
         """The state once these actions `(B, ...)` were taken."""
         return state if self.previous_action is None else (state[0], action)
 
-    def encode(self, observation: Observation, state: State, episode_start: Tensor | None) -> Tensor:
-        """What the memory reads: `(B, T, n)`."""
+    def encode(
+        self, observation: Observation, state: State | None, episode_start: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """What the memory reads `(B, T, n)`, and its own state."""
         seen, previous = observation if isinstance(observation, AfterAction) else (observation, None)
         batch, steps = _leading(seen)
+        state = self.initial_state(batch) if state is None else state
         features: Tensor = self.encoder(_mapped(seen, lambda leaf: leaf.flatten(0, 1))).unflatten(0, (batch, steps))
         if self.previous_action is None:
-            return features
+            return features, state
         if previous is None:
             if steps > 1:
                 raise ValueError(
@@ -110,18 +114,21 @@ class WithMemory(SequenceBackbone):
             action = previous[..., None] == torch.arange(self.previous_action, device=features.device)
         else:
             action = previous.flatten(2)
-        return torch.cat([features, action.to(features.dtype)], -1)
+        return torch.cat([features, action.to(features.dtype)], -1), state[0]
 
     def forward(  # type: ignore[override]
         self, observation: Observation, state: State | None = None, episode_start: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        if state is None:
-            seen = observation.observation if isinstance(observation, AfterAction) else observation
-            state = self.initial_state(_leading(seen)[0])
-        inputs = self.encode(observation, state, episode_start)
-        inner = state if self.previous_action is None else state[0]
+        inputs, inner = self.encode(observation, state, episode_start)
         features, inner = self.memory(inputs, inner, episode_start)
         return features, inner if self.previous_action is None else (inner, self.no_action(len(features)))
+
+    def maps(
+        self, observation: Observation, state: State | None = None, episode_start: Tensor | None = None
+    ) -> list[Tensor]:
+        """What the memory reads `(B, T, n)`, and its own maps."""
+        inputs, inner = self.encode(observation, state, episode_start)
+        return [inputs, *self.memory.maps(inputs, inner, episode_start)]
 
     def observe(self, observation: Observation) -> None:
         if hasattr(self.encoder, "observe"):

@@ -241,9 +241,11 @@ class TransformerDecoder(_Transformer, SequenceBackbone):
         outputs, state = self.read(observation, state, episode_start, memory, memory_mask)
         return outputs[-1], state
 
-    def maps(self, observation: Tensor) -> list[Tensor]:
+    def maps(
+        self, observation: Tensor, state: Cache | None = None, episode_start: Tensor | None = None
+    ) -> list[Tensor]:
         """The tokens `(B, T, dim)` after each layer."""
-        return self.read(observation)[0]
+        return self.read(observation, state, episode_start)[0]
 
     def read(
         self,

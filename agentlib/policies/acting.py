@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from agentlib.backbones.mlp import MLP
 from agentlib.data.spaces import ACTION_MASK, flatten, observed_mask, unflatten
+from agentlib.policies.base import noted
 from agentlib.policies.continuous import GaussianPolicy
 from agentlib.policies.discrete import CategoricalPolicy
 from agentlib.policies.q_heads import NoisyLinear, noisy_weights
@@ -77,7 +78,7 @@ def decide(
     seed: int | None = None,
     mask: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[Any], Any]:
-    """Actions `(B, ...)` of a policy for a batch of observations (numpy), and its next state.
+    """Actions `(B, ...)` of a policy for a batch of observations (numpy), and its next state, once they are taken.
 
     Args:
         policy: as `agentlib.policies` has them, with memory or without.
@@ -104,6 +105,7 @@ def decide(
             actions = policy.choose(output, *masks)  # type: ignore[operator]
         else:
             actions = policy.sample(output, torch.Generator(device).manual_seed(seed))  # type: ignore[operator]
+        state = noted(policy, state, actions)
     return actions.cpu().numpy(), state
 
 

@@ -61,6 +61,10 @@ class Policy(nn.Module, ABC):
         """The memory at the start of `batch_size` episodes; None without memory."""
         return self.backbone.initial_state(batch_size) if self.is_sequence else None  # type: ignore[operator]
 
+    def acted(self, state: Any, action: Tensor) -> Any:
+        """The memory once these actions `(B, ...)` were taken: some backbones read the last one."""
+        return self.backbone.acted(state, action) if hasattr(self.backbone, "acted") else state  # type: ignore[operator]
+
     @torch.no_grad()
     def observe(self, observation: Observation) -> None:
         """Takes a batch of observations into the backbone's running statistics, if it keeps any."""
@@ -84,3 +88,8 @@ class StochasticPolicy(Policy):
     @abstractmethod
     def entropy(self, output: Tensor) -> Tensor:
         """Entropy `(...)` of each output's distribution, in nats."""
+
+
+def noted(policy: nn.Module, state: Any, action: Tensor) -> Any:
+    """The state of any policy once these actions were taken; a policy of your own need not know `acted`."""
+    return policy.acted(state, action) if hasattr(policy, "acted") else state  # type: ignore[operator]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.backbones import Observation, Spec, spec_of
-from agentlib.policies.base import StochasticPolicy
+from agentlib.policies.base import StochasticPolicy, noted
 from agentlib.policies.continuous import DeterministicPolicy, GaussianPolicy
 from agentlib.policies.discrete import DiscretePolicy
 from agentlib.policies.q_policy import QPolicy
@@ -89,6 +89,12 @@ class EnsemblePolicy(nn.Module):
     def initial_state(self, batch_size: int) -> Any:
         """The memory of each member at the start of `batch_size` episodes; None without memory."""
         return tuple(self._each("initial_state", batch_size)) if self.is_sequence else None
+
+    def acted(self, state: Any, action: Tensor) -> Any:
+        """The memory of each member once these actions were taken."""
+        if not self.is_sequence:
+            return state
+        return tuple(noted(member, own, action) for member, own in zip(self.members, state, strict=True))
 
     @torch.no_grad()
     def observe(self, observation: Observation) -> None:

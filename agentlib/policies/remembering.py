@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from agentlib.policies.acting import in_eval_mode, to_tensors
-from agentlib.training.trees import mapped
+from agentlib.policies.acting import decide
+from agentlib.policies.base import noted
 
 
 class MemoryActor:
@@ -41,19 +41,12 @@ class MemoryActor:
 
     def __call__(self, observation: Any, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Actions `(n,)` for a batch of observations, among the legal ones if a mask `(n, A)` is given."""
-        device = next(self.policy.parameters()).device
-        with in_eval_mode(self.policy):
-            tensors = mapped(to_tensors(self.space, observation, device), lambda leaf: leaf[:, None])  # (n, 1, ...)
-            starts = torch.as_tensor(self.starts, device=device)[:, None]  # (n, 1)
-            self.before = self.state
-            output, self.state = self.policy(tensors, self.state, starts)
-            masks = () if mask is None else (torch.as_tensor(mask, device=device),)
-            action: Tensor = self.policy.choose(output[:, 0], *masks)  # type: ignore[operator]
+        self.before = self.state
+        action, self.state = decide(self.policy, self.space, observation, self.state, self.starts, mask=mask)
         self.starts = np.zeros(len(self.starts), bool)
-        return action.cpu().numpy()
+        return action
 
     def acted(self, action: NDArray[Any]) -> None:
         """These actions `(n, ...)` are taken, whatever was proposed."""
-        if hasattr(self.policy.backbone, "acted"):
-            device = next(self.policy.parameters()).device
-            self.state = self.policy.backbone.acted(self.state, torch.as_tensor(action, device=device))  # type: ignore[operator]
+        device = next(self.policy.parameters()).device
+        self.state = noted(self.policy, self.state, torch.as_tensor(action, device=device))

@@ -13,6 +13,7 @@ from agentlib.backbones import (
     LSTM,
     MLP,
     RNN,
+    AfterAction,
     Chain,
     EncoderDecoder,
     NatureCNN,
@@ -25,6 +26,7 @@ from agentlib.backbones import (
     TransformerEncoder,
     UNet,
     ViT,
+    WithMemory,
 )
 
 
@@ -57,6 +59,27 @@ def observed_norm() -> RunningNorm:
 
 def nested_inputs(batch: int) -> tuple[dict[str, Any]]:
     return ({"place": torch.randn(batch, 2), "goal": torch.randint(1, 4, (batch,))},)
+
+
+def with_resets(build: Callable[[], Any]) -> Callable[[int], tuple[Any, ...]]:
+    """Sequences that go on from a state, with new episodes inside."""
+
+    def inputs(batch: int) -> tuple[Any, ...]:
+        with torch.no_grad():
+            _, state = build()(torch.randn(batch, 5, 3))
+        return torch.randn(batch, 6, 3), state, torch.rand(batch, 6) < 0.3
+
+    return inputs
+
+
+def reading_actions() -> WithMemory:
+    return WithMemory(MLP(3, (4,)), GRU(6, 5), previous_action=2)
+
+
+def after_actions(batch: int) -> tuple[Any, ...]:
+    start = torch.rand(batch, 6) < 0.3
+    previous = torch.randint(0, 2, (batch, 6)).masked_fill(start, -1)
+    return AfterAction(torch.randn(batch, 6, 3), previous), reading_actions().initial_state(batch), start
 
 
 BATCH = {
@@ -130,6 +153,13 @@ EXAMPLES: dict[str, Example] = {
         lambda batch: (torch.randn(batch, 5, 3), torch.randn(batch, 6, 2)),
         of_steps,
     ),
+    "lstm: resets": Example(lambda: LSTM(3, 5, layers=2), with_resets(lambda: LSTM(3, 5, layers=2)), of_steps),
+    "transformer_decoder: resets": Example(
+        lambda: TransformerDecoder(3, 8, 2, 2, window=4, positions="learned", second_order=True),
+        with_resets(lambda: TransformerDecoder(3, 8, 2, 2, window=4)),
+        of_steps,
+    ),
+    "with_memory": Example(reading_actions, after_actions, of_steps),
     "vit": Example(lambda: ViT((1, 8, 8), patch=4, dim=8, layers=2, heads=2, second_order=True), vectors(1, 8, 8)),
     "vit: fused": Example(
         lambda: ViT((1, 8, 8), patch=4, dim=8, layers=2, heads=2, pool="mean"), vectors(1, 8, 8), fails=FUSED
