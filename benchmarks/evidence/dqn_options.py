@@ -9,7 +9,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import ReshapeObservation
 
 import agentlib
-from agentlib.envs.chain import Chain
+from agentlib.envs.corridor import Corridor
 from agentlib.evaluation.recording import global_generators_kept
 from agentlib.evaluation.sb3 import sb3_arguments, train_sb3
 from agentlib.learners import DQNConfig, run
@@ -71,7 +71,7 @@ def taxi(seed: int) -> dict[str, float]:
 
 # Returns of several steps, and priorities ----------------------------------------------------------------------------
 
-CHAIN = DQNConfig(
+CORRIDOR = DQNConfig(
     learning_rate=1e-3,
     buffer_size=20_000,
     learning_starts=500,
@@ -81,19 +81,19 @@ CHAIN = DQNConfig(
     net_arch=(32,),
     gamma=0.95,
 )
-CHAIN_OPTIONS: dict[str, dict[str, Any]] = {
+CORRIDOR_OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "n_steps": {"n_steps": 5},
     "prioritized": {"prioritized": True},
     "both": {"n_steps": 5, "prioritized": True},
 }
-CHAIN_STEPS = 40_000
+CORRIDOR_STEPS = 40_000
 
 
 class FirstReward(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Notes the step of the first reward."""
 
-    steps, first = 0, CHAIN_STEPS
+    steps, first = 0, CORRIDOR_STEPS
 
     def step(self, action: Any) -> Any:
         outcome = self.env.step(action)
@@ -103,18 +103,18 @@ class FirstReward(gymnasium.Wrapper[Any, Any, Any, Any]):
         return outcome
 
 
-def chain(seed: int) -> dict[str, float]:
+def corridor(seed: int) -> dict[str, float]:
     """Updates after the first reward until the greedy policy goes to the end, by the option."""
     found = {}
-    for name, options in CHAIN_OPTIONS.items():
-        env = FirstReward(gymnasium.make("agentlib/Chain-v0"))
-        config = configure(CHAIN, None, options)
-        job = RECIPES["dqn"].build(config, Problem(env=env, steps=CHAIN_STEPS), "auto", "cpu", seed)
+    for name, options in CORRIDOR_OPTIONS.items():
+        env = FirstReward(gymnasium.make("agentlib/Corridor-v0"))
+        config = configure(CORRIDOR, None, options)
+        job = RECIPES["dqn"].build(config, Problem(env=env, steps=CORRIDOR_STEPS), "auto", "cpu", seed)
         product: Any = job.product()
         started = updates = 0
         for clock, _ in run(job.learner, job.source, job.updates, compile=False):
             updates = int(clock.updates)
-            started = started or (updates if env.first < CHAIN_STEPS else 0)
+            started = started or (updates if env.first < CORRIDOR_STEPS else 0)
             if started and updates % 5 == 0 and solved(product):
                 break
         found[name] = float(updates - started)
@@ -124,7 +124,7 @@ def chain(seed: int) -> dict[str, float]:
 
 
 def solved(agent: Any) -> bool:
-    right = Chain().right
+    right = Corridor().right
     return bool((agent.act(np.arange(len(right))) == right).all())
 
 
@@ -252,10 +252,10 @@ EXPERIMENTS = [
         note="The optimum is 7.9; an episode that is not solved in 200 steps is worth -200 or less.",
     ),
     Experiment(
-        name="n_step_prioritized_chain",
+        name="n_step_prioritized_corridor",
         family=FAMILY,
-        data="agentlib/Chain-v0, 10 cells, up to 40,000 steps",
-        measure=chain,
+        data="agentlib/Corridor-v0, 10 cells, up to 40,000 steps",
+        measure=corridor,
         claims=(
             Claim("plain", "updates from the first reward to the solution: plain DQN"),
             Claim("n_steps", "the same, 5-step returns"),
