@@ -64,6 +64,7 @@ def test_shell_lines_run(document, tmp_path):
 
 EXAMPLES = {
     "embed_agent.py": ["--steps", "1500", "--episodes", "1"],
+    "rainbow_pixels.py": ["--steps", "1200"],
     "train_dqn.py": ["--steps", "800"],
     "compare_with_sb3.py": ["--steps", "800", "--seeds", "1"],
     "write_your_own_learner.py": ["--updates", "50"],

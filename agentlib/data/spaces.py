@@ -75,6 +75,11 @@ def choices(action_space: spaces.Space[Any]) -> tuple[int, ...]:
     return ()
 
 
+def is_masked(observation_space: spaces.Space[Any]) -> bool:
+    """Whether observations are Dicts with a part "action_mask"."""
+    return isinstance(observation_space, spaces.Dict) and ACTION_MASK in observation_space.spaces
+
+
 def observes_mask(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> bool:
     """Whether observations are Dicts that hold the mask of legal actions under the key "action_mask".
 
@@ -82,8 +87,9 @@ def observes_mask(observation_space: spaces.Space[Any], action_space: spaces.Spa
         ValueError: there is such a part, and it is no mask of these actions.
     """
     width = sum(choices(action_space))
-    if not (width and isinstance(observation_space, spaces.Dict) and ACTION_MASK in observation_space.spaces):
+    if not (width and is_masked(observation_space)):
         return False
+    assert isinstance(observation_space, spaces.Dict)
     shapes = [leaf_shape(leaf) for leaf in leaf_spaces(observation_space.spaces[ACTION_MASK])]
     if len(shapes) != 1 or (np.prod(shapes[0]) != width and shapes[0][-1:] != (width,)):  # the second: a frame stack
         raise ValueError(

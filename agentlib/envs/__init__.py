@@ -8,7 +8,7 @@
 | `agentlib/Identity-v0` | `Discrete(4)` | the least that a control algorithm must solve, in seconds |
 | `agentlib/CartPoleNoVel-v0` | position and angle, `(2,)` float32 | needs memory |
 | `agentlib/Catch-v0` | grey frame, `(36, 36)` uint8 | learning from pixels on one core |
-| `agentlib/Chain-v0` | `Discrete(11)` | a reward that is rare and far away |
+| `agentlib/Corridor-v0` | `Discrete(11)` | a reward that is rare and far away |
 | `agentlib/Dials-v0` | `MultiDiscrete([7] * 12)` | six choices at once |
 
 Scripted experts for these, CartPole and MountainCar are in `agentlib.envs.experts`.
@@ -35,6 +35,6 @@ _register(
     max_episode_steps=500,
     reward_threshold=475.0,
 )
-_register("agentlib/Chain-v0", "agentlib.envs.chain:Chain", max_episode_steps=50, reward_threshold=1.0)
+_register("agentlib/Corridor-v0", "agentlib.envs.corridor:Corridor", max_episode_steps=50, reward_threshold=1.0)
 _register("agentlib/Dials-v0", "agentlib.envs.dials:Dials", max_episode_steps=20, reward_threshold=19.0)
 _register("agentlib/Catch-v0", "agentlib.envs.catch:Catch", max_episode_steps=100, reward_threshold=9.0)

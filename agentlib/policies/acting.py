@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agentlib.backbones.mlp import MLP
-from agentlib.data.spaces import ACTION_MASK, flatten, observed_mask, unflatten
+from agentlib.data.spaces import flatten, is_masked, observed_mask, unflatten
 from agentlib.policies.base import noted
 from agentlib.policies.continuous import GaussianPolicy
 from agentlib.policies.discrete import CategoricalPolicy
@@ -87,8 +87,11 @@ def decide(
         state: of a policy with memory; the initial state by default.
         episode_start: `(B,)`, true where the state is to be reset first.
         seed: draw actions by a generator with this seed, in place of the best ones.
-        mask: `(B, A)`, true where an action is legal, for policies of action values.
+        mask: `(B, A)`, true where an action is legal, for policies of action values; the mask in a Dict observation is
+            found without it.
     """
+    if mask is None and getattr(policy, "takes_masks", False) and is_masked(space):
+        mask = observed_mask(observation, sum(policy.branches))  # type: ignore[arg-type]
     device = next(policy.parameters()).device
     tensors = to_tensors(space, observation, device)
     with in_eval_mode(policy):
@@ -117,7 +120,7 @@ class GreedyActor:
 
     Args:
         policy: as `agentlib.policies` has them.
-        observation_space: of one environment; the masks of legal actions in Dict observations are found by themselves.
+        observation_space: of one environment.
         noise_seed: act by weights with fresh noise at each call, where the policy has noisy layers; without it, by
             their means.
     """
@@ -127,8 +130,6 @@ class GreedyActor:
         self.shortcut = numpy_shortcut(policy)
         noisy = noise_seed is not None and any(isinstance(layer, NoisyLinear) for layer in policy.modules())
         self.generator = np.random.default_rng([noise_seed or 0, 2]) if noisy else None
-        in_observation = isinstance(observation_space, spaces.Dict) and ACTION_MASK in observation_space.spaces
-        self.mask_width = sum(policy.branches) if in_observation and isinstance(policy, QPolicy) else 0
 
     def __call__(self, observation: Any, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Actions `(B, ...)` for a batch of observations.
@@ -137,8 +138,6 @@ class GreedyActor:
         """
         if self.shortcut is not None and len(observation) == 1:
             return self.shortcut(observation[0], mask)
-        if mask is None and self.mask_width:
-            mask = observed_mask(observation, self.mask_width)
         with nullcontext() if self.generator is None else noisy_weights(self.policy, self.generator):
             return decide(self.policy, self.space, observation, mask=mask)[0]
 

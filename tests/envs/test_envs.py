@@ -12,11 +12,11 @@ from gymnasium.wrappers import FrameStackObservation
 
 import agentlib.envs
 from agentlib.envs.catch import BALL, PADDLE, TRAIL
-from agentlib.envs.chain import Chain
+from agentlib.envs.corridor import Corridor
 from agentlib.envs.experts import Expert, catch_expert, expert_for
 from agentlib.envs.identity import Identity
 
-NAMES = ["Identity", "CartPoleNoVel", "Catch", "Chain", "Dials"]
+NAMES = ["Identity", "CartPoleNoVel", "Catch", "Corridor", "Dials"]
 IDS = [f"agentlib/{name}-v0" for name in NAMES]
 
 
@@ -56,7 +56,7 @@ def test_one_seed_one_run_and_two_seeds_two(env_id):
 
     first, again, other = run(3), run(3), run(4)
     np.testing.assert_array_equal(first, again)
-    assert np.array_equal(first, other) == (env_id == "agentlib/Chain-v0")  # nothing in it is random
+    assert np.array_equal(first, other) == (env_id == "agentlib/Corridor-v0")  # nothing in it is random
 
 
 def test_registration_is_repeatable_and_imports_nothing():
@@ -159,8 +159,8 @@ def test_catch_needs_the_drift():
     assert np.mean(returns(env, catch_expert, 100)) < 1
 
 
-def test_chain_is_a_combination_lock():
-    env = Chain(n=4)
+def test_corridor_is_a_combination_lock():
+    env = Corridor(n=4)
     right: Any = env.right
     assert 0 < right.sum() < 4
     env.reset(seed=0)
@@ -178,7 +178,7 @@ def test_chain_is_a_combination_lock():
         counts.append(steps)
     assert np.mean(counts) == pytest.approx(30, abs=4)
     with pytest.raises(ValueError, match="n=0"):
-        Chain(n=0)
+        Corridor(n=0)
 
 
 def test_dials_reward_what_was_wanted():

@@ -1,9 +1,9 @@
-"""Chain: a combination lock, whose only reward is at its end.
+"""Corridor: a combination lock, whose only reward is at its end.
 
 In each of n cells one of two actions leads on, and the other one back to the first cell. Which one is fixed, and has
 no pattern that a network could guess. Reaching the end is worth 1 and ends the episode; nothing else is worth anything.
-The best return is 1, after n steps; random play needs 2^(n+1) - 2 steps on average, 2,046 in the `agentlib/Chain-v0` of
-10 cells, whose episodes are cut off after 50.
+The best return is 1, after n steps; random play needs 2^(n+1) - 2 steps on average, 2,046 in the 10 cells of
+`agentlib/Corridor-v0`, whose episodes are cut off after 50.
 
 What it is for: the reward is seen rarely, and has to be carried back cell by cell. In the family of the chains of
 Koenig and Simmons (1993) and the blind cliffwalk of Schaul et al. (2016).
@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 
-class Chain(gymnasium.Env[np.int64, np.int64]):
+class Corridor(gymnasium.Env[np.int64, np.int64]):
     """Find the way through n cells. Observation: the number of the cell; actions: 0 and 1.
 
     Args:
@@ -29,7 +29,7 @@ class Chain(gymnasium.Env[np.int64, np.int64]):
 
     def __init__(self, n: int = 10, render_mode: str | None = None) -> None:
         if n < 1:
-            raise ValueError(f"Chain needs at least 1 cell, got n={n}")
+            raise ValueError(f"Corridor needs at least 1 cell, got n={n}")
         self.observation_space = spaces.Discrete(n + 1)
         self.action_space = spaces.Discrete(2)
         self.render_mode = render_mode

@@ -1,0 +1,308 @@
+"""What each option of deep Q-learning changes, one task for each."""
+
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.wrappers import ReshapeObservation
+
+import agentlib
+from agentlib.envs.corridor import Corridor
+from agentlib.evaluation.recording import global_generators_kept
+from agentlib.evaluation.sb3 import sb3_arguments, train_sb3
+from agentlib.learners import DQNConfig, run
+from agentlib.recipes import RECIPES, Problem, configure
+from benchmarks.experiments import Claim, Experiment
+
+FAMILY = "Options of Q-learning"
+
+
+def late_return(config: DQNConfig, env: str, steps: int, seed: int) -> float:
+    """The mean return of the greedy policy over the last fifth of a run: evaluations of ten episodes.
+
+    The last agent alone is a matter of luck where policies come and go.
+    """
+    seen: list[float] = []
+
+    def remember(clock: Any, metrics: dict[str, float]) -> None:
+        if metrics.get("eval/mean_reward") is not None and clock.fraction > 0.76:
+            seen.append(metrics["eval/mean_reward"])
+
+    agentlib.train(config, env=env, steps=steps, seed=seed, eval_every=steps // 20, callback=remember, progress=False)
+    return float(np.mean(seen))
+
+
+# Masks ---------------------------------------------------------------------------------------------------------------
+
+
+class WithoutMasks(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Says nothing of legal actions."""
+
+    def reset(self, **arguments: Any) -> Any:
+        observation, info = self.env.reset(**arguments)
+        return observation, {name: value for name, value in info.items() if name != "action_mask"}
+
+    def step(self, action: Any) -> Any:
+        *outcome, info = self.env.step(action)
+        return (*outcome, {name: value for name, value in info.items() if name != "action_mask"})
+
+
+TAXI = DQNConfig(
+    learning_rate=1e-3,
+    buffer_size=50_000,
+    learning_starts=1_000,
+    batch_size=64,
+    target_update_interval=500,
+    exploration_fraction=0.5,
+    net_arch=(64,),
+)
+
+
+def taxi(seed: int) -> dict[str, float]:
+    made: dict[str, Any] = {"with": "Taxi-v4", "without": lambda: WithoutMasks(gymnasium.make("Taxi-v4"))}
+    found = {}
+    for name, env in made.items():
+        agent = agentlib.train(TAXI, env=env, steps=40_000, seed=seed, progress=False)
+        found[name] = agentlib.evaluate(agent, env, episodes=100, seed=seed).mean
+    return found | {"difference": found["with"] - found["without"]}
+
+
+# Returns of several steps, and priorities ----------------------------------------------------------------------------
+
+CORRIDOR = DQNConfig(
+    learning_rate=1e-3,
+    buffer_size=20_000,
+    learning_starts=500,
+    target_update_interval=200,
+    exploration_fraction=1.0,
+    exploration_final_eps=0.1,
+    net_arch=(32,),
+    gamma=0.95,
+)
+CORRIDOR_OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "n_steps": {"n_steps": 5},
+    "prioritized": {"prioritized": True},
+    "both": {"n_steps": 5, "prioritized": True},
+}
+CORRIDOR_STEPS = 40_000
+
+
+class FirstReward(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Notes the step of the first reward."""
+
+    steps, first = 0, CORRIDOR_STEPS
+
+    def step(self, action: Any) -> Any:
+        outcome = self.env.step(action)
+        self.steps += 1
+        if float(outcome[1]) > 0:
+            self.first = min(self.first, self.steps)
+        return outcome
+
+
+def corridor(seed: int) -> dict[str, float]:
+    """Updates after the first reward until the greedy policy goes to the end, by the option."""
+    found = {}
+    for name, options in CORRIDOR_OPTIONS.items():
+        env = FirstReward(gymnasium.make("agentlib/Corridor-v0"))
+        config = configure(CORRIDOR, None, options)
+        job = RECIPES["dqn"].build(config, Problem(env=env, steps=CORRIDOR_STEPS), "auto", "cpu", seed)
+        product: Any = job.product()
+        started = updates = 0
+        for clock, _ in run(job.learner, job.source, job.updates, compile=False):
+            updates = int(clock.updates)
+            started = started or (updates if env.first < CORRIDOR_STEPS else 0)
+            if started and updates % 5 == 0 and solved(product):
+                break
+        found[name] = float(updates - started)
+    return found | {
+        f"{name}_ratio": found["plain"] / max(found[name], 1.0) for name in ("n_steps", "prioritized", "both")
+    }
+
+
+def solved(agent: Any) -> bool:
+    right = Corridor().right
+    return bool((agent.act(np.arange(len(right))) == right).all())
+
+
+# Several components --------------------------------------------------------------------------------------------------
+
+
+class Numbered(gymnasium.ActionWrapper[Any, Any, Any]):
+    """All combinations of the components as one list of actions."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        assert isinstance(env.action_space, spaces.MultiDiscrete)
+        self.nvec = env.action_space.nvec
+        self.action_space = spaces.Discrete(int(self.nvec.prod()))
+
+    def action(self, action: Any) -> Any:
+        return np.array(np.unravel_index(int(action), self.nvec))
+
+
+DIALS = DQNConfig(
+    learning_rate=1e-3,
+    buffer_size=20_000,
+    learning_starts=500,
+    target_update_interval=500,
+    exploration_fraction=0.3,
+    net_arch=(64,),
+    gamma=0.5,
+)
+
+
+def dials(seed: int) -> dict[str, float]:
+    made: dict[str, Any] = {
+        "branches": "agentlib/Dials-v0",
+        "flat": lambda: Numbered(gymnasium.make("agentlib/Dials-v0")),
+    }
+    found = {}
+    for name, env in made.items():
+        agent = agentlib.train(DIALS, env=env, steps=12_000, seed=seed, progress=False, compile=False)
+        found[name] = agentlib.evaluate(agent, env, episodes=50, seed=seed).mean
+    return found | {"difference": found["branches"] - found["flat"]}
+
+
+# Heads ---------------------------------------------------------------------------------------------------------------
+
+HEADS: dict[str, dict[str, Any]] = {
+    "plain": {"net_arch": (256, 256)},
+    "dueling": {"net_arch": (256,), "head_arch": (256,), "dueling": True},  # as deep as the plain one
+    "quantile": {"net_arch": (256, 256), "distributional": "quantile"},
+}
+CARTPOLE = DQNConfig(
+    learning_rate=5e-4,
+    buffer_size=50_000,
+    learning_starts=1_000,
+    batch_size=64,
+    target_update_interval=500,
+    exploration_fraction=0.2,
+    exploration_final_eps=0.04,
+)
+LANDER = DQNConfig(
+    learning_rate=6.3e-4,
+    buffer_size=50_000,
+    learning_starts=1_000,
+    batch_size=128,
+    target_update_interval=250,
+    train_freq=4,
+    exploration_fraction=0.2,
+    exploration_final_eps=0.1,
+)
+
+
+def heads(config: DQNConfig, env: str, steps: int, seed: int) -> dict[str, float]:
+    found = {name: late_return(configure(config, None, options), env, steps, seed) for name, options in HEADS.items()}
+    return found | {f"{name}_difference": found[name] - found["plain"] for name in ("dueling", "quantile")}
+
+
+def head_claims(margin: float) -> tuple[Claim, ...]:
+    return (
+        Claim("plain", "one value per action", statistic="mean"),
+        Claim("dueling", "dueling head", statistic="mean"),
+        Claim("quantile", "50 quantiles", statistic="mean"),
+        Claim("dueling_difference", "dueling less plain, paired", statistic="mean", at_least=-margin),
+        Claim("quantile_difference", "quantiles less plain, paired", statistic="mean", at_least=-margin),
+    )
+
+
+# All together, beside Stable-Baselines3 ------------------------------------------------------------------------------
+
+
+def channel_first() -> gymnasium.Env[Any, Any]:
+    """Catch with an axis for its one channel, which SB3's convolutional network needs."""
+    return ReshapeObservation(gymnasium.make("agentlib/Catch-v0"), (1, 36, 36))
+
+
+def catch(seed: int) -> dict[str, float]:
+    steps = 15_000
+    plain = configure("dqn", "agentlib/Catch-v0", {})
+    agents: dict[str, Any] = {
+        "rainbow": agentlib.train(
+            configure("rainbow", "agentlib/Catch-v0", {}), env=channel_first, steps=steps, seed=seed, progress=False
+        ),
+        "dqn": agentlib.train(plain, env=channel_first, steps=steps, seed=seed, progress=False),
+    }
+    with global_generators_kept():
+        env = channel_first()
+        arguments = sb3_arguments(plain, env.observation_space)
+        agents["sb3"] = train_sb3(arguments, env, steps=steps, seed=seed, device="cpu", progress=False)
+        found = {
+            name: agentlib.evaluate(agent, channel_first, episodes=100, seed=seed).mean
+            for name, agent in agents.items()
+        }
+    return found | {"difference": found["rainbow"] - found["sb3"]}
+
+
+EXPERIMENTS = [
+    Experiment(
+        name="masks_taxi",
+        family=FAMILY,
+        data="Taxi-v4, 40,000 steps",
+        measure=taxi,
+        claims=(
+            Claim("with", "DQN with the masks of the info", statistic="mean"),
+            Claim("without", "DQN without them", statistic="mean"),
+            Claim("difference", "with less without, paired", statistic="mean", at_least=0, of="interval"),
+        ),
+        note="The optimum is 7.9; an episode that is not solved in 200 steps is worth -200 or less.",
+    ),
+    Experiment(
+        name="n_step_prioritized_corridor",
+        family=FAMILY,
+        data="agentlib/Corridor-v0, 10 cells, up to 40,000 steps",
+        measure=corridor,
+        claims=(
+            Claim("plain", "updates from the first reward to the solution: plain DQN"),
+            Claim("n_steps", "the same, 5-step returns"),
+            Claim("prioritized", "the same, prioritized replay"),
+            Claim("both", "the same, both"),
+            Claim("n_steps_ratio", "times faster, 5-step returns", at_least=1, of="interval"),
+            Claim("prioritized_ratio", "times faster, prioritized replay", at_least=1, of="interval"),
+            Claim("both_ratio", "times faster, both", at_least=1, of="interval"),
+        ),
+    ),
+    Experiment(
+        name="branches_dials",
+        family=FAMILY,
+        data="agentlib/Dials-v0, 6 dials of 7 digits, 12,000 steps",
+        measure=dials,
+        claims=(
+            Claim("branches", "DQN with a branch per dial (42 values)", statistic="mean", at_least=15),
+            Claim("flat", "DQN over the list of 117,649 actions", statistic="mean", reference="random: 2.9"),
+            Claim("difference", "branches less flat, paired", statistic="mean", at_least=0, of="interval"),
+        ),
+        note="The optimum is 20.",
+    ),
+    Experiment(
+        name="heads_cartpole",
+        family=FAMILY,
+        data="CartPole-v1, 50,000 steps, evaluations of the last fifth",
+        measure=partial(heads, CARTPOLE, "CartPole-v1", 50_000),
+        claims=head_claims(margin=25),
+    ),
+    Experiment(
+        name="heads_lunarlander",
+        family=FAMILY,
+        data="LunarLander-v3, 100,000 steps, evaluations of the last fifth",
+        measure=partial(heads, LANDER, "LunarLander-v3", 100_000),
+        claims=head_claims(margin=25),
+    ),
+    Experiment(
+        name="rainbow_catch",
+        family=FAMILY,
+        data="agentlib/Catch-v0, 15,000 steps",
+        measure=catch,
+        claims=(
+            Claim("rainbow", "all options, final agent", statistic="mean"),
+            Claim("dqn", "plain DQN, the preset", statistic="mean"),
+            Claim("sb3", "Stable-Baselines3's DQN, the same preset", statistic="mean"),
+            Claim("difference", "rainbow less SB3's, paired", statistic="mean", at_least=0, of="interval"),
+        ),
+        note="The optimum is 10; SB3's DQN has none of these options.",
+    ),
+]

@@ -1,0 +1,31 @@
+"""Rainbow from pixels: DQN with all its options catches balls, seen as frames of 36 x 36 grey pixels.
+
+python examples/rainbow_pixels.py [--steps 8000]
+"""
+
+import argparse
+
+import agentlib
+
+CATCH = "agentlib/Catch-v0"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=8_000)
+    arguments = parser.parse_args()
+
+    agent = agentlib.train("rainbow", env=CATCH, steps=arguments.steps, seed=0)
+    print("all options:", agentlib.evaluate(agent, CATCH, episodes=50))
+
+    # A name selects settings, and each can be replaced: here an option is taken out, and epsilon explores instead.
+    without = {"noisy": False, "exploration_initial_eps": 1.0, "exploration_final_eps": 0.05}
+    agent = agentlib.train("rainbow", env=CATCH, steps=arguments.steps, seed=0, **without)
+    print("without noise:", agentlib.evaluate(agent, CATCH, episodes=50))
+
+    agent.save("catch.safetensors")
+    print("saved as catch.safetensors; to watch it: agentlib record catch.safetensors --env", CATCH)
+
+
+if __name__ == "__main__":
+    main()
