@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector.utils import create_empty_array
+from gymnasium.vector.utils import concatenate, create_empty_array
 from torch import Tensor, nn
 
 from agentlib.backbones import (
@@ -80,7 +81,7 @@ def backbone_for(
     if isinstance(backbone, nn.Module):
         if not hasattr(backbone, "feature_dim"):
             raise ValueError(f"a backbone needs an attribute `feature_dim`; {type(backbone).__name__} has none")
-        return backbone
+        return _fitting(backbone, space)
     if isinstance(backbone, Mapping):
         return _fitting(from_spec(dict(backbone)), space)
     if isinstance(backbone, Path) or (backbone not in NAMED_BACKBONES and _is_file(backbone)):
@@ -99,13 +100,18 @@ def _is_file(backbone: str) -> bool:
 
 
 def _fitting(network: nn.Module, space: spaces.Space[Any]) -> nn.Module:
-    """The network, after it has shown that it takes such observations."""
+    """The network, after it has shown on two observations that it takes them; networks with memory are trusted."""
+    leaf_spaces(space)  # refuses what has no fixed shape
     if getattr(network, "is_sequence", False):
         return network
-    observation = to_tensors(space, create_empty_array(space, n=2, fn=np.zeros))
+    world = copy.deepcopy(space)  # a generator of our own
+    world.seed(0)
+    out: Any = create_empty_array(world, n=2)
+    observations = concatenate(world, [world.sample(), world.sample()], out)
+    device = next((tensor.device for tensor in [*network.parameters(), *network.buffers()]), "cpu")
     try:
         with in_eval_mode(network):
-            features = network(observation)
+            features = network(to_tensors(space, observations, device))
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"this backbone does not take observations of {space}: {error}") from error
     expected = (2, getattr(network, "feature_dim", None))

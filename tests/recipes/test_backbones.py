@@ -18,7 +18,7 @@ from agentlib.learners import DQN, DQNConfig
 from agentlib.policies import QPolicy
 from agentlib.recipes.backbones import NAMED_BACKBONES, backbone_for
 from agentlib.recipes.folder import RunFolder
-from tests.tiny import FLAGS, tiny_run
+from tests.tiny import FLAGS, host_generators, tiny_run
 
 VECTOR = spaces.Box(-1, 1, (4,))
 PICTURE = spaces.Box(0, 255, (32, 40, 3), np.uint8)
@@ -89,12 +89,31 @@ def test_each_name_is_described(name, capsys):
             UNet((32, 40, 3), channels_last=True).spec,
             r"gives features \(B, feature_dim\), for two observations",
         ),
+        (PICTURE, UNet((32, 40, 3), channels_last=True), r"gives features \(B, feature_dim\), for two observations"),
+        (VECTOR, MLP(3, (8,)), r"does not take observations of Box.*shapes cannot be multiplied"),
+        (spaces.Text(5), MLP(3, (8,)), "have no fixed shape"),
         (VECTOR, nn.Linear(4, 4), "needs an attribute `feature_dim`; Linear has none"),
     ],
 )
 def test_what_does_not_fit(space, backbone, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         backbone_for(space, backbone)
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(3, start=5), spaces.Dict({"a": VECTOR, "b": spaces.MultiBinary(2)})])
+def test_a_look_at_a_network_of_ones_own_draws_from_nobodys_generator(space):
+    class Ones(nn.Module):
+        feature_dim = 2
+
+        def forward(self, observation):
+            part = observation["a"] if isinstance(observation, dict) else observation - 5
+            return nn.functional.one_hot(part.flatten().long().clamp(0, 2), 3)[:2, :2]
+
+    before, own = host_generators(), space.np_random.bit_generator.state
+    backbone_for(space, Ones())
+    for mine, now in zip(before, host_generators(), strict=True):
+        np.testing.assert_array_equal(mine, now)
+    assert own == space.np_random.bit_generator.state
 
 
 def test_no_such_file():

@@ -1,0 +1,18 @@
+"""The pictures of the documents are those that their script draws."""
+
+import importlib.util
+from pathlib import Path
+
+PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
+
+
+def test_pictures_are_drawn_from_the_networks():
+    spec = importlib.util.spec_from_file_location("draw", PICTURES / "draw.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    drawn = module.drawn()
+    assert sorted(drawn) == sorted(path.name for path in PICTURES.glob("*.svg"))
+    for name, content in drawn.items():
+        assert (PICTURES / name).read_text(encoding="utf-8") == content, f"{name}: run python docs/pictures/draw.py"
