@@ -227,7 +227,7 @@ def test_a_target_is_reached():
         reached = [(net(points).argmax(1) == target).double().mean() for points in (x, changed)]
         assert reached[1] > max(0.8, reached[0])
     with pytest.raises(ValueError, match="needs the label y"):
-        attack(net, x, epsilon=0.1, targeted=True)
+        attack(net, x, epsilon=0.1, targeted=True, bounds=None)
 
 
 def test_without_labels_it_attacks_what_the_model_says():
