@@ -1,7 +1,10 @@
 """Where batches come from."""
 
 from agentlib.data.batches import Batches, Examples
-from agentlib.data.datasets import DATASETS, Dataset, Splits, dataset, split
+from agentlib.data.datasets import DATASETS, Dataset, Splits, split
+from agentlib.data.files import from_arrays, load_csv, load_images, load_npz
+from agentlib.data.hugging_face import from_hugging_face
+from agentlib.data.loading import dataset, load, parts
 from agentlib.data.replay import Replay
 from agentlib.data.replay_buffer import ReplayBuffer
 from agentlib.data.sequence_buffer import SequenceBuffer, Sequences
@@ -24,5 +27,12 @@ __all__ = [
     "Splits",
     "Transition",
     "dataset",
+    "from_arrays",
+    "from_hugging_face",
+    "load",
+    "load_csv",
+    "load_images",
+    "load_npz",
+    "parts",
     "split",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -36,6 +35,11 @@ class Dataset:
             return
         if len(self.y) != len(self.x):
             raise ValueError(f"there are {len(self.x)} examples and {len(self.y)} labels")
+        if self.y.is_floating_point() and not bool(torch.isfinite(self.y).all()):
+            row = int((~torch.isfinite(self.y.reshape(len(self.y), -1))).any(1).nonzero()[0])
+            raise ValueError(f"the target of example {row} is NaN or infinite: mend it, or leave the example out")
+        if self.classes and self.y.is_floating_point():
+            raise ValueError(f"labels of classes are integers from 0, not {self.y.dtype}")
         if self.classes and len(self.y):
             low, high = int(self.y.min()), int(self.y.max())
             if low < 0 or high >= len(self.classes):
@@ -44,6 +48,47 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def targets(self) -> Tensor:
+        """`y`.
+
+        Raises:
+            ValueError: the examples have neither labels nor targets.
+        """
+        if self.y is None:
+            raise ValueError("these examples have no labels, and without them there is nothing to predict")
+        return self.y
+
+    def with_classes(self) -> Dataset:
+        """The same examples with classes; whole numbers as targets are taken for labels.
+
+        Raises:
+            ValueError: the targets are no labels, or there are none.
+        """
+        if self.classes:
+            return self
+        y = self.targets
+        if y.dim() != 1 or (y.is_floating_point() and not bool((y == y.round()).all())):
+            raise ValueError("the targets are no labels but numbers with fractions: a regressor learns such")
+        values, labels = y.long().unique(return_inverse=True)
+        return Dataset(self.x, labels, tuple(str(int(value)) for value in values))
+
+    def with_numbers(self) -> Dataset:
+        """The same examples with numbers as targets; classes that are named by numbers become those.
+
+        Raises:
+            ValueError: the labels are no numbers, or there are none.
+        """
+        if not self.classes:
+            return Dataset(self.x, self.targets.float())
+        try:
+            numbers = torch.tensor([float(name) for name in self.classes])
+        except ValueError:
+            raise ValueError(
+                f"a regressor predicts numbers, not the classes {', '.join(self.classes)}: a classifier learns such"
+            ) from None
+        return Dataset(self.x, numbers[self.targets])
 
     def take(self, rows: Tensor | NDArray[np.int64]) -> Dataset:
         """The examples in these rows."""
@@ -69,18 +114,18 @@ def split(data: Dataset, seed: int = 0, validation: float = 0.15, test: float = 
         test: share of the examples to report on.
 
     Raises:
-        ValueError: a class has too few examples to be in each part.
+        ValueError: a class has too few examples to be in each part, or none at all.
     """
     generator = np.random.default_rng([seed, 2])
     labels = data.y.numpy() if data.y is not None and data.classes else np.zeros(len(data), np.int64)
     parts: tuple[list[int], list[int], list[int]] = ([], [], [])
-    for label in np.unique(labels):
+    for label in range(max(len(data.classes), 1)):
         rows = generator.permutation(np.flatnonzero(labels == label))
         n_test, n_validation = round(test * len(rows)), round(validation * len(rows))
         if len(rows) <= n_test + n_validation or (test > 0 and n_test == 0) or (validation > 0 and n_validation == 0):
             raise ValueError(
-                f"class {data.classes[label] if data.classes else label!r} has {len(rows)} examples, too few for a "
-                f"training, a validation and a test part"
+                f"{f'class {data.classes[label]!r}' if data.classes else 'the data set'} has {len(rows)} examples, too "
+                "few for a training, a validation and a test part"
             )
         parts[2].extend(rows[:n_test])
         parts[1].extend(rows[n_test : n_test + n_validation])
@@ -119,23 +164,6 @@ DATASETS: dict[str, Callable[[], Dataset]] = {
     "diabetes": diabetes,
 }
 """Data sets by name; `agentlib list data` prints the first line of each docstring."""
-
-
-def dataset(data: str | Dataset) -> Dataset:
-    """The data set of a name, or the data set itself.
-
-    Raises:
-        ValueError: unknown name; the message has the close matches.
-    """
-    if isinstance(data, Dataset):
-        return data
-    if not isinstance(data, str):
-        raise ValueError(f"data is a name ({', '.join(DATASETS)}) or a Dataset, not {type(data).__name__}")
-    if data not in DATASETS:
-        close = difflib.get_close_matches(data, DATASETS)
-        hint = f"close matches: {', '.join(close)}" if close else f"known: {', '.join(DATASETS)}"
-        raise ValueError(f"unknown data set {data!r}; {hint}")
-    return DATASETS[data]()
 
 
 def _sklearn(name: str) -> Any:

@@ -9,6 +9,7 @@ from agentlib.policies.discrete import BernoulliPolicy, CategoricalPolicy, Discr
 from agentlib.policies.ensemble import EnsemblePolicy
 from agentlib.policies.exploration import EpsilonGreedy
 from agentlib.policies.fitting import policy_for
+from agentlib.policies.predictor import Predictor
 from agentlib.policies.q_policy import QPolicy
 from agentlib.policies.remembering import MemoryActor
 
@@ -25,6 +26,7 @@ __all__ = [
     "MemoryActor",
     "MultiCategoricalPolicy",
     "Policy",
+    "Predictor",
     "QPolicy",
     "StochasticPolicy",
     "policy_for",
@@ -37,5 +39,6 @@ POLICIES: dict[str, type[nn.Module]] = {
     "bernoulli": BernoulliPolicy,
     "gaussian": GaussianPolicy,
     "deterministic": DeterministicPolicy,
+    "predictor": Predictor,
     "ensemble": EnsemblePolicy,
 }

@@ -62,7 +62,7 @@ def test_unknown_names():
     with pytest.raises(ValueError, match="unknown data set 'digit'; close matches: digits"):
         dataset("digit")
     with pytest.raises(ValueError, match="or a Dataset, not int"):
-        dataset(3)  # type: ignore[arg-type]
+        dataset(3)
 
 
 def test_each_example_once_per_epoch_in_another_order():

@@ -1,0 +1,233 @@
+"""Data sets from files: tables (CSV), arrays (.npz) and folders of images.
+
+A file may say itself which examples are for training and which for testing; then what is read are parts by name, such
+as {"train": ..., "test": ...}, and otherwise one data set.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agentlib.data.datasets import Dataset
+
+Loaded = Dataset | dict[str, Dataset]
+
+PART_NAMES = {"train": "train", "training": "train", "validation": "validation", "val": "validation",
+              "valid": "validation", "dev": "validation", "test": "test"}  # fmt: skip
+"""Names under which a file may give its parts, and what we call them."""
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
+"""What stands in a table where there is no value, in lower case."""
+
+
+def load_csv(path: str | Path, target: str | None = None) -> Dataset:
+    """A table of numbers, one example per line; the delimiter is a comma, a semicolon or a tab.
+
+    Args:
+        path: of the file. If its first line holds no numbers, it holds the columns' names.
+        target: name of the column to predict; the last one by default. Texts in it are classes, numbers are numbers.
+
+    Raises:
+        ValueError: a value is missing or is no number, naming row and column; or lines differ in length.
+    """
+    path = Path(path)
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        first = file.readline()
+        file.seek(0)
+        reader = csv.reader(file, delimiter=max(",;\t", key=first.count))
+        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    if not rows:
+        raise ValueError(f"{path} is empty")
+    names = [f"column {i + 1}" for i in range(len(rows[0][1]))]
+    if not any(_is_number(cell) for cell in rows[0][1]):
+        names = [name.strip() for name in rows.pop(0)[1]]
+    chosen = target if target is not None else names[-1]
+    if chosen not in names:
+        raise ValueError(f"{path} has no column {chosen!r}; it has {', '.join(names)}")
+    _check_cells(path, names, rows, chosen)
+    cells = np.array([[cell.strip() for cell in row] for _, row in rows])
+    y = cells[:, names.index(chosen)]
+    x = torch.from_numpy(np.delete(cells, names.index(chosen), axis=1).astype(np.float64)).float()  # (N, columns)
+    if all(map(_is_number, y)):
+        return Dataset(x, torch.from_numpy(y.astype(np.float64)).float())
+    classes, labels = np.unique(y, return_inverse=True)
+    return Dataset(x, torch.from_numpy(labels).long(), tuple(map(str, classes)))
+
+
+def _check_cells(path: Path, names: list[str], rows: Sequence[tuple[int, list[str]]], target: str) -> None:
+    if not rows:
+        raise ValueError(f"{path} has names of columns, and no examples")
+    missing, texts = [], []
+    for line, row in rows:
+        if len(row) != len(names):
+            raise ValueError(f"{path}, row {line}: {len(row)} values, but there are {len(names)} columns")
+        for name, cell in zip(names, row, strict=True):
+            if cell.strip().lower() in MISSING:
+                missing.append(f"row {line}, column {name!r}")
+            elif name != target and not _is_number(cell):
+                texts.append(f"row {line}, column {name!r}: {cell.strip()!r} is no number")
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise ValueError(f"{path}, {missing[0]}: no value{more}; fill it in, or leave the row or the column out")
+    if texts:
+        raise ValueError(f"{path}, {texts[0]}; only the column to predict ({target!r}) may hold text")
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
+
+
+def load_npz(path: str | Path) -> Loaded:
+    """Arrays: `x` and `y`, or `x_train`, `y_train`, `x_test`, `y_test`; nothing is unpickled.
+
+    Integers in `y` are labels, named by an array `classes` or by themselves. uint8 arrays in `x` are images,
+    `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)`, and are divided by 255.
+
+    Raises:
+        ValueError: the arrays are not there, or do not fit.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    names = tuple(map(str, arrays["classes"])) if "classes" in arrays else ()
+    if "x" in arrays:
+        return from_arrays(arrays["x"], arrays.get("y"), names)
+    parts = {
+        part: (arrays[f"x_{name}"], arrays.get(f"y_{name}"))
+        for name, part in PART_NAMES.items()
+        if f"x_{name}" in arrays
+    }
+    if "train" not in parts or "test" not in parts:
+        found = ", ".join(arrays) or "nothing"
+        raise ValueError(f"{path} needs arrays x and y, or x_train, y_train, x_test and y_test; it has {found}")
+    labels = [y for _, y in parts.values() if y is not None and y.dtype.kind in "iub"]
+    if not names and labels:  # the same numbers for the same labels in each part
+        names = tuple(map(str, np.unique(np.concatenate([y.ravel() for y in labels]))))
+    return {part: from_arrays(x, y, names) for part, (x, y) in parts.items()}
+
+
+def from_arrays(x: NDArray[Any], y: NDArray[Any] | None = None, classes: Sequence[str] = ()) -> Dataset:
+    """A data set of numpy arrays.
+
+    Args:
+        x: examples; uint8 arrays of three or four axes are images.
+        y: labels (integers or texts) or numbers.
+        classes: names of the labels; by default the labels that occur. Labels that are none of the names are taken as
+            indices from 0.
+
+    Raises:
+        ValueError: labels that are none of the classes.
+    """
+    images = torch.from_numpy(_pixels(x) if x.dtype == np.uint8 and x.ndim > 2 else x.astype(np.float32))
+    if y is None:
+        return Dataset(images)
+    y = y.ravel() if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.dtype.kind == "f":
+        return Dataset(images, torch.from_numpy(y.astype(np.float32)))
+    found = list(map(str, np.unique(y)))
+    names = list(classes or found)
+    if set(found) <= set(names):
+        index = {name: i for i, name in enumerate(names)}
+        return Dataset(images, torch.tensor([index[str(label)] for label in y]), tuple(names))
+    if y.dtype.kind not in "iub":
+        unknown = sorted(set(found) - set(names))
+        raise ValueError(f"label {unknown[0]!r} is none of the classes {', '.join(names)}")
+    return Dataset(images, torch.from_numpy(y.astype(np.int64)), tuple(names))
+
+
+def _pixels(x: NDArray[np.uint8], channels_last: bool = False) -> NDArray[np.float32]:
+    """uint8 images of the usual layouts as `(N, C, H, W)` between 0 and 1."""
+    if x.ndim == 3:
+        x = x[:, None]
+    elif channels_last or (x.shape[-1] in (1, 3, 4) and x.shape[1] > x.shape[-1]):
+        x = np.moveaxis(x, -1, 1)
+    return np.ascontiguousarray(x, np.float32) / np.float32(255)
+
+
+def load_images(path: str | Path, size: tuple[int, int] | None = None) -> Loaded:
+    """Images in one folder per class, or in such folders below `train` and `test` (and `validation`).
+
+    Grey images stay grey if all are; otherwise all become colour images.
+
+    Args:
+        path: the folder.
+        size: height and width to which every image is scaled; without it, all must have one size.
+
+    Raises:
+        ValueError: a class without images, images of several sizes, or a file that is no image; it says which.
+        ImportError: Pillow is absent; the message names the extra.
+    """
+    folders = _subfolders(Path(path))
+    if not folders:
+        raise ValueError(f"{path} has no subfolders: a folder of images has one for each class")
+    known = {PART_NAMES[folder.name.lower()]: folder for folder in folders if folder.name.lower() in PART_NAMES}
+    parts = {part: known[part] for part in ("train", "validation", "test") if part in known}
+    if "train" not in parts or "test" not in parts:
+        return _load_classes(folders, size)
+    classes = [tuple(one.name for one in _subfolders(folder)) for folder in parts.values()]
+    if len(set(classes)) > 1:
+        told = "; ".join(f"{part}: {', '.join(names)}" for part, names in zip(parts, classes, strict=True))
+        raise ValueError(f"the parts of {path} have different classes: {told}")
+    return {part: _load_classes(_subfolders(folder), size) for part, folder in parts.items()}
+
+
+def _subfolders(path: Path) -> list[Path]:
+    return sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith("."))
+
+
+def _load_classes(folders: Iterable[Path], size: tuple[int, int] | None) -> Dataset:
+    files: list[Path] = []
+    labels: list[int] = []
+    classes: list[str] = []
+    for folder in folders:
+        images = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not images:
+            raise ValueError(f"class {folder.name!r} has no images: {folder} holds none of {_listed(IMAGE_SUFFIXES)}")
+        files += images
+        labels += [len(classes)] * len(images)
+        classes.append(folder.name)
+    pictures = [_read_image(file, size) for file in files]
+    sizes = {picture.shape[:2]: file for picture, file in zip(pictures, files, strict=True)}
+    if len(sizes) > 1:
+        told = ", ".join(f"{file} is {h}x{w}" for (h, w), file in list(sizes.items())[:2])
+        raise ValueError(
+            f"images of {len(sizes)} sizes: {told}. Scale them to one: "
+            "agentlib.data.load_images(path, size=(height, width))"
+        )
+    if len({picture.shape[2] for picture in pictures}) > 1:
+        pictures = [np.broadcast_to(picture, (*picture.shape[:2], 3)) for picture in pictures]
+    x = torch.from_numpy(_pixels(np.stack(pictures), channels_last=True))
+    return Dataset(x, torch.tensor(labels), tuple(classes))
+
+
+def _listed(suffixes: Iterable[str]) -> str:
+    return ", ".join(sorted(suffixes))
+
+
+def _read_image(file: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """`(H, W, C)`, with one channel if the image is grey, else three."""
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise ImportError("images are read with Pillow: pip install 'agentlib[vision]'") from None
+    try:
+        with Image.open(file) as image:
+            if image.mode.startswith(("I", "F")):
+                raise OSError(f"its pixels have more than 8 bits (mode {image.mode})")
+            picture = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{file} is no image that can be read: {error}") from None
+    if size is not None:
+        picture = picture.resize((size[1], size[0]))
+    array = np.asarray(picture, np.uint8)
+    return array[..., None] if array.ndim == 2 else array

@@ -1,0 +1,113 @@
+"""Any data that a run can be given, as one data set or as its three parts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from agentlib.data.datasets import DATASETS, Dataset, Splits, split
+from agentlib.data.files import Loaded, load_csv, load_images, load_npz
+from agentlib.data.hugging_face import SAVED_FILES, from_hugging_face, is_hugging_face, load_saved
+
+
+def parts(
+    data: Any,
+    seed: int = 0,
+    validation: float = 0.15,
+    test: float = 0.3,
+    predict: Literal["classes", "numbers"] | None = None,
+) -> Splits:
+    """The training, validation and test part of any data; where it comes with a test part of its own, that one is kept.
+
+    Args:
+        data: a name, a path, a `Dataset`, `Splits`, data sets by part (train and test), or one of Hugging Face's.
+        seed: of the random parts.
+        validation: share of the examples to choose by.
+        test: share of the examples to report on.
+        predict: what the targets shall be, see `Dataset.with_classes` and `Dataset.with_numbers`; None leaves them.
+
+    Raises:
+        ValueError: unknown data, or data that does not fit; the message says what would.
+        FileNotFoundError: nothing is at the path.
+        ImportError: an extra is needed; the message names it.
+    """
+    loaded = data._asdict() if isinstance(data, Splits) else _loaded(data)
+    if isinstance(loaded, Dataset):
+        return split(_predicting(loaded, predict), seed, validation, test)
+    loaded = {name: _predicting(part, predict) for name, part in loaded.items()}
+    for name, part in loaded.items():
+        if part.classes != loaded["train"].classes or part.x.shape[1:] != loaded["train"].x.shape[1:]:
+            both = {one: loaded[one] for one in ("train", name)}
+            told = [f"{one}: {', '.join(it.classes)}, {tuple(it.x.shape[1:])}" for one, it in both.items()]
+            raise ValueError(f"the parts differ in their classes or shapes: {'; '.join(told)}")
+    if "validation" in loaded:
+        return Splits(loaded["train"], loaded["validation"], loaded["test"])
+    rest = split(loaded["train"], seed, validation, test=0.0)
+    return Splits(rest.train, rest.validation, loaded["test"])
+
+
+def dataset(data: Any) -> Dataset:
+    """All examples of any data, as `parts` takes it.
+
+    Raises:
+        ValueError: what `parts` raises; or the data comes in parts, which are not to be mixed.
+    """
+    loaded = _loaded(data)
+    if not isinstance(loaded, Dataset):
+        raise ValueError(f"the data comes in parts ({', '.join(loaded)}), which stay apart: use agentlib.data.parts")
+    return loaded
+
+
+def load(path: str | Path) -> Loaded:
+    """What a file or folder holds: .csv, .npz, a folder of images by class, or what `datasets` saved to disk.
+
+    `table.csv#COLUMN` names the column of a table that is to be predicted; otherwise it is the last one.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: it is none of these, or something in it does not fit; the message says where.
+        ImportError: an extra is needed; the message names it.
+    """
+    text, _, column = str(path).partition("#")
+    path = Path(text)
+    if not path.exists():
+        raise FileNotFoundError(f"no file or folder {path}")
+    if path.is_dir():
+        saved = any((path / name).is_file() for name in SAVED_FILES)
+        return load_saved(path) if saved else load_images(path)
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return load_csv(path, column or None)
+    if path.suffix.lower() == ".npz":
+        return load_npz(path)
+    raise ValueError(f"{path} is of no kind that is known: .csv, .tsv, .npz, or a folder with a subfolder per class")
+
+
+def _loaded(data: Any) -> Loaded:
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, str) and data in DATASETS:
+        return DATASETS[data]()
+    if isinstance(data, Path) or (isinstance(data, str) and _is_path(data)):
+        return load(data)
+    if isinstance(data, str):
+        close = difflib.get_close_matches(data, DATASETS)
+        hint = f"close matches: {', '.join(close)}" if close else f"known: {', '.join(DATASETS)}, or the path of a file"
+        raise ValueError(f"unknown data set {data!r}; {hint}")
+    if is_hugging_face(data):
+        return from_hugging_face(data)
+    if isinstance(data, Mapping) and {"train", "test"} <= set(data):
+        return dict(data)
+    raise ValueError(f"data is a name ({', '.join(DATASETS)}), a path or a Dataset, not {type(data).__name__}")
+
+
+def _predicting(data: Dataset, what: Literal["classes", "numbers"] | None) -> Dataset:
+    if what is None:
+        return data
+    return data.with_classes() if what == "classes" else data.with_numbers()
+
+
+def _is_path(text: str) -> bool:
+    name = text.partition("#")[0]
+    return Path(name).exists() or "/" in name or "\\" in name or bool(Path(name).suffix)

@@ -1,0 +1,6 @@
+"""Attacks, and learning that withstands them."""
+
+from agentlib.learners.robustness.adversarial_training import AdversarialTraining, AdversarialTrainingConfig
+from agentlib.learners.robustness.attacks import attack, perturb
+
+__all__ = ["AdversarialTraining", "AdversarialTrainingConfig", "attack", "perturb"]

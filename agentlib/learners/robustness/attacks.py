@@ -1,0 +1,216 @@
+"""Attacks by gradients of the input: FGSM (Goodfellow et al. 2015, arXiv:1412.6572) and PGD (Madry et al. 2018,
+arXiv:1706.06083), on classifiers and on the observations of policies.
+
+    x' = x + d,    d = argmax  L(f(x + d), y)    over  ||d||_p <= epsilon  and  low <= x + d <= high
+    d <- clip(P(d + alpha s(g))),    g = dL/dx at x + d
+
+P projects onto the ball around x, s is the steepest direction of length 1 (`norms.py`). For l1 it is sought among the
+numbers that the bounds still let go that way. FGSM is one step of size epsilon.
+
+The lecture notes project around the point with noise, so that d may become twice as long, and never clip to the range
+of the data: here the ball is around x.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from agentlib.learners.robustness.norms import Bounds, Norm, check_scale, project, random_point, steepest
+
+Model = Callable[[Tensor], Any]
+"""Gives an output, or a pair of an output and a state as policies do."""
+Loss = Callable[[Any, Tensor], Tensor]
+"""(output, y) -> `(B,)`."""
+
+
+def perturb(
+    loss: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    epsilon: float,
+    norm: Norm,
+    steps: int,
+    step_size: float,
+    bounds: Bounds | None = None,
+    scale: float | Tensor = 1.0,
+    random_start: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Projected ascent on a loss of each example, `(B,)`: tensor work alone, for inside an update.
+
+    Args:
+        loss: of changed examples `(B, ...)`; they need not be classified.
+        x: examples `(B, ...)`, floating-point.
+        epsilon: radius of the ball, in units of `scale`.
+        norm: of the ball.
+        steps: how many.
+        step_size: length of each, in units of `scale`.
+        bounds: of the data; None leaves it free.
+        scale: what one unit of a perturbation is; a tensor of the shape of one example gives each number its own.
+        random_start: start anywhere in the ball, not at x.
+        generator: of the start; torch's default if there is none.
+
+    Returns:
+        Changed examples `(B, ...)`, detached.
+    """
+    with torch.no_grad():
+        low, high = bounds if bounds is not None else (-math.inf, math.inf)
+        room = [((side - x) / scale).flatten(1) for side in (low, high)]  # (B, n) each, in units of the perturbation
+        delta = torch.zeros_like(x).flatten(1)
+        if random_start:
+            delta = random_point(delta, epsilon, norm, generator).clamp(*room)
+    for _ in range(steps):
+        point = (x + scale * delta.view_as(x)).detach().requires_grad_()
+        (slope,) = torch.autograd.grad(loss(point).sum(), point)
+        with torch.no_grad():
+            gradient = (slope * scale).flatten(1)
+            if norm == "l1":  # spends the budget only where there is room
+                stuck = ((gradient > 0) & (delta >= room[1])) | ((gradient < 0) & (delta <= room[0]))
+                gradient = gradient.masked_fill(stuck, 0.0)
+            delta = project(delta + step_size * steepest(gradient, norm), epsilon, norm).clamp(*room)
+    changed = (x + scale * delta.view_as(x)).detach()
+    return changed if bounds is None else changed.clamp(low, high)  # type: ignore[arg-type] # rounding
+
+
+def attack(
+    model: Model,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    epsilon: float,
+    norm: Norm = "linf",
+    steps: int = 20,
+    step_size: float | None = None,
+    restarts: int = 1,
+    random_start: bool | None = None,
+    targeted: bool = False,
+    bounds: Bounds | None = (0.0, 1.0),
+    scale: float | Tensor = 1.0,
+    loss: Loss | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Examples or observations changed by at most epsilon so that a model errs: FGSM (`steps=1`) or PGD.
+
+    The model is attacked in eval mode; its parameters, gradients and modes are afterwards what they were.
+
+    Args:
+        model: a classifier or policy (`CategoricalPolicy`, `QPolicy`, an ensemble), or any function with logits
+            `(B, n)`.
+        x: `(B, ...)`, floating-point.
+        y: labels or actions, `(B, ...)`; by default what the model itself says of x.
+        epsilon: how far, measured by `norm` in units of `scale`.
+        norm: "linf", "l2" or "l1".
+        steps: of projected ascent.
+        step_size: of each; by default epsilon for one step, else 2.5 epsilon / steps.
+        restarts: random starts, of which each example gets the worst.
+        random_start: start anywhere in the ball; by default with more than one step.
+        targeted: make the model say y.
+        bounds: smallest and largest value of the data; None for observations without any.
+        scale: what one unit of epsilon is, such as the standard deviation of each number of an observation.
+        loss: what the attack makes large, (output, y) -> `(B,)`; by default the negative log probability of y.
+        generator: of the random starts; by default torch's own, as inside an update.
+
+    Returns:
+        `(B, ...)`, detached.
+
+    Raises:
+        ValueError: epsilon and data are in different scales, or an argument is out of range.
+        TypeError: x is no floating-point tensor.
+    """
+    _check(x, epsilon, norm, steps, restarts)
+    if bounds is not None:
+        check_scale(x, epsilon, norm, bounds, scale)
+    random_start = steps > 1 if random_start is None else random_start
+    if restarts > 1 and not random_start:
+        raise ValueError("restarts differ in their random start: give random_start=True")
+    loss = loss if loss is not None else loss_of(model)
+    with attackable(model):
+        x = x.detach().clone()  # one made in inference mode would not take a gradient
+        if y is None and targeted:
+            raise ValueError("a targeted attack needs the label y that the model shall give")
+        y = y.clone() if y is not None else _choice(model, x)
+        sign = -1.0 if targeted else 1.0
+
+        def height(point: Tensor) -> Tensor:
+            return sign * loss(_output(model, point), y)
+
+        worst, worst_height = x, torch.full((len(x),), -math.inf, dtype=x.dtype, device=x.device)
+        for _ in range(restarts):
+            found = perturb(
+                height,
+                x,
+                epsilon=epsilon,
+                norm=norm,
+                steps=steps,
+                step_size=step_size if step_size is not None else default_step_size(epsilon, steps),
+                bounds=bounds,
+                scale=scale,
+                random_start=random_start,
+                generator=generator,
+            )
+            if restarts == 1:
+                return found
+            with torch.no_grad():
+                reached = height(found)
+            better = reached > worst_height
+            worst_height = torch.where(better, reached, worst_height)
+            worst = torch.where(better.view(-1, *[1] * (x.dim() - 1)), found, worst)
+    return worst
+
+
+def default_step_size(epsilon: float, steps: int) -> float:
+    """Epsilon for one step, else 2.5 epsilon / steps: enough to get from one side of the ball to the other."""
+    return epsilon if steps == 1 else 2.5 * epsilon / steps
+
+
+def loss_of(model: Model) -> Loss:
+    """The negative log probability of y by a model's output: by its own `log_prob`, or that of logits `(..., n)`."""
+    if hasattr(model, "log_prob"):
+        return lambda output, y: -model.log_prob(output, y)
+    return lambda output, y: functional.cross_entropy(output, y, reduction="none")
+
+
+@contextmanager
+def attackable(model: Model) -> Iterator[None]:
+    """Eval mode and gradients inside; afterwards every module's mode is what it was."""
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+def _output(model: Model, x: Tensor) -> Any:
+    output = model(x)
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _choice(model: Model, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        output = _output(model, x)
+        choice: Tensor = model.choose(output) if hasattr(model, "choose") else output.argmax(-1)
+        return choice
+
+
+def _check(x: Tensor, epsilon: float, norm: str, steps: int, restarts: int) -> None:
+    if norm not in get_args(Norm):
+        raise ValueError(f"unknown norm {norm!r}; known: {', '.join(get_args(Norm))}")
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"an attack follows gradients of its input, a floating-point tensor, not {kind}: for images of "
+                        "uint8 give x.float() / 255")  # fmt: skip
+    if not 0.0 < epsilon < math.inf or steps < 1 or restarts < 1:
+        raise ValueError(f"an attack needs epsilon > 0, steps and restarts of at least 1; not {epsilon}, {steps}, "
+                         f"{restarts}")  # fmt: skip

@@ -1,0 +1,151 @@
+"""Softmax classification: logistic regression, and deep networks with its loss (Cox 1958; Bishop 2006, section 4.3).
+
+    p(y = k | x) = exp(z_k) / sum_j exp(z_j)
+    L = 1/N sum_i -w[y_i] log p(y_i | x_i) + l1 sum |W| + l2 sum W^2,        dL_i/dz = p - onehot(y_i)
+
+The negative log likelihood is the cross-entropy of labels and predictions; minimizing it is maximum likelihood, and
+with penalties it finds the most probable weights under a prior (`regularization.py`). Two classes are binary logistic
+regression with the logit z_1 - z_0. Label smoothing (Szegedy et al. 2016, arXiv:1512.00567) takes the share eps of each
+label from its class and spreads it evenly over all K classes.
+
+The model is a `CategoricalPolicy`: an agent whose action is the class. So what attacks, calibrates or exports a policy
+does so with a classifier.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from agentlib.backbones import MLP, Schedule, adam
+from agentlib.data import Batches, Dataset, Examples
+from agentlib.learners.supervised.regularization import penalized, penalty
+from agentlib.policies import CategoricalPolicy
+from agentlib.training import Learner, Step, Update
+from agentlib.training.config import check_range
+from agentlib.training.step import Optimizer
+
+
+def cross_entropy(
+    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None
+) -> Tensor:
+    """-w[y] sum_k q_k log p_k for each example, `(B,)`, where q is the smoothed label.
+
+    Args:
+        logits: `(B, K)`, before the softmax.
+        labels: `(B,)` int64.
+        label_smoothing: share of each label that is spread over all classes.
+        class_weights: w, `(K,)`. The mean over examples is not divided by their weights, as torch does it: batches of
+            rare classes count more.
+    """
+    losses = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    return losses if class_weights is None else class_weights[labels] * losses
+
+
+def logistic_loss(margin: Tensor) -> Tensor:
+    """-log sigmoid(margin) = log(1 + exp(-margin)), of margins y f(x) with y in {-1, 1}; any shape."""
+    return functional.softplus(-margin)
+
+
+def balanced_weights(labels: Tensor, n_classes: int) -> tuple[float, ...]:
+    """N / (K n_k) for each class: every class then weighs the same in all, and the average example 1."""
+    counts = torch.bincount(labels, minlength=n_classes).double()
+    weights: list[float] = (len(labels) / (n_classes * counts.clamp_min(1.0))).tolist()
+    return tuple(weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig:
+    """All numbers of a classifier's run."""
+
+    learning_rate: Schedule = 1e-3
+    """Step size of Adam; a number or a schedule."""
+    batch_size: int = 64
+    """Examples per update; with as many as there are, every update sees all."""
+    net_arch: tuple[int, ...] | None = None
+    """Widths of the hidden layers; an empty one is logistic regression. By default 64 and 64, or what images get."""
+    label_smoothing: float = 0.0
+    """Share of each label that is spread over all classes."""
+    class_weights: tuple[float, ...] | Literal["balanced"] | None = None
+    """How much an example of each class weighs; "balanced" weighs rare ones up to equal all others."""
+    l1: float = 0.0
+    """Strength of l1 sum |W|, beside the mean loss."""
+    l2: float = 0.0
+    """Strength of l2 sum W^2, beside the mean loss; see `gaussian_prior`."""
+    max_grad_norm: float | None = None
+    """Gradients are cut to this norm; None leaves them."""
+    normalize: bool = True
+    """Standardize vectors by the mean and deviation of the training part; images are left between 0 and 1."""
+    patience: int | None = 20
+    """Evaluations on the validation part (100 in a run) without a smaller loss, after which a run ends; None never."""
+
+    def __post_init__(self) -> None:
+        check_range(self, 1, math.inf, "batch_size", "patience")
+        check_range(self, 0, math.inf, "learning_rate", "l1", "l2", "max_grad_norm")
+        check_range(self, 0, 1, "label_smoothing")
+
+
+class Classifier(Learner):
+    """Softmax classification by maximum likelihood.
+
+    Args:
+        policy: the model; its actions are the classes.
+        optimizer: a rule such as `adam(learning_rate=1e-3)`.
+        config: this algorithm's numbers.
+
+    Raises:
+        ValueError: `class_weights` are not one number for each class.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self, policy: CategoricalPolicy, optimizer: Optimizer, config: ClassifierConfig = ClassifierConfig()
+    ) -> None:
+        super().__init__()
+        self.config, self.policy = config, policy
+        self.step = Step(policy, optimizer, config.max_grad_norm)
+        self.matrices = penalized(policy)
+        self.register_buffer("class_weights", as_class_weights(config.class_weights, policy.n_actions))
+
+    def update(self, batch: Examples) -> Update:
+        """One step on the loss of a batch; `per_sample` holds the losses `(B,)`."""
+        assert batch.y is not None
+        logits, _ = self.policy(batch.x)  # (B, K)
+        losses = cross_entropy(logits, batch.y, self.config.label_smoothing, self.class_weights)
+        loss = losses.mean() + penalty(self.matrices, self.config.l1, self.config.l2)
+        norm = self.step(loss, batch.clock)
+        accuracy = (logits.detach().argmax(1) == batch.y).float().mean()
+        return Update({"loss": loss.detach(), "accuracy": accuracy, "grad_norm": norm}, losses.detach())
+
+    @classmethod
+    def tiny(cls, seed: int = 0) -> tuple[Self, Batches]:
+        """The smallest honest run: three clouds of points in the plane, one layer of 16."""
+        config = ClassifierConfig(batch_size=32, label_smoothing=0.1, class_weights=(1.0, 2.0, 1.0), l1=1e-4, l2=1e-4)
+        with torch.random.fork_rng(devices=[]):
+            torch.random.manual_seed(seed)
+            policy = CategoricalPolicy(MLP(2, hidden=(16,)), n_actions=3)
+        labels = torch.arange(96) % 3
+        points = 2.0 * torch.eye(3, 2)[labels] + torch.randn(96, 2, generator=torch.Generator().manual_seed(0))
+        data = Dataset(points, labels, ("right", "up", "middle"))
+        return cls(policy, adam(1e-2), config), Batches(data, config.batch_size, seed=seed)
+
+
+def as_class_weights(weights: Sequence[float] | str | None, n_classes: int) -> Tensor | None:
+    """The weights `(K,)` as a tensor.
+
+    Raises:
+        ValueError: they are not one number for each class.
+    """
+    if weights is None:
+        return None
+    if isinstance(weights, str) or len(weights) != n_classes:
+        raise ValueError(f"class_weights are one number for each of the {n_classes} classes, as balanced_weights gives "
+                         f"them for a data set, not {weights!r}")  # fmt: skip
+    return torch.tensor(weights, dtype=torch.float32)

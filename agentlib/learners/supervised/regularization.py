@@ -1,0 +1,53 @@
+"""Penalties on weights, and the priors that they stand for.
+
+    argmax p(w | data) = argmin 1/N sum_i -log p(y_i | x_i, w) - 1/N log p(w) = argmin loss + l1 sum |w| + l2 sum w^2
+
+A Gaussian prior N(0, s^2) on each weight is l2 = 1 / (2 s^2 N), a Laplace prior of scale b is l1 = 1 / (b N). Where the
+loss is a sum over examples, as in ridge regression and in scikit-learn, lambda is N times as large: ridge's alpha is
+N l2, and C of scikit-learn's logistic regression is 1 / (2 N l2).
+
+The lecture notes say that a smaller lambda makes the solution smoother; a larger one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from agentlib.training.step import parameters_of
+
+
+def penalty(weights: Iterable[Tensor], l1: float = 0.0, l2: float = 0.0) -> Tensor | float:
+    """l1 sum |w| + l2 sum w^2, 0-dim."""
+    total: Tensor | float = 0.0
+    for weight in weights:
+        if l1:
+            total = total + l1 * weight.abs().sum()
+        if l2:
+            total = total + l2 * weight.square().sum()
+    return total
+
+
+def penalized(modules: nn.Module) -> list[nn.Parameter]:
+    """What penalties are for: trainable matrices and filters, not biases and gains."""
+    return [parameter for parameter in parameters_of(modules) if parameter.dim() > 1]
+
+
+def gaussian_prior(std: float, examples: int) -> float:
+    """The l2 with which minimizing the mean loss finds the most probable weights under N(0, std^2), given N examples.
+
+    The loss is a negative log likelihood; a squared error is one, times 1 / (2 noise variance).
+    """
+    return 1.0 / (2.0 * std**2 * examples)
+
+
+def laplace_prior(scale: float, examples: int) -> float:
+    """The l1 of a Laplace prior, exp(-|w| / scale) / (2 scale), given N examples."""
+    return 1.0 / (scale * examples)
+
+
+def soft_threshold(weight: Tensor, amount: float) -> Tensor:
+    """argmin over v of (v - w)^2 / 2 + amount |v|: what an l1 penalty does to a single weight."""
+    return torch.sign(weight) * (weight.abs() - amount).clamp_min(0.0)

@@ -1,0 +1,280 @@
+"""Real files in small: each is written, read, and compared number by number."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agentlib.data import Dataset, Splits, dataset, from_arrays, from_hugging_face, load, load_images, parts
+
+Image = pytest.importorskip("PIL.Image")
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def save_image(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(array, np.uint8)).save(path)
+
+
+def picture(seed, shape=(4, 5)):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+# Tables
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("header", ["height,age,kind\n", ""])
+def test_a_table_with_classes(tmp_path, delimiter, header):
+    text = (header + "1.5,2,dog\n-3e2,4,cat\n\n0,6,dog\n").replace(",", delimiter)
+    data = load(write(tmp_path / "table.csv", text))
+    assert isinstance(data, Dataset)
+    assert torch.equal(data.x, torch.tensor([[1.5, 2.0], [-300.0, 4.0], [0.0, 6.0]]))
+    assert data.classes == ("cat", "dog")
+    assert data.targets.tolist() == [1, 0, 1]
+
+
+def test_a_table_with_numbers_and_a_named_column(tmp_path):
+    path = write(tmp_path / "table.csv", "price,area\n10,1\n20,2\n25,3\n")
+    data = dataset(f"{path}#price")
+    assert data.x.tolist() == [[1.0], [2.0], [3.0]]
+    assert data.targets.tolist() == [10.0, 20.0, 25.0]
+    assert data.classes == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b,y\n1,2,3\n4,,6\n7,NaN,9\n", r"row 3, column 'b': no value \(and 1 more\); fill it in"),
+        ("a,b,y\n1,2,3\n4,5,?\n", "row 3, column 'y': no value"),
+        ("a,b,y\n1,red,3\n", "row 2, column 'b': 'red' is no number; only the column to predict"),
+        ("a,b,y\n1,inf,3\n", "row 2, column 'b': 'inf' is no number"),
+        ("a,b,y\n1,2,3\n4,5\n", "row 3: 2 values, but there are 3 columns"),
+        ("a,b,y\n", "names of columns, and no examples"),
+        ("", "is empty"),
+    ],
+)
+def test_a_table_that_cannot_be_learned_from(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        load(write(tmp_path / "table.csv", text))
+
+
+def test_an_unknown_column(tmp_path):
+    path = write(tmp_path / "table.csv", "a,y\n1,2\n")
+    with pytest.raises(ValueError, match="no column 'z'; it has a, y"):
+        load(f"{path}#z")
+
+
+# Arrays
+
+
+def test_arrays_of_images_and_labels(tmp_path):
+    images = picture(0, (6, 4, 5, 3))
+    np.savez(tmp_path / "a.npz", x=images, y=np.array([3, 7, 3, 7, 9, 9]))
+    data = dataset(tmp_path / "a.npz")
+    assert data.x.shape == (6, 3, 4, 5)
+    assert torch.equal(data.x, torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+    assert data.classes == ("3", "7", "9")
+    assert data.targets.tolist() == [0, 1, 0, 1, 2, 2]
+
+
+def test_grey_images_numbers_and_names():
+    grey = picture(1, (6, 4, 5))
+    assert from_arrays(grey).x.shape == (6, 1, 4, 5)
+    assert from_arrays(grey.astype(np.float64)).x.shape == (6, 4, 5)  # no image, and taken as it is
+    numbers = from_arrays(grey, np.linspace(0, 1, 6)[:, None])
+    assert numbers.targets.dtype == torch.float32
+    assert numbers.targets.shape == (6,)
+    named = from_arrays(grey, np.array([0, 1, 1, 0, 0, 1]), ("no", "yes"))
+    assert named.classes == ("no", "yes")
+    with pytest.raises(ValueError, match="labels go from 0 to 2, but with 2 classes"):
+        from_arrays(grey, np.array([0, 1, 2, 0, 0, 1]), ("no", "yes"))
+    with pytest.raises(ValueError, match="label 'maybe' is none of the classes no, yes"):
+        from_arrays(grey, np.array(["no", "maybe"] * 3), ("no", "yes"))
+
+
+def test_arrays_in_parts(tmp_path):
+    x, y = np.arange(40, dtype=np.float32)[:, None], np.arange(40) % 2
+    np.savez(tmp_path / "a.npz", x_train=x[:30], y_train=y[:30], x_test=x[30:], y_test=y[30:])
+    split = parts(tmp_path / "a.npz", seed=1, validation=0.2)
+    assert split.test.x[:, 0].tolist() == list(range(30, 40))
+    assert len(split.validation) == 6
+    assert sorted(torch.cat([split.train.x, split.validation.x])[:, 0].tolist()) == list(range(30))
+    with pytest.raises(ValueError, match="comes in parts"):
+        dataset(tmp_path / "a.npz")
+
+
+def test_arrays_that_are_not_there(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.zeros(3))
+    with pytest.raises(ValueError, match=r"needs arrays x and y.*it has images"):
+        load(tmp_path / "a.npz")
+
+
+# Folders of images
+
+
+def test_a_folder_for_each_class(tmp_path):
+    for name, seed in (("cat/1.png", 1), ("cat/2.bmp", 2), ("dog/1.png", 3)):
+        save_image(tmp_path / name, picture(seed))
+    (tmp_path / "dog" / "notes.txt").write_text("no image")
+    data = dataset(tmp_path)
+    assert data.classes == ("cat", "dog")
+    assert data.targets.tolist() == [0, 0, 1]
+    for row, seed in enumerate((1, 2, 3)):
+        assert torch.equal(data.x[row, 0], torch.from_numpy(picture(seed)).float() / 255)
+
+
+def test_grey_and_colour_images(tmp_path):
+    save_image(tmp_path / "a" / "grey.png", picture(1))
+    save_image(tmp_path / "b" / "colour.png", picture(2, (4, 5, 3)))
+    data = dataset(tmp_path)
+    assert data.x.shape == (2, 3, 4, 5)
+    assert torch.equal(data.x[0, 0], data.x[0, 2])
+    assert torch.equal(data.x[1], torch.from_numpy(picture(2, (4, 5, 3))).permute(2, 0, 1).float() / 255)
+
+
+def test_images_in_parts(tmp_path):
+    for part in ("train", "test"):
+        for kind in ("cat", "dog"):
+            for i in range(8):
+                save_image(tmp_path / part / kind / f"{i}.png", picture(i))
+    split = parts(tmp_path)
+    assert [len(part) for part in split] == [14, 2, 16]
+    (tmp_path / "test" / "dog").rename(tmp_path / "test" / "wolf")
+    with pytest.raises(ValueError, match="different classes: train: cat, dog; test: cat, wolf"):
+        parts(tmp_path)
+
+
+def test_images_of_several_sizes(tmp_path):
+    save_image(tmp_path / "a" / "1.png", picture(1))
+    save_image(tmp_path / "a" / "2.png", picture(1, (6, 7)))
+    with pytest.raises(ValueError, match=r"2 sizes: .*1.png is 4x5, .*2.png is 6x7.*size=\(height, width\)"):
+        load(tmp_path)
+    scaled = load_images(tmp_path, size=(3, 2))
+    assert isinstance(scaled, Dataset)
+    assert scaled.x.shape == (2, 1, 3, 2)
+
+
+def test_folders_that_cannot_be_learned_from(tmp_path):
+    with pytest.raises(ValueError, match="has no subfolders"):
+        load(tmp_path)
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(ValueError, match="class 'cat' has no images"):
+        load(tmp_path)
+    (tmp_path / "cat" / "1.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"1.png is no image that can be read"):
+        load(tmp_path)
+
+
+# Hugging Face
+
+
+class FakeDataset:
+    """The part of `datasets.Dataset` that is used, for where it is not installed."""
+
+    def __init__(self, features: dict[str, Any], columns: dict[str, Any]) -> None:
+        self.features, self.columns = features, columns
+
+    def with_format(self, kind: str) -> "FakeDataset":
+        assert kind == "numpy"
+        return self
+
+    def __getitem__(self, rows: slice) -> dict[str, Any]:
+        return {name: column[rows] for name, column in self.columns.items()}
+
+
+def feature(kind, **attributes):
+    return type(kind, (SimpleNamespace,), {})(**attributes)
+
+
+def test_the_interface_of_hugging_face():
+    features = {"img": feature("Image"), "label": feature("ClassLabel", names=["no", "yes"], dtype="int64")}
+    images, labels = picture(3, (4, 6, 7)), np.array([0, 1, 1, 0])
+    data = from_hugging_face(FakeDataset(features, {"img": images, "label": labels}))
+    assert isinstance(data, Dataset)
+    assert data.classes == ("no", "yes")
+    assert data.x.shape == (4, 1, 6, 7)
+    numbers = {"a": feature("Value", dtype="float32"), "b": feature("Value", dtype="int64"),
+               "text": feature("Value", dtype="string"), "y": feature("Value", dtype="float64")}  # fmt: skip
+    columns = {"a": np.arange(3.0), "b": np.arange(3), "text": np.array(["u", "v", "w"]), "y": np.ones(3)}
+    table = from_hugging_face(FakeDataset(numbers, columns))
+    assert isinstance(table, Dataset)
+    assert table.x.tolist() == [[0, 0], [1, 1], [2, 2]]
+    both = from_hugging_face({"train": FakeDataset(numbers, columns), "test": FakeDataset(numbers, columns)})
+    assert isinstance(both, dict)
+    assert set(both) == {"train", "test"}
+    with pytest.raises(ValueError, match=r"no column 'z'; it has a \(Value\)"):
+        from_hugging_face(FakeDataset(numbers, columns), x="z")
+
+
+def test_hugging_face_itself(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    images = [Image.fromarray(picture(i)) for i in range(20)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])})
+    made = datasets.Dataset.from_dict({"image": images, "label": [0, 1] * 10}, features=features)
+    data = dataset(made)
+    assert torch.equal(data.x[3, 0], torch.from_numpy(picture(3)).float() / 255)
+    assert data.classes == ("no", "yes")
+    assert data.targets.tolist() == [0, 1] * 10
+    made.save_to_disk(tmp_path / "whole")
+    assert torch.equal(dataset(str(tmp_path / "whole")).x, data.x)
+    datasets.DatasetDict(made.train_test_split(0.4, seed=0)).save_to_disk(tmp_path / "parts")
+    split = parts(tmp_path / "parts")
+    assert len(split.test) == 8
+    assert len(split.train) + len(split.validation) == 12
+    table = datasets.Dataset.from_dict({"a": [1.0, 2.0], "b": [[3, 4], [5, 6]], "target": [0.5, 1.5]})
+    numbers = dataset(table)
+    assert numbers.x.tolist() == [[1, 3, 4], [2, 5, 6]]
+    assert numbers.targets.tolist() == [0.5, 1.5]
+
+
+# All kinds
+
+
+def test_what_is_no_data(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file or folder"):
+        dataset(tmp_path / "nothing.csv")
+    with pytest.raises(ValueError, match=r"is of no kind that is known: .csv"):
+        dataset(write(tmp_path / "data.xyz", ""))
+    with pytest.raises(ValueError, match="or a Dataset, not int"):
+        parts(3)
+
+
+def test_classes_and_numbers():
+    x = torch.zeros(4, 1)
+    whole = Dataset(x, torch.tensor([5.0, 3.0, 3.0, 5.0]))
+    assert whole.with_classes().classes == ("3", "5")
+    assert whole.with_classes().targets.tolist() == [1, 0, 0, 1]
+    assert whole.with_classes().with_numbers().targets.tolist() == [5, 3, 3, 5]
+    with pytest.raises(ValueError, match="a regressor learns such"):
+        Dataset(x, torch.tensor([0.5, 1.0, 2.0, 3.0])).with_classes()
+    with pytest.raises(ValueError, match="not the classes a, b: a classifier learns such"):
+        Dataset(x, torch.tensor([0, 1, 1, 0]), ("a", "b")).with_numbers()
+    with pytest.raises(ValueError, match="have no labels"):
+        Dataset(x).with_classes()
+
+
+def test_parts_that_differ():
+    first = Dataset(torch.zeros(4, 1), torch.tensor([0, 1, 1, 0]), ("a", "b"))
+    other = Dataset(torch.zeros(4, 1), torch.tensor([0, 1, 1, 0]), ("a", "c"))
+    assert parts(Splits(first, first, first)).train is first
+    with pytest.raises(ValueError, match="differ in their classes or shapes: train: a, b"):
+        parts({"train": first, "test": other})
+
+
+def test_an_empty_class():
+    with pytest.raises(ValueError, match="class 'c' has 0 examples, too few"):
+        parts(Dataset(torch.zeros(20, 1), torch.arange(20) % 2, ("a", "b", "c")))
+
+
+def test_paths_are_paths():
+    assert isinstance(dataset("digits"), Dataset)
+    with pytest.raises(FileNotFoundError):
+        dataset(str(Path("somewhere") / "digits"))
