@@ -1,8 +1,8 @@
 """Random changes of images that leave their meaning alone, drawn for each image by itself.
 
 Each class here is a `Transform` for `agentlib.data.Batches`: it takes images `(B, C, H, W)` and gives images of the
-same shape, on their device, drawing from torch's default generator; the shapes are fixed and no Python branch looks at a
-value, so that a whole update compiles. The functions below them do the same by given amounts.
+same shape, on their device, drawing from torch's default generator. Shapes are fixed and no Python branch looks at a
+value, so that a whole update compiles. The functions above them do the same by given amounts.
 
 What a change leaves alone depends on the data: a flipped 6 is no 6 any more, and a shifted frame of a game is another
 state if the shift is as large as a step.

@@ -1,8 +1,8 @@
 """Tasks as a source: each batch holds several, each with examples to adapt to and others to be judged on.
 
-    Sinusoids   y = A sin(x + phase), a new task each time (Finn et al. 2017)
-    Episodes    N classes out of many, K examples of each to learn from (Vinyals et al. 2016)
-    Pools       tasks of one's own with examples at hand, such as the demonstrations of one expert for each task
+Sinusoids   y = A sin(x + phase), a new task each time (Finn et al. 2017)
+Episodes    N classes out of many, K examples of each to learn from (Vinyals et al. 2016)
+Pools       tasks of one's own with examples at hand, such as the demonstrations of one expert for each task
 """
 
 from __future__ import annotations
@@ -90,9 +90,7 @@ class Episodes(Source):
     x: Tensor
     rows: Tensor
 
-    def __init__(
-        self, data: Dataset, ways: int, shots: int, queries: int, tasks: int = 1, seed: int = 0
-    ) -> None:
+    def __init__(self, data: Dataset, ways: int, shots: int, queries: int, tasks: int = 1, seed: int = 0) -> None:
         super().__init__(seed)
         if data.y is None or data.y.is_floating_point() or not data.classes:
             raise ValueError("episodes need examples with labels of classes")
@@ -103,8 +101,8 @@ class Episodes(Source):
         self.members = [rows for rows in members if len(rows) >= shots + queries]
         if len(self.members) < ways:
             raise ValueError(
-                f"{ways} ways with {shots} shots and {queries} queries need {ways} classes of {shots + queries} examples; "
-                f"the data has {len(members)} classes, {len(self.members)} of them as large (the largest "
+                f"{ways} ways with {shots} shots and {queries} queries need {ways} classes of {shots + queries} "
+                f"examples; the data has {len(members)} classes, {len(self.members)} of them as large (the largest "
                 f"{max(map(len, members))} examples): take fewer ways, shots or queries"
             )
         self.ways, self.shots, self.queries, self.tasks = ways, shots, queries, tasks
@@ -121,7 +119,7 @@ class Episodes(Source):
             self.rows[task].copy_(torch.from_numpy(np.stack(rows, 1)))
 
     def sample(self) -> Tasks:
-        """Examples `(tasks, shots * ways, ...)` and `(tasks, queries * ways, ...)`; labels go round: 0, 1, ..., 0, 1."""
+        """Examples `(tasks, shots * ways, ...)` and `(tasks, queries * ways, ...)`; labels go round: 0, 1, 0, 1."""
         x = self.x[self.rows.flatten(1)]  # (tasks, (shots + queries) * ways, ...)
         label = torch.arange(self.ways, device=x.device).repeat(self.shots + self.queries)
         return _split(x, label.expand(self.tasks, -1), self.shots * self.ways, self.batch_clock)
@@ -150,11 +148,11 @@ class Pools(Source):
     def __init__(self, x: Tensor, y: Tensor, shots: int, queries: int, tasks: int, seed: int = 0) -> None:
         super().__init__(seed)
         if x.shape[:2] != y.shape[:2]:
-            raise ValueError(f"the examples of {tuple(x.shape[:2])} (tasks, examples) have {tuple(y.shape[:2])} targets")
+            raise ValueError(f"examples {tuple(x.shape[:2])} (tasks, examples) have {tuple(y.shape[:2])} targets")
         if min(shots, queries, tasks) < 1 or tasks > len(x) or shots + queries > x.shape[1]:
             raise ValueError(
-                f"batches of {tasks} tasks with {shots} shots and {queries} queries cannot be drawn from {len(x)} tasks "
-                f"with {x.shape[1]} examples each"
+                f"batches of {tasks} tasks with {shots} shots and {queries} queries cannot be drawn from "
+                f"{len(x)} tasks with {x.shape[1]} examples each"
             )
         self.shots, self.queries, self.tasks = shots, queries, tasks
         self.register_buffer("x", x, persistent=False)
@@ -188,7 +186,7 @@ def split_classes(data: Dataset, held_out: int) -> tuple[Dataset, Dataset]:
     if data.y is None or not data.classes:
         raise ValueError("classes can be held out of labelled data only")
     if not 0 < held_out < len(data.classes):
-        raise ValueError(f"{held_out} of {len(data.classes)} classes cannot be held out: some must be left to learn from")
+        raise ValueError(f"{held_out} of {len(data.classes)} classes cannot be held out: learning needs some too")
     first = len(data.classes) - held_out
     return _of_classes(data, data.y, range(first)), _of_classes(data, data.y, range(first, len(data.classes)))
 

@@ -1,9 +1,9 @@
 """Glyphs drawn by strokes: an alphabet as large as one likes, for learning to tell new signs apart from few examples.
 
-A class is 2 to 4 strokes, quadratic Bezier curves B(t) = (1 - t)^2 a + 2 t (1 - t) b + t^2 c, two in five of them straight,
-with their points between .15 and .85 of the image's side. An example draws them by a hand of its own: the points
-tremble, the whole is shifted, turned and scaled, the pen has another width, and the camera adds noise. Nearest raw pixels
-do poorly on it (about .61 of five new classes from one example), so that there is something to learn.
+A class is 2 to 4 strokes, quadratic Bezier curves B(t) = (1 - t)^2 a + 2 t (1 - t) b + t^2 c, two in five of them
+straight, with their points between .15 and .85 of the image's side. An example draws them by a hand of its own: the
+points tremble, the whole is shifted, turned and scaled, the pen has another width, and the camera adds noise. Nearest
+raw pixels do poorly on it (about .61 of five new classes from one example), so that there is something to learn.
 
 In the place of Omniglot (Lake et al. 2015, doi:10.1126/science.aab3050), whose images are drawn by hand.
 """
@@ -76,4 +76,5 @@ def _drawn(strokes: Floats, count: int, generator: np.random.Generator) -> Float
     distance = np.sqrt(np.maximum(np.square(pixels).sum(-1) + products.min(-1), 0.0))  # (count, SIDE * SIDE)
     pen = PEN * generator.uniform(*PEN_RANGE, (count, 1))
     ink = (1.0 / (1.0 + np.exp((distance - pen) / PEN_EDGE))).reshape(count, SIDE, SIDE)
-    return np.clip(ink + NOISE * generator.standard_normal(ink.shape), 0.0, 1.0)
+    noisy: Floats = ink + NOISE * generator.standard_normal(ink.shape)
+    return noisy.clip(0.0, 1.0)
