@@ -9,7 +9,7 @@ from agentlib.backbones import MLP, adam
 from agentlib.data import Dataset
 from agentlib.data.episodes import Episodes
 from agentlib.learners.meta import Prototypical, PrototypicalConfig
-from agentlib.learners.meta.prototypical import distance_logits, prototypes
+from agentlib.learners.meta.prototypical import PrototypicalNetwork, distance_logits, prototypes
 from agentlib.recipes.problem import fresh_weights
 from agentlib.training import run
 
@@ -48,7 +48,10 @@ def test_loss_is_the_cross_entropy_of_the_formula():
     with torch.no_grad():
         expected = []
         for task in range(learner.config.batch_size):
-            support, query = learner.backbone(batch.support.x[task]), learner.backbone(batch.query.x[task])
+            support, query = (
+                learner.network.backbone(batch.support.x[task]),
+                learner.network.backbone(batch.query.x[task]),
+            )
             centers = torch.stack([support[batch.support.y[task] == k].mean(0) for k in range(learner.config.ways)])
             p = (-(query[:, None] - centers).square().sum(-1)).softmax(1)
             expected.append(-p[torch.arange(len(p)), batch.query.y[task]].log().mean())
@@ -61,7 +64,7 @@ def test_loss_is_the_cross_entropy_of_the_formula():
 def test_no_information_gives_chance():
     """All features equal: ln N."""
     learner, source = Prototypical.tiny()
-    for parameter in learner.backbone.parameters():
+    for parameter in learner.network.parameters():
         nn.init.zeros_(parameter)
     source.advance()
     update = learner.update(source.sample())
@@ -76,8 +79,8 @@ def test_learns_which_directions_count():
     data = Dataset(x, y, tuple("ABCDEFGHIJKL"))
     config = PrototypicalConfig(ways=5, shots=3, queries=5, batch_size=4)
     with fresh_weights(0):
-        backbone = MLP(4, hidden=(32, 32))
-    learner = Prototypical(backbone, adam(3e-3), config)
+        network = PrototypicalNetwork(MLP(4, hidden=(32, 32)))
+    learner = Prototypical(network, adam(3e-3), config)
     metrics = [update.metrics for _, update in run(learner, Episodes(data, 5, 3, 5, 4), 250, compile=False)]
     first, last = (sum(float(m["accuracy"]) for m in part) / len(part) for part in (metrics[:10], metrics[-30:]))
     assert first < 0.45

@@ -118,11 +118,17 @@ class MAML(Learner):
 
     def loss(self, parameters: Parameters, examples: Pairs) -> Tensor:
         """The loss of the network with these parameters on the examples `(n, ...)` of one task."""
-        output = functional_call(self.network, dict(parameters), (examples.x,))
-        output = output[0] if isinstance(output, tuple) else output  # (n, k)
-        if self.config.loss == "mse":
-            return functional.mse_loss(output, examples.y)
-        return functional.cross_entropy(output, examples.y)
+        return self.judge(self.output(parameters, examples.x), examples.y)
+
+    def output(self, parameters: Parameters, x: Tensor) -> Tensor:
+        """What the network with these parameters gives for `(n, ...)`: `(n, k)`."""
+        output = functional_call(self.network, dict(parameters), (x,))
+        result: Tensor = output[0] if isinstance(output, tuple) else output
+        return result
+
+    def judge(self, output: Tensor, y: Tensor) -> Tensor:
+        """The loss, 0-dim, of outputs `(n, k)`."""
+        return (functional.mse_loss if self.config.loss == "mse" else functional.cross_entropy)(output, y)
 
     def update(self, batch: Tasks) -> Update:
         """One step on the loss after adapting; `per_sample` holds it for each task `(tasks,)`."""
@@ -136,20 +142,24 @@ class MAML(Learner):
         metrics = {"loss": loss.detach(), "loss_before": before, "grad_norm": norm}
         return Update(metrics, per_sample=losses.detach())
 
-    def curve(self, batch: Tasks, steps: int) -> Tensor:
-        """The loss on each task's query after 0, 1, ... `steps` steps of adapting: `(steps + 1, tasks)`."""
+    def predictions(self, batch: Tasks, steps: int) -> Tensor:
+        """The outputs for each task's query after 0, 1, ... `steps` steps of adapting: `(steps + 1, tasks, n, k)`."""
         parameters, rate = self.parameters_by_name(), self.config.inner_learning_rate
 
         def of_task(seen: Pairs, asked: Pairs) -> Tensor:
             weights: Parameters = parameters
-            found = [self.loss(weights, asked)]
+            found = [self.output(weights, asked.x)]
             for _ in range(steps):
                 weights = adapted(self.loss, weights, seen, rate, 1)
-                found.append(self.loss(weights, asked))
+                found.append(self.output(weights, asked.x))
             return torch.stack(found)
 
         with torch.no_grad():  # none but the inner gradients
             return vmap(of_task, out_dims=1, randomness="different")(batch.support, batch.query)
+
+    def curve(self, batch: Tasks, steps: int) -> Tensor:
+        """The loss on each task's query after 0, 1, ... `steps` steps of adapting: `(steps + 1, tasks)`."""
+        return vmap(vmap(self.judge), in_dims=(0, None))(self.predictions(batch, steps), batch.query.y)
 
     def adapt(self, support: Pairs, steps: int | None = None) -> nn.Module:
         """A copy of the network, adapted to the support of one task, `(n, ...)`; the original stays as it is.

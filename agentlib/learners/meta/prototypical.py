@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from agentlib.backbones import MLP, Backbone, Cosine, Schedule, adam
 from agentlib.data import Dataset
-from agentlib.data.episodes import Episodes, Tasks
+from agentlib.data.episodes import Episodes, Pairs, Tasks
 from agentlib.training import Learner, Step, Update
 from agentlib.training.config import check_range
 from agentlib.training.step import Optimizer
@@ -67,33 +67,43 @@ class PrototypicalConfig:
         check_range(self, 0, 1, "held_out")
 
 
+class PrototypicalNetwork(nn.Module):
+    """A classifier of what it has seen a few examples of: a backbone, and the prototypes in its features.
+
+    Args:
+        backbone: from an example to features.
+    """
+
+    def __init__(self, backbone: Backbone | nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, support: Pairs, x: Tensor, ways: int) -> Tensor:
+        """Logits `(tasks, m, ways)` for examples `(tasks, m, ...)`, by the labelled ones `(tasks, n, ...)`."""
+        n, both = support.x.shape[1], torch.cat([support.x, x], 1)
+        features = self.backbone(both.flatten(0, 1)).unflatten(0, both.shape[:2])  # (tasks, n + m, d)
+        return distance_logits(features[:, n:], prototypes(features[:, :n], support.y, ways))
+
+
 class Prototypical(Learner):
     """Prototypical networks.
 
     Args:
-        backbone: from an example to features.
+        network: the classifier that is trained.
         optimizer: a rule such as `adam(learning_rate=2e-3)`.
         config: this algorithm's numbers.
     """
 
     def __init__(
-        self, backbone: Backbone | nn.Module, optimizer: Optimizer, config: PrototypicalConfig = PrototypicalConfig()
+        self, network: PrototypicalNetwork, optimizer: Optimizer, config: PrototypicalConfig = PrototypicalConfig()
     ) -> None:
         super().__init__()
-        self.config, self.backbone = config, backbone
-        self.step = Step(backbone, optimizer, config.max_grad_norm)
-
-    def features(self, x: Tensor) -> Tensor:
-        """Features `(tasks, n, d)` of examples `(tasks, n, ...)`."""
-        features: Tensor = self.backbone(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        return features
+        self.config, self.network = config, network
+        self.step = Step(network, optimizer, config.max_grad_norm)
 
     def update(self, batch: Tasks) -> Update:
         """One step on the queries' cross-entropy; `per_sample` holds it for each task `(tasks,)`."""
-        n = batch.support.x.shape[1]
-        features = self.features(torch.cat([batch.support.x, batch.query.x], 1))  # (tasks, n + m, d)
-        centers = prototypes(features[:, :n], batch.support.y, self.config.ways)
-        logits = distance_logits(features[:, n:], centers)  # (tasks, m, ways)
+        logits = self.network(batch.support, batch.query.x, self.config.ways)  # (tasks, m, ways)
         losses = functional.cross_entropy(logits.mT, batch.query.y, reduction="none").mean(1)  # (tasks,)
         loss = losses.mean()
         norm = self.step(loss, batch.clock)
@@ -111,6 +121,6 @@ class Prototypical(Learner):
         data = Dataset(points, torch.arange(8).repeat_interleave(12), tuple("ABCDEFGH"))
         with torch.random.fork_rng(devices=[]):
             torch.random.manual_seed(seed)
-            backbone = MLP(2, hidden=(16, 16))
+            network = PrototypicalNetwork(MLP(2, hidden=(16, 16)))
         source = Episodes(data, config.ways, config.shots, config.queries, config.batch_size, seed)
-        return cls(backbone, adam(1e-3), config), source
+        return cls(network, adam(1e-3), config), source
