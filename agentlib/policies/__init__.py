@@ -9,6 +9,7 @@ from agentlib.policies.discrete import BernoulliPolicy, CategoricalPolicy, Discr
 from agentlib.policies.ensemble import EnsemblePolicy
 from agentlib.policies.exploration import EpsilonGreedy
 from agentlib.policies.fitting import policy_for
+from agentlib.policies.predictor import Predictor
 from agentlib.policies.q_policy import QPolicy
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "GreedyActor",
     "MultiCategoricalPolicy",
     "Policy",
+    "Predictor",
     "QPolicy",
     "StochasticPolicy",
     "policy_for",
@@ -35,5 +37,6 @@ POLICIES: dict[str, type[nn.Module]] = {
     "bernoulli": BernoulliPolicy,
     "gaussian": GaussianPolicy,
     "deterministic": DeterministicPolicy,
+    "predictor": Predictor,
     "ensemble": EnsemblePolicy,
 }
