@@ -179,10 +179,13 @@ class RandomNoise:
         return x + self.deviation * torch.randn_like(x)
 
 
+Change = RandomShift | RandomRotation | RandomFlip | RandomCrop | RandomLight | RandomNoise
+
+
 class Augmentation:
     """Changes one after the other: `Augmentation(RandomShift(1), RandomNoise(0.1))`."""
 
-    def __init__(self, *changes: RandomShift | RandomRotation | RandomFlip | RandomCrop | RandomLight | RandomNoise):
+    def __init__(self, *changes: Change):
         self.changes = changes
 
     def __call__(self, images: Tensor) -> Tensor:

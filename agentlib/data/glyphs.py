@@ -32,7 +32,7 @@ NOISE = 0.2
 Floats = NDArray[np.float64]
 
 
-def glyphs(classes: int = 250, per_class: int = 20, seed: int = 0) -> Dataset:
+def draw_glyphs(classes: int = 250, per_class: int = 20, seed: int = 0) -> Dataset:
     """250 invented signs, 20 examples of each by different hands: `(N, 1, 16, 16)`; for learning from few examples.
 
     Raises:

@@ -6,7 +6,7 @@ import torch
 
 from agentlib.data import Dataset, dataset
 from agentlib.data.episodes import Episodes, Pools, Sinusoids, split_classes
-from agentlib.data.glyphs import glyphs
+from agentlib.data.glyphs import draw_glyphs
 
 
 def numbered(classes=6, each=5):
@@ -121,16 +121,16 @@ def test_classes_are_held_out_whole():
 
 
 def test_glyphs_are_drawn_alike_within_a_class_only():
-    data = glyphs(classes=30, per_class=6)
+    data = draw_glyphs(classes=30, per_class=6)
     assert data.x.shape == (180, 1, 16, 16)
     assert data.y is not None
     assert float(data.x.min()) >= 0.0
     assert float(data.x.max()) <= 1.0
-    assert torch.equal(data.x, glyphs(classes=30, per_class=6).x)
-    assert not torch.equal(data.x, glyphs(classes=30, per_class=6, seed=1).x)
+    assert torch.equal(data.x, draw_glyphs(classes=30, per_class=6).x)
+    assert not torch.equal(data.x, draw_glyphs(classes=30, per_class=6, seed=1).x)
     distance = torch.cdist(data.x.flatten(1), data.x.flatten(1))
     same = (data.y[:, None] == data.y) & ~torch.eye(len(data), dtype=torch.bool)
     between = distance[data.y[:, None] != data.y].mean()
     assert float(distance[same].mean()) < 0.95 * float(between)
     with pytest.raises(ValueError, match="nothing to draw"):
-        glyphs(classes=0)
+        draw_glyphs(classes=0)

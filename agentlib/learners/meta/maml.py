@@ -31,6 +31,9 @@ from agentlib.training import Learner, Step, Update
 from agentlib.training.config import check_range
 from agentlib.training.step import Optimizer
 
+CHUNK = 100
+"""Tasks that are adapted at once when predictions are asked for; each has weights of its own."""
+
 Parameters = Mapping[str, Tensor]
 Loss = Callable[[Parameters, Any], Tensor]
 """(parameters by name, examples of one task) to a 0-dim loss, without side effects."""
@@ -74,7 +77,9 @@ class MAMLConfig:
     batch_size: int = 50
     """Tasks per update."""
     ways: int = 5
-    """Classes per task, where the tasks are classification."""
+    """Classes per task, where the tasks are classification, as with the following."""
+    held_out: float = 0.2
+    """Share of the classes that training never sees, for the result."""
     shots: int = 10
     """Examples of a task, or of each of its classes, to adapt to."""
     queries: int = 10
@@ -95,6 +100,7 @@ class MAMLConfig:
     def __post_init__(self) -> None:
         check_range(self, 1, math.inf, "batch_size", "shots", "queries")
         check_range(self, 2, math.inf, "ways")
+        check_range(self, 0, 1, "held_out")
         check_range(self, 0, math.inf, "learning_rate", "inner_learning_rate", "inner_steps", "max_grad_norm")
 
 
@@ -155,7 +161,8 @@ class MAML(Learner):
             return torch.stack(found)
 
         with torch.no_grad():  # none but the inner gradients
-            return vmap(of_task, out_dims=1, randomness="different")(batch.support, batch.query)
+            over_tasks = vmap(of_task, out_dims=1, randomness="different", chunk_size=CHUNK)
+            return over_tasks(batch.support, batch.query)
 
     def curve(self, batch: Tasks, steps: int) -> Tensor:
         """The loss on each task's query after 0, 1, ... `steps` steps of adapting: `(steps + 1, tasks)`."""
