@@ -237,7 +237,7 @@ def _inspect(options: Inspect) -> int:
 
 
 def _list(options: List) -> int:
-    from agentlib.data import DATASETS
+    from agentlib.data import DATASETS, TASKS
     from agentlib.recipes import RECIPES
     from agentlib.recipes.backbones import NAMED_BACKBONES
 
@@ -248,7 +248,8 @@ def _list(options: List) -> int:
     if options.what in (None, "envs"):
         _print_table("envs", _environments())
     if options.what in (None, "data"):
-        _print_table("data", {name: (make.__doc__ or "").splitlines()[0] for name, make in DATASETS.items()})
+        known = {**DATASETS, **TASKS}
+        _print_table("data", {name: (make.__doc__ or "").splitlines()[0] for name, make in known.items()})
     return 0
 
 

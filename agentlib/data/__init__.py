@@ -2,7 +2,9 @@
 
 from agentlib.data.batches import Batches, Examples
 from agentlib.data.datasets import DATASETS, Dataset, Splits, split
+from agentlib.data.episodes import TASKS, Episodes, Pairs, Pools, Sinusoids, Tasks, split_classes
 from agentlib.data.files import from_arrays, load_csv, load_images, load_npz
+from agentlib.data.glyphs import draw_glyphs
 from agentlib.data.hugging_face import from_hugging_face
 from agentlib.data.loading import dataset, load, parts
 from agentlib.data.replay import Replay
@@ -14,17 +16,23 @@ from agentlib.data.transition import Episode, Transition
 
 __all__ = [
     "DATASETS",
+    "TASKS",
     "Batches",
     "Dataset",
     "Episode",
+    "Episodes",
     "Examples",
+    "Pairs",
+    "Pools",
     "Replay",
     "ReplayBuffer",
     "SequenceBuffer",
     "SequenceReplay",
     "Sequences",
+    "Sinusoids",
     "Source",
     "Splits",
+    "Tasks",
     "Transition",
     "dataset",
     "from_arrays",
@@ -35,4 +43,7 @@ __all__ = [
     "load_npz",
     "parts",
     "split",
+    "split_classes",
 ]
+
+DATASETS |= {"glyphs": draw_glyphs}

@@ -1,22 +1,30 @@
 """One file per algorithm, in a folder per family."""
 
+from agentlib.learners.meta import MAML, MAMLConfig, Prototypical, PrototypicalConfig
 from agentlib.learners.q_learning import DQN, DQNConfig, RecurrentDQN, RecurrentDQNConfig
 from agentlib.learners.robustness import AdversarialTraining, AdversarialTrainingConfig
+from agentlib.learners.self_supervised import SimCLR, SimCLRConfig
 from agentlib.learners.supervised import Classifier, ClassifierConfig, Regressor, RegressorConfig
 from agentlib.training import Learner, Update, run
 
 __all__ = [
     "DQN",
+    "MAML",
     "AdversarialTraining",
     "AdversarialTrainingConfig",
     "Classifier",
     "ClassifierConfig",
     "DQNConfig",
     "Learner",
+    "MAMLConfig",
+    "Prototypical",
+    "PrototypicalConfig",
     "RecurrentDQN",
     "RecurrentDQNConfig",
     "Regressor",
     "RegressorConfig",
+    "SimCLR",
+    "SimCLRConfig",
     "Update",
     "run",
 ]

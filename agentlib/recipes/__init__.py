@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from agentlib.backbones.names import close_matches as close_matches
-from agentlib.learners import DQNConfig
+from agentlib.learners import DQNConfig, MAMLConfig, PrototypicalConfig, SimCLRConfig
+from agentlib.recipes.meta import build_maml, build_prototypical
 from agentlib.recipes.presets import preset_for, preset_steps
 from agentlib.recipes.problem import Job, Problem, Reference, Result
 from agentlib.recipes.q_learning import build_dqn
+from agentlib.recipes.self_supervised import build_simclr
 from agentlib.training.config import config_from_json
 
 __all__ = ["RECIPES", "Job", "Problem", "Recipe", "Reference", "Result", "configure", "recipe_of", "steps_of"]
@@ -55,6 +57,33 @@ RECIPES = {
             "dqn with all its options on (Hessel et al. 2018)",
             learns_from="an environment",
             needs=("env",),
+        ),
+        Recipe(
+            "simclr",
+            SimCLRConfig,
+            build_simclr,
+            "contrastive learning of features without labels (Chen et al. 2020), images",
+            learns_from="images",
+            needs=("data",),
+            steps=1_000,
+        ),
+        Recipe(
+            "maml",
+            MAMLConfig,
+            build_maml,
+            "model-agnostic meta-learning (Finn et al. 2017), regression and classification",
+            learns_from="tasks, such as sinusoids, or data with many classes",
+            needs=("data",),
+            steps=3_000,
+        ),
+        Recipe(
+            "prototypical",
+            PrototypicalConfig,
+            build_prototypical,
+            "prototypical networks (Snell et al. 2017), classes from few examples",
+            learns_from="data with many classes",
+            needs=("data",),
+            steps=1_200,
         ),
     )
 }

@@ -74,6 +74,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "exploration_fraction": 0.2,
         },
     },
+    "simclr": {"digits": {"steps": 300}},
+    "maml": {
+        "digits": {"loss": "cross_entropy", "held_out": 0.5, "shots": 1, "queries": 5, "batch_size": 8},
+        "glyphs": {"loss": "cross_entropy", "shots": 1, "queries": 5, "batch_size": 8},
+    },
+    "prototypical": {"digits": {"ways": 5, "held_out": 0.5}},
 }
 
 RAINBOW: dict[str, Any] = {
