@@ -170,6 +170,9 @@ def _learn(folder: Path, *what: Any, env: str | None, **arguments: Any) -> int:
         for picture in product.pictures:
             print(f"picture: {picture}")
         print(f"The run is in {folder}")
+        backbone = folder / "backbone.safetensors"
+        if backbone.is_file():
+            print(f"Another learner goes on with its network: --backbone {backbone}")
     return 0
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from agentlib.agent import Agent
+from agentlib.backbones import save_backbone
 from agentlib.data.source import Source
 from agentlib.evaluation.report import provenance, write_json
 from agentlib.training.checkpoints import load_checkpoint, save_checkpoint
@@ -18,7 +22,10 @@ KEEP = 2
 
 
 class RunFolder:
-    """Has `config.json`, `agent.safetensors`, `best_agent.safetensors`, `checkpoints/`, events and `results.json`."""
+    """Has `config.json`, `agent.safetensors`, `best_agent.safetensors`, `checkpoints/`, events and `results.json`.
+
+    Where no agent comes out, `backbone.safetensors` is what other learners can go on with.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -62,13 +69,16 @@ class RunFolder:
         return sorted((self.path / "checkpoints").glob("step_*.safetensors"))
 
     def save(self, learner: Learner, source: Source, product: Any, extra: Mapping[str, Any] | None = None) -> Path:
-        """Writes a checkpoint, and the agent if the product is one; only the last checkpoints are kept."""
+        """Writes a checkpoint, and the product's agent or backbone; only the last checkpoints are kept."""
         folder = self.path / "checkpoints"
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = folder / f"step_{int(source.clock.steps):012d}.safetensors"
         save_checkpoint(checkpoint, learner, source, extra)
         if isinstance(product, Agent):
             product.save(self.agent_file)
+        elif isinstance(backbone := getattr(product, "backbone", None), nn.Module):
+            with suppress(ValueError):  # a network of one's own that no file could describe stays in the checkpoint
+                save_backbone(backbone, self.path / "backbone.safetensors")
         for old in self.checkpoints()[:-KEEP]:
             old.unlink()
         return checkpoint

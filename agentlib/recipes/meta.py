@@ -28,8 +28,8 @@ TEST_STEPS = 10
 """A result is judged after so many steps of adapting, and after fewer."""
 TEST_TASKS, TEST_POINTS = 1_000, 100
 """Sinusoids that judge a result, and points of each."""
-EPISODES = 600
-"""Episodes of new classes that judge a result."""
+EPISODES, QUERIES = 600, 5
+"""Episodes of new classes that judge a result, and examples of each class that are asked for."""
 WIDTHS = (40, 40)
 """Of the layers for sinusoids."""
 LAYERS = (32, "max", 32, "max", 64, "max")
@@ -143,13 +143,13 @@ def build_prototypical(
     source = Episodes(known, config.ways, config.shots, config.queries, config.batch_size, seed)
     with fresh_weights(seed):
         network = PrototypicalNetwork(_encoder(known, backbone, config.net_arch))
-    ways = min(5, len(new.classes))
+    ways = min(5, _classes_of(new, 1 + QUERIES))
     found = {f"{ways}_way_1_shot_random_encoder": _few_shot(network.backbone, new, ways, 1)}
     network.to(choose_device(device, network))
 
     def finish() -> dict[str, float]:
         for count, shots in ((ways, 1), (ways, 5), (20, 1)):
-            if count <= len(new.classes):
+            if count <= _classes_of(new, shots + QUERIES):
                 found[f"{count}_way_{shots}_shot"] = _few_shot(network.backbone, new, count, shots)
                 found[f"{count}_way_{shots}_shot_pixels"] = _few_shot(None, new, count, shots)
         return {f"test/{name}": found[name] for name in sorted(found)}
@@ -193,8 +193,16 @@ def _episode_chart(network: PrototypicalNetwork, data: Dataset, ways: int) -> Fi
     return charts.rows_of_images(rows, "Learned from the first of each row; red: taken for another class", marks)
 
 
+def _classes_of(data: Dataset, size: int) -> int:
+    """How many classes have so many examples."""
+    assert data.y is not None
+    return int((data.y.bincount() >= size).sum())
+
+
 def _few_shot(encoder: nn.Module | None, data: Dataset, ways: int, shots: int) -> float:
-    return float(episode_accuracies(encoder, data, ways, shots, episodes=EPISODES, seed=TEST_SEED).mean())
+    return float(
+        episode_accuracies(encoder, data, ways, shots, queries=QUERIES, episodes=EPISODES, seed=TEST_SEED).mean()
+    )
 
 
 def _split(data: Dataset, held_out: float) -> tuple[Dataset, Dataset]:
