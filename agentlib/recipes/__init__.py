@@ -3,90 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from agentlib.backbones.names import close_matches as close_matches
-from agentlib.learners import DQNConfig, MAMLConfig, PrototypicalConfig, SimCLRConfig
-from agentlib.recipes.meta import build_maml, build_prototypical
+from agentlib.recipes import meta, q_learning, self_supervised
 from agentlib.recipes.presets import preset_for, preset_steps
-from agentlib.recipes.problem import Job, Problem, Reference, Result
-from agentlib.recipes.q_learning import build_dqn
-from agentlib.recipes.self_supervised import build_simclr
+from agentlib.recipes.problem import Job, Problem, Recipe, Reference, Result
 from agentlib.training.config import config_from_json
 
 __all__ = ["RECIPES", "Job", "Problem", "Recipe", "Reference", "Result", "configure", "recipe_of", "steps_of"]
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How one algorithm's run is put together."""
-
-    name: str
-    config: type[Any]
-    build: Callable[..., Job]
-    summary: str
-    learns_from: str
-    """In words, such as "an environment"."""
-    needs: tuple[str, ...]
-    """Which of `env`, `data`, `demos` and `expert` it cannot do without."""
-    takes: tuple[str, ...] = ()
-    """Which of them it can use besides."""
-    steps: int | None = None
-    """How long a run is if neither the caller nor a preset says; None where the caller must."""
-
-
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe(
-            "dqn",
-            DQNConfig,
-            build_dqn,
-            "deep Q-learning (Mnih et al. 2015), discrete actions",
-            learns_from="an environment",
-            needs=("env",),
-        ),
-        Recipe(
-            "rainbow",
-            DQNConfig,
-            build_dqn,
-            "dqn with all its options on (Hessel et al. 2018)",
-            learns_from="an environment",
-            needs=("env",),
-        ),
-        Recipe(
-            "simclr",
-            SimCLRConfig,
-            build_simclr,
-            "contrastive learning of features without labels (Chen et al. 2020), images",
-            learns_from="images",
-            needs=("data",),
-            steps=1_000,
-        ),
-        Recipe(
-            "maml",
-            MAMLConfig,
-            build_maml,
-            "model-agnostic meta-learning (Finn et al. 2017), regression and classification",
-            learns_from="tasks, such as sinusoids, or data with many classes",
-            needs=("data",),
-            steps=3_000,
-        ),
-        Recipe(
-            "prototypical",
-            PrototypicalConfig,
-            build_prototypical,
-            "prototypical networks (Snell et al. 2017), classes from few examples",
-            learns_from="data with many classes",
-            needs=("data",),
-            steps=1_200,
-        ),
-    )
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for family in (q_learning, self_supervised, meta) for recipe in family.RECIPES
 }
+"""What can be trained, by name: a family's recipes are in its file."""
 
 
 def recipe_of(what: Any) -> Recipe:

@@ -16,7 +16,7 @@ from agentlib.learners.meta.maml import MAML, MAMLConfig
 from agentlib.learners.meta.prototypical import Prototypical, PrototypicalConfig, PrototypicalNetwork
 from agentlib.policies import CategoricalPolicy, Predictor
 from agentlib.recipes.backbones import BackboneChoice, backbone_for_examples
-from agentlib.recipes.problem import Job, Problem, Reference, choose_device, fresh_weights
+from agentlib.recipes.problem import Job, Problem, Recipe, Reference, choose_device, fresh_weights
 from agentlib.training.trees import mapped
 
 if TYPE_CHECKING:
@@ -215,3 +215,25 @@ def _encoder(like: Dataset, backbone: BackboneChoice, net_arch: tuple[int, ...] 
         return CNN(shape, LAYERS, feature_dim=None, norm="group")
     widths = WIDTHS if net_arch is None and len(shape) < 3 else net_arch
     return backbone_for_examples(like, backbone, widths)
+
+
+RECIPES = (
+    Recipe(
+        "maml",
+        MAMLConfig,
+        build_maml,
+        "model-agnostic meta-learning (Finn et al. 2017), regression and classification",
+        learns_from="tasks, such as sinusoids, or data with many classes",
+        needs=("data",),
+        steps=3_000,
+    ),
+    Recipe(
+        "prototypical",
+        PrototypicalConfig,
+        build_prototypical,
+        "prototypical networks (Snell et al. 2017), classes from few examples",
+        learns_from="data with many classes",
+        needs=("data",),
+        steps=1_200,
+    ),
+)

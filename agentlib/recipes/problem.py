@@ -133,6 +133,24 @@ class Result:
         return "\n".join(lines) or "no measures"
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How one algorithm's run is put together."""
+
+    name: str
+    config: type[Any]
+    build: Callable[..., Job]
+    summary: str
+    learns_from: str
+    """In words, such as "an environment"."""
+    needs: tuple[str, ...]
+    """Which of `env`, `data`, `demos` and `expert` it cannot do without."""
+    takes: tuple[str, ...] = ()
+    """Which of them it can use besides."""
+    steps: int | None = None
+    """How long a run is if neither the caller nor a preset says; None where the caller must."""
+
+
 def episodes_played(problem: Problem, product: Callable[[], Any]) -> Callable[[], dict[str, float]]:
     """For `Job.evaluate`: episodes in an environment of their own, on seeds that training never sees."""
 

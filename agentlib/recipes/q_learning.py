@@ -19,7 +19,7 @@ from agentlib.envs.vector import Environments
 from agentlib.learners.q_learning.dqn import DQN, DQNConfig
 from agentlib.policies import EpsilonGreedy, GreedyActor, QPolicy
 from agentlib.recipes.backbones import BackboneChoice, backbone_for
-from agentlib.recipes.problem import Job, Problem, choose_device, episodes_played, fresh_weights
+from agentlib.recipes.problem import Job, Problem, Recipe, choose_device, episodes_played, fresh_weights
 
 
 def build_dqn(
@@ -144,3 +144,23 @@ def _measures(source: Replay) -> dict[str, float]:
     if isinstance(collector.exploration, EpsilonGreedy):
         measures["rollout/exploration_rate"] = collector.exploration.rate(source.clock)
     return {name: float(value) for name, value in measures.items()}
+
+
+RECIPES = (
+    Recipe(
+        "dqn",
+        DQNConfig,
+        build_dqn,
+        "deep Q-learning (Mnih et al. 2015), discrete actions",
+        learns_from="an environment",
+        needs=("env",),
+    ),
+    Recipe(
+        "rainbow",
+        DQNConfig,
+        build_dqn,
+        "dqn with all its options on (Hessel et al. 2018)",
+        learns_from="an environment",
+        needs=("env",),
+    ),
+)

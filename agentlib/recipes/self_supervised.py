@@ -23,7 +23,7 @@ from agentlib.evaluation import charts
 from agentlib.evaluation.probe import floors, linear_probe, nudged
 from agentlib.learners.self_supervised.simclr import Projector, SimCLR, SimCLRConfig
 from agentlib.recipes.backbones import BackboneChoice, backbone_for_examples
-from agentlib.recipes.problem import Job, Problem, Reference, choose_device, fresh_weights
+from agentlib.recipes.problem import Job, Problem, Recipe, Reference, choose_device, fresh_weights
 
 LABELS_PER_CLASS = 10
 WIDTHS = (512, 512, 128)
@@ -120,3 +120,16 @@ def _changes(config: SimCLRConfig) -> list[Change]:
         (config.noise > 0.0, RandomNoise(config.noise)),
     ]
     return [change for asked, change in possible if asked]
+
+
+RECIPES = (
+    Recipe(
+        "simclr",
+        SimCLRConfig,
+        build_simclr,
+        "contrastive learning of features without labels (Chen et al. 2020), images",
+        learns_from="images",
+        needs=("data",),
+        steps=1_000,
+    ),
+)
