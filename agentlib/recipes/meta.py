@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from numpy.typing import ArrayLike
 from torch import nn
 
 from agentlib.backbones import CNN, adam
 from agentlib.data import TASKS, Dataset, Episodes, Sinusoids, Tasks, dataset, split_classes
-from agentlib.evaluation import charts
+from agentlib.evaluation import charts, pictures
 from agentlib.evaluation.few_shot import episode_accuracies
 from agentlib.learners.meta.maml import MAML, MAMLConfig
 from agentlib.learners.meta.prototypical import Prototypical, PrototypicalConfig, PrototypicalNetwork
@@ -86,9 +87,9 @@ def build_maml(
         found = {f"test/{name}_after_{count}": curve[count] for count in (0, 1, TEST_STEPS)}
         return found if family is None else found | {"test/loss_without_task": _task_agnostic(batch)}
 
-    def pictures(folder: Path) -> list[Path]:
+    def draw(folder: Path) -> list[Path]:
         drawn = _maml_charts(learner, batch, curve)
-        return [charts.save(figure, folder / f"{name}.png") for name, figure in drawn.items()]
+        return [pictures.save(figure, folder / f"{name}.png") for name, figure in drawn.items()]
 
     steps = problem.steps or 0
     known = SINUSOID_REFERENCES.get(config.shots, {}) if family is not None else {}
@@ -100,7 +101,7 @@ def build_maml(
         product=lambda: network,
         finish=finish,
         references={f"test/loss_after_{count}": reference for count, reference in known.items()},
-        pictures=pictures,
+        pictures=draw,
     )
 
 
@@ -120,7 +121,11 @@ def _task_agnostic(batch: Tasks) -> float:
 def _maml_charts(learner: MAML, batch: Tasks, curve: list[float]) -> dict[str, Figure]:
     regression, title = learner.config.loss == "mse", f"New tasks, {learner.config.shots} examples"
     floor, label = (_task_agnostic(batch), "squared error") if regression else (None, "accuracy")
-    found = {"adaptation": charts.lines({"MAML": curve}, title, "steps of adapting", label, floor)}
+    curves: dict[str, ArrayLike] = {"MAML": curve}
+    if floor is not None:
+        curves["the best that does not know the task"] = [floor] * len(curve)
+    drawn = pictures.lines(range(len(curve)), curves, title=title, x_label="steps of adapting", y_label=label)
+    found = {"adaptation": drawn}
     if regression:
         few = mapped(batch, lambda part: part[:3] if part.dim() else part)
         order = few.query.x[..., 0].argsort(1)  # (3, n)
@@ -154,14 +159,14 @@ def build_prototypical(
                 found[f"{count}_way_{shots}_shot_pixels"] = _few_shot(None, new, count, shots)
         return {f"test/{name}": found[name] for name in sorted(found)}
 
-    def pictures(folder: Path) -> list[Path]:
+    def draw(folder: Path) -> list[Path]:
         title, colour = (
             f"{len(new.classes)} classes that training did not see",
             [n for n in found if n.endswith("shot")],
         )
-        drawn = [charts.save(charts.bars(found, title, "accuracy", colour), folder / "few_shot.png")]
+        drawn = [pictures.save(charts.bars(found, title, "accuracy", colour), folder / "few_shot.png")]
         if known.x.dim() == 4:
-            drawn.append(charts.save(_episode_chart(network, new, ways), folder / "episode.png"))
+            drawn.append(pictures.save(_episode_chart(network, new, ways), folder / "episode.png"))
         return drawn
 
     steps = problem.steps or 0
@@ -173,7 +178,7 @@ def build_prototypical(
         product=lambda: network,
         finish=finish,
         references=GLYPH_REFERENCES if problem.key == "glyphs" else {},
-        pictures=pictures,
+        pictures=draw,
         tables={"classes": len(known.classes), "held_out_classes": len(new.classes)},
     )
 

@@ -19,7 +19,7 @@ from agentlib.data.augmentation import (
     RandomRotation,
     RandomShift,
 )
-from agentlib.evaluation import charts
+from agentlib.evaluation import charts, pictures
 from agentlib.evaluation.probe import floors, linear_probe, nudged
 from agentlib.learners.self_supervised.simclr import Projector, SimCLR, SimCLRConfig
 from agentlib.recipes.backbones import BackboneChoice, backbone_for_examples
@@ -69,17 +69,17 @@ def build_simclr(
             found.update(random, **{f"test/{name}": float(values.mean()) for name, values in scores.items()})
         return found
 
-    def pictures(folder: Path) -> list[Path]:
+    def draw(folder: Path) -> list[Path]:
         shown = parts.train.x[:10]
         with torch.random.fork_rng(devices=[]):
             rows = {"image": shown, "first view": views(shown), "second view": views(shown)}
-        drawn = [charts.save(charts.rows_of_images(rows, "What is to be found again"), folder / "views.png")]
+        drawn = [pictures.save(charts.rows_of_images(rows, "What is to be found again"), folder / "views.png")]
         if found:
             title = f"Accuracy on nudged test images, {LABELS_PER_CLASS} labels per class"
             chart = charts.bars(
                 {name.removeprefix("test/"): value for name, value in found.items()}, title, "accuracy", ["probe"]
             )
-            drawn.append(charts.save(chart, folder / "probe.png"))
+            drawn.append(pictures.save(chart, folder / "probe.png"))
         return drawn
 
     return Job(
@@ -90,7 +90,7 @@ def build_simclr(
         product=lambda: network,
         finish=finish,
         references=REFERENCES if problem.key == "digits" else {},
-        pictures=pictures,
+        pictures=draw,
         tables={"epoch_updates": source.epoch_updates, "examples": len(parts.train), "test_examples": len(parts.test)},
     )
 
