@@ -1,7 +1,9 @@
-"""The pictures of the documents are those that their script draws."""
+"""The page on backbones has every backbone, and its pictures are those that their script draws."""
 
 import importlib.util
 from pathlib import Path
+
+from agentlib.backbones import BACKBONES
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 
@@ -16,3 +18,11 @@ def test_pictures_are_drawn_from_the_networks():
     assert sorted(drawn) == sorted(path.name for path in PICTURES.glob("*.svg"))
     for name, content in drawn.items():
         assert (PICTURES / name).read_text(encoding="utf-8") == content, f"{name}: run python docs/pictures/draw.py"
+
+
+def test_the_page_has_every_backbone():
+    rows = [
+        line for line in (PICTURES.parent / "backbones.md").read_text(encoding="utf-8").splitlines() if line[:1] == "|"
+    ]
+    named = {name for row in rows for name in BACKBONES if f"`{name}`" in row.split("|")[1]}
+    assert named == set(BACKBONES)

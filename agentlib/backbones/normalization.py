@@ -173,7 +173,11 @@ class RunningNorm(Backbone):
         return {"name": "running_norm", "arguments": {"shape": list(self.shape), "clip": self.clip}}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)  # type: ignore[no-untyped-call]
+        def in_float64(tensor: Tensor) -> Tensor:
+            changed = fn(tensor)
+            return changed if changed.dtype == tensor.dtype else tensor.to(changed.device)
+
+        super()._apply(in_float64, recurse)  # type: ignore[no-untyped-call]
         return self
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from agentlib.backbones.base import Backbone, Observation, SequenceBackbone, Spec, State
+from agentlib.backbones.specs import spec_of
 
 
 class AfterAction(NamedTuple):
@@ -61,8 +62,8 @@ class WithMemory(SequenceBackbone):
     def spec(self) -> Spec:
         shape = self.previous_action
         arguments = {
-            "encoder": self.encoder.spec,
-            "memory": self.memory.spec,
+            "encoder": spec_of(self.encoder),
+            "memory": spec_of(self.memory),
             "previous_action": list(shape) if isinstance(shape, tuple) else shape,
         }
         return {"name": "with_memory", "arguments": arguments}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from agentlib.backbones.attention import KeyValue, Layer, Stack, sinusoids
 from agentlib.backbones.base import Backbone, SequenceBackbone, Spec
 from agentlib.backbones.names import close_matches
+from agentlib.backbones.specs import spec_of
 
 Positions = Literal["learned", "sinusoidal", "rotary", "none"]
 Cache = tuple[Tensor, Tensor, Tensor]
@@ -329,7 +330,7 @@ class EncoderDecoder(nn.Module):
         """The name and the arguments that rebuild this network."""
         return {
             "name": "encoder_decoder",
-            "arguments": {"encoder": self.encoder.spec, "decoder": self.decoder.spec},
+            "arguments": {"encoder": spec_of(self.encoder), "decoder": spec_of(self.decoder)},
         }
 
     def forward(self, source: Tensor, target: Tensor, source_mask: Tensor | None = None) -> Tensor:

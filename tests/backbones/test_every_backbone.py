@@ -224,6 +224,7 @@ def test_vmap_over_samples(network, inputs, excused):
     excused("vmap over samples", run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_traced_in_one_graph(network, inputs, training):
     network.train(training)

@@ -192,6 +192,7 @@ def test_statistics_stay_in_float64():
     assert norm.mean[0] > 0.0
     assert norm(torch.ones(1, 2)).dtype == torch.float32
     assert norm.to("meta").count.is_meta
+    assert not norm.to_empty(device="cpu").count.is_meta
 
 
 def test_cuts_what_is_far_out():
