@@ -49,10 +49,10 @@ class SequenceBuffer(nn.Module):
         action_space: Discrete, MultiDiscrete, MultiBinary or Box.
         buffer_size: frames, over all environments.
         sequence_length: T, the steps of a sequence.
-        state: the actor's state for one environment: a tree of tensors `(1, ...)`. It is what sequences start with as
-            long as nothing else is kept for their start.
+        state: the actor's state before anything was seen, for one environment: a tree of tensors `(1, ...)`.
         period: frames from the start of one sequence to the start of the next.
         with_actions: give observations as `AfterAction`, for policies that read both.
+        keep_states: keep the actor's state for the start of each sequence; otherwise all start with `state`.
         num_envs: environments that write side by side.
         device: where the columns live.
 
@@ -73,6 +73,7 @@ class SequenceBuffer(nn.Module):
         state: Any,
         period: int = 8,
         with_actions: bool = False,
+        keep_states: bool = True,
         num_envs: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -81,6 +82,7 @@ class SequenceBuffer(nn.Module):
         self.sequence_length, self.period, self.with_actions = sequence_length, period, with_actions
         self.starts = buffer_size // num_envs // period  # per environment
         self.capacity = self.starts * period
+        self.keep_states, self.kept_states = keep_states, self.starts if keep_states else 1
         if self.capacity < sequence_length + period:
             raise ValueError(
                 f"buffer_size={buffer_size} is too small for sequences of {sequence_length} steps in {num_envs} "
@@ -112,7 +114,7 @@ class SequenceBuffer(nn.Module):
         columns |= {"action": of_action, "previous_action": of_action, "reward": (rows, np.dtype(np.float32))}
         columns |= {name: (rows, np.dtype(np.bool_)) for name in ("terminated", "last", "start")}
         states: Columns = {
-            f"state_{i}": ((self.num_envs, self.starts, *part.shape[1:]), part.new_zeros(0).numpy().dtype)
+            f"state_{i}": ((self.num_envs, self.kept_states, *part.shape[1:]), part.new_zeros(0).cpu().numpy().dtype)
             for i, part in enumerate(self._state_like)
         }
         self._states = list(states)
@@ -168,7 +170,7 @@ class SequenceBuffer(nn.Module):
     def keep_state(self, state: Any) -> None:
         """Keeps the state `(n, ...)` in which the actor reads the newest frames, where sequences start at them."""
         rows = np.flatnonzero((self._count - 1) % self.period == 0)
-        if not len(rows):
+        if not (self.keep_states and len(rows)):
             return
         slots = (self._count[rows] - 1) // self.period % self.starts
         parts: list[Tensor] = []
@@ -208,7 +210,8 @@ class SequenceBuffer(nn.Module):
         index = row[:, None] * self.capacity + frames % self.capacity
         column = {name: self._flat(name)[index] for name in [*self._leaves, "previous_action", "start"]}
         steps = {name: self._flat(name)[index[:, :-1]] for name in ("action", "reward", "terminated", "last")}
-        kept = row * self.starts + torch.div(number, self.period, rounding_mode="floor") % self.starts
+        start = torch.div(number, self.period, rounding_mode="floor")
+        kept = row * self.kept_states + start % self.kept_states
         states = [self._flat(name)[kept] for name in self._states]
         observation = unflatten(self.observation_space, [column[name] for name in self._leaves])
         return Sequences(

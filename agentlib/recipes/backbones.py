@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,10 @@ from torch import Tensor, nn
 
 from agentlib.backbones import (
     CNN,
+    GRU,
+    LSTM,
     MLP,
+    RNN,
     Backbone,
     Chain,
     NatureCNN,
@@ -24,11 +28,14 @@ from agentlib.backbones import (
     OneHot,
     ResNet,
     RunningNorm,
+    SequenceBackbone,
+    TransformerDecoder,
+    ViT,
+    WithMemory,
     from_spec,
     load_backbone,
 )
 from agentlib.backbones.names import close_matches
-from agentlib.data import Dataset
 from agentlib.data.spaces import leaf_spaces
 from agentlib.policies.acting import in_eval_mode, to_tensors
 
@@ -65,6 +72,7 @@ def backbone_for(
     backbone: BackboneChoice = "auto",
     net_arch: Sequence[int] | None = None,
     normalize: bool = False,
+    actions: spaces.Space[Any] | None = None,
 ) -> nn.Module:
     """A network from observations of `space` to features; "auto" and "mlp" build what SB3's default policies have.
 
@@ -74,6 +82,7 @@ def backbone_for(
             `{"name": ..., "arguments": {...}}`, or a built module, which are taken as they are.
         net_arch: widths of the hidden layers; by default 64 and 64, and none after a convolutional network.
         normalize: standardize floating-point parts of the observation by running statistics.
+        actions: a network with memory that is built by its name also reads the last action, of this space.
 
     Raises:
         FileNotFoundError: no such file.
@@ -93,17 +102,9 @@ def backbone_for(
             "save_backbone wrote, a spec, or a module of your own"
         )
     leaf_spaces(space)  # refuses what has no fixed shape
+    if backbone in MEMORIES:
+        return with_memory(space, backbone, net_arch, normalize, actions)
     return NAMED_BACKBONES[backbone].build(space, net_arch, normalize)
-
-
-def backbone_for_examples(
-    data: Dataset, backbone: BackboneChoice = "auto", net_arch: Sequence[int] | None = None
-) -> nn.Module:
-    """A network from the examples of a data set to features; see `backbone_for`."""
-    shape = tuple(data.x.shape[1:])
-    if data.x.dtype == torch.uint8:
-        return backbone_for(spaces.Box(0, 255, shape, np.uint8), backbone, net_arch)
-    return backbone_for(spaces.Box(-np.inf, np.inf, shape, np.float32), backbone, net_arch)
 
 
 def _is_file(backbone: str) -> bool:
@@ -222,6 +223,65 @@ def _encoder(space: spaces.Space[Any], normalize: bool, images: bool) -> Backbon
     return flat
 
 
+def _patch(shape: tuple[int, ...]) -> int:
+    """The smallest side, from 2 on, of patches that tile an image and are not more than a hundred."""
+    height, width = _sides(shape)
+    common = math.gcd(height, width)
+    found = [side for side in range(2, common + 1) if common % side == 0 and height * width <= 100 * side**2]
+    if not found or found[0] == common == min(height, width):
+        raise ValueError(
+            f"no patches from 2x2 on tile an image of {height}x{width} in a useful way: pad or crop it to sides with a "
+            "common divisor"
+        )
+    return found[0]
+
+
+def with_memory(
+    space: spaces.Space[Any],
+    memory: str,
+    net_arch: Sequence[int] | None = None,
+    normalize: bool = False,
+    actions: spaces.Space[Any] | None = None,
+) -> WithMemory:
+    """An encoder by the space, layers of `net_arch` but the last, and a memory whose width is the last.
+
+    Raises:
+        ValueError: no widths.
+    """
+    if net_arch is not None and not net_arch:
+        raise ValueError(f"net_arch of {memory} ends with the width of the memory: give at least one number")
+    *widths, width = net_arch if net_arch is not None else DEFAULT_WIDTHS
+    encoder: Backbone = _encoder(space, normalize, images=True)
+    if widths:
+        head = MLP(encoder.feature_dim, widths)
+        encoder = MLP(encoder.input_dim, widths) if isinstance(encoder, MLP) else Chain([encoder, head])
+    read: int | tuple[int, ...] | None = None
+    if isinstance(actions, spaces.Discrete):
+        read = int(actions.n)
+    elif actions is not None:
+        read = tuple(actions.shape or ())
+    action_width = 0 if read is None else read if isinstance(read, int) else int(np.prod(read))
+    return WithMemory(encoder, MEMORIES[memory](encoder.feature_dim + action_width, width), read)
+
+
+MEMORIES: dict[str, Callable[[int, int], SequenceBackbone]] = {
+    "rnn": RNN,
+    "lstm": LSTM,
+    "gru": GRU,
+    "transformer": lambda input_dim, width: TransformerDecoder(
+        input_dim, width, layers=2, heads=math.gcd(width // 2, 4), window=32
+    ),
+}
+"""Networks with memory by name, from their input's width and their own."""
+
+
+def _remembering(name: str, summary: str, reference: str) -> NamedBackbone:
+    def build(space: spaces.Space[Any], net_arch: Sequence[int] | None, normalize: bool) -> nn.Module:
+        return with_memory(space, name, net_arch, normalize)
+
+    return NamedBackbone(build, summary, "any observations, in learners that can use memory", reference, VECTOR)
+
+
 _nature_cnn = _on_images("nature_cnn", lambda shape, last: NatureCNN(shape, feature_dim=512, channels_last=last))
 
 VECTOR = spaces.Box(-np.inf, np.inf, (4,))
@@ -263,6 +323,21 @@ NAMED_BACKBONES: dict[str, NamedBackbone] = {
         "images of at least 3x3",
         "He et al. 2016",
         SMALL_PICTURE,
+    ),
+    "vit": NamedBackbone(
+        _on_images("vit", lambda shape, last: ViT(shape, _patch(shape), channels_last=last)),
+        "a transformer of 4 layers, width 64, on up to a hundred patches",
+        "images whose sides have a common divisor",
+        "Dosovitskiy et al. 2021",
+        SMALL_PICTURE,
+    ),
+    "rnn": _remembering("rnn", "an encoder of each observation, then a plain recurrent network", "Elman 1990"),
+    "lstm": _remembering("lstm", "an encoder of each observation, then an LSTM", "Hochreiter & Schmidhuber 1997"),
+    "gru": _remembering("gru", "an encoder of each observation, then a GRU", "Cho et al. 2014"),
+    "transformer": _remembering(
+        "transformer",
+        "an encoder of each observation, then 2 layers that see 32 steps back each",
+        "Vaswani et al. 2017",
     ),
 }
 """What `backbone=` takes by name."""

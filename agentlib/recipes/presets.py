@@ -26,6 +26,15 @@ _LANDER: dict[str, Any] = {
 }
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "recurrent_dqn": {
+        "agentlib/CartPoleNoVel-v0": {
+            "steps": 250_000,
+            "learning_rate": Linear(1e-3, 2e-5),
+            "reward_scale": 0.01,
+            "exploration_fraction": 0.12,
+            "net_arch": (64,),
+        },
+    },
     "dqn": {
         "CartPole-v1": {
             "learning_rate": 2.3e-3,

@@ -38,6 +38,8 @@ def build_dqn(
     envs = Environments(made)
     try:
         policy = _policy(config, envs, problem.agent, backbone, seed)
+        if policy.is_sequence:
+            raise ValueError('dqn learns from single steps: with a network that has memory, train "recurrent_dqn"')
         policy.to(choose_device(device, policy))
         source = _source(config, envs, policy, frame_stack(made), problem.steps, seed)
         if not source.updates_for(problem.steps):
@@ -58,7 +60,7 @@ def build_dqn(
         updates=source.updates_for(problem.steps),
         steps=problem.steps,
         product=lambda: agent,
-        measures=lambda: _measures(source),
+        measures=lambda: replay_measures(source),
         evaluate=episodes_played(problem, lambda: agent),
         close=lambda: None if made is problem.env else envs.close(),
         tables={"replay_bytes": source.buffer.nbytes},
@@ -135,7 +137,8 @@ def _source(config: DQNConfig, envs: Environments, policy: QPolicy, stacked: int
     ).to(device)
 
 
-def _measures(source: Replay) -> dict[str, float]:
+def replay_measures(source: Replay) -> dict[str, float]:
+    """What there is to log of a run in environments."""
     collector = source.collector
     measures: dict[str, Any] = {"time/episodes": collector.episodes}
     if collector.returns:

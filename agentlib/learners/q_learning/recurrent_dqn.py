@@ -96,16 +96,16 @@ class RecurrentDQNConfig:
     """Gradients are cut to this norm; None leaves them."""
     loss: Literal["huber", "mse"] = "huber"
     """How errors are weighed."""
-    hidden_dim: int = 64
-    """Width of the memory."""
     net_arch: tuple[int, ...] | None = None
-    """Widths of the layers before the memory; by default one of 64, or none after a CNN."""
+    """Widths of the layers before the memory, and, as the last, of the memory; by default 64 and 64."""
+    normalize: bool = False
+    """Standardize observations by running statistics, which travel with the agent."""
     act_by_average: bool = True
     """The agent that is kept acts by the target network."""
 
     def __post_init__(self) -> None:
         check_range(self, 1, math.inf, "buffer_size", "batch_size", "sequence_length", "sequence_period", "train_freq")
-        check_range(self, 1, math.inf, "target_update_interval", "hidden_dim")
+        check_range(self, 1, math.inf, "target_update_interval")
         check_range(self, 0, math.inf, "learning_rate", "learning_starts", "burn_in", "max_grad_norm", "reward_scale")
         check_range(self, -1, math.inf, "gradient_steps")
         check_range(self, 0, 1, "tau", "gamma", "trace", "exploration_fraction")
