@@ -207,6 +207,17 @@ class Agent:
                 raise ValueError(f"where has the shape {np.shape(where)}, but the agent acts in {len(starts)} rows")
             self._memory = state, starts | np.asarray(where, bool)
 
+    def rewarded(self, reward: Any) -> None:
+        """Tells which reward the last action brought, or each of a batch `(B,)`.
+
+        An agent that pursues a return (a decision transformer) then wants so much less; others take no notice.
+        """
+        tell = getattr(getattr(self.policy, "backbone", None), "rewarded", None)
+        if tell is not None and self._memory is not None:
+            state, starts = self._memory
+            rewards = torch.as_tensor(np.broadcast_to(reward, starts.shape).astype(np.float32), device=self.device)
+            self._memory = tell(state, rewards), starts
+
     @property
     def has_memory(self) -> bool:
         """Whether actions depend on earlier observations."""

@@ -12,6 +12,7 @@ from agentlib.backbones.normalization import RunningNorm
 from agentlib.backbones.optimizers import Rule, adagrad, adam, adamw, rmsprop, sgd
 from agentlib.backbones.recurrent import GRU, LSTM, RNN
 from agentlib.backbones.resnet import ResNet
+from agentlib.backbones.return_conditioned import Prompt, ReturnConditioned
 from agentlib.backbones.schedules import (
     Clock,
     Cosine,
@@ -48,7 +49,9 @@ __all__ = [
     "Nested",
     "Observation",
     "OneHot",
+    "Prompt",
     "ResNet",
+    "ReturnConditioned",
     "Rule",
     "RunningNorm",
     "Schedule",
@@ -95,4 +98,5 @@ BACKBONES |= {
     "vit": ViT,
     "swin": Swin,
     "with_memory": WithMemory,
+    "return_conditioned": ReturnConditioned,
 }

@@ -97,7 +97,7 @@ class WithMemory(SequenceBackbone):
         seen, previous = observation if isinstance(observation, AfterAction) else (observation, None)
         batch, steps = _leading(seen)
         state = self.initial_state(batch) if state is None else state
-        features: Tensor = self.encoder(_mapped(seen, lambda leaf: leaf.flatten(0, 1))).unflatten(0, (batch, steps))
+        features = per_step(self.encoder, seen)  # (B, T, n)
         if self.previous_action is None:
             return features, state
         if previous is None:
@@ -134,6 +134,12 @@ class WithMemory(SequenceBackbone):
     def observe(self, observation: Observation) -> None:
         if hasattr(self.encoder, "observe"):
             self.encoder.observe(observation)  # type: ignore[operator]
+
+
+def per_step(encoder: nn.Module, observation: Observation) -> Tensor:
+    """The features `(B, T, n)` of each of the observations `(B, T, ...)`, by an encoder of single ones."""
+    features: Tensor = encoder(_mapped(observation, lambda leaf: leaf.flatten(0, 1)))
+    return features.unflatten(0, _leading(observation))  # type: ignore[no-any-return]
 
 
 def _mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -19,7 +19,9 @@ from agentlib.backbones import (
     NatureCNN,
     Nested,
     OneHot,
+    Prompt,
     ResNet,
+    ReturnConditioned,
     RunningNorm,
     Swin,
     TransformerDecoder,
@@ -74,6 +76,10 @@ def with_resets(build: Callable[[], Any]) -> Callable[[int], tuple[Any, ...]]:
 
 def reading_actions() -> WithMemory:
     return WithMemory(MLP(3, (4,)), GRU(6, 5), previous_action=2)
+
+
+def six_steps(batch: int) -> Tensor:
+    return torch.arange(6).expand(batch, 6).contiguous()
 
 
 def after_actions(batch: int) -> tuple[Any, ...]:
@@ -160,6 +166,14 @@ EXAMPLES: dict[str, Example] = {
         of_steps,
     ),
     "with_memory": Example(reading_actions, after_actions, of_steps),
+    "return_conditioned": Example(
+        lambda: ReturnConditioned(MLP(3, (4,)), 2, dim=8, layers=1, heads=2, context=6, dropout=0.0),
+        lambda batch: (
+            Prompt(torch.randn(batch, 6, 3), torch.randint(0, 2, (batch, 6)), torch.randn(batch, 6), six_steps(batch)),
+        ),
+        of_steps,
+        fails=FUSED,
+    ),
     "vit": Example(lambda: ViT((1, 8, 8), patch=4, dim=8, layers=2, heads=2, second_order=True), vectors(1, 8, 8)),
     "vit: fused": Example(
         lambda: ViT((1, 8, 8), patch=4, dim=8, layers=2, heads=2, pool="mean"), vectors(1, 8, 8), fails=FUSED
