@@ -36,6 +36,7 @@ from agentlib.backbones import (
     load_backbone,
 )
 from agentlib.backbones.names import close_matches
+from agentlib.data import Dataset
 from agentlib.data.spaces import leaf_spaces
 from agentlib.policies.acting import in_eval_mode, to_tensors
 
@@ -105,6 +106,16 @@ def backbone_for(
     if backbone in MEMORIES:
         return with_memory(space, backbone, net_arch, normalize, actions)
     return NAMED_BACKBONES[backbone].build(space, net_arch, normalize)
+
+
+def backbone_for_examples(
+    data: Dataset, backbone: BackboneChoice = "auto", net_arch: Sequence[int] | None = None
+) -> nn.Module:
+    """A network from the examples of a data set to features; see `backbone_for`."""
+    shape = tuple(data.x.shape[1:])
+    if data.x.dtype == torch.uint8:
+        return backbone_for(spaces.Box(0, 255, shape, np.uint8), backbone, net_arch)
+    return backbone_for(spaces.Box(-np.inf, np.inf, shape, np.float32), backbone, net_arch)
 
 
 def _is_file(backbone: str) -> bool:
