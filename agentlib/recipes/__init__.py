@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 
 from agentlib.backbones.names import close_matches as close_matches
-from agentlib.learners import DQNConfig, MAMLConfig, PrototypicalConfig, SimCLRConfig
+from agentlib.learners import (
+    DiffusionConfig,
+    DQNConfig,
+    GANConfig,
+    MAMLConfig,
+    PrototypicalConfig,
+    SimCLRConfig,
+    VAEConfig,
+    WGANConfig,
+)
+from agentlib.recipes.generative import build_diffusion, build_gan, build_vae, build_wgan
 from agentlib.recipes.meta import build_maml, build_prototypical
 from agentlib.recipes.presets import preset_for, preset_steps
 from agentlib.recipes.problem import Job, Problem, Reference, Result
@@ -84,6 +94,42 @@ RECIPES = {
             learns_from="data with many classes",
             needs=("data",),
             steps=1_200,
+        ),
+        Recipe(
+            "vae",
+            VAEConfig,
+            build_vae,
+            "variational autoencoder (Kingma & Welling 2014): codes, likelihoods, samples",
+            learns_from="examples",
+            needs=("data",),
+            steps=5_000,
+        ),
+        Recipe(
+            "gan",
+            GANConfig,
+            build_gan,
+            "generative adversarial network (Goodfellow et al. 2014), plain or conditional",
+            learns_from="examples",
+            needs=("data",),
+            steps=6_000,
+        ),
+        Recipe(
+            "wgan",
+            WGANConfig,
+            build_wgan,
+            "Wasserstein GAN (Arjovsky et al. 2017) by gradient penalty, clipping or spectral norm",
+            learns_from="examples",
+            needs=("data",),
+            steps=4_000,
+        ),
+        Recipe(
+            "diffusion",
+            DiffusionConfig,
+            build_diffusion,
+            "denoising diffusion (Ho et al. 2020), plain or conditional",
+            learns_from="examples",
+            needs=("data",),
+            steps=6_000,
         ),
     )
 }
