@@ -5,6 +5,8 @@ from __future__ import annotations
 from agentlib.backbones.base import Backbone, Observation, SequenceBackbone, Spec, State
 from agentlib.backbones.cnn import CNN, NatureCNN
 from agentlib.backbones.combine import Chain, Nested, OneHot
+from agentlib.backbones.decoders import Critic, Generator, MLPDecoder
+from agentlib.backbones.diffusion import DiffusionModel, MLPDenoiser, UNetDenoiser
 from agentlib.backbones.files import load_backbone, save_backbone
 from agentlib.backbones.initialization import initialize
 from agentlib.backbones.mlp import MLP
@@ -41,9 +43,14 @@ __all__ = [
     "Chain",
     "Clock",
     "Cosine",
+    "Critic",
+    "DiffusionModel",
     "EncoderDecoder",
+    "Generator",
     "InverseSquareRoot",
     "Linear",
+    "MLPDecoder",
+    "MLPDenoiser",
     "MapDecoder",
     "NatureCNN",
     "Nested",
@@ -62,6 +69,7 @@ __all__ = [
     "TransformerDecoder",
     "TransformerEncoder",
     "UNet",
+    "UNetDenoiser",
     "ViT",
     "Warmup",
     "WithMemory",
@@ -99,4 +107,9 @@ BACKBONES |= {
     "swin": Swin,
     "with_memory": WithMemory,
     "return_conditioned": ReturnConditioned,
+    "mlp_decoder": MLPDecoder,
+    "generator": Generator,
+    "mlp_denoiser": MLPDenoiser,
+    "unet_denoiser": UNetDenoiser,
+    "diffusion": DiffusionModel,
 }

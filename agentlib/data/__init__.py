@@ -12,7 +12,10 @@ from agentlib.data.replay_buffer import ReplayBuffer
 from agentlib.data.sequence_buffer import SequenceBuffer, Sequences
 from agentlib.data.sequence_replay import SequenceReplay
 from agentlib.data.source import Source
+from agentlib.data.toys import TOYS
 from agentlib.data.transition import Episode, Transition
+
+DATASETS |= TOYS
 
 __all__ = [
     "DATASETS",

@@ -10,6 +10,7 @@
 | `agentlib/Catch-v0` | grey frame, `(36, 36)` uint8 | learning from pixels on one core |
 | `agentlib/Corridor-v0` | `Discrete(11)` | a reward that is rare and far away |
 | `agentlib/Dials-v0` | `MultiDiscrete([7] * 12)` | six choices at once |
+| `agentlib/Detour-v0` | position, `(2,)` float32 | two right ways, whose mean is wrong; real-valued actions |
 
 Scripted experts for these, CartPole and MountainCar are in `agentlib.envs.experts`.
 """
@@ -38,3 +39,4 @@ _register(
 _register("agentlib/Corridor-v0", "agentlib.envs.corridor:Corridor", max_episode_steps=50, reward_threshold=1.0)
 _register("agentlib/Dials-v0", "agentlib.envs.dials:Dials", max_episode_steps=20, reward_threshold=19.0)
 _register("agentlib/Catch-v0", "agentlib.envs.catch:Catch", max_episode_steps=100, reward_threshold=9.0)
+_register("agentlib/Detour-v0", "agentlib.envs.detour:Detour", max_episode_steps=30, reward_threshold=0.95)

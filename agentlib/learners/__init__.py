@@ -1,5 +1,15 @@
 """One file per algorithm, in a folder per family."""
 
+from agentlib.learners.generative import (
+    GAN,
+    VAE,
+    WGAN,
+    Diffusion,
+    DiffusionConfig,
+    GANConfig,
+    VAEConfig,
+    WGANConfig,
+)
 from agentlib.learners.meta import MAML, MAMLConfig, Prototypical, PrototypicalConfig
 from agentlib.learners.q_learning import DQN, DQNConfig, RecurrentDQN, RecurrentDQNConfig
 from agentlib.learners.robustness import AdversarialTraining, AdversarialTrainingConfig
@@ -9,12 +19,18 @@ from agentlib.training import Learner, Update, run
 
 __all__ = [
     "DQN",
+    "GAN",
     "MAML",
+    "VAE",
+    "WGAN",
     "AdversarialTraining",
     "AdversarialTrainingConfig",
     "Classifier",
     "ClassifierConfig",
     "DQNConfig",
+    "Diffusion",
+    "DiffusionConfig",
+    "GANConfig",
     "Learner",
     "MAMLConfig",
     "Prototypical",
@@ -26,5 +42,7 @@ __all__ = [
     "SimCLR",
     "SimCLRConfig",
     "Update",
+    "VAEConfig",
+    "WGANConfig",
     "run",
 ]

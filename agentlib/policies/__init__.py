@@ -5,6 +5,7 @@ from torch import nn
 from agentlib.policies.acting import GreedyActor
 from agentlib.policies.base import Policy, StochasticPolicy
 from agentlib.policies.continuous import DeterministicPolicy, GaussianPolicy
+from agentlib.policies.diffusion_policy import DiffusionPolicy
 from agentlib.policies.discrete import BernoulliPolicy, CategoricalPolicy, DiscretePolicy, MultiCategoricalPolicy
 from agentlib.policies.ensemble import EnsemblePolicy
 from agentlib.policies.exploration import EpsilonGreedy
@@ -18,6 +19,7 @@ __all__ = [
     "BernoulliPolicy",
     "CategoricalPolicy",
     "DeterministicPolicy",
+    "DiffusionPolicy",
     "DiscretePolicy",
     "EnsemblePolicy",
     "EpsilonGreedy",
@@ -39,6 +41,7 @@ POLICIES: dict[str, type[nn.Module]] = {
     "bernoulli": BernoulliPolicy,
     "gaussian": GaussianPolicy,
     "deterministic": DeterministicPolicy,
+    "diffusion_policy": DiffusionPolicy,
     "predictor": Predictor,
     "ensemble": EnsemblePolicy,
 }

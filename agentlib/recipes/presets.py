@@ -89,6 +89,17 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "glyphs": {"loss": "cross_entropy", "shots": 1, "queries": 5, "batch_size": 8},
     },
     "prototypical": {"digits": {"ways": 5, "held_out": 0.5}},
+    "vae": {
+        "digits": {"likelihood": "bernoulli", "threshold": 0.5, "validation": 0.0, "steps": 4_000},
+    },
+    "gan": {
+        "digits": {"conditional": True},
+    },
+    "wgan": {name: {"penalty": 0.1} for name in ("8gaussians", "25gaussians", "swiss_roll", "two_moons")},
+    "diffusion": {
+        "digits": {"clip": True, "net_arch": (256, 256, 256), "batch_size": 128},
+        "shapes": {"clip": True, "batch_size": 64},
+    },
 }
 
 RAINBOW: dict[str, Any] = {

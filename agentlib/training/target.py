@@ -8,6 +8,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from agentlib.backbones.schedules import Clock
+
+
+def average_rate(keep: float, clock: Clock) -> Any:
+    """How far a `Target` follows at each update to be an average of weights that keeps the share `keep` of itself.
+
+    It is max(1 - keep, 9 / (10 + updates)): further at first, so that the first weights do not linger in short runs.
+    """
+    rate = 9.0 / (10.0 + clock.updates)
+    return rate.clamp_min(1.0 - keep) if isinstance(rate, Tensor) else max(rate, 1.0 - keep)
+
 
 class Target(nn.Module):
     """A frozen copy that follows its source: DQN's target network, the teacher of BYOL and DINO, an average of weights.

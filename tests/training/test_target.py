@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from agentlib.training import Target
+from agentlib.training import Clock, Target, average_rate
 
 
 def network(seed):
@@ -73,3 +73,10 @@ def test_never_leaves_eval_mode():
 def test_another_structure_is_an_error():
     with pytest.raises(ValueError, match="zip"):
         Target(nn.Linear(2, 2)).follow(nn.Linear(2, 2, bias=False))
+
+
+def test_the_rate_of_an_average_at_start_middle_and_end():
+    for updates, rate in ((0, 0.9), (80, 0.1), (8_990, 0.001), (100_000, 0.001)):
+        assert average_rate(0.999, Clock(updates, updates, 0.0)) == pytest.approx(rate)
+        on_batch = average_rate(0.999, Clock(*torch.tensor([updates, updates, 0.0], dtype=torch.float64)))
+        assert float(on_batch) == pytest.approx(rate)

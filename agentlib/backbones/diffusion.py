@@ -1,0 +1,293 @@
+"""Diffusion models: a network that tells the noise in a noisy sample, and the sampler that takes it out step by step.
+
+    q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I),   abar_t = prod_{s <= t} (1 - beta_s)           (Ho et al. 2020)
+
+The network gives the velocity v = sqrt(abar_t) noise - sqrt(1 - abar_t) x_0, from which both noise and x_0 follow
+without a division by what is nearly 0 at late times (Salimans & Ho 2022). Times are indices 0 .. T - 1. Inside, data is
+brought to mean 0 and variance 1 (`standardize`), and back at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from agentlib.backbones.base import Spec
+from agentlib.backbones.mlp import MLP
+from agentlib.backbones.unet import UNet
+
+Schedule = Literal["linear", "cosine"]
+LARGEST_BETA = 0.999
+
+
+def betas(schedule: Schedule, noise_steps: int) -> Tensor:
+    """The variance `(T,)`, float64, of the noise that each step adds.
+
+    "linear": 1e-4 to 0.02 for T = 1000 (Ho et al. 2020), and in proportion for other T, so that the end is as noisy.
+    "cosine": such that abar_t = cos^2((t / T + s) / (1 + s) pi / 2), s = 0.008, normalized to 1 at 0, and cut at 0.999
+    (Nichol & Dhariwal 2021).
+
+    Raises:
+        ValueError: unknown schedule, or fewer than two steps.
+    """
+    if noise_steps < 2:
+        raise ValueError(f"diffusion needs at least 2 noise steps, not {noise_steps}")
+    if schedule == "linear":
+        scale = 1000 / noise_steps
+        return torch.linspace(1e-4 * scale, 0.02 * scale, noise_steps, dtype=torch.float64).clamp(max=LARGEST_BETA)
+    if schedule == "cosine":
+        t = torch.arange(noise_steps + 1, dtype=torch.float64) / noise_steps
+        kept = torch.cos((t + 0.008) / 1.008 * math.pi / 2).square()
+        return (1.0 - kept[1:] / kept[:-1]).clamp(max=LARGEST_BETA)
+    raise ValueError(f"unknown noise schedule {schedule!r}; known: linear, cosine")
+
+
+def waves(x: Tensor, frequencies: Tensor) -> Tensor:
+    """sin and cos of each number `(B, d)` at each frequency `(f,)`: `(B, 2 d f)`."""
+    angles = (x[:, :, None] * frequencies).flatten(1)  # (B, d f)
+    return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+def time_rates() -> Tensor:
+    """The frequencies `(16,)` of the waves of the time, which goes from 0 to 1."""
+    return torch.logspace(0, 1, 16)
+
+
+def given(condition: Tensor | None, condition_dim: int, like: Tensor) -> list[Tensor]:
+    """The condition `(B, condition_dim)` as a list of inputs: zeros where it is None, nothing where there is none."""
+    if not condition_dim:
+        return []
+    return [like.new_zeros(len(like), condition_dim) if condition is None else condition]
+
+
+class MLPDenoiser(nn.Module):
+    """The velocity, by an MLP on x, waves of x, waves of the time, and a condition.
+
+    Without the waves, an MLP blurs what is finer than its data is wide.
+
+    Args:
+        shape: of one sample.
+        hidden: widths of the layers.
+        condition_dim: numbers in a condition; 0 for none.
+        frequencies: of the waves of x.
+    """
+
+    frequencies: Tensor
+    rates: Tensor
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        hidden: Sequence[int] = (128, 128, 128),
+        condition_dim: int = 0,
+        frequencies: Sequence[float] = (1.0, 2.0, 4.0, 8.0, 16.0),
+    ) -> None:
+        super().__init__()
+        self.shape, self.hidden, self.condition_dim = tuple(shape), tuple(hidden), int(condition_dim)
+        self.register_buffer("frequencies", torch.tensor(list(map(float, frequencies))), persistent=False)
+        self.register_buffer("rates", time_rates(), persistent=False)
+        size = math.prod(self.shape)
+        inputs = size * (1 + 2 * len(self.frequencies)) + 2 * len(self.rates) + self.condition_dim
+        self.trunk = MLP(inputs, self.hidden, "silu")
+        self.head = nn.Linear(self.trunk.feature_dim, size)
+
+    @property
+    def spec(self) -> Spec:
+        """The name and arguments that rebuild this network."""
+        arguments = {
+            "shape": list(self.shape),
+            "hidden": list(self.hidden),
+            "condition_dim": self.condition_dim,
+            "frequencies": self.frequencies.tolist(),
+        }
+        return {"name": "mlp_denoiser", "arguments": arguments}
+
+    def forward(self, x: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Velocities `(B, *shape)` for x `(B, *shape)`, times `(B,)` from 0 to 1, conditions `(B, condition_dim)`."""
+        flat = x.flatten(1)  # (B, d)
+        inputs = [flat, waves(flat, self.frequencies), waves(time[:, None], self.rates)]
+        inputs += given(condition, self.condition_dim, flat)
+        velocity: Tensor = self.head(self.trunk(torch.cat(inputs, 1)))
+        return velocity.view_as(x)
+
+
+class UNetDenoiser(nn.Module):
+    """The velocity of images, by a U-Net whose blocks see time and condition.
+
+    Args:
+        shape: of one image, `(C, H, W)`.
+        widths: channels at each size.
+        condition_dim: numbers in a condition; 0 for none.
+        embedding_dim: width of what the blocks see of time and condition.
+    """
+
+    rates: Tensor
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        widths: Sequence[int] = (32, 64),
+        condition_dim: int = 0,
+        embedding_dim: int = 128,
+    ) -> None:
+        super().__init__()
+        self.shape, self.condition_dim, self.embedding_dim = tuple(shape), int(condition_dim), int(embedding_dim)
+        self.register_buffer("rates", time_rates(), persistent=False)
+        inputs = 2 * len(self.rates) + self.condition_dim
+        self.embedding = MLP(inputs, (self.embedding_dim, self.embedding_dim), "silu")
+        self.unet = UNet(self.shape, widths=widths, condition_dim=self.embedding_dim)
+
+    @property
+    def spec(self) -> Spec:
+        """The name and arguments that rebuild this network."""
+        arguments = {
+            "shape": list(self.shape),
+            "widths": list(self.unet.widths),
+            "condition_dim": self.condition_dim,
+            "embedding_dim": self.embedding_dim,
+        }
+        return {"name": "unet_denoiser", "arguments": arguments}
+
+    def forward(self, x: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Velocities `(B, C, H, W)` for x, times `(B,)` from 0 to 1, conditions `(B, condition_dim)`."""
+        inputs = [waves(time[:, None], self.rates), *given(condition, self.condition_dim, x)]
+        velocity: Tensor = self.unet(x, self.embedding(torch.cat(inputs, 1)))
+        return velocity
+
+
+class DiffusionModel(nn.Module):
+    """A distribution over samples of one shape, given by a network that tells what is noise in them.
+
+    Args:
+        denoiser: `denoiser(x, time, condition)` gives the velocity, as `MLPDenoiser` does.
+        shape: of one sample.
+        noise_steps: T, how many steps lie between data and pure noise.
+        schedule: how noise grows, "linear" or "cosine".
+        clip: while sampling, cut predictions of x_0 to the range of the data. Right for data with hard limits, such as
+            actions and pixels, and for samples in few steps; it would cut the tails of points in the plane.
+    """
+
+    beta: Tensor
+    alpha_bar: Tensor
+    alpha_bar_before: Tensor
+    center: Tensor
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        shape: Sequence[int],
+        noise_steps: int = 1000,
+        schedule: Schedule = "cosine",
+        clip: bool = False,
+    ) -> None:
+        super().__init__()
+        self.denoiser, self.shape = denoiser, tuple(shape)
+        self.noise_steps, self.schedule, self.clip = int(noise_steps), schedule, bool(clip)
+        beta = betas(schedule, self.noise_steps)
+        kept = (1.0 - beta).cumprod(0)  # float64: late in the cosine schedule it is tiny
+        self.register_buffer("beta", beta, persistent=False)
+        self.register_buffer("alpha_bar", kept, persistent=False)
+        self.register_buffer("alpha_bar_before", torch.cat([kept.new_ones(1), kept[:-1]]), persistent=False)
+        for name, value in (("center", 0.0), ("scale", 1.0), ("low", -math.inf), ("high", math.inf)):
+            self.register_buffer(name, torch.full(self.shape, value))
+
+    @property
+    def spec(self) -> Spec:
+        """The name and arguments that rebuild this model."""
+        arguments: dict[str, Any] = {
+            "denoiser": self.denoiser.spec,
+            "shape": list(self.shape),
+            "noise_steps": self.noise_steps,
+            "schedule": self.schedule,
+            "clip": self.clip,
+        }
+        return {"name": "diffusion", "arguments": arguments}
+
+    @torch.no_grad()
+    def standardize(self, data: Tensor) -> None:
+        """Takes mean, deviation and range from data `(N, *shape)`; one deviation, so that shapes stay what they are."""
+        self.center.copy_(data.mean(0))
+        self.scale.copy_((data - data.mean(0)).square().mean().sqrt().clamp_min(1e-6).expand(self.shape))
+        self.low.copy_((data.amin(0) - self.center) / self.scale)
+        self.high.copy_((data.amax(0) - self.center) / self.scale)
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """The noise told in x `(B, *shape)`, standardized, at times `(B,)` int64."""
+        kept = self._at(self.alpha_bar, t)
+        noise: Tensor = kept.sqrt() * self.velocity(x, t, condition) + (1.0 - kept).sqrt() * x
+        return noise
+
+    def clean(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """The x_0 told in x; cut to the data's range if `clip`."""
+        kept = self._at(self.alpha_bar, t)
+        origin: Tensor = kept.sqrt() * x - (1.0 - kept).sqrt() * self.velocity(x, t, condition)
+        return torch.minimum(torch.maximum(origin, self.low), self.high) if self.clip else origin
+
+    def velocity(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """What the network gives."""
+        velocity: Tensor = self.denoiser(x, (t + 1.0) / self.noise_steps, condition)
+        return velocity
+
+    def noised(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise, for standardized x_0 `(B, *shape)` and times `(B,)`."""
+        kept = self._at(self.alpha_bar, t)
+        return kept.sqrt() * x + (1.0 - kept).sqrt() * noise
+
+    def posterior(self, origin: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean `(B, *shape)` and variance `(B, 1, ...)` of q(x_{t-1} | x_t, x_0); the small of the two usual ones."""
+        kept, before, beta = (self._at(values, t) for values in (self.alpha_bar, self.alpha_bar_before, self.beta))
+        mean = (before.sqrt() * beta * origin + (1.0 - beta).sqrt() * (1.0 - before) * x) / (1.0 - kept)
+        return mean, (1.0 - before) / (1.0 - kept) * beta
+
+    def _at(self, values: Tensor, t: Tensor) -> Tensor:
+        """The values at times `(B,)` as `(B, 1, ...)`, so that they multiply samples."""
+        return values[t].to(self.center.dtype).view(-1, *[1] * len(self.shape))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        condition: Tensor | None = None,
+        *,
+        steps: int | None = None,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """n samples `(n, *shape)`.
+
+        Args:
+            n: how many.
+            condition: `(n, condition_dim)`.
+            steps: None goes through all T steps at random (ancestral sampling); a number takes so many steps of the
+                deterministic sampler of DDIM (Song et al. 2021), which is fast, and the same for the same noise.
+            noise: `(n, *shape)`, what to start from.
+            generator: of the noise; by default torch's.
+
+        Raises:
+            ValueError: fewer than one step, or more than T.
+        """
+        if steps is not None and not 1 <= steps <= self.noise_steps:
+            raise ValueError(f"the sampler takes 1 to {self.noise_steps} steps, not {steps}")
+        like: dict[str, Any] = {"device": self.center.device, "dtype": self.center.dtype}
+        x = torch.randn(n, *self.shape, generator=generator, **like) if noise is None else noise
+        times = torch.linspace(self.noise_steps - 1, 0, steps or self.noise_steps).round().long().tolist()
+        for i, time in enumerate(times):
+            t = torch.full((n,), time, device=x.device)
+            origin = self.clean(x, t, condition)
+            if i == len(times) - 1:
+                x = origin
+            elif steps is None:
+                mean, variance = self.posterior(origin, x, t)
+                x = mean + variance.sqrt() * torch.randn(n, *self.shape, generator=generator, **like)
+            else:
+                kept = self._at(self.alpha_bar, t)
+                told = (x - kept.sqrt() * origin) / (1.0 - kept).sqrt()
+                x = self.noised(origin, torch.full_like(t, times[i + 1]), told)
+        return x * self.scale + self.center
