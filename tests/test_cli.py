@@ -200,7 +200,7 @@ def test_list(capsys):
     everything = output(capsys, "list")
     for name in (*RECIPES, "nature_cnn", "CartPole-v1", IDENTITY, "ALE/Pong-v5"):
         assert name in everything
-    assert output(capsys, "list", "learners").startswith("learners\n  dqn      deep Q-learning")
+    assert " ".join(output(capsys, "list", "learners").split()).startswith("learners dqn deep Q-learning")
     assert "CartPole" not in output(capsys, "list", "backbones")
     assert "Taxi-v3, Taxi-v4" not in output(capsys, "list", "envs")  # the newest only
     assert main(["list", "nothing"]) == 2
