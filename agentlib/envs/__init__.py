@@ -11,6 +11,7 @@
 | `agentlib/Corridor-v0` | `Discrete(11)` | a reward that is rare and far away |
 | `agentlib/Dials-v0` | `MultiDiscrete([7] * 12)` | six choices at once |
 | `agentlib/Detour-v0` | position, `(2,)` float32 | two right ways, whose mean is wrong; real-valued actions |
+| `agentlib/Dials-v0` | `MultiDiscrete([7] * 6)` | six choices at once |
 
 Scripted experts for these, CartPole and MountainCar are in `agentlib.envs.experts`.
 """
