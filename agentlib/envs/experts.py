@@ -1,7 +1,8 @@
 """Scripted experts: policies that need no training, as functions of one observation or of a batch of them.
 
 They are the teachers of imitation learning and the ceilings in comparisons. Returns over 1,000 episodes:
-CartPole-v1 500 +- 0, MountainCar-v0 -119.6 +- 3.7, `agentlib/Catch-v0` 10 +- 0, `agentlib/Identity-v0` 10 +- 0.
+CartPole-v1 500 +- 0, MountainCar-v0 -119.6 +- 3.7, `agentlib/Catch-v0` 10 +- 0, `agentlib/Tightrope-v0` 0 +- 0,
+`agentlib/Identity-v0` 10 +- 0.
 """
 
 import difflib
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentlib.envs.catch import BALL, CELLS, PADDLE, PIXELS, TRAIL
+from agentlib.envs.tightrope import CLIMB, quadrant
 
 Actions = NDArray[np.int64]
 Expert = Callable[[NDArray[Any]], Actions]
@@ -61,11 +63,17 @@ def catch_expert(observation: NDArray[Any]) -> Actions:
     return np.asarray(1 + (landing > paddle + 1) - (landing < paddle), np.int64)
 
 
+def tightrope_expert(observation: NDArray[Any]) -> Actions:
+    """The action of the cue's quadrant on the rope, and climbing (4) off it: `(*batch, 3)` to `(*batch)`."""
+    return np.where(observation[..., 2] > 0.5, CLIMB, quadrant(observation[..., :2])).astype(np.int64)
+
+
 _EXPERTS: dict[str, Expert] = {
     "CartPole-v0": cartpole_expert,
     "CartPole-v1": cartpole_expert,
     "MountainCar-v0": mountain_car_expert,
     "agentlib/Catch-v0": catch_expert,
+    "agentlib/Tightrope-v0": tightrope_expert,
     "agentlib/Identity-v0": identity_expert,
 }
 

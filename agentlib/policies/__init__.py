@@ -11,12 +11,14 @@ from agentlib.policies.exploration import EpsilonGreedy
 from agentlib.policies.fitting import policy_for
 from agentlib.policies.q_policy import QPolicy
 from agentlib.policies.remembering import MemoryActor
+from agentlib.policies.student import DisagreementGate, Student, UnsureGate
 
 __all__ = [
     "POLICIES",
     "BernoulliPolicy",
     "CategoricalPolicy",
     "DeterministicPolicy",
+    "DisagreementGate",
     "DiscretePolicy",
     "EnsemblePolicy",
     "EpsilonGreedy",
@@ -27,6 +29,8 @@ __all__ = [
     "Policy",
     "QPolicy",
     "StochasticPolicy",
+    "Student",
+    "UnsureGate",
     "policy_for",
 ]
 

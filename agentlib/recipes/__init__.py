@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from agentlib.backbones.names import close_matches as close_matches
-from agentlib.learners import DQNConfig
+from agentlib.learners import BCConfig, DAggerConfig, DQNConfig
+from agentlib.recipes.imitation import build_bc, build_dagger
 from agentlib.recipes.presets import preset_for, preset_steps
 from agentlib.recipes.problem import Job, Problem, Reference, Result
 from agentlib.recipes.q_learning import build_dqn
@@ -32,7 +33,7 @@ class Recipe:
     needs: tuple[str, ...]
     """Which of `env`, `data`, `demos` and `expert` it cannot do without."""
     takes: tuple[str, ...] = ()
-    """Which of them it can use besides."""
+    """Which of them it can use besides; and `steps`, where a run in an environment knows its end without."""
     steps: int | None = None
     """How long a run is if neither the caller nor a preset says; None where the caller must."""
 
@@ -55,6 +56,24 @@ RECIPES = {
             "dqn with all its options on (Hessel et al. 2018)",
             learns_from="an environment",
             needs=("env",),
+        ),
+        Recipe(
+            "bc",
+            BCConfig,
+            build_bc,
+            "behavioural cloning (Pomerleau 1991), copies demonstrations; any actions",
+            learns_from="demonstrations",
+            needs=("demos",),
+            takes=("env",),
+        ),
+        Recipe(
+            "dagger",
+            DAggerConfig,
+            build_dagger,
+            "DAgger (Ross et al. 2011), asks an expert about its own states; any actions",
+            learns_from="an expert, in an environment",
+            needs=("env", "expert"),
+            takes=("demos", "steps"),
         ),
     )
 }
