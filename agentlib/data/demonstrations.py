@@ -12,8 +12,9 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from agentlib.data.columns import Column
-from agentlib.data.replay_buffer import Episode, ReplayBuffer
+from agentlib.data.replay_buffer import ReplayBuffer
 from agentlib.data.spaces import leaf_shape, leaf_spaces, to_actions, to_batch, unflatten
+from agentlib.data.transition import Episode
 
 if TYPE_CHECKING:
     import minari

@@ -203,7 +203,7 @@ def expert_of(expert: Any, env_id: str | None) -> Any:
     if name == "scripted":
         return expert_for(env_id or "an environment without an id")
     if name.startswith("sb3:"):
-        return Agent.from_sb3(name.removeprefix("sb3:"))  # type: ignore[attr-defined]
+        return Agent.from_sb3(name.removeprefix("sb3:"))
     return Agent.load(name)
 
 
