@@ -18,7 +18,7 @@ from agentlib.data.demonstration_batches import Feed, Labelled
 from agentlib.data.demonstrations import Demonstrations
 from agentlib.data.recording import Recorder
 from agentlib.data.source import Source
-from agentlib.data.spaces import action_to_space
+from agentlib.data.spaces import action_from_space, action_to_space
 from agentlib.envs.vector import Environments
 
 Bools = NDArray[np.bool_]
@@ -33,7 +33,8 @@ class Proposal(Protocol):
 
 
 Student = Callable[[Any, Bools], Proposal]
-"""(batched observations, where an episode begins `(n,)`) -> a proposal; `agentlib.policies.Student` is one."""
+"""(batched observations, where an episode begins `(n,)`) -> a proposal. If it has a method `acted`, that is told which
+actions `(n, ...)`, from 0, were executed. `agentlib.policies.Student` is one."""
 Gate = Callable[[Any, Any], Bools]
 """(batched observations, the student's proposal) -> where to ask the expert `(n,)`."""
 
@@ -66,6 +67,7 @@ class Aggregate(Source):
         batch_size: steps, or chunks, per update.
         sequence_length: steps per chunk, for policies with a memory; None for single steps.
         from_start: share of the chunks that begin where their episode does.
+        with_actions: give the observations of chunks as `AfterAction`, for policies that read the last action.
         before_training: called between a round's episodes and its updates.
         seed: of environments, of beta's coin, and of the order of batches.
     """
@@ -89,6 +91,7 @@ class Aggregate(Source):
         batch_size: int = 32,
         sequence_length: int | None = None,
         from_start: float = 0.5,
+        with_actions: bool = False,
         before_training: Callable[[], None] | None = None,
         seed: int = 0,
     ) -> None:
@@ -104,7 +107,7 @@ class Aggregate(Source):
         self.gated_worlds = single_environments(environments) if getattr(gate, "looks_on", False) else []
         self.rounds, self.round_episodes, self.round_steps = rounds, round_episodes, round_steps
         self.total_steps, self.epochs, self.before_training = total_steps, epochs, before_training
-        self.feed = Feed(self.demonstrations, batch_size, sequence_length, from_start)
+        self.feed = Feed(self.demonstrations, batch_size, sequence_length, from_start, with_actions)
         self.round = 0
         """Rounds whose episodes are complete."""
         self.labels = 0
@@ -201,6 +204,8 @@ class Aggregate(Source):
             beta = float(at(self.beta, Clock(self.updates, self.steps, fraction)))
             acts = asked & (self.generator.random(len(asked)) < beta)
         action = np.where(acts.reshape(-1, *[1] * (label.ndim - 1)), label, proposed)
+        if hasattr(self.student, "acted"):
+            self.student.acted(action_from_space(self.demonstrations.action_space, action))
         valid = recorder.step(action, label, asked, acts)
         self.labels += int((asked & valid).sum())
         self.steps += int(valid.sum())

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agentlib.backbones.schedules import Clock
+from agentlib.backbones import AfterAction, Clock
 from agentlib.data.demonstrations import Demonstrations
 from agentlib.data.source import Source
 from agentlib.data.spaces import action_from_space, leaf_dtype, leaf_shape, leaf_spaces, unflatten
@@ -19,7 +20,7 @@ class Labelled(NamedTuple):
     """A batch of observations with the expert's actions; chunks of T steps have axes `(B, T)` in place of `(B,)`."""
 
     observation: Any
-    """`(B, *shape)` or `(B, T, *shape)` in each leaf."""
+    """`(B, *shape)` or `(B, T, *shape)` in each leaf; in an `AfterAction` for policies that read the last action."""
     action: Tensor
     """`(B, ...)` or `(B, T, ...)`: what the expert would do; indices from 0 for discrete actions."""
     weight: Tensor
@@ -42,9 +43,11 @@ class Feed(nn.Module):
         batch_size: steps, or chunks, per batch.
         sequence_length: steps per chunk; None for single steps.
         from_start: share of the chunks that begin where their episode does.
+        with_actions: give the observations of chunks as `AfterAction`, with what was done before each.
     """
 
     action: Tensor
+    previous_action: Tensor
     weight: Tensor
     episode_start: Tensor
 
@@ -54,10 +57,12 @@ class Feed(nn.Module):
         batch_size: int,
         sequence_length: int | None = None,
         from_start: float = 0.5,
+        with_actions: bool = False,
     ) -> None:
         super().__init__()
         self.demonstrations, self.batch_size = demonstrations, batch_size
         self.sequence_length, self.from_start = sequence_length, from_start
+        self.with_actions = with_actions and sequence_length is not None
         axes = (batch_size,) if sequence_length is None else (batch_size, sequence_length)
         layout = {
             f"leaf_{i}": (leaf_shape(leaf), leaf_dtype(leaf))
@@ -66,6 +71,7 @@ class Feed(nn.Module):
         self._leaves = list(layout)
         action = action_from_space(demonstrations.action_space, demonstrations.column("label")[:0])
         layout |= {"action": (action.shape[1:], action.dtype)}
+        layout |= {"previous_action": (action.shape[1:], action.dtype)} if self.with_actions else {}
         layout |= {"weight": ((), np.dtype(np.float32)), "episode_start": ((), np.dtype(np.bool_))}
         for name, (shape, dtype) in layout.items():
             self.register_buffer(name, torch.from_numpy(np.zeros((*axes, *shape), dtype)))
@@ -130,12 +136,19 @@ class Feed(nn.Module):
         t = np.minimum(t, length[:, None] - 1)
         step = self._first_step[episode][:, None] + t
         self._fill("weight", self.demonstrations.column("labelled")[step] & inside)
+        if self.with_actions:
+            space, done = self.demonstrations.action_space, self.demonstrations.column("action")
+            previous = action_from_space(space, done[np.maximum(step - 1, 0)])
+            previous[t == 0] = 0 if isinstance(space, spaces.Box) else -1  # none was taken yet
+            self._fill("previous_action", previous)
         return step, self._first_frame[episode][:, None] + t
 
     def batch(self, clock: Clock) -> Labelled:
         """The chosen batch."""
         leaves = [getattr(self, name) for name in self._leaves]
         observation = unflatten(self.demonstrations.observation_space, leaves)
+        if self.with_actions:
+            observation = AfterAction(observation, self.previous_action)
         return Labelled(observation, self.action, self.weight, self.episode_start, clock)
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -155,6 +168,7 @@ class DemonstrationBatches(Source):
         batch_size: steps, or chunks, per batch.
         sequence_length: steps per chunk, for policies with a memory; None for single steps.
         from_start: share of the chunks that begin where their episode does.
+        with_actions: give the observations of chunks as `AfterAction`, for policies that read the last action.
         seed: of the order.
 
     Raises:
@@ -168,12 +182,13 @@ class DemonstrationBatches(Source):
         *,
         sequence_length: int | None = None,
         from_start: float = 0.5,
+        with_actions: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(seed)
         if not demonstrations.labels:
             raise ValueError("there are no labelled steps to learn from")
-        self.feed = Feed(demonstrations, batch_size, sequence_length, from_start)
+        self.feed = Feed(demonstrations, batch_size, sequence_length, from_start, with_actions)
 
     def updates_for(self, epochs: float) -> int:
         """How many updates go so often through the labelled steps, rounded up."""

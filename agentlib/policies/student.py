@@ -11,10 +11,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agentlib.data.spaces import flatten, unflatten
 from agentlib.policies.acting import in_eval_mode, to_tensors
 from agentlib.policies.discrete import DiscretePolicy
 from agentlib.policies.ensemble import EnsemblePolicy
+from agentlib.training.trees import mapped
 
 Bools = NDArray[np.bool_]
 
@@ -48,7 +48,7 @@ class Student:
         with in_eval_mode(self.policy):
             tensors = to_tensors(self.space, observation, device)
             if self.is_sequence:
-                tensors = unflatten(self.space, [leaf[:, None] for leaf in flatten(self.space, tensors)])  # (n, 1, ...)
+                tensors = mapped(tensors, lambda leaf: leaf[:, None])  # (n, 1, ...)
                 if self.state is None:
                     self.state = self.policy.initial_state(len(episode_start))  # type: ignore[operator]
                 start = torch.from_numpy(episode_start).to(device)[:, None]
@@ -58,6 +58,13 @@ class Student:
                 output, _ = self.policy(tensors)
             action: Tensor = self.policy.choose(output)  # type: ignore[operator]
         return Proposed(action.cpu().numpy(), output)
+
+    def acted(self, action: NDArray[Any]) -> None:
+        """These actions `(n, ...)`, from 0, are taken, whatever was proposed; for memories that read them."""
+        noting: Any = self.policy if hasattr(self.policy, "acted") else getattr(self.policy, "backbone", None)
+        if self.is_sequence and hasattr(noting, "acted"):
+            device = next(self.policy.parameters()).device
+            self.state = noting.acted(self.state, torch.as_tensor(action, device=device))
 
 
 class UnsureGate:

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from torch import nn
 
 from agentlib.agent import Agent
-from agentlib.backbones import RunningNorm, adam
+from agentlib.backbones import AfterAction, RunningNorm, adam
 from agentlib.data import Aggregate, Demonstration, DemonstrationBatches, Demonstrations, Episode
 from agentlib.data.asking import TakeoverGate, taken
 from agentlib.data.collection import WINDOW
@@ -62,6 +62,7 @@ def build_bc(
         config.batch_size,
         sequence_length=config.sequence_length,
         from_start=config.from_start,
+        with_actions=reads_actions(policy),
         seed=seed,
     ).to(next(policy.parameters()).device)
     updates = source.updates_for(config.epochs) if problem.steps is None else problem.steps
@@ -128,6 +129,7 @@ def build_dagger(
             batch_size=config.batch_size,
             sequence_length=config.sequence_length,
             from_start=config.from_start,
+            with_actions=reads_actions(policy),
             seed=seed,
         ).to(next(policy.parameters()).device)
     except BaseException:
@@ -240,13 +242,23 @@ def _in_order(policy: nn.Module, demonstrations: Demonstrations) -> Iterator[Lab
         observed = taken(demonstrations.observation_space, episode.observations, slice(length))
         action = action_from_space(demonstrations.action_space, episode.labels)
         start = np.arange(length) == 0
+        observation: Any = to_tensors(demonstrations.observation_space, observed, device)
+        if memory and reads_actions(policy):
+            done = action_from_space(demonstrations.action_space, episode.actions)
+            none = np.full_like(done[:1], 0 if isinstance(demonstrations.action_space, spaces.Box) else -1)
+            observation = AfterAction(observation, torch.from_numpy(np.concatenate([none, done[:-1]])).to(device))
         batch = Labelled(
-            to_tensors(demonstrations.observation_space, observed, device),
+            observation,
             torch.from_numpy(action).to(device),
             torch.from_numpy(episode.labelled.astype(np.float32)).to(device),
             torch.from_numpy(start).to(device),
         )
         yield mapped(batch, lambda tensor: tensor[None]) if memory else batch
+
+
+def reads_actions(policy: nn.Module) -> bool:
+    """Whether a policy's memory reads which action was taken last."""
+    return any(getattr(module, "previous_action", None) is not None for module in policy.modules())
 
 
 def observe_all(policy: Any, demonstrations: Demonstrations, first: int = 0) -> None:

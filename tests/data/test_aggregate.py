@@ -296,14 +296,7 @@ class Dagger(BC):
         with fresh_weights(seed):
             policy = CategoricalPolicy(MLP(3, (16,)), 5)
         student = Student(policy, env.observation_space)
-        settings: dict[str, Any] = {
-            "beta": 0.5,
-            "round_steps": 40,
-            "round_episodes": 1,
-            "epochs": 1,
-            "batch_size": 16,
-            "seed": seed,
-        }
+        settings: dict[str, Any] = {"round_steps": 40, "round_episodes": 1, "epochs": 1, "batch_size": 16}
         return cls(policy, adam(1e-3)), Aggregate(env, student, tightrope_expert, beta=0.5, seed=seed, **settings)
 
 
