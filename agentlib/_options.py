@@ -73,10 +73,10 @@ class Train(Learn):
 
     data: Annotated[str | None, _flag("NAME|PATH")] = None
     """The data to learn from; `agentlib list data` names those that come along."""
-    demos: Annotated[str | None, _flag("PATH|ID")] = None
-    """The demonstrations to learn from."""
-    expert: Annotated[str | None, _flag("NAME|FILE")] = None
-    """The expert to ask."""
+    demos: Annotated[str | None, _flag("FILE|minari:ID")] = None
+    """The demonstrations to learn from: a file that `agentlib record` wrote, or a Minari dataset on this machine."""
+    expert: Annotated[str | None, _flag("scripted|me|FILE|sb3:ZIP")] = None
+    """The expert to ask: the environment's scripted one, yourself at this terminal, an agent, or SB3's model."""
     n_envs: int = 1
     """Environments stepped side by side."""
     seed: int = 0
@@ -137,20 +137,30 @@ class Compare(Learn):
 
 @dataclass(frozen=True, kw_only=True)
 class Record(Options):
-    """Film episodes of an agent, as .gif or .mp4."""
+    """Record episodes: as a film (.gif, .mp4), or as demonstrations to learn from (.safetensors, minari:ID)."""
 
-    file: File
-    """The agent, such as runs/dqn-CartPole-v1-1/agent.safetensors."""
+    file: Annotated[
+        tyro.conf.Positional[str | None], tyro.conf.arg(metavar="FILE|scripted|sb3:ZIP", help_behavior_hint="")
+    ] = None
+    """Who acts: an agent, such as runs/dqn-CartPole-v1-1/agent.safetensors, or the environment's scripted expert."""
+    play: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Play yourself, turn by turn at this terminal; what you played is kept when you stop."""
+    window: tyro.conf.FlagCreatePairsOff[bool] = False
+    """With --play: play in a window, which does not wait for you."""
+    keys: Annotated[tuple[str, ...], _flag("KEY=ACTION ...")] = ()
+    """With --play: what keys do, such as a=0 d=1; by default as the environment says, or digits."""
     env: Annotated[str, tyro.conf.arg(metavar="ID")]
     """The environment's id."""
     env_kwargs: EnvKwargs = ()
     """Arguments of the environment, such as is_slippery=False."""
     episodes: int = 1
-    """How many; they are those of `agentlib evaluate` with the same seed."""
+    """How many; of a film, they are those of `agentlib evaluate` with the same seed."""
     seed: int = 0
     """Of the episodes."""
-    out: Annotated[Path | None, _flag("FILE")] = None
-    """The film, .gif or .mp4; by default beside the agent, with its name, as .gif."""
+    noise: float = 0.0
+    """Of demonstrations: share of random actions in place of the actor's, while the labels stay the actor's."""
+    out: Annotated[str | None, _flag("FILE")] = None
+    """Where to; by default beside the agent, with its name, as .gif, and demos.safetensors for what you played."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,8 +263,9 @@ def with_hyperparameters(kind: type[Learn], choice: Choice, prog: str, rest: lis
     default = extended(hyperparameter=choice.base, **run)
     registry = _with_schedules()
     options = tyro.cli(extended, prog=prog, description=description, args=rest, default=default, registry=registry)
-    needs = (*choice.recipe.needs, *(["steps"] if "env" in choice.recipe.needs and choice.recipe.steps is None else []))
-    for name in needs:
+    recipe = choice.recipe
+    endless = "env" in recipe.needs and recipe.steps is None and "steps" not in recipe.takes
+    for name in (*recipe.needs, *(["steps"] if endless else [])):
         if getattr(options, name) is None:
             metavar, example = NEEDED[name]
             raise UsageError(f"{prog} needs --{name} {metavar}, such as --{name} {example}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -220,7 +220,7 @@ class _Training:
         next_eval = int(source.clock.steps) + (self.eval_every or 0)
         self.log.begin(int(source.clock.steps))
         try:
-            for clock, update in run(learner, source, self.job.updates - source.updates, compile=self.compile):
+            for clock, update in self._updates():
                 steps = int(clock.steps)
                 if steps >= next_log:
                     next_log = steps + self.log_every
@@ -241,6 +241,18 @@ class _Training:
             raise
         finally:
             self.log.close()
+
+    def _updates(self) -> Iterator[tuple[Clock, Update]]:
+        """All updates of the job that are still to do."""
+        learner, source, finished = self.job.learner, self.job.source, self.job.finished
+        if finished is None:
+            yield from run(learner, source, self.job.updates - source.updates, compile=self.compile)
+            return
+        while not finished():
+            for pair in run(learner, source, max(self.job.updates - source.updates, 1000), compile=self.compile):
+                yield pair
+                if finished():
+                    break
 
     def _report(self, clock: Clock, update: Update, evaluate_now: bool) -> bool | None:
         metrics = {f"train/{name}": float(value) for name, value in update.metrics.items()}

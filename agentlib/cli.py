@@ -215,20 +215,9 @@ def _compare(options: Any, choice: Choice) -> int:
 
 
 def _record(options: Record) -> int:
-    from agentlib.evaluation.video import record
+    from agentlib._recording import record
 
-    out = options.out or options.file.with_suffix(".gif")
-    agent = agentlib.Agent.load(options.file)
-    result = record(
-        agent,
-        options.env,
-        out,
-        env_kwargs=keywords(options.env_kwargs),
-        episodes=options.episodes,
-        seed=options.seed,
-    )
-    episodes, steps = _count(options.episodes, "episode"), _count(int(result.lengths.sum()), "step")
-    print(f"{out}: {episodes}, {steps}, mean return {result.mean:.4g}")
+    print(record(options))
     return 0
 
 

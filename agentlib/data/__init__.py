@@ -1,12 +1,17 @@
 """Where batches come from."""
 
+from agentlib.data.aggregate import Aggregate
+from agentlib.data.asking import Expert, ExpertLeft, Onlooker
 from agentlib.data.batches import Batches, Examples
 from agentlib.data.datasets import DATASETS, Dataset, Splits, split
+from agentlib.data.demonstration_batches import DemonstrationBatches, Labelled
+from agentlib.data.demonstrations import Demonstration, Demonstrations
 from agentlib.data.episodes import TASKS, Episodes, Pairs, Pools, Sinusoids, Tasks, split_classes
 from agentlib.data.files import from_arrays, load_csv, load_images, load_npz
 from agentlib.data.glyphs import draw_glyphs
 from agentlib.data.hugging_face import from_hugging_face
 from agentlib.data.loading import dataset, load, parts
+from agentlib.data.recording import record_episodes
 from agentlib.data.replay import Replay
 from agentlib.data.replay_buffer import ReplayBuffer
 from agentlib.data.sequence_buffer import SequenceBuffer, Sequences
@@ -20,11 +25,19 @@ DATASETS |= TOYS
 __all__ = [
     "DATASETS",
     "TASKS",
+    "Aggregate",
     "Batches",
     "Dataset",
+    "Demonstration",
+    "DemonstrationBatches",
+    "Demonstrations",
     "Episode",
     "Episodes",
     "Examples",
+    "Expert",
+    "ExpertLeft",
+    "Labelled",
+    "Onlooker",
     "Pairs",
     "Pools",
     "Replay",
@@ -45,6 +58,7 @@ __all__ = [
     "load_images",
     "load_npz",
     "parts",
+    "record_episodes",
     "split",
     "split_classes",
 ]

@@ -183,6 +183,41 @@ def _fits_tuple(space: spaces.Space[Any], value: tuple[Any, ...]) -> bool:
     return isinstance(second := space.spaces[1], spaces.Dict) and second.spaces.keys() == value[1].keys()
 
 
+def to_actions(space: spaces.Space[Any], value: Any) -> NDArray[Any]:
+    """A batch of actions `(n, *shape)` as an array of the space's dtype; each is one that the space contains.
+
+    Raises:
+        TypeError: a space of several parts, or actions of another kind.
+        ValueError: a shape that does not fit, or an action outside the space; the message has its index.
+    """
+    leaf = leaf_spaces(space)[0]
+    if leaf is not space:
+        raise TypeError(f"actions of several parts are not supported: flatten {space} first")
+    array, shape = np.asarray(value), leaf_shape(leaf)
+    if array.dtype == object or not np.can_cast(array.dtype, np.dtype(leaf.dtype), "same_kind"):
+        raise TypeError(f"actions of dtype {array.dtype} do not fit {leaf}")
+    if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
+        wanted = "".join(f", {size}" for size in shape) or ","
+        raise ValueError(f"actions of shape {array.shape} do not fit {leaf}: a batch of n has the shape (n{wanted})")
+    low, high = action_bounds(leaf)
+    if array.dtype.kind == "f":  # first: rounding may carry a number over the bound
+        array = array.astype(leaf.dtype)
+    inside = ((array >= low) & (array <= high)).all(tuple(range(1, array.ndim)))  # (n,), false for NaN
+    if not inside.all():
+        index = int(inside.argmin())
+        raise ValueError(f"action {array[index]}, at index {index}, is not in {leaf}")
+    return array.astype(leaf.dtype, copy=False)
+
+
+def action_bounds(space: Leaf) -> tuple[Any, Any]:
+    """The least and the greatest action, inclusive."""
+    if isinstance(space, spaces.Box):
+        return space.low, space.high
+    if isinstance(space, spaces.MultiBinary):
+        return 0, 1
+    return space.start, space.start + (space.n if isinstance(space, spaces.Discrete) else space.nvec) - 1
+
+
 def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
     """A JSON-able description of a space.
 

@@ -9,9 +9,9 @@
 | `agentlib/CartPoleNoVel-v0` | position and angle, `(2,)` float32 | needs memory |
 | `agentlib/Catch-v0` | grey frame, `(36, 36)` uint8 | learning from pixels on one core |
 | `agentlib/Corridor-v0` | `Discrete(11)` | a reward that is rare and far away |
-| `agentlib/Dials-v0` | `MultiDiscrete([7] * 12)` | six choices at once |
+| `agentlib/Dials-v0` | `MultiDiscrete([7] * 12)` | twelve choices at once |
 | `agentlib/Detour-v0` | position, `(2,)` float32 | two right ways, whose mean is wrong; real-valued actions |
-| `agentlib/Dials-v0` | `MultiDiscrete([7] * 6)` | six choices at once |
+| `agentlib/Chain-v0` | cue, and whether off the rope, `(3,)` float32 | what a mistake costs an imitator |
 
 Scripted experts for these, CartPole and MountainCar are in `agentlib.envs.experts`.
 """
@@ -19,7 +19,7 @@ Scripted experts for these, CartPole and MountainCar are in `agentlib.envs.exper
 from gymnasium.envs.registration import register, registry
 
 
-def _register(env_id: str, entry_point: str, *, max_episode_steps: int, reward_threshold: float) -> None:
+def _register(env_id: str, entry_point: str, *, max_episode_steps: int | None, reward_threshold: float) -> None:
     # A second import (importlib.reload, a fork of the registry) must not make Gymnasium warn about an overridden id.
     if env_id not in registry:
         register(
@@ -41,3 +41,5 @@ _register("agentlib/Corridor-v0", "agentlib.envs.corridor:Corridor", max_episode
 _register("agentlib/Dials-v0", "agentlib.envs.dials:Dials", max_episode_steps=20, reward_threshold=19.0)
 _register("agentlib/Catch-v0", "agentlib.envs.catch:Catch", max_episode_steps=100, reward_threshold=9.0)
 _register("agentlib/Detour-v0", "agentlib.envs.detour:Detour", max_episode_steps=30, reward_threshold=0.95)
+# Its episodes end by themselves, after as many steps as its argument `horizon` says.
+_register("agentlib/Chain-v0", "agentlib.envs.chain:Chain", max_episode_steps=None, reward_threshold=-1.0)

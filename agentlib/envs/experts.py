@@ -1,8 +1,8 @@
 """Scripted experts: policies that need no training, as functions of one observation or of a batch of them.
 
 They are the teachers of imitation learning and the ceilings in comparisons. Returns over 1,000 episodes:
-CartPole-v1 500 +- 0, MountainCar-v0 -119.6 +- 3.7, `agentlib/Catch-v0` 10 +- 0, `agentlib/Identity-v0` 10 +- 0,
-`agentlib/Detour-v0` 1 +- 0.
+CartPole-v1 500 +- 0, MountainCar-v0 -119.6 +- 3.7, `agentlib/Catch-v0` 10 +- 0, `agentlib/Chain-v0` 0 +- 0,
+`agentlib/Detour-v0` 1 +- 0, `agentlib/Identity-v0` 10 +- 0.
 """
 
 import difflib
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentlib.envs.catch import BALL, CELLS, PADDLE, PIXELS, TRAIL
+from agentlib.envs.chain import CLIMB, quadrant
 from agentlib.envs.detour import DECISION_Y, GOAL, JITTER, STEP, WALL_Y
 
 Actions = NDArray[np.int64]
@@ -81,12 +82,18 @@ def detour_expert(observation: NDArray[Any]) -> NDArray[np.float32]:
     return np.where(behind[..., None], home, passing).astype(np.float32)
 
 
+def chain_expert(observation: NDArray[Any]) -> Actions:
+    """The action of the cue's quadrant on the rope, and climbing (4) off it: `(*batch, 3)` to `(*batch)`."""
+    return np.where(observation[..., 2] > 0.5, CLIMB, quadrant(observation[..., :2])).astype(np.int64)
+
+
 _EXPERTS: dict[str, Expert] = {
     "CartPole-v0": cartpole_expert,
     "CartPole-v1": cartpole_expert,
     "MountainCar-v0": mountain_car_expert,
     "agentlib/Catch-v0": catch_expert,
     "agentlib/Detour-v0": detour_expert,
+    "agentlib/Chain-v0": chain_expert,
     "agentlib/Identity-v0": identity_expert,
 }
 

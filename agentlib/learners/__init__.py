@@ -10,6 +10,7 @@ from agentlib.learners.generative import (
     VAEConfig,
     WGANConfig,
 )
+from agentlib.learners.imitation import BC, BCConfig, DAggerConfig
 from agentlib.learners.meta import MAML, MAMLConfig, Prototypical, PrototypicalConfig
 from agentlib.learners.q_learning import DQN, DQNConfig, RecurrentDQN, RecurrentDQNConfig
 from agentlib.learners.robustness import AdversarialTraining, AdversarialTrainingConfig
@@ -18,6 +19,7 @@ from agentlib.learners.supervised import Classifier, ClassifierConfig, Regressor
 from agentlib.training import Learner, Update, run
 
 __all__ = [
+    "BC",
     "DQN",
     "GAN",
     "MAML",
@@ -25,8 +27,10 @@ __all__ = [
     "WGAN",
     "AdversarialTraining",
     "AdversarialTrainingConfig",
+    "BCConfig",
     "Classifier",
     "ClassifierConfig",
+    "DAggerConfig",
     "DQNConfig",
     "Diffusion",
     "DiffusionConfig",

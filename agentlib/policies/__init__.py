@@ -13,6 +13,7 @@ from agentlib.policies.fitting import policy_for
 from agentlib.policies.predictor import Predictor
 from agentlib.policies.q_policy import QPolicy
 from agentlib.policies.remembering import MemoryActor
+from agentlib.policies.student import DisagreementGate, Student, UnsureGate
 
 __all__ = [
     "POLICIES",
@@ -20,6 +21,7 @@ __all__ = [
     "CategoricalPolicy",
     "DeterministicPolicy",
     "DiffusionPolicy",
+    "DisagreementGate",
     "DiscretePolicy",
     "EnsemblePolicy",
     "EpsilonGreedy",
@@ -31,6 +33,8 @@ __all__ = [
     "Predictor",
     "QPolicy",
     "StochasticPolicy",
+    "Student",
+    "UnsureGate",
     "policy_for",
 ]
 

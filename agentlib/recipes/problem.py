@@ -69,11 +69,13 @@ class Job:
     learner: Learner
     source: Source
     updates: int
-    """Updates in the whole run."""
+    """Updates in the whole run; a guess, where `finished` says when it is over."""
     steps: int
     """Steps in the whole run, on the source's clock."""
     product: Callable[[], Agent | nn.Module]
     """The agent as it is now, or the trained network where no agent comes out; it shares the learner's weights."""
+    finished: Callable[[], bool] | None = None
+    """For runs whose length shows only as they go: whether all is done."""
     measures: Callable[[], dict[str, float]] = dict
     """What there is to log besides the learner's metrics, under SB3's names; cheap."""
     evaluate: Callable[[], dict[str, float]] | None = None

@@ -12,11 +12,13 @@ from gymnasium.wrappers import FrameStackObservation
 
 import agentlib.envs
 from agentlib.envs.catch import BALL, PADDLE, TRAIL
+from agentlib.envs.chain import CLIMB, Chain
 from agentlib.envs.corridor import Corridor
 from agentlib.envs.experts import Expert, catch_expert, expert_for
 from agentlib.envs.identity import Identity
 
 NAMES = ["Identity", "CartPoleNoVel", "Catch", "Corridor", "Dials"]
+NAMES = ["Identity", "CartPoleNoVel", "Catch", "Chain", "Dials", "Chain"]
 IDS = [f"agentlib/{name}-v0" for name in NAMES]
 
 
@@ -73,6 +75,7 @@ def test_registration_is_repeatable_and_imports_nothing():
         ("MountainCar-v0", 100, -121.2, -118.0),  # -119.6 +- 3.7 per episode: over four standard errors
         ("agentlib/Catch-v0", 100, 10, 10),
         ("agentlib/Identity-v0", 20, 10, 10),
+        ("agentlib/Chain-v0", 20, 0, 0),
     ],
 )
 def test_experts_reach_their_numbers(env_id, episodes, low, high):
@@ -80,7 +83,10 @@ def test_experts_reach_their_numbers(env_id, episodes, low, high):
     assert low <= np.mean(found) <= high
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "MountainCar-v0", "agentlib/Catch-v0", "agentlib/Identity-v0"])
+TAUGHT = [*(f"agentlib/{name}-v0" for name in ("Identity", "Catch", "Chain")), "CartPole-v1", "MountainCar-v0"]
+
+
+@pytest.mark.parametrize("env_id", TAUGHT)
 def test_expert_on_a_batch_equals_expert_on_each(env_id):
     expert = expert_for(env_id)
     env = gymnasium.make(env_id)
@@ -190,3 +196,39 @@ def test_dials_reward_what_was_wanted():
     assert env.step((wanted + np.array([0, 1, 2, 0, 0, 6])) % 7)[1] == pytest.approx(3 / 6)
     with pytest.raises(ValueError, match="digits=1"):
         gymnasium.make("agentlib/Dials-v0", digits=1)
+
+
+@pytest.mark.parametrize("knows_how_to_climb", [True, False])
+def test_chain_costs_what_the_formula_says(knows_how_to_climb):
+    """A share eps of the cues is mistaken: eps T with climbing, sum 1 - (1 - eps)^t without it."""
+    eps, horizon, episodes, rng = 0.02, 30, 2000, np.random.default_rng(0)
+
+    def policy(observation):
+        if observation[2] > 0.5:
+            return np.int64(CLIMB if knows_how_to_climb else 0)
+        right = int(expert_for("agentlib/Chain-v0")(observation))
+        return np.int64((right + (rng.random() < eps)) % 4)
+
+    cost = -np.array(returns(gymnasium.make("agentlib/Chain-v0", horizon=horizon), policy, episodes))
+    # With climbing a mistake is only possible on the rope, where the share p of the steps begins: p = 1 - eps p.
+    on_rope = [1.0]
+    for _ in range(horizon - 1):
+        on_rope.append(1 - eps * on_rope[-1])
+    t = np.arange(1, horizon + 1)
+    expected = eps * sum(on_rope) if knows_how_to_climb else (1 - (1 - eps) ** t).sum()
+    assert abs(cost.mean() - expected) < 4 * cost.std() / episodes**0.5
+    if knows_how_to_climb:
+        assert expected == pytest.approx(eps * horizon, rel=0.03)
+
+
+def test_chain_is_cut_off_at_its_horizon_and_says_where_it_is():
+    env = gymnasium.make("agentlib/Chain-v0", horizon=3, render_mode="ansi")
+    observation, _ = env.reset(seed=0)
+    assert "on the rope" in str(env.render())
+    for step in range(1, 4):
+        wrong = (int(expert_for("agentlib/Chain-v0")(observation)) + 1) % 5
+        observation, reward, terminated, truncated, _ = env.step(np.int64(wrong))
+        assert (observation[2], reward, terminated, truncated) == (1.0, -1.0, False, step == 3)
+    assert "off the rope" in str(env.render())
+    with pytest.raises(ValueError, match="0"):
+        Chain(horizon=0)

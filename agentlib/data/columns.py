@@ -1,0 +1,39 @@
+"""Arrays that grow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+class Column:
+    """An array that grows at its end: a row is copied a bounded number of times, however many follow."""
+
+    def __init__(self, rows: NDArray[Any]) -> None:
+        self._array, self.size = rows, len(rows)
+        self.copied = 0
+        """Rows that were moved so far because the array had to grow."""
+
+    @property
+    def rows(self) -> NDArray[Any]:
+        """What is there; a view."""
+        return self._array[: self.size]
+
+    def reserve(self, size: int) -> None:
+        """Makes room for `size` rows in all."""
+        if size > len(self._array):
+            grown = np.empty((size, *self._array.shape[1:]), self._array.dtype)
+            grown[: self.size] = self.rows
+            self.copied += self.size
+            self._array = grown
+
+    def extend(self, rows: ArrayLike) -> None:
+        """Adds rows `(n, ...)`."""
+        array = np.asarray(rows)
+        end = self.size + len(array)
+        if end > len(self._array):
+            self.reserve(max(end, 2 * len(self._array)))
+        self._array[self.size : end] = array
+        self.size = end

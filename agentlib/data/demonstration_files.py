@@ -1,0 +1,77 @@
+"""Demonstrations on disk: one safetensors file whose metadata is JSON. Nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from agentlib.backbones.files import replacing
+from agentlib.data.demonstrations import Demonstrations
+from agentlib.data.spaces import space_from_json, space_to_json, to_actions
+
+FILE_KIND, FILE_VERSION = "agentlib demonstrations", 1
+
+
+def save_demonstrations(demonstrations: Demonstrations, path: str | Path) -> Path:
+    """Writes the file, whole or not at all; returns its path (suffix .safetensors)."""
+    path = Path(path)
+    path = path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
+    description = {
+        "file": FILE_KIND,
+        "version": FILE_VERSION,
+        "observation_space": space_to_json(demonstrations.observation_space),
+        "action_space": space_to_json(demonstrations.action_space),
+        "env": demonstrations.env_id,
+    }
+    with replacing(path) as temporary:
+        save_file(demonstrations.state(), temporary, {"agentlib": json.dumps(description, allow_nan=False)})
+    return path
+
+
+def load_demonstrations(path: str | Path) -> Demonstrations:
+    """The demonstrations in a file that `save_demonstrations` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, holds no demonstrations, or is of a newer version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file with demonstrations at {path}")
+    try:
+        with safe_open(path, "np") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is cut off, or no safetensors file at all: {error}") from None
+    description = _description(path, metadata)
+    try:
+        made = Demonstrations(
+            space_from_json(description["observation_space"]),
+            space_from_json(description["action_space"]),
+            env_id=description["env"],
+        )
+        made.load_state(tensors)
+        for name in ("action", "label"):
+            to_actions(made.action_space, made.column(name))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    return made
+
+
+def _description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        description = json.loads(metadata["agentlib"])
+        kind, version = description["file"], int(description["version"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} holds no demonstrations: it does not say that agentlib wrote it") from None
+    if kind != FILE_KIND:
+        raise ValueError(f"{path} holds no demonstrations but {kind!r}")
+    if version > FILE_VERSION:
+        raise ValueError(f"{path} has version {version}, this agentlib reads up to {FILE_VERSION}: update agentlib")
+    return dict(description)

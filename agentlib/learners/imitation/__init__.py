@@ -1,0 +1,6 @@
+"""Learning from an expert: from its demonstrations, and from its answers."""
+
+from agentlib.learners.imitation.bc import BC, BCConfig
+from agentlib.learners.imitation.dagger import DAggerConfig
+
+__all__ = ["BC", "BCConfig", "DAggerConfig"]

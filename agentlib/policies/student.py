@@ -1,0 +1,115 @@
+"""A policy that acts while it is taught, and gates that tell when it should ask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from agentlib.policies.acting import in_eval_mode, to_tensors
+from agentlib.policies.discrete import DiscretePolicy
+from agentlib.policies.ensemble import EnsemblePolicy
+from agentlib.training.trees import mapped
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """What a student would do, and the policy's output that says so."""
+
+    action: NDArray[Any]
+    """`(n, ...)`: indices from 0 for discrete actions."""
+    output: Tensor
+    """`(n, ...)`"""
+
+
+class Student:
+    """The best actions of a policy for batches of observations, always by its present weights, with its memory.
+
+    Args:
+        policy: any of `agentlib.policies`.
+        observation_space: of one environment.
+    """
+
+    def __init__(self, policy: nn.Module, observation_space: spaces.Space[Any]) -> None:
+        self.policy, self.space = policy, observation_space
+        self.is_sequence = bool(getattr(policy, "is_sequence", False))
+        self.state: Any = None
+
+    def __call__(self, observation: Any, episode_start: Bools) -> Proposed:
+        """A proposal for each of n environments; a memory starts anew where `episode_start (n,)` is true."""
+        device = next(self.policy.parameters()).device
+        with in_eval_mode(self.policy):
+            tensors = to_tensors(self.space, observation, device)
+            if self.is_sequence:
+                tensors = mapped(tensors, lambda leaf: leaf[:, None])  # (n, 1, ...)
+                if self.state is None:
+                    self.state = self.policy.initial_state(len(episode_start))  # type: ignore[operator]
+                start = torch.from_numpy(episode_start).to(device)[:, None]
+                output, self.state = self.policy(tensors, self.state, start)
+                output = output[:, 0]
+            else:
+                output, _ = self.policy(tensors)
+            action: Tensor = self.policy.choose(output)  # type: ignore[operator]
+        return Proposed(action.cpu().numpy(), output)
+
+    def acted(self, action: NDArray[Any]) -> None:
+        """These actions `(n, ...)`, from 0, are taken, whatever was proposed; for memories that read them."""
+        noting: Any = self.policy if hasattr(self.policy, "acted") else getattr(self.policy, "backbone", None)
+        if self.is_sequence and hasattr(noting, "acted"):
+            device = next(self.policy.parameters()).device
+            self.state = noting.acted(self.state, torch.as_tensor(action, device=device))
+
+
+class UnsureGate:
+    """Asks where the probability of the action that the policy would choose is below a threshold.
+
+    Args:
+        policy: with discrete choices, or an ensemble of such; several choices count as one, all right or not.
+        threshold: between 0 and 1.
+        temperature: the logits are divided by it; above 1 for a policy that is surer than it is right.
+
+    Raises:
+        ValueError: a policy without probabilities.
+    """
+
+    def __init__(self, policy: nn.Module, threshold: float = 0.9, temperature: float = 1.0) -> None:
+        member = policy.members[0] if isinstance(policy, EnsemblePolicy) else policy
+        if not isinstance(member, DiscretePolicy):
+            raise ValueError(
+                f"{type(member).__name__} has no probabilities to be unsure of: use an ensemble and its disagreement"
+            )
+        self.policy, self.threshold, self.temperature = policy, threshold, temperature
+
+    def __call__(self, observation: Any, proposed: Proposed) -> Bools:
+        """Where to ask, `(n,)`."""
+        output = proposed.output / self.temperature
+        log_prob = self.policy.log_prob(output, self.policy.choose(output))  # type: ignore[operator]
+        return (log_prob.exp() < self.threshold).cpu().numpy()  # type: ignore[no-any-return]
+
+
+class DisagreementGate:
+    """Asks where the members of an ensemble are further apart than a threshold.
+
+    Args:
+        policy: an ensemble.
+        threshold: of `EnsemblePolicy.disagreement`, between 0 and 1.
+
+    Raises:
+        ValueError: a policy that is no ensemble of several.
+    """
+
+    def __init__(self, policy: nn.Module, threshold: float = 0.1) -> None:
+        if not isinstance(policy, EnsemblePolicy) or len(policy.members) < 2:
+            raise ValueError("disagreement needs an ensemble: set ensemble=5, for example")
+        self.policy, self.threshold = policy, threshold
+
+    def __call__(self, observation: Any, proposed: Proposed) -> Bools:
+        """Where to ask, `(n,)`."""
+        return (self.policy.disagreement(proposed.output) > self.threshold).cpu().numpy()
