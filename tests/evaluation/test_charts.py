@@ -1,5 +1,7 @@
 """Pictures show what they were given."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -9,7 +11,8 @@ from agentlib.evaluation import charts
 def test_bars():
     figure = charts.bars({"first_name": 0.25, "second": 0.75}, "title", "accuracy", ["second"])
     (axes,) = figure.axes
-    assert [bar.get_width() for bar in axes.patches] == [0.25, 0.75]
+    drawn: Any = axes.patches
+    assert [bar.get_width() for bar in drawn] == [0.25, 0.75]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["first name", "second"]
     assert axes.patches[0].get_facecolor() != axes.patches[1].get_facecolor()
 
@@ -27,7 +30,7 @@ def test_rows_of_images():
     images = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     rows = {"all": images, "two": images[:2].expand(-1, 3, -1, -1)}
     figure = charts.rows_of_images(rows, "title", {"two": [True, False]})
-    shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    shown: Any = [axes.images[0].get_array() for axes in figure.axes if axes.images]
     assert len(shown) == 5
     np.testing.assert_allclose(shown[1][..., 0], images[1, 0])
     widths = [axes.spines["left"].get_linewidth() for axes in figure.axes if axes.images]
