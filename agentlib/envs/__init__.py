@@ -7,6 +7,7 @@
 |---|---|---|
 | `agentlib/Identity-v0` | `Discrete(4)` | the least that a control algorithm must solve, in seconds |
 | `agentlib/CartPoleNoVel-v0` | position and angle, `(2,)` float32 | needs memory |
+| `agentlib/CartPoleVaried-v0` | as CartPole-v1 | dynamics of one's own: learners that adapt |
 | `agentlib/Catch-v0` | grey frame, `(36, 36)` uint8 | learning from pixels on one core |
 | `agentlib/Corridor-v0` | `Discrete(11)` | a reward that is rare and far away |
 | `agentlib/Dials-v0` | `MultiDiscrete([7] * 12)` | twelve choices at once |
@@ -34,6 +35,12 @@ _register("agentlib/Identity-v0", "agentlib.envs.identity:Identity", max_episode
 _register(
     "agentlib/CartPoleNoVel-v0",
     "agentlib.envs.cartpole_no_velocity:CartPoleNoVelocity",
+    max_episode_steps=500,
+    reward_threshold=475.0,
+)
+_register(
+    "agentlib/CartPoleVaried-v0",
+    "agentlib.envs.cartpole_varied:CartPoleVaried",
     max_episode_steps=500,
     reward_threshold=475.0,
 )
