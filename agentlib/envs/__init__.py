@@ -9,7 +9,7 @@
 | `agentlib/CartPoleNoVel-v0` | position and angle, `(2,)` float32 | needs memory |
 | `agentlib/Catch-v0` | grey frame, `(36, 36)` uint8 | learning from pixels on one core |
 | `agentlib/Corridor-v0` | `Discrete(11)` | a reward that is rare and far away |
-| `agentlib/Dials-v0` | `MultiDiscrete([7] * 12)` | six choices at once |
+| `agentlib/Dials-v0` | `MultiDiscrete([7] * 6)` | six choices at once |
 | `agentlib/Detour-v0` | position, `(2,)` float32 | two right ways, whose mean is wrong; real-valued actions |
 
 Scripted experts for these, CartPole and MountainCar are in `agentlib.envs.experts`.

@@ -64,7 +64,7 @@ def taxi(seed: int) -> dict[str, float]:
     made: dict[str, Any] = {"with": "Taxi-v4", "without": lambda: WithoutMasks(gymnasium.make("Taxi-v4"))}
     found = {}
     for name, env in made.items():
-        agent = agentlib.train(TAXI, env=env, steps=40_000, seed=seed, progress=False)
+        agent = agentlib.train(TAXI, env=env, steps=30_000, seed=seed, progress=False, compile=False)
         found[name] = agentlib.evaluate(agent, env, episodes=100, seed=seed).mean
     return found | {"difference": found["with"] - found["without"]}
 
@@ -145,12 +145,13 @@ class Numbered(gymnasium.ActionWrapper[Any, Any, Any]):
 
 
 DIALS = DQNConfig(
-    learning_rate=1e-3,
+    learning_rate=2e-3,
     buffer_size=20_000,
-    learning_starts=500,
+    learning_starts=200,
+    batch_size=64,
     target_update_interval=500,
     exploration_fraction=0.3,
-    net_arch=(64,),
+    net_arch=(32,),
     gamma=0.5,
 )
 
@@ -162,7 +163,7 @@ def dials(seed: int) -> dict[str, float]:
     }
     found = {}
     for name, env in made.items():
-        agent = agentlib.train(DIALS, env=env, steps=12_000, seed=seed, progress=False, compile=False)
+        agent = agentlib.train(DIALS, env=env, steps=8_000, seed=seed, progress=False, compile=False)
         found[name] = agentlib.evaluate(agent, env, episodes=50, seed=seed).mean
     return found | {"difference": found["branches"] - found["flat"]}
 
@@ -170,9 +171,9 @@ def dials(seed: int) -> dict[str, float]:
 # Heads ---------------------------------------------------------------------------------------------------------------
 
 HEADS: dict[str, dict[str, Any]] = {
-    "plain": {"net_arch": (256, 256)},
-    "dueling": {"net_arch": (256,), "head_arch": (256,), "dueling": True},  # as deep as the plain one
-    "quantile": {"net_arch": (256, 256), "distributional": "quantile"},
+    "plain": {"net_arch": (128, 128)},
+    "dueling": {"net_arch": (128,), "head_arch": (128,), "dueling": True},  # as deep as the plain one
+    "quantile": {"net_arch": (128, 128), "distributional": "quantile", "n_quantiles": 32},
 }
 CARTPOLE = DQNConfig(
     learning_rate=5e-4,
@@ -204,7 +205,7 @@ def head_claims(margin: float) -> tuple[Claim, ...]:
     return (
         Claim("plain", "one value per action", statistic="mean"),
         Claim("dueling", "dueling head", statistic="mean"),
-        Claim("quantile", "50 quantiles", statistic="mean"),
+        Claim("quantile", "32 quantiles", statistic="mean"),
         Claim("dueling_difference", "dueling less plain, paired", statistic="mean", at_least=-margin),
         Claim("quantile_difference", "quantiles less plain, paired", statistic="mean", at_least=-margin),
     )
@@ -242,7 +243,7 @@ EXPERIMENTS = [
     Experiment(
         name="masks_taxi",
         family=FAMILY,
-        data="Taxi-v4, 40,000 steps",
+        data="Taxi-v4, 30,000 steps",
         measure=taxi,
         claims=(
             Claim("with", "DQN with the masks of the info", statistic="mean"),
@@ -269,7 +270,7 @@ EXPERIMENTS = [
     Experiment(
         name="branches_dials",
         family=FAMILY,
-        data="agentlib/Dials-v0, 6 dials of 7 digits, 12,000 steps",
+        data="agentlib/Dials-v0, 6 dials of 7 digits, 8,000 steps",
         measure=dials,
         claims=(
             Claim("branches", "DQN with a branch per dial (42 values)", statistic="mean", at_least=15),
@@ -281,8 +282,8 @@ EXPERIMENTS = [
     Experiment(
         name="heads_cartpole",
         family=FAMILY,
-        data="CartPole-v1, 50,000 steps, evaluations of the last fifth",
-        measure=partial(heads, CARTPOLE, "CartPole-v1", 50_000),
+        data="CartPole-v1, 30,000 steps, evaluations of the last fifth",
+        measure=partial(heads, CARTPOLE, "CartPole-v1", 30_000),
         claims=head_claims(margin=25),
     ),
     Experiment(

@@ -183,13 +183,10 @@ def test_corridor_is_a_combination_lock():
 
 def test_dials_reward_what_was_wanted():
     env = gymnasium.make("agentlib/Dials-v0")
-    assert returns(env, lambda seen: (seen[6:] - seen[:6]) % 7, 5) == pytest.approx([20.0] * 5)
+    assert returns(env, lambda wanted: wanted, 5) == pytest.approx([20.0] * 5)
     env.action_space.seed(0)
     assert np.mean(returns(env, lambda _: env.action_space.sample(), 100)) == pytest.approx(20 / 7, abs=0.3)
-    shown, _ = env.reset(seed=1)
-    turn = np.array([0, 1, 2, 3, 4, 6])
-    following, reward, *_ = env.step(turn)
-    np.testing.assert_array_equal(following[:6], (shown[:6] + turn) % 7)
-    assert reward == pytest.approx((following[:6] == shown[6:]).mean())
+    wanted, _ = env.reset(seed=1)
+    assert env.step((wanted + [0, 1, 2, 0, 0, 6]) % 7)[1] == pytest.approx(3 / 6)
     with pytest.raises(ValueError, match="digits=1"):
         gymnasium.make("agentlib/Dials-v0", digits=1)
