@@ -187,6 +187,6 @@ def test_dials_reward_what_was_wanted():
     env.action_space.seed(0)
     assert np.mean(returns(env, lambda _: env.action_space.sample(), 100)) == pytest.approx(20 / 7, abs=0.3)
     wanted, _ = env.reset(seed=1)
-    assert env.step((wanted + [0, 1, 2, 0, 0, 6]) % 7)[1] == pytest.approx(3 / 6)
+    assert env.step((wanted + np.array([0, 1, 2, 0, 0, 6])) % 7)[1] == pytest.approx(3 / 6)
     with pytest.raises(ValueError, match="digits=1"):
         gymnasium.make("agentlib/Dials-v0", digits=1)
