@@ -18,7 +18,16 @@ from torch import Tensor, nn
 
 from agentlib.backbones import AfterAction, Clock
 from agentlib.data.memory import Columns, nbytes, refuse_what_cannot_fit
-from agentlib.data.spaces import flatten, leaf_dtype, leaf_shape, leaf_spaces, unflatten
+from agentlib.data.spaces import (
+    choices,
+    flatten,
+    leaf_dtype,
+    leaf_shape,
+    leaf_spaces,
+    observed_mask,
+    observes_mask,
+    unflatten,
+)
 
 
 class Sequences(NamedTuple):
@@ -39,6 +48,8 @@ class Sequences(NamedTuple):
     state: Any
     """The actor's state before the first frame: a tree of tensors `(B, ...)`."""
     clock: Clock = Clock(0, 0, 0.0)
+    mask: Tensor | None = None
+    """`(B, T + 1, A)` bool: the legal actions at each frame; None where the environment gives no masks."""
 
 
 class SequenceBuffer(nn.Module):
@@ -62,6 +73,7 @@ class SequenceBuffer(nn.Module):
     """
 
     window: Tensor
+    mask: Tensor
 
     def __init__(
         self,
@@ -79,6 +91,8 @@ class SequenceBuffer(nn.Module):
     ) -> None:
         super().__init__()
         self.observation_space, self.action_space, self.num_envs = observation_space, action_space, num_envs
+        self.n_choices, self.masks_observed = sum(choices(action_space)), observes_mask(observation_space, action_space)
+        self.masked = False
         self.sequence_length, self.period, self.with_actions = sequence_length, period, with_actions
         self.starts = buffer_size // num_envs // period  # per environment
         self.capacity = self.starts * period
@@ -131,10 +145,10 @@ class SequenceBuffer(nn.Module):
     ) -> None:
         """Starts an episode with its first observation, batched, in the environments `where` (all by default).
 
-        Masks of legal actions are respected where actions are chosen, and not kept: targets look at all actions.
+        `mask (n, A)` says which actions are legal there; without it, all are.
         """
         rows = np.arange(self.num_envs) if where is None else np.flatnonzero(where)
-        self._append(rows, observation, start=True, previous_action=self.no_action)
+        self._append(rows, observation, mask, start=True, previous_action=self.no_action)
 
     def add(
         self,
@@ -148,24 +162,52 @@ class SequenceBuffer(nn.Module):
     ) -> None:
         """Stores what was done on the newest frame of each environment, and the frame that followed; all are batched.
 
-        `next_observation` is what the action led to, the final observation included; whether an episode was cut off
-        need not be known, since the next frame says so. Rows that are not `valid` are left out.
+        `next_observation` is what the action led to, the final observation included, and `next_mask (n, A)` says which
+        actions are legal there; whether an episode was cut off need not be known, since the next frame says so. Rows
+        that are not `valid` are left out.
         """
         rows = np.arange(self.num_envs) if valid is None else np.flatnonzero(valid)
         slots = (self._count[rows] - 1) % self.capacity
         for name, values in (("action", action), ("reward", reward), ("terminated", terminated)):
             self._write(name, rows, slots, values[rows])
         self._write("last", rows, slots, False)
-        self._append(rows, next_observation, start=False, previous_action=action[rows])
+        self._append(rows, next_observation, next_mask, start=False, previous_action=action[rows])
 
-    def _append(self, rows: NDArray[np.intp], observation: Any, *, start: bool, previous_action: Any) -> None:
+    def _append(
+        self,
+        rows: NDArray[np.intp],
+        observation: Any,
+        mask: NDArray[np.bool_] | None,
+        *,
+        start: bool,
+        previous_action: Any,
+    ) -> None:
         slots = self._count[rows] % self.capacity
         for name, leaf in zip(self._leaves, flatten(self.observation_space, observation), strict=True):
             self._write(name, rows, slots, np.asarray(leaf)[rows])
         self._write("previous_action", rows, slots, previous_action)
         self._write("start", rows, slots, start)
         self._write("last", rows, slots, True)  # until something is done on it
+        if mask is not None and not (self.masked or self.masks_observed):
+            self.keep_masks()
+        if self.masked:
+            self._write("mask", rows, slots, True if mask is None else mask[rows])
         self._count[rows] += 1
+
+    def keep_masks(self) -> None:
+        """Makes room for masks of legal actions; all actions were legal so far. Done by the first mask that is given.
+
+        Raises:
+            MemoryError: it does not fit into the free memory.
+        """
+        column: Columns = {"mask": ((self.num_envs, self.capacity, self.n_choices), np.dtype(np.bool_))}
+        refuse_what_cannot_fit(column, self.num_envs * self.capacity, self.window.device)
+        ones = np.ones(*column["mask"])
+        self.register_buffer("mask", torch.from_numpy(ones).to(self.window.device), persistent=False)
+        self.masked = True
+        self.nbytes += nbytes(column)
+        if self._arrays:
+            self._arrays["mask"] = self.mask.numpy()
 
     def keep_state(self, state: Any) -> None:
         """Keeps the state `(n, ...)` in which the actor reads the newest frames, where sequences start at them."""
@@ -214,6 +256,9 @@ class SequenceBuffer(nn.Module):
         kept = row * self.kept_states + start % self.kept_states
         states = [self._flat(name)[kept] for name in self._states]
         observation = unflatten(self.observation_space, [column[name] for name in self._leaves])
+        mask = self._flat("mask")[index] if self.masked else None  # (B, T + 1, A)
+        if self.masks_observed:
+            mask = observed_mask(observation, self.n_choices, leading_axes=2)
         return Sequences(
             observation=AfterAction(observation, column["previous_action"]) if self.with_actions else observation,
             action=steps["action"],
@@ -222,6 +267,7 @@ class SequenceBuffer(nn.Module):
             weight=1.0 - steps["last"].float(),
             episode_start=column["start"],
             state=_with_leaves(self._state_tree, states),
+            mask=mask,
         )
 
     def _flat(self, name: str) -> Tensor:
@@ -234,7 +280,7 @@ class SequenceBuffer(nn.Module):
         """The filled part of the columns, and how far they are filled."""
         filled = int(min(self._count.max(), self.capacity))
         names = [*self._leaves, "action", "previous_action", "reward", "terminated", "last", "start"]
-        columns = {name: getattr(self, name)[:, :filled] for name in names}
+        columns = {name: getattr(self, name)[:, :filled] for name in [*names, *["mask"] * self.masked]}
         columns |= {name: getattr(self, name)[:, : -(-filled // self.period)] for name in self._states}
         return {"layout": self._layout, "columns": columns, "count": self._count.copy()}
 
@@ -246,6 +292,8 @@ class SequenceBuffer(nn.Module):
         """
         if state["layout"] != self._layout:
             raise ValueError(f"the state is of a sequence buffer of {state['layout']}, this one has {self._layout}")
+        if "mask" in state["columns"] and not self.masked:
+            self.keep_masks()
         for name, column in state["columns"].items():
             getattr(self, name)[:, : column.shape[1]] = column.to(self.window.device)
         self._count = np.array(state["count"])

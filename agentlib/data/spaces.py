@@ -99,10 +99,10 @@ def observes_mask(observation_space: spaces.Space[Any], action_space: spaces.Spa
     return True
 
 
-def observed_mask(observation: Any, width: int) -> Any:
+def observed_mask(observation: Any, width: int, leading_axes: int = 1) -> Any:
     """The masks `(B, width)` in a batch of Dict observations, of arrays or tensors; of a frame stack, the newest."""
     mask = observation[ACTION_MASK]
-    return mask.reshape(len(mask), -1)[:, -width:] != 0
+    return mask.reshape(*mask.shape[:leading_axes], -1)[..., -width:] != 0
 
 
 def without_mask(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> spaces.Space[Any]:

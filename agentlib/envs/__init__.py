@@ -10,7 +10,7 @@
 | `agentlib/CartPoleVaried-v0` | as CartPole-v1 | dynamics of one's own: learners that adapt |
 | `agentlib/Catch-v0` | grey frame, `(36, 36)` uint8 | learning from pixels on one core |
 | `agentlib/Corridor-v0` | `Discrete(11)` | a reward that is rare and far away |
-| `agentlib/Dials-v0` | `MultiDiscrete([7] * 12)` | twelve choices at once |
+| `agentlib/Dials-v0` | `MultiDiscrete([7] * 6)` | six choices at once |
 | `agentlib/Detour-v0` | position, `(2,)` float32 | two right ways, whose mean is wrong; real-valued actions |
 | `agentlib/Chain-v0` | cue, and whether off the rope, `(3,)` float32 | what a mistake costs an imitator |
 

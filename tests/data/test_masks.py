@@ -1,5 +1,6 @@
 """Masks of legal actions, from environments of any kind through exploration into replay, against a plain rule."""
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -14,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agentlib.backbones import MLP, Clock, Nested
-from agentlib.data import Episode, ReplayBuffer
+from agentlib.backbones import LSTM, MLP, Clock, Nested, WithMemory
+from agentlib.data import Episode, ReplayBuffer, SequenceBuffer
 from agentlib.data.collection import Collector
+from agentlib.data.sequence_replay import SequenceCollector
 from agentlib.envs.vector import EnvironmentFailure, Environments
-from agentlib.policies import EpsilonGreedy, GreedyActor, QPolicy
+from agentlib.policies import EpsilonGreedy, GreedyActor, MemoryActor, QPolicy
 from tests.data.masked import Masked, legal, sizes_of
 
 quick = partial(settings, deadline=None, derandomize=True)
@@ -107,6 +109,45 @@ def test_masks_of_replay_are_those_of_the_rule(
     collector.load_state(collector.state())  # as after a checkpoint: the episodes under way are left
     collect(collector, 5)
     check(collector.buffer, action_space, n_steps)
+
+
+@pytest.mark.parametrize("kind", ["single", *MODES])
+@pytest.mark.parametrize("where", ["info", "observation"])
+def test_masks_of_sequences_are_those_of_the_rule(kind, where):
+    """At each frame; where the task has ended, nothing is chosen, and they may say anything."""
+    action_space = spaces.Discrete(5)
+    envs = [Masked(number, TALK[number:], action_space, where) for number in range(2)]
+    made = Environments(environments(kind, envs, None))
+    encoder = Nested({"where": MLP(3, ())}) if where == "observation" else MLP(3, ())
+    policy = QPolicy(WithMemory(encoder, LSTM(3, 4)), 5)
+    buffer = SequenceBuffer(
+        made.observation_space,
+        action_space,
+        40,
+        sequence_length=6,
+        period=2,
+        state=policy.initial_state(1),
+        num_envs=made.num_envs,
+    )
+    exploration = EpsilonGreedy(action_space, made.num_envs, epsilon=0.5)
+    collector = SequenceCollector(made, buffer, MemoryActor(policy, made.observation_space), exploration)  # type: ignore[arg-type]
+    collect(collector, 60)
+    other = copy.deepcopy(buffer)
+    other.load_state_dict(buffer.state_dict())
+
+    with torch.random.fork_rng():
+        batch = other.gather(*buffer.draw(200))
+
+    assert batch.mask is not None
+    codes = batch.observation["where"] if where == "observation" else batch.observation
+    expected = told(codes.flatten(0, 1), action_space).reshape(200, 7, 5)
+    after_the_end = torch.zeros(200, 7, dtype=torch.bool)
+    after_the_end[:, 1:] = batch.terminated > 0
+    after_the_end[:, 0] = batch.weight[:, 0] == 0
+    assert not after_the_end.all(1).any()
+    np.testing.assert_array_equal(batch.mask.numpy()[~after_the_end], expected[~after_the_end])
+    chosen = batch.mask[:, :-1].gather(-1, batch.action[..., None])[..., 0]
+    assert chosen[batch.weight > 0].all()
 
 
 @pytest.mark.parametrize("kind", MODES)

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from agentlib.backbones import MLP, Clock, Rule, sgd
 from agentlib.data import Replay, Transition
 from agentlib.envs.dials import Dials
 from agentlib.learners import DQN, DQNConfig, run
-from agentlib.learners.q_learning.dqn import pick
+from agentlib.learners.q_learning.dqn import pick, td_target
 from agentlib.policies import QPolicy
 from agentlib.recipes import Problem
 from agentlib.recipes.problem import fresh_weights
@@ -241,3 +242,48 @@ def test_a_policy_that_lacks_what_the_config_asks_for_is_refused():
         DQNConfig(v_min=1.0, v_max=1.0)
     with pytest.raises(ValueError, match="n_atoms must be at least 2"):
         DQNConfig(n_atoms=1)
+
+
+# What is off costs nothing --------------------------------------------------------------------------------------------
+
+VIEWS = {"view", "expand", "unsqueeze", "select", "slice", "_unsafe_view", "detach", "alias", "t", "reshape"}
+
+
+class Operations(TorchDispatchMode):
+    """Writes down what is computed; another look at the same memory is no computation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.__name__.split(".")[0]
+        self.names += [] if name in VIEWS else [name]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_the_plain_update_computes_what_plain_dqn_does_and_nothing_else(double):
+    learner, batch = a_learner(3, DQNConfig(double=double)), batch_of([3])
+
+    def plain() -> Any:
+        """The update without any options, written out."""
+        values, _ = learner.policy(batch.observation)
+        with torch.no_grad():
+            next_values, _ = learner.target(batch.next_observation)
+            chooser = learner.policy(batch.next_observation)[0] if double else next_values
+            next_value = next_values.gather(1, chooser.argmax(1)[:, None])[:, 0]
+            y = td_target(batch.reward, batch.discount, batch.terminated, next_value)
+        value = values.gather(1, batch.action[:, None])[:, 0]
+        loss = (batch.weight * torch.nn.functional.smooth_l1_loss(value, y, reduction="none")).mean()
+        norm = learner.step(loss, batch.clock)
+        return loss.detach(), value.detach().mean(), norm, (value - y).detach()
+
+    found = []
+    for update in (plain, lambda: learner.update(batch)):
+        with Operations() as operations:
+            update()
+        found.append(sorted(operations.names))
+
+    assert found[0] == found[1]
+    assert "argmax" in found[0]

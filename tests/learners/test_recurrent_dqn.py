@@ -92,14 +92,19 @@ def random_batch(policy: QPolicy) -> Sequences:
     )
 
 
-def test_loss_is_that_of_episodes_read_one_by_one():
+@pytest.mark.parametrize("masked", [False, True])
+def test_loss_is_that_of_episodes_read_one_by_one(masked):
     """Row 0 holds the end of one episode and the start of another: as separate batches they give the same errors."""
     config = RecurrentDQNConfig(burn_in=1, trace=0.7, reward_scale=0.5, gamma=0.9, loss="mse")
     policy = network()
     learner = RecurrentDQN(policy, sgd(0.0), config)
     for parameter in learner.target.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    batch = random_batch(policy)
+    legal = torch.ones(B, T + 1, ACTIONS, dtype=torch.bool)
+    if masked:
+        forbidden = torch.randint(2 * ACTIONS, (B, T + 1, 1))
+        legal &= torch.arange(ACTIONS) != forbidden  # half of the time nothing is
+    batch = random_batch(policy)._replace(mask=legal if masked else None)
 
     def values(net: Any, row: int, first: int, last: int) -> Tensor:
         """(frames, actions): from the stored state, or from nothing at an episode's start."""
@@ -116,7 +121,7 @@ def test_loss_is_that_of_episodes_read_one_by_one():
             q, target = values(policy, row, first, last), values(learner.target, row, first, last)
             begin = 1 if first == 0 else 0  # without the burn-in
             steps = range(first + begin, last - 1)
-            best = q.argmax(-1)
+            best = q.masked_fill(~legal[row, first:last], -torch.inf).argmax(-1)
             following = [target[t + 1 - first, best[t + 1 - first]].item() for t in steps]
             trace = [0.7 * float(t + 1 in steps and batch.action[row, t + 1] == best[t + 1 - first]) for t in steps]
             reward = [0.5 * batch.reward[row, t].item() for t in steps]

@@ -154,7 +154,8 @@ class RecurrentDQN(Learner):
         values, _ = self.policy(late, state, start[:, burn:])  # (B, T + 1, A)
         value = values[:, :-1].gather(-1, action[..., None])[..., 0]
         with torch.no_grad():
-            best = values[:, 1:].argmax(-1)  # (B, T)
+            legal = None if batch.mask is None else batch.mask[:, burn + 1 :]
+            best = self.policy.choose(values[:, 1:], legal)  # (B, T)
             next_value = target_values.gather(-1, best[..., None])[..., 0]
             followed = (action[:, 1:] == best[:, :-1]) * weight[:, 1:]  # at the end of an episode nothing follows
             trace = self.config.trace * functional.pad(followed, (0, 1))
