@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from agentlib.backbones import spec_of
 from agentlib.backbones.files import read, rebuilt, replacing
-from agentlib.data.spaces import (
+from agentlib.envs.masks import Masks
+from agentlib.envs.spaces import (
     action_to_space,
     choices,
     observed_mask,
@@ -27,7 +28,6 @@ from agentlib.data.spaces import (
     to_batch,
     unflatten,
 )
-from agentlib.envs.masks import Masks
 from agentlib.policies import POLICIES, GreedyActor
 from agentlib.policies.acting import decide, in_eval_mode, to_tensors
 from agentlib.policies.base import noted

@@ -17,7 +17,7 @@ from agentlib.backbones import MLP, from_spec
 from agentlib.backbones.schedules import Clock
 from agentlib.data import ReplayBuffer
 from agentlib.data.collection import Collector
-from agentlib.data.spaces import action_from_space, action_to_space
+from agentlib.envs.spaces import action_from_space, action_to_space
 from agentlib.envs.vector import Environments
 from agentlib.evaluation.returns import episode_seed
 from agentlib.policies import (

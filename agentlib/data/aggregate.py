@@ -18,7 +18,7 @@ from agentlib.data.demonstration_batches import Feed, Labelled
 from agentlib.data.demonstrations import Demonstrations
 from agentlib.data.recording import Recorder
 from agentlib.data.source import Source
-from agentlib.data.spaces import action_from_space, action_to_space
+from agentlib.envs.spaces import action_from_space, action_to_space
 from agentlib.envs.vector import Environments
 
 Bools = NDArray[np.bool_]

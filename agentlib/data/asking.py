@@ -10,8 +10,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from agentlib.data.spaces import action_to_space, flatten, leaf_shape, leaf_spaces, to_actions, unflatten
 from agentlib.envs.playing import ExpertLeft as ExpertLeft
+from agentlib.envs.spaces import action_to_space, flatten, leaf_shape, leaf_spaces, to_actions, unflatten
 from agentlib.envs.vector import Environments
 
 Bools = NDArray[np.bool_]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from agentlib.backbones.schedules import Clock
 from agentlib.data.replay_buffer import ReplayBuffer
-from agentlib.data.spaces import action_to_space, flatten, unflatten
+from agentlib.envs.spaces import action_to_space, flatten, unflatten
 from agentlib.envs.vector import Environments, Stepped
 
 Actor = Callable[..., NDArray[Any]]

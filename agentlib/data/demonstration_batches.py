@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from agentlib.backbones import AfterAction, Clock
 from agentlib.data.demonstrations import Demonstrations
 from agentlib.data.source import Source
-from agentlib.data.spaces import action_from_space, leaf_dtype, leaf_shape, leaf_spaces, unflatten
+from agentlib.envs.spaces import action_from_space, leaf_dtype, leaf_shape, leaf_spaces, unflatten
 
 
 class Labelled(NamedTuple):

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from agentlib.backbones.files import replacing
 from agentlib.data.demonstrations import Demonstrations
-from agentlib.data.spaces import space_from_json, space_to_json, to_actions
+from agentlib.envs.spaces import space_from_json, space_to_json, to_actions
 
 FILE_KIND, FILE_VERSION = "agentlib demonstrations", 1
 

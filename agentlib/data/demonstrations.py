@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from agentlib.data.columns import Column
 from agentlib.data.replay_buffer import ReplayBuffer
-from agentlib.data.spaces import leaf_shape, leaf_spaces, to_actions, to_batch, unflatten
 from agentlib.data.transition import Episode
+from agentlib.envs.spaces import leaf_shape, leaf_spaces, to_actions, to_batch, unflatten
 
 if TYPE_CHECKING:
     import minari

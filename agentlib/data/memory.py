@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from agentlib.data.spaces import choices, leaf_dtype, leaf_shape, leaf_spaces
+from agentlib.envs.spaces import choices, leaf_dtype, leaf_shape, leaf_spaces
 
 SMALL_OBSERVATION = 1024
 """Up to this many bytes per observation, memory is laid out for the worst case (every episode one step long)."""

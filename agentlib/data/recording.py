@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from agentlib.data.asking import Expert, ExpertLeft
 from agentlib.data.demonstrations import Demonstration, Demonstrations
-from agentlib.data.spaces import flatten, unflatten
 from agentlib.envs.making import EnvLike, make_env
+from agentlib.envs.spaces import flatten, unflatten
 from agentlib.envs.vector import Environments
 
 Bools = NDArray[np.bool_]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from agentlib.data.memory import nbytes, refuse_what_cannot_fit, replay_columns
 from agentlib.data.priorities import Priorities
-from agentlib.data.spaces import choices, flatten, observed_mask, observes_mask, unflatten
 from agentlib.data.transition import Episode, Transition
+from agentlib.envs.spaces import choices, flatten, observed_mask, observes_mask, unflatten
 
 
 class ReplayBuffer(nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from agentlib.backbones import AfterAction, Clock
 from agentlib.data.memory import Columns, nbytes, refuse_what_cannot_fit
-from agentlib.data.spaces import (
+from agentlib.envs.spaces import (
     choices,
     flatten,
     leaf_dtype,

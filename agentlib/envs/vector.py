@@ -15,8 +15,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from agentlib.data.spaces import flatten, unflatten
 from agentlib.envs.masks import Bools, Masks
+from agentlib.envs.spaces import flatten, unflatten
 
 
 class Stepped(NamedTuple):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agentlib.backbones.mlp import MLP
-from agentlib.data.spaces import flatten, is_masked, observed_mask, unflatten
+from agentlib.envs.spaces import flatten, is_masked, observed_mask, unflatten
 from agentlib.policies.base import noted
 from agentlib.policies.continuous import GaussianPolicy
 from agentlib.policies.discrete import CategoricalPolicy

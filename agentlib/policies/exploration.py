@@ -10,7 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from agentlib.backbones.schedules import Clock, Schedule, at
-from agentlib.data.spaces import choices
+from agentlib.envs.spaces import choices
 
 
 def random_actions(

@@ -23,7 +23,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agentlib.data.spaces import space_from_json
+from agentlib.envs.spaces import space_from_json
 
 LARGEST = {"data": 1 << 28, "policy.pth": 1 << 32}
 """Bytes of an entry, unpacked; more is refused before it is read."""

@@ -37,7 +37,7 @@ from agentlib.backbones import (
 )
 from agentlib.backbones.names import close_matches
 from agentlib.data import Dataset
-from agentlib.data.spaces import leaf_spaces
+from agentlib.envs.spaces import leaf_spaces
 from agentlib.policies.acting import in_eval_mode, to_tensors
 
 DEFAULT_WIDTHS = (64, 64)

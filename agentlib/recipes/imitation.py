@@ -19,10 +19,10 @@ from agentlib.data import Aggregate, Demonstration, DemonstrationBatches, Demons
 from agentlib.data.asking import TakeoverGate, taken
 from agentlib.data.collection import WINDOW
 from agentlib.data.demonstration_batches import Labelled
-from agentlib.data.spaces import action_from_space
 from agentlib.envs.experts import expert_for
 from agentlib.envs.making import make_envs
 from agentlib.envs.playing import Person, render_mode_for
+from agentlib.envs.spaces import action_from_space
 from agentlib.envs.vector import Environments
 from agentlib.learners.imitation.bc import BC, BCConfig, CloningConfig
 from agentlib.learners.imitation.dagger import THRESHOLDS, DAggerConfig

@@ -13,8 +13,8 @@ from torch import nn
 from agentlib.agent import Agent
 from agentlib.backbones import Linear, adam
 from agentlib.data import Replay, ReplayBuffer
-from agentlib.data.spaces import choices, without_mask
 from agentlib.envs.making import frame_stack, make_envs
+from agentlib.envs.spaces import choices, without_mask
 from agentlib.envs.vector import Environments
 from agentlib.learners.q_learning.dqn import DQN, DQNConfig
 from agentlib.policies import EpsilonGreedy, GreedyActor, QPolicy

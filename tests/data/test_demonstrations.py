@@ -8,7 +8,7 @@ from gymnasium import spaces
 from safetensors.numpy import load_file, save_file
 
 from agentlib.data import Demonstration, Demonstrations, Episode, ReplayBuffer
-from agentlib.data.spaces import flatten
+from agentlib.envs.spaces import flatten
 from tests.data.scripted import LEAVES, encode
 
 OBSERVATIONS = {

@@ -20,7 +20,7 @@ from torch import nn
 import agentlib
 from agentlib import Agent
 from agentlib.backbones import MLP, Chain, NatureCNN, Nested, RunningNorm
-from agentlib.data.spaces import space_from_json
+from agentlib.envs.spaces import space_from_json
 from agentlib.policies import DeterministicPolicy, sb3_file
 from agentlib.policies.sb3_file import read_sb3_file
 from tests.tiny import host_generators

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from agentlib.data.spaces import flatten, leaf_dtype, leaf_spaces, space_from_json, space_to_json, to_batch, unflatten
+from agentlib.envs.spaces import flatten, leaf_dtype, leaf_spaces, space_from_json, space_to_json, to_batch, unflatten
 
 quick = partial(settings, deadline=None, derandomize=True)
 
