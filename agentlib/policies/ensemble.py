@@ -20,7 +20,7 @@ from agentlib.backbones import Observation, Spec, spec_of
 from agentlib.policies.base import StochasticPolicy, noted
 from agentlib.policies.continuous import DeterministicPolicy, GaussianPolicy
 from agentlib.policies.discrete import DiscretePolicy
-from agentlib.policies.q_policy import QPolicy
+from agentlib.policies.q_policy import QPolicy, masked
 
 Vote = Literal["mean", "majority"]
 
@@ -66,9 +66,15 @@ class EnsemblePolicy(nn.Module):
         self.members, self.vote = nn.ModuleList(policies), vote
         self.is_sequence = bool(getattr(policies[0], "is_sequence", False))
         self.is_stochastic = isinstance(policies[0], StochasticPolicy)
+        self.takes_masks = isinstance(policies[0], QPolicy)
         self.is_real = isinstance(policies[0], GaussianPolicy | DeterministicPolicy)
         if vote == "majority" and self.is_real:
             raise ValueError("real-valued actions have no majority: use vote='mean'")
+
+    @property
+    def branches(self) -> list[int]:
+        """Number of options of each choice; empty for real numbers."""
+        return [] if self.is_real else _sizes(self.members[0])
 
     @property
     def spec(self) -> Spec:
@@ -101,11 +107,16 @@ class EnsemblePolicy(nn.Module):
         """Takes a batch of observations into the running statistics of each member, if it keeps any."""
         self._each("observe", observation)
 
-    def choose(self, output: Tensor) -> Tensor:
-        """What they decide, in the shape of an action."""
+    def choose(self, output: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What they decide, in the shape of an action.
+
+        Args:
+            output: `(..., K, n)`.
+            mask: `(..., n)` bool, true where an action is legal; for action values.
+        """
         if self.is_real:
             return torch.stack(self._each_part("choose", output)).mean(0)
-        scores = self._scores(output)  # (K, ..., k, n)
+        scores = self._scores(output, mask)  # (K, ..., k, n)
         mean = scores.mean(0)
         if self.vote == "majority":
             votes = _greedy(scores).sum(0)  # (..., k, n)
@@ -155,7 +166,7 @@ class EnsemblePolicy(nn.Module):
         if isinstance(self.members[0], QPolicy):
             scores = _greedy(scores).to(scores.dtype)
         information = mutual_information(scores)  # (..., k)
-        most = [math.log(min(len(self.members), size)) or 1.0 for size in _sizes(self.members[0])]
+        most = [math.log(min(len(self.members), size)) or 1.0 for size in self.branches]
         share = information / torch.tensor(most, dtype=information.dtype, device=information.device)
         return share.clamp(0.0, 1.0).mean(-1)  # rounding may leave a hair below 0
 
@@ -171,16 +182,17 @@ class EnsemblePolicy(nn.Module):
         share = torch.where(bounds.bounded, deviation / bounds.half_range, deviation / (deviation + usual))
         return share.clamp(0.0, 1.0).mean(-1)
 
-    def _scores(self, output: Tensor) -> Tensor:
+    def _scores(self, output: Tensor, mask: Tensor | None = None) -> Tensor:
         """Probabilities of the options of each choice, or action values of each branch, `(K, ..., k, n)`."""
         parts = zip(self.members, output.unbind(-2), strict=True)
-        return torch.stack([_scores_by_choice(member, part) for member, part in parts])
+        return torch.stack([_scores_by_choice(member, part, mask) for member, part in parts])
 
     def _joined(self, options: Tensor) -> Tensor:
         first = self.members[0]
         if isinstance(first, DiscretePolicy):
             return first.joined(options)
-        return options if getattr(first, "is_branched", False) else options.squeeze(-1)
+        assert isinstance(first, QPolicy)
+        return options if first.is_branched else options.squeeze(-1)
 
     def _each(self, method: str, *arguments: Any) -> list[Any]:
         return [getattr(member, method)(*arguments) for member in self.members]
@@ -201,25 +213,24 @@ def _greedy(scores: Tensor) -> Tensor:
 
 def _values(policy: nn.Module, output: Tensor) -> Tensor:
     """A Q-policy's output as action values, whatever stands for them; another policy's as it is."""
-    return policy.values(output) if hasattr(policy, "values") else output  # type: ignore[operator]
+    return policy.values(output) if isinstance(policy, QPolicy) else output
 
 
 def _sizes(policy: nn.Module) -> list[int]:
     """Number of options of each choice."""
     if isinstance(policy, DiscretePolicy):
         return policy.sizes
-    branches: list[int] = getattr(policy, "branches", None) or [policy.n_actions]
-    return branches
+    assert isinstance(policy, QPolicy)
+    return policy.branches
 
 
-def _scores_by_choice(policy: nn.Module, output: Tensor) -> Tensor:
+def _scores_by_choice(policy: nn.Module, output: Tensor, mask: Tensor | None) -> Tensor:
     if isinstance(policy, DiscretePolicy):
         return policy.by_choice(output).softmax(-1)
-    branches = output.split(_sizes(policy), -1)
-    largest = max(_sizes(policy))
-    return torch.stack(
-        [functional.pad(branch, (0, largest - branch.shape[-1]), value=-torch.inf) for branch in branches], -2
-    )
+    sizes = _sizes(policy)
+    branches = masked(output, mask).split(sizes, -1)
+    padded = [functional.pad(branch, (0, max(sizes) - branch.shape[-1]), value=-torch.inf) for branch in branches]
+    return torch.stack(padded, -2)
 
 
 def _actions_of(policy: nn.Module) -> str:

@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from agentlib import Agent
 from agentlib.backbones import MLP, from_spec
 from agentlib.policies import (
     POLICIES,
@@ -152,6 +153,43 @@ def test_action_values_vote_and_average():
     for method in (ensemble.sample, ensemble.entropy, ensemble.probabilities):
         with pytest.raises(TypeError, match="QPolicy"):
             method(values)
+
+
+def test_action_values_of_every_kind_take_part_with_masks_and_in_branches():
+    observation = torch.randn(20, 3)
+    with fresh_weights(0):
+        kinds = [
+            [QPolicy(MLP(3, (8,)), 3, dueling=True) for _ in range(3)],
+            [QPolicy(MLP(3, (8,)), 3, distributional="quantile", n_atoms=7) for _ in range(3)],
+            [QPolicy(MLP(3, (8,)), [2, 3]) for _ in range(3)],
+        ]
+    for policies in kinds:
+        for vote in ("mean", "majority"):
+            ensemble = EnsemblePolicy(policies, vote)
+            output, _ = ensemble(observation)
+            values = torch.stack([policy.values(policy(observation)[0]) for policy in policies], 1)
+            torch.testing.assert_close(output, values)
+            if vote == "mean":
+                expected = policies[0].choose(values.mean(1)) if policies[0].distributional is None else None
+                assert expected is None or (ensemble.choose(output) == expected).all()
+            width = values.shape[-1]
+            mask = torch.zeros(20, width, dtype=torch.bool)
+            mask[:, 1] = True  # the only legal action; of two branches the second of the first,
+            mask[:, -1] |= policies[0].is_branched  # and the last of the last
+            chosen = ensemble.choose(output, mask)
+            assert chosen.tolist() == ([[1, 2]] * 20 if policies[0].is_branched else [1] * 20)
+            assert ((ensemble.disagreement(output) >= 0) & (ensemble.disagreement(output) <= 1)).all()
+
+
+def test_an_agent_of_several_keeps_to_the_legal_actions():
+    with fresh_weights(0):
+        policy = EnsemblePolicy([QPolicy(MLP(3, (8,)), 4) for _ in range(3)], "majority")
+    agent = Agent(policy, spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(4), exploration_rate=0.5)
+    observations = np.random.default_rng(0).uniform(-1, 1, (50, 3)).astype(np.float32)
+    mask = np.random.default_rng(1).random((50, 4)) < 0.4
+    mask[:, 2] |= ~mask.any(1)
+    for actions in (agent.act(observations, action_mask=mask), agent.predict(observations, action_mask=mask)[0]):
+        assert mask[np.arange(50), actions].all()
 
 
 @pytest.mark.parametrize("name", [*SPACES, "q"])
