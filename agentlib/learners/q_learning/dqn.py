@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+import gymnasium
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -181,8 +182,6 @@ class DQN(Learner):
     @classmethod
     def tiny(cls, seed: int = 0) -> tuple[Self, Replay]:
         """The smallest honest run: CartPole, two layers of 16."""
-        import gymnasium
-
         env = gymnasium.make("CartPole-v1")
         config = DQNConfig(buffer_size=500, learning_starts=64, target_update_interval=400, batch_size=16)
         with torch.random.fork_rng(devices=[]):
