@@ -220,7 +220,7 @@ def channel_first() -> gymnasium.Env[Any, Any]:
 
 
 def catch(seed: int) -> dict[str, float]:
-    steps = 15_000
+    steps = 20_000
     plain = configure("dqn", "agentlib/Catch-v0", {})
     agents: dict[str, Any] = {
         "rainbow": agentlib.train(
@@ -296,7 +296,7 @@ EXPERIMENTS = [
     Experiment(
         name="rainbow_catch",
         family=FAMILY,
-        data="agentlib/Catch-v0, 15,000 steps",
+        data="agentlib/Catch-v0, 20,000 steps",
         measure=catch,
         claims=(
             Claim("rainbow", "all options, final agent", statistic="mean"),

@@ -3,13 +3,13 @@
     y = r + gamma (1 - terminated) max_a Q'(s', a)
     L = E[ w huber(Q(s, a) - y) ]
 
-Q' is a target network that follows Q. With `double`, Q chooses the action that Q' values (van Hasselt et al. 2016,
-doi:10.1609/aaai.v30i1.10295). Returns over several steps, priorities and frame stacks are the source's
-(`agentlib.data.Replay`).
+Q' is a target network that follows Q; the maximum is over legal actions. With `double`, Q chooses the action that Q'
+values (van Hasselt et al. 2016, doi:10.1609/aaai.v30i1.10295). Dueling, noise, distributions and branches are the
+policy's (`QPolicy`); returns over several steps, priorities and masks the source's (`agentlib.data.Replay`).
 
-Names, defaults and the order of things are Stable-Baselines3's. Where the paper says otherwise, SB3 is followed: Adam
-in place of RMSProp, the loss Huber's, gradients clipped by their norm. The lecture notes leave out the discount, the
-terminal mask and the target network; bootstrapping goes on where an episode was only cut off by a time limit.
+Names, defaults and the order of things are Stable-Baselines3's, where the paper says otherwise too: Adam in place of
+RMSProp, Huber's loss, gradients clipped by their norm. The lecture notes leave out the discount, the terminal mask and
+the target network; bootstrapping goes on where an episode was only cut off by a time limit.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+import gymnasium
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -106,8 +107,7 @@ class DQNConfig:
     noisy: bool = False
     """Explore by noise on the weights of the head, of a size that is learned (Fortunato et al. 2018)."""
     head_arch: tuple[int, ...] | None = None
-    """Widths of layers in each stream of the head; by default one, as wide as the features, where it is dueling, noisy
-    or branched, else none."""
+    """Widths of each stream's layers in the head; None: one as wide as the features, if dueling, noisy or branched."""
 
     def __post_init__(self) -> None:
         check_range(self, 1, math.inf, "buffer_size", "batch_size", "train_freq", "n_steps", "target_update_interval")
@@ -177,14 +177,11 @@ class DQN(Learner):
         return {"synced_at": self.synced_at}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Puts back what `get_extra_state` gave."""
         self.synced_at = state["synced_at"]
 
     @classmethod
     def tiny(cls, seed: int = 0) -> tuple[Self, Replay]:
         """The smallest honest run: CartPole, two layers of 16."""
-        import gymnasium
-
         env = gymnasium.make("CartPole-v1")
         config = DQNConfig(buffer_size=500, learning_starts=64, target_update_interval=400, batch_size=16)
         with torch.random.fork_rng(devices=[]):
