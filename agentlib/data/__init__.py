@@ -14,6 +14,7 @@ from agentlib.data.loading import dataset, load, parts
 from agentlib.data.recording import record_episodes
 from agentlib.data.replay import Replay
 from agentlib.data.replay_buffer import ReplayBuffer
+from agentlib.data.return_batches import ReturnBatches
 from agentlib.data.sequence_buffer import SequenceBuffer, Sequences
 from agentlib.data.sequence_replay import SequenceReplay
 from agentlib.data.source import Source
@@ -42,6 +43,7 @@ __all__ = [
     "Pools",
     "Replay",
     "ReplayBuffer",
+    "ReturnBatches",
     "SequenceBuffer",
     "SequenceReplay",
     "Sequences",

@@ -10,7 +10,7 @@ from agentlib.learners.generative import (
     VAEConfig,
     WGANConfig,
 )
-from agentlib.learners.imitation import BC, BCConfig, DAggerConfig
+from agentlib.learners.imitation import BC, BCConfig, DAggerConfig, DecisionTransformer, DecisionTransformerConfig
 from agentlib.learners.meta import MAML, MAMLConfig, Prototypical, PrototypicalConfig
 from agentlib.learners.q_learning import DQN, DQNConfig, RecurrentDQN, RecurrentDQNConfig
 from agentlib.learners.robustness import AdversarialTraining, AdversarialTrainingConfig
@@ -32,6 +32,8 @@ __all__ = [
     "ClassifierConfig",
     "DAggerConfig",
     "DQNConfig",
+    "DecisionTransformer",
+    "DecisionTransformerConfig",
     "Diffusion",
     "DiffusionConfig",
     "GANConfig",

@@ -49,7 +49,7 @@ def build_bc(
         ValueError: no demonstrations, or spaces that differ from the environment's.
     """
     demonstrations = demonstrations_of(problem.demos)
-    _check_environment(demonstrations, problem)
+    check_environment(demonstrations, problem)
     held_out = None
     if config.validation:
         demonstrations, held_out = demonstrations.split(config.validation, seed)
@@ -281,7 +281,8 @@ def _policy(
         raise ValueError("an ensemble needs a backbone for each of its policies: name it, and they are built")
 
     def build() -> nn.Module:
-        network = backbone_for(seen, backbone, config.net_arch, config.normalize)
+        read = done if config.previous_action else None
+        network = backbone_for(seen, backbone, config.net_arch, config.normalize, read)
         if config.loss == "mse" and isinstance(done, spaces.Box):
             return DeterministicPolicy(network, done, config.squashed)
         return policy_for(done, network, squashed=config.squashed)
@@ -318,7 +319,8 @@ def balanced_weights(demonstrations: Demonstrations) -> tuple[float, ...]:
     return tuple(weights.tolist())
 
 
-def _check_environment(demonstrations: Demonstrations, problem: Problem) -> None:
+def check_environment(demonstrations: Demonstrations, problem: Problem) -> None:
+    """Raises ValueError if the problem names an environment, and it has other spaces than the demonstrations."""
     if problem.env is None:
         return
     made = make_envs(problem.env, env_kwargs=problem.env_kwargs)

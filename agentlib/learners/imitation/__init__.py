@@ -2,5 +2,6 @@
 
 from agentlib.learners.imitation.bc import BC, BCConfig
 from agentlib.learners.imitation.dagger import DAggerConfig
+from agentlib.learners.imitation.decision_transformer import DecisionTransformer, DecisionTransformerConfig
 
-__all__ = ["BC", "BCConfig", "DAggerConfig"]
+__all__ = ["BC", "BCConfig", "DAggerConfig", "DecisionTransformer", "DecisionTransformerConfig"]

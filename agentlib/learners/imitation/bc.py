@@ -76,6 +76,8 @@ class CloningConfig:
     """Steps per chunk for policies with a memory, which need it; None for single steps."""
     from_start: float = 0.5
     """Share of the chunks that begin where their episode does."""
+    previous_action: bool = False
+    """A memory that is chosen by name also reads the action before each observation."""
     ensemble: int = 1
     """Policies that learn side by side and decide together; they know where they disagree."""
     net_arch: tuple[int, ...] | None = None
