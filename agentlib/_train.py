@@ -273,6 +273,8 @@ class _Training:
 
     def _diverged(self, name: str, value: float, clock: Clock) -> str:
         message = f"{name} became {value} by step {int(clock.steps)}: a smaller learning_rate or max_grad_norm may help"
+        trouble = self.job.source.trouble()
+        message += f"; {trouble}" if trouble else ""
         if self.folder is None:
             return message
         good = self.folder.checkpoints()
@@ -301,9 +303,13 @@ class _Training:
         product = self.product()
         job.learner.eval()
         measures = job.finish()
-        pictures = job.pictures(folder.path) if folder is not None else []
+        pictures: list[Path] = []
         if folder is not None:
             folder.save(job.learner, job.source, product, self.state())
+            try:
+                pictures = job.pictures(folder.path)
+            except ImportError as error:  # a long run shall not end without its results for want of matplotlib
+                job.tables["pictures_missing"] = str(error)
             folder.write_results(
                 {
                     "steps": int(job.source.clock.steps),
@@ -314,7 +320,9 @@ class _Training:
                     **job.tables,
                 }
             )
-        if isinstance(product, Agent):
-            product.policy.eval()
+        model = product.policy if isinstance(product, Agent) else product
+        model.eval()
+        if isinstance(product, Agent) and not job.gives_result:
             return product
-        return Result(product.eval(), self.metrics, measures, job.references, tuple(pictures))
+        agent = product if isinstance(product, Agent) else None
+        return Result(model, self.metrics, measures, job.references, tuple(pictures), agent)

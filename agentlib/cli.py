@@ -169,6 +169,8 @@ def _learn(folder: Path, *what: Any, env: str | None, **arguments: Any) -> int:
         print(f"\n{product}")
         for picture in product.pictures:
             print(f"picture: {picture}")
+        if product.agent is not None:
+            print(f"The model is in {folder / 'agent.safetensors'}: Agent.load(path).act(x) predicts")
         print(f"The run is in {folder}")
         backbone = folder / "backbone.safetensors"
         if backbone.is_file():

@@ -49,6 +49,8 @@ class Batches(Source):
     x: Tensor
     y: Tensor | None
     rows: Tensor
+    bad_update: Tensor
+    bad_rows: Tensor
 
     def __init__(
         self,
@@ -71,6 +73,8 @@ class Batches(Source):
         self.register_buffer("x", data.x, persistent=False)
         self.register_buffer("y", data.y, persistent=False)
         self.register_buffer("rows", torch.zeros(batches_per_update * self.batch_size, dtype=torch.int64))
+        self.register_buffer("bad_update", torch.tensor(-1.0, dtype=torch.float64), persistent=False)
+        self.register_buffer("bad_rows", torch.full((self.batch_size,), -1), persistent=False)
         self.queue = np.zeros(0, np.int64)  # rows of this epoch that are still to come
 
     @property
@@ -97,6 +101,25 @@ class Batches(Source):
             y, index = None if y is None else y.unflatten(0, shape), index.unflatten(0, shape)
         x = views[0] if self.views == 1 else torch.stack(views, int(self.batches_per_update > 1))
         return Examples(x, y, index, self.batch_clock)
+
+    def feedback(self, batch: Examples, per_sample: Tensor | None) -> None:
+        """Remembers the first batch in which the loss of an example `(B,)` was no finite number."""
+        if per_sample is None or per_sample.shape != batch.index.shape or self.batches_per_update > 1:
+            return
+        bad = ~torch.isfinite(per_sample)
+        first = bad.any() & (self.bad_update < 0)
+        self.bad_update.copy_(torch.where(first, batch.clock.updates, self.bad_update))
+        self.bad_rows.copy_(torch.where(first, torch.where(bad, batch.index, -1), self.bad_rows))
+
+    def trouble(self) -> str | None:
+        if self.bad_update < 0:
+            return None
+        rows = self.bad_rows[self.bad_rows >= 0].tolist()
+        told = ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
+        return (
+            f"it was the first time in update {int(self.bad_update)}, for {len(rows)} of {self.batch_size} examples: "
+            f"rows {told} of the training data"
+        )
 
     def get_extra_state(self) -> dict[str, Any]:
         """Counters, generators, and the rest of this epoch."""

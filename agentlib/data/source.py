@@ -53,6 +53,10 @@ class Source(nn.Module, ABC):
     def feedback(self, batch: Batch, per_sample: Tensor | None) -> None:
         """Takes back what the update says of each sample `(B,)`, such as TD errors for priorities."""
 
+    def trouble(self) -> str | None:
+        """What went wrong with the batches, in words, where a loss is no finite number; None if that is not known."""
+        return None
+
     @property
     def clock(self) -> Clock:
         """Where the run is, in plain numbers."""

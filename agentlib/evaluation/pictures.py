@@ -81,3 +81,14 @@ def confusion_matrix(truth: ArrayLike, predicted: ArrayLike, classes: Sequence[s
         axes.set_yticks(range(n), classes)
     axes.set(title=title, xlabel="Predicted", ylabel="True")
     return figure
+
+
+def predictions(truth: ArrayLike, predicted: ArrayLike, title: str) -> Figure:
+    """Predicted against true numbers; the diagonal is where they agree."""
+    figure, axes = new_figure((5, 5))
+    x, y = np.asarray(truth), np.asarray(predicted)
+    ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+    axes.plot(ends, ends, color=INK, linewidth=0.8, linestyle=":")
+    axes.scatter(x, y, s=14, color=BLUE, alpha=0.6)
+    axes.set(title=title, xlabel="True", ylabel="Predicted")
+    return figure

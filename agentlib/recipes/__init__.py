@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 
 from agentlib.backbones.names import close_matches as close_matches
-from agentlib.recipes import decision_transformer, generative, imitation, meta, q_learning, recurrent, self_supervised
+from agentlib.recipes import (
+    decision_transformer,
+    generative,
+    imitation,
+    meta,
+    q_learning,
+    recurrent,
+    robustness,
+    self_supervised,
+    supervised,
+)
 from agentlib.recipes.presets import preset_for, preset_steps
 from agentlib.recipes.problem import Job, Problem, Recipe, Reference, Result
 from agentlib.training.config import config_from_json
@@ -17,7 +27,17 @@ from agentlib.training.config import config_from_json
 __all__ = ["RECIPES", "Job", "Problem", "Recipe", "Reference", "Result", "configure", "recipe_of", "steps_of"]
 
 
-FAMILIES = (q_learning, recurrent, imitation, decision_transformer, generative, self_supervised, meta)
+FAMILIES = (
+    q_learning,
+    recurrent,
+    imitation,
+    decision_transformer,
+    supervised,
+    robustness,
+    generative,
+    self_supervised,
+    meta,
+)
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for family in FAMILIES for recipe in family.RECIPES}
 """What can be trained, by name: a family's recipes are in its file."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentlib.backbones import Linear
+from agentlib.backbones import Cosine, Linear
 
 _LANDER: dict[str, Any] = {
     "learning_rate": 6.3e-4,
@@ -100,6 +100,16 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "diffusion": {
         "digits": {"clip": True, "net_arch": (256, 256, 256), "batch_size": 128},
         "shapes": {"clip": True, "batch_size": 64},
+    },
+    "classifier": {
+        "digits": {"learning_rate": Cosine(2e-3), "steps": 1_000},
+        "breast_cancer": {"net_arch": (), "l2": 1e-3, "steps": 1_000},
+    },
+    "regressor": {
+        "diabetes": {"net_arch": (), "l2": 4e-3, "learning_rate": 3e-3, "steps": 1_000},
+    },
+    "adversarial": {
+        "digits": {"epsilon": 0.15, "learning_rate": Cosine(2e-3), "steps": 600},
     },
 }
 

@@ -76,6 +76,8 @@ class Job:
     """The agent as it is now, or the trained network where no agent comes out; it shares the learner's weights."""
     finished: Callable[[], bool] | None = None
     """For runs whose length shows only as they go: whether all is done."""
+    gives_result: bool = False
+    """Whether the caller gets a `Result` even though the product is an agent: where what it measured is what counts."""
     measures: Callable[[], dict[str, float]] = dict
     """What there is to log besides the learner's metrics, under SB3's names; cheap."""
     evaluate: Callable[[], dict[str, float]] | None = None
@@ -102,7 +104,7 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a run that makes no agent leaves behind."""
+    """What a run leaves behind that is about data, or that makes no agent."""
 
     model: nn.Module
     """What was trained, in eval mode."""
@@ -114,6 +116,8 @@ class Result:
     """Numbers to hold the measures against, under the same names."""
     pictures: tuple[Path, ...] = ()
     """Files that show the result; only of runs with a folder."""
+    agent: Agent | None = None
+    """The model as an agent, to save and to use anywhere: its observation is an example, its action the prediction."""
 
     @property
     def backbone(self) -> nn.Module:

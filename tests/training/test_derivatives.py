@@ -51,7 +51,7 @@ def test_products_are_columns_and_rows_of_the_jacobian():
     for j, weights in enumerate(torch.eye(4, dtype=torch.float64)):
         assert torch.allclose(vjp(function, x, weights[None])[0], whole[j])
     u, v = random(1, 4, seed=1), random(1, 3, seed=2)
-    forward, backward = (u * jvp(function, x, v)).sum(), (vjp(function, x, u) * v).sum()
+    forward, backward = (u * jvp(function, x, v)).sum().detach(), (vjp(function, x, u) * v).sum().detach()
     assert float(forward) == pytest.approx(float(backward), abs=1e-14)  # <u, J v> = <J' u, v>
 
 

@@ -82,8 +82,8 @@ class ClassifierConfig:
     """Gradients are cut to this norm; None leaves them."""
     normalize: bool = True
     """Standardize vectors by the mean and deviation of the training part; images are left between 0 and 1."""
-    patience: int | None = 20
-    """Evaluations on the validation part (100 in a run) without a smaller loss, after which a run ends; None never."""
+    patience: int | None = 10
+    """Evaluations on the validation part (50 in a run) without a smaller loss, after which a run ends; None never."""
 
     def __post_init__(self) -> None:
         check_range(self, 1, math.inf, "batch_size", "patience")
