@@ -12,7 +12,7 @@ from agentlib.backbones import Prompt
 from agentlib.data.demonstration_batches import Labelled
 from agentlib.data.demonstrations import Demonstrations
 from agentlib.data.source import Source
-from agentlib.data.spaces import action_from_space, leaf_dtype, leaf_spaces, unflatten
+from agentlib.envs.spaces import action_from_space, leaf_dtype, leaf_spaces, unflatten
 
 
 def returns_to_go(rewards: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

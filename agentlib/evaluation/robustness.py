@@ -18,7 +18,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from agentlib.agent import Agent
-from agentlib.data.spaces import to_batch, unflatten
+from agentlib.envs.spaces import to_batch, unflatten
 from agentlib.evaluation.calibration import logits_of
 from agentlib.learners.robustness.attacks import attack
 from agentlib.learners.robustness.norms import Bounds, Norm, random_point
