@@ -225,29 +225,30 @@ def test_vmap_over_samples(network, inputs, excused):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_traced_in_one_graph(network, inputs, training):
-    network.train(training)
+def test_traced_in_one_graph(example, network, inputs):
+    """In training mode, with gradients; what fails something there, in eval mode too."""
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    other = copy.deepcopy(network)
-    expected = features_of(network, inputs)
-    torch.compiler.reset()
-    compiled = torch.compile(other, fullgraph=True, dynamic=False, backend="aot_eager")
-    found = features_of(compiled, inputs)
-    torch.testing.assert_close(found, expected)
-    if list(network.parameters()):
-        slopes = torch.autograd.grad(found.square().sum(), list(other.parameters()))
-        expected_slopes = torch.autograd.grad(expected.square().sum(), list(network.parameters()))
-        torch.testing.assert_close(slopes, expected_slopes, rtol=1e-3, atol=1e-4)
-    for mine, its in zip(network.buffers(), other.buffers(), strict=True):
-        torch.testing.assert_close(mine, its)
+    for training in (True, False) if example.fails else (True,):
+        network.train(training)
+        other = copy.deepcopy(network)
+        expected = features_of(network, inputs)
+        torch.compiler.reset()
+        compiled = torch.compile(other, fullgraph=True, dynamic=False, backend="aot_eager")
+        found = features_of(compiled, inputs)
+        torch.testing.assert_close(found, expected)
+        if list(network.parameters()):
+            slopes = torch.autograd.grad(found.square().sum(), list(other.parameters()))
+            expected_slopes = torch.autograd.grad(expected.square().sum(), list(network.parameters()))
+            torch.testing.assert_close(slopes, expected_slopes, rtol=1e-3, atol=1e-4)
+        for mine, its in zip(network.buffers(), other.buffers(), strict=True):
+            torch.testing.assert_close(mine, its)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")
-@pytest.mark.parametrize("name", ["mlp: all options", "nature_cnn", "resnet", "unet: conditioned"])
+@pytest.mark.parametrize("name", ["mlp: all options", "resnet", "unet"])
 def test_compiled(name):
     example = EXAMPLES[name]
     network, inputs = example.build().eval(), example.inputs(BATCH)
