@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from agentlib.evaluation.pictures import BLUE, INK, ORANGE, new_figure
 from agentlib.policies.acting import in_eval_mode
+from agentlib.policies.scores import logits_from
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,14 +132,9 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def logits_of(policy: nn.Module, observation: Any) -> Tensor:
-    """Logits `(B, K)` of a classifier or policy in eval mode; of an ensemble the logs of its averaged probabilities."""
+    """Logits `(B, K)` of a classifier or policy in eval mode, as `logits_from` has them."""
     with in_eval_mode(policy):
-        output = policy(observation)
-        output = output[0] if isinstance(output, tuple) else output
-        if output.dim() == 3:  # (B, members, K)
-            output = policy.probabilities(output).log()  # type: ignore[operator]
-    logits: Tensor = output
-    return logits
+        return logits_from(policy, policy(observation))
 
 
 def calibrated_confidence(policy: nn.Module, temperature: float = 1.0) -> Callable[[Any], Tensor]:

@@ -29,6 +29,7 @@ from agentlib.learners.robustness.norms import Norm
 from agentlib.learners.supervised.classifier import cross_entropy, logistic_loss
 from agentlib.learners.supervised.regularization import penalized, penalty
 from agentlib.policies import CategoricalPolicy
+from agentlib.policies.scores import logits_from
 from agentlib.training import Learner, Step, Target, Update
 from agentlib.training.config import check_range
 from agentlib.training.step import Optimizer
@@ -133,7 +134,7 @@ class AdversarialTraining(Learner):
         assert y is not None
 
         def loss_at(x: Tensor) -> Tensor:
-            return cross_entropy(self.policy(x)[0], y)
+            return cross_entropy(logits_from(self.policy, self.policy(x)), y)
 
         changed = perturb(
             loss_at,
@@ -145,7 +146,7 @@ class AdversarialTraining(Learner):
             bounds=config.bounds,
             random_start=config.random_start,
         )
-        logits, _ = self.policy(changed)  # (B, K)
+        logits = logits_from(self.policy, self.policy(changed))  # (B, K)
         losses = cross_entropy(logits, y)
         loss = losses.mean() + penalty(self.matrices, l2=config.l2)
         norm = self.step(loss, batch.clock)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.learners.robustness.norms import Bounds, Norm, check_scale, project, random_point, steepest
+from agentlib.policies.scores import logits_from
 
 Model = Callable[[Tensor], Any]
 """Gives an output, or a pair of an output and a state as policies do."""
@@ -171,10 +172,10 @@ def default_step_size(epsilon: float, steps: int) -> float:
 
 
 def loss_of(model: Model) -> Loss:
-    """The negative log probability of y by a model's output: by its own `log_prob`, or that of logits `(..., n)`."""
+    """The negative log probability of y by a model's output: by its own `log_prob`, or by its scores as logits."""
     if hasattr(model, "log_prob"):
         return lambda output, y: -model.log_prob(output, y)
-    return lambda output, y: functional.cross_entropy(output, y, reduction="none")
+    return lambda output, y: functional.cross_entropy(logits_from(model, output), y, reduction="none")
 
 
 @contextmanager

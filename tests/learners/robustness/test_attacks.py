@@ -260,6 +260,17 @@ def test_policies():
     assert (before != after).double().mean() > (before != noise).double().mean() + 0.1
 
 
+@pytest.mark.parametrize("distributional", [None, "c51", "quantile"])
+def test_all_kinds_of_action_values(distributional):
+    with torch.random.fork_rng(devices=[]):
+        torch.random.manual_seed(0)
+        policy = QPolicy(MLP(4, (16,)), n_actions=3, distributional=distributional, n_atoms=11)
+    observation = torch.randn(64, 4, generator=seeded())
+    before = policy.choose(policy(observation)[0])
+    after = policy.choose(policy(attack(policy, observation, epsilon=2.0, bounds=None, generator=seeded()))[0])
+    assert (before != after).double().mean() > 0.3
+
+
 def test_a_loss_of_your_own():
     net, x = network(), torch.rand(5, 6, generator=seeded(), dtype=torch.float64)
     changed = attack(net, x, torch.zeros(5), epsilon=0.1, steps=1, loss=lambda output, y: output[:, 0] - y)

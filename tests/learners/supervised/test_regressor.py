@@ -1,0 +1,137 @@
+"""Regression against closed forms."""
+
+import numpy as np
+import pytest
+import torch
+
+from agentlib.backbones import MLP, Cosine, adam, sgd
+from agentlib.data import Batches, Dataset, dataset
+from agentlib.learners import Regressor, RegressorConfig
+from agentlib.learners.supervised.regressor import error_of
+from agentlib.learners.supervised.regularization import (
+    gaussian_prior,
+    laplace_prior,
+    penalized,
+    penalty,
+    soft_threshold,
+)
+from agentlib.policies import Predictor
+from agentlib.training import run
+
+
+def diabetes():
+    data = dataset("diabetes")
+    x = data.x / data.x.std(0, correction=0)
+    return Dataset(x - x.mean(0), data.y)
+
+
+def learned(data, config, optimizer, updates, scaled=True):
+    with torch.random.fork_rng(devices=[]):
+        torch.random.manual_seed(0)
+        policy = Predictor(MLP(data.x.shape[1], config.net_arch or ()))
+    if scaled:
+        policy.fit_scale(data.targets)
+    learner = Regressor(policy, optimizer, config)
+    for _ in run(learner, Batches(data, config.batch_size), updates, compile=False):
+        pass
+    return policy
+
+
+def test_errors():
+    prediction, target = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 4.0], [0.0, 0.0]])
+    assert error_of(prediction, target, "mse").tolist() == [2.0, 12.5]
+    assert error_of(prediction, target, "mae").tolist() == [1.0, 3.5]
+
+
+def test_penalties_and_priors():
+    w = torch.tensor([[3.0, -4.0]])
+    assert float(penalty([w], l1=0.5, l2=0.1)) == pytest.approx(0.5 * 7 + 0.1 * 25)
+    assert penalty([w]) == 0.0
+    # N losses and a prior: N l2 w^2 is -log N(w; 0, s^2) up to a constant, N l1 |w| that of a Laplace density.
+    for n, s in ((1, 2.0), (50, 0.3)):
+        normal, laplace = torch.distributions.Normal(0.0, s), torch.distributions.Laplace(0.0, s)
+        for a, b in ((0.3, 1.1), (-0.5, 2.0)):
+            difference = [normal.log_prob(torch.tensor(x)) for x in (a, b)]
+            assert float(difference[1] - difference[0]) == pytest.approx(
+                -n * gaussian_prior(s, n) * (b**2 - a**2), rel=1e-4
+            )
+            difference = [laplace.log_prob(torch.tensor(x)) for x in (a, b)]
+            assert float(difference[1] - difference[0]) == pytest.approx(
+                -n * laplace_prior(s, n) * (abs(b) - abs(a)), rel=1e-4
+            )
+    network = Predictor(MLP(2, (3,)))
+    assert [tuple(p.shape) for p in penalized(network)] == [(3, 2), (1, 3)]  # no biases
+
+
+@pytest.mark.parametrize("strength", [0.1, 10.0])
+def test_ridge_in_closed_form(strength):
+    """(X'X + lambda I)^-1 X'y, lambda = N l2: our objective has no slope there; and training gets there."""
+    data = diabetes()
+    n = len(data)
+    x, y = data.x.double().numpy(), data.targets.double().numpy()
+    z = (y - y.mean()) / y.std()
+    exact = np.linalg.solve(x.T @ x + strength * np.eye(10), x.T @ z)
+    sklearn = pytest.importorskip("sklearn.linear_model").Ridge(alpha=strength).fit(x, z)
+    assert np.allclose(exact, sklearn.coef_, atol=1e-10)
+
+    w = torch.from_numpy(exact)[None].requires_grad_()
+    errors = error_of((torch.from_numpy(x) @ w.T), torch.from_numpy(z)[:, None])
+    objective = errors.mean() + penalty([w], l2=strength / n)
+    assert float(torch.autograd.grad(objective, w)[0].abs().max()) < 1e-12
+
+    config = RegressorConfig(net_arch=(), batch_size=n, l2=strength / n)
+    policy = learned(data, config, sgd(0.2, momentum=0.95), 1200)
+    assert np.abs(policy.head.weight[0].detach().numpy() - exact).max() < 1e-3
+    predicted = policy(data.x)[0][:, 0].detach().numpy()
+    assert np.abs(predicted - (x @ exact * y.std() + y.mean())).max() < 0.05
+
+
+def test_more_ridge_is_smoother():
+    """The notes have it the other way round."""
+    data = diabetes()
+    x, y = data.x.double().numpy(), data.targets.double().numpy()
+    lengths = [
+        np.linalg.norm(np.linalg.solve(x.T @ x + strength * np.eye(10), x.T @ y)) for strength in (0.01, 1.0, 100.0)
+    ]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_lasso():
+    """With orthonormal inputs the lasso is the soft-thresholded least squares solution."""
+    generator = torch.Generator().manual_seed(0)
+    n = 64
+    columns = torch.cat([torch.ones(n, 1), torch.randn(n, 6, generator=generator)], 1)
+    x = torch.linalg.qr(columns).Q[:, 1:] * n**0.5  # x'x = n, and each column has mean 0
+    y = x @ torch.tensor([2.0, -1.0, 0.5, 0.1, 0.0, 0.0]) + 0.1 * torch.randn(n, generator=generator)
+    least_squares = x.T @ y / n
+    l1 = 0.4
+    expected = soft_threshold(least_squares, l1 / 2.0)  # mean error + l1 |w| = (w - w0)^2 + l1 |w| + constant
+    config = RegressorConfig(net_arch=(), batch_size=n, l1=l1)
+    policy = learned(Dataset(x, y), config, adam(Cosine(0.02)), 600, scaled=False)
+    assert torch.allclose(policy.head.weight[0].detach(), expected, atol=2e-3)
+    assert (expected[3:] == 0).all()
+
+
+def test_absolute_errors_find_the_median():
+    y = torch.tensor([0.0, 1.0, 2.0, 3.0, 100.0])
+    data = Dataset(torch.zeros(5, 1), y)
+    for loss, expected in (("mse", 21.2), ("mae", 2.0)):
+        config = RegressorConfig(net_arch=(), batch_size=5, loss=loss)  # type: ignore[arg-type]
+        policy = learned(data, config, adam(Cosine(0.05)), 500)
+        assert float(policy(torch.zeros(1, 1))[0].detach()) == pytest.approx(expected, abs=0.05)
+
+
+def test_units_do_not_matter():
+    data = diabetes()
+    config = RegressorConfig(net_arch=(8,), batch_size=64, l2=1e-3)
+    first = learned(data, config, adam(1e-2), 50)
+    cents = learned(Dataset(data.x, 100.0 * data.targets), config, adam(1e-2), 50)
+    assert torch.allclose(100.0 * first(data.x)[0], cents(data.x)[0], rtol=1e-3)
+
+
+def test_constant_targets_and_features():
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    x[:, 1] = 7.0
+    policy = learned(Dataset(x, torch.full((40,), 5.0)), RegressorConfig(net_arch=()), adam(1e-2), 300)
+    assert policy.scale.tolist() == [1.0]
+    assert torch.allclose(policy(x)[0], torch.tensor(5.0), atol=0.1)
