@@ -38,6 +38,10 @@ class ExpertLeft(Exception):
 class Screen(Protocol):
     """Where a person sees the environment and presses keys."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether the environment stands still until an answer comes."""
+
     def ask(self, env: gymnasium.Env[Any, Any], observation: Any, question: str) -> str:
         """The keys that are pressed, sorted; empty for none. Raises `ExpertLeft`."""
 
@@ -81,10 +85,11 @@ class Person:
         note = ""
         while True:
             pressed = self.screen.ask(env, observation, f"{note}{question} [{legend}; q: stop] ")
-            action = self.keys.get(pressed) if pressed else otherwise()
-            if action is not None or not pressed:
-                self.last = action if action is not None else self.last
-                return action
+            if pressed in self.keys and pressed:
+                self.last = self.keys[pressed]
+                return self.last
+            if not pressed or not self.screen.waits:  # what a window does not know is no key
+                return otherwise()
             if pressed == "q":
                 raise ExpertLeft
             note = f"{pressed!r} does nothing here; "
@@ -147,6 +152,8 @@ class Terminal:
         write: takes text; standard output by default.
     """
 
+    waits = True
+
     def __init__(self, read: Callable[[], str] | None = None, write: Callable[[str], Any] | None = None) -> None:
         self.read: Callable[[], str] = read if read is not None else lambda: sys.stdin.readline()
         self.write = write if write is not None else _write
@@ -202,6 +209,8 @@ class Window:
         rate: steps a second; by default the environment's `render_fps`.
         zoom: size of a pixel.
     """
+
+    waits = False
 
     def __init__(self, rate: float | None = None, zoom: int = 1) -> None:
         try:

@@ -1,0 +1,248 @@
+"""Copying an expert, and asking it."""
+
+import json
+import os
+import subprocess
+import venv
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+import agentlib
+from agentlib.backbones import Linear
+from agentlib.data import Demonstration, Demonstrations, record_episodes
+from agentlib.envs.experts import cartpole_expert, chain_expert, expert_for
+from agentlib.evaluation.returns import episode_seed
+from agentlib.learners import BCConfig, DAggerConfig
+from agentlib.recipes import configure
+from benchmarks.experiments import Claim, Experiment
+
+QUIET: dict[str, Any] = {"progress": False, "compile": False}
+
+# What a mistake costs ------------------------------------------------------------------------------------------------
+
+HORIZONS = (10, 20, 40, 80, 160)
+LABELS = 6_400
+"""For each horizon, on both sides, so that both are wrong about the same share of cues."""
+STEPS = 400_000
+"""Of evaluation, for each horizon."""
+UPDATE: dict[str, Any] = {"learning_rate": Linear(3e-3, 0.0), "batch_size": 64, "normalize": False}
+
+
+def chain_cost(agent: agentlib.Agent, horizon: int, seed: int) -> float:
+    """Mean cost of an episode."""
+    episodes = STEPS // horizon
+    envs: Any = gymnasium.make_vec("agentlib/Chain-v0", num_envs=500, vectorization_mode="sync", horizon=horizon)
+    total = 0.0
+    for batch in range(episodes // 500):
+        observation, _ = envs.reset(seed=2**20 + seed * STEPS + batch * 500)
+        for _ in range(horizon):
+            observation, reward, *_ = envs.step(agent.act(observation))
+            total -= reward.sum()
+    return float(total / (episodes // 500 * 500))
+
+
+def chain(seed: int) -> dict[str, float]:
+    costs = {}
+    for horizon in HORIZONS:
+        kwargs = {"horizon": horizon}
+        demos = record_episodes(chain_expert, "agentlib/Chain-v0", LABELS // horizon, seed=seed, env_kwargs=kwargs)
+        copy: Any = agentlib.train(BCConfig(epochs=30, **UPDATE), demos=demos, seed=seed, **QUIET)
+        config = DAggerConfig(
+            rounds=5, rollout_round_min_timesteps=LABELS // 5, rollout_round_min_episodes=1, epochs=10, **UPDATE
+        )
+        pupil: Any = agentlib.train(
+            config, env="agentlib/Chain-v0", env_kwargs=kwargs, expert="scripted", seed=seed, **QUIET
+        )
+        costs[f"bc_{horizon}"] = chain_cost(copy, horizon, seed)
+        costs[f"dagger_{horizon}"] = chain_cost(pupil, horizon, seed)
+    return costs
+
+
+def slopes(rows: list[dict[str, float]]) -> dict[str, Any]:
+    """Slope of log mean cost over log horizon, with the 95% bootstrap interval over seeds."""
+    generator = np.random.default_rng(0)
+    found = {}
+    for name in ("bc", "dagger"):
+        costs = np.array([[row[f"{name}_{horizon}"] for horizon in HORIZONS] for row in rows])  # (seeds, T)
+
+        def slope(chosen: Any) -> float:
+            return float(np.polyfit(np.log(HORIZONS), np.log(chosen.mean(0)), 1)[0])
+
+        drawn = [slope(costs[generator.integers(len(rows), size=len(rows))]) for _ in range(2000)]
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        found[f"{name}_slope"] = {"value": slope(costs), "low": float(low), "high": float(high)}
+    return found
+
+
+# A student that is too weak to copy ----------------------------------------------------------------------------------
+
+
+def weak_student(seed: int) -> dict[str, float]:
+    recorded = record_episodes(cartpole_expert, "CartPole-v1", 1, seed=seed, noise=0.6)
+    # What was done is all that is known: three actions in ten are wrong.
+    demos = Demonstrations.from_episodes(
+        [Demonstration(*episode[:4]) for episode in recorded], recorded.observation_space, recorded.action_space
+    )
+    copy: Any = agentlib.train(BCConfig(net_arch=(2,), epochs=100), demos=demos, seed=seed, **QUIET)
+    config = DAggerConfig(net_arch=(2,), rounds=8, rollout_round_min_episodes=1, beta=0.0)
+    pupil: Any = agentlib.train(config, env="CartPole-v1", demos=demos, expert="scripted", seed=seed, **QUIET)
+    scores = [agentlib.evaluate(agent, "CartPole-v1", episodes=100, seed=seed).iqm for agent in (copy, pupil)]
+    return {"bc": scores[0], "dagger": scores[1]}
+
+
+# Copies that are good enough -----------------------------------------------------------------------------------------
+
+
+def ten_episodes(seed: int) -> dict[str, float]:
+    found = {}
+    for name, env in (("cartpole", "CartPole-v1"), ("mountain_car", "MountainCar-v0")):
+        demos = record_episodes(expert_for(env), env, 10, seed=seed)
+        agent: Any = agentlib.train(configure("bc", env, {}), demos=demos, seed=seed, **QUIET)
+        found[name] = agentlib.evaluate(agent, env, episodes=100, seed=seed).mean
+    expert = record_episodes(expert_for(env), env, 100, seed=2**20 + seed)
+    return found | {"mountain_car_less_expert": found["mountain_car"] - float(expert.returns.mean())}
+
+
+# The imitation library's DAgger --------------------------------------------------------------------------------------
+
+ENVIRONMENTS = ("CartPole-v1", "MountainCar-v0")
+SHARED: dict[str, Any] = {"rounds": 5, "round_steps": 500, "round_episodes": 3, "epochs": 4, "batch_size": 32}
+PEER = Path(os.environ.get("IMITATION_VENV", "/tmp/imitation-venv"))
+"""An environment with `imitation` 1.0.1, which asks for Gymnasium 0.29; it is made if it is not there."""
+
+
+def peer_python() -> str:
+    python = PEER / "bin" / "python"
+    if not python.exists():
+        venv.create(PEER, with_pip=True)
+        for packages in (["torch==2.13.0"], ["imitation==1.0.1", "setuptools<81"]):
+            subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
+    return str(python)
+
+
+def beside_imitation(seed: int) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, env in zip(("cartpole", "mountain_car"), ENVIRONMENTS, strict=True):
+        seeds = [episode_seed(seed, index) for index in range(100)]
+        settings = {"seed": seed, "net_arch": [32, 32], "beta_rounds": 15, "normalize": True, "evaluation_seeds": seeds}
+        script = Path(__file__).parent.parent / "imitation_dagger.py"
+        command = [peer_python(), str(script), env, json.dumps(SHARED | settings)]
+        clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=clean)
+        theirs = json.loads(done.stdout.splitlines()[-1])
+        config = DAggerConfig(
+            rounds=SHARED["rounds"],
+            rollout_round_min_timesteps=SHARED["round_steps"],
+            rollout_round_min_episodes=SHARED["round_episodes"],
+            epochs=SHARED["epochs"],
+            batch_size=SHARED["batch_size"],
+            net_arch=(32, 32),
+            beta=Linear(1.0, 1.0 - SHARED["rounds"] / 15),
+        )
+        labels: dict[str, float] = {}
+        ours: Any = agentlib.train(
+            config, env=env, expert="scripted", seed=seed, callback=lambda clock, m, to=labels: to.update(m), **QUIET
+        )
+        mean = agentlib.evaluate(ours, env, episodes=100, seed=seed).mean
+        found |= {
+            f"{name}_ours": mean,
+            f"{name}_theirs": float(np.mean(theirs["returns"])),
+            f"{name}_difference": mean - float(np.mean(theirs["returns"])),
+            f"{name}_labels_ours": labels["rollout/labels"],
+            f"{name}_labels_theirs": float(theirs["labels"]),
+        }
+    return found
+
+
+# Asking only when unsure ---------------------------------------------------------------------------------------------
+
+
+def gated(seed: int) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, env in zip(("cartpole", "mountain_car"), ENVIRONMENTS, strict=True):
+        for kind in ("full", "gated"):
+            config = DAggerConfig(rounds=8, epochs=8, gate="unsure" if kind == "gated" else None)
+            labels: dict[str, float] = {}
+            agent: Any = agentlib.train(
+                config,
+                env=env,
+                expert="scripted",
+                seed=seed,
+                callback=lambda clock, m, to=labels: to.update(m),
+                **QUIET,
+            )
+            found[f"{name}_{kind}"] = agentlib.evaluate(agent, env, episodes=100, seed=seed).mean
+            found[f"{name}_{kind}_labels"] = labels["rollout/labels"]
+        full, part = found[f"{name}_full"], found[f"{name}_gated"]
+        found[f"{name}_loss"] = (full - part) / abs(full)
+        found[f"{name}_share"] = found[f"{name}_gated_labels"] / found[f"{name}_full_labels"]
+    return found
+
+
+FAMILY = "Imitation"
+EXPERIMENTS = [
+    Experiment(
+        name="imitation_chain",
+        family=FAMILY,
+        data=f"Chain-v0, {LABELS:,} labels for each T in {', '.join(map(str, HORIZONS))}",
+        measure=chain,
+        summarize=slopes,
+        claims=(
+            Claim("bc_slope", "BC: slope of log cost over log T", at_least=1.7, at_most=2.1, of="interval"),
+            Claim("dagger_slope", "DAgger: the same", at_least=0.8, at_most=1.2, of="interval"),
+        ),
+        note="The bounds that theory gives are 2 and 1 (Ross & Bagnell 2010; Ross et al. 2011).",
+    ),
+    Experiment(
+        name="imitation_weak_student",
+        family=FAMILY,
+        data="CartPole-v1, a hidden layer of 2, one demonstration with 60% random actions",
+        measure=weak_student,
+        claims=(
+            Claim("bc", "BC", statistic="iqm", at_most=300),
+            Claim("dagger", "DAgger from there, 8 rounds", statistic="iqm", at_least=475),
+        ),
+    ),
+    Experiment(
+        name="imitation_ten_episodes",
+        family=FAMILY,
+        data="10 episodes of the scripted expert",
+        measure=ten_episodes,
+        claims=(
+            Claim("cartpole", "BC on CartPole-v1", statistic="mean", at_least=500, reference="expert 500"),
+            Claim("mountain_car_less_expert", "BC on MountainCar-v0, less the expert's", statistic="mean", at_least=-5),
+        ),
+    ),
+    Experiment(
+        name="imitation_beside_imitation",
+        family=FAMILY,
+        data="5 rounds of 500 steps and 3 episodes, 4 epochs, layers 32 and 32",
+        measure=beside_imitation,
+        claims=(
+            Claim(
+                "cartpole_difference", "DAgger on CartPole-v1, ours less `imitation`'s", statistic="mean", at_least=0
+            ),
+            Claim("cartpole_labels_ours", "labels, ours", statistic="mean"),
+            Claim("cartpole_labels_theirs", "labels, theirs", statistic="mean"),
+            Claim("mountain_car_difference", "DAgger on MountainCar-v0, the same", statistic="mean", at_least=0),
+            Claim("mountain_car_labels_ours", "labels, ours", statistic="mean"),
+            Claim("mountain_car_labels_theirs", "labels, theirs", statistic="mean"),
+        ),
+        note="`imitation` 1.0.1 with Stable-Baselines3 2.2 in an environment of its own; both normalize observations.",
+    ),
+    Experiment(
+        name="imitation_gated",
+        family=FAMILY,
+        data="8 rounds; the gate asks where the student's choice has a probability below 0.95",
+        measure=gated,
+        claims=(
+            Claim("cartpole_loss", "CartPole-v1: share of the return that is lost", statistic="mean", at_most=0.05),
+            Claim("cartpole_share", "CartPole-v1: share of the labels of full DAgger", statistic="mean", at_most=0.7),
+            Claim("mountain_car_loss", "MountainCar-v0: the same", statistic="mean", at_most=0.05),
+            Claim("mountain_car_share", "MountainCar-v0: the same", statistic="mean", at_most=0.7),
+        ),
+    ),
+]
