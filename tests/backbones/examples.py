@@ -15,7 +15,11 @@ from agentlib.backbones import (
     RNN,
     AfterAction,
     Chain,
+    DiffusionModel,
     EncoderDecoder,
+    Generator,
+    MLPDecoder,
+    MLPDenoiser,
     NatureCNN,
     Nested,
     OneHot,
@@ -27,6 +31,7 @@ from agentlib.backbones import (
     TransformerDecoder,
     TransformerEncoder,
     UNet,
+    UNetDenoiser,
     ViT,
     WithMemory,
 )
@@ -57,6 +62,19 @@ def observed_norm() -> RunningNorm:
     norm = RunningNorm((3, 2))
     norm.observe(3.0 + 2.0 * torch.randn(20, 3, 2))
     return norm
+
+
+def stirred(network: nn.Module) -> nn.Module:
+    """With weights that are not at their start, where some are zero and keep gradients from others."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return network
+
+
+def noisy(batch: int) -> tuple[Any, ...]:
+    """Samples, times and conditions."""
+    return torch.randn(batch, 2, 3), torch.rand(batch), torch.randn(batch, 4)
 
 
 def nested_inputs(batch: int) -> tuple[dict[str, Any]]:
@@ -185,6 +203,23 @@ EXAMPLES: dict[str, Example] = {
         lambda: Swin((3, 16, 16), 2, dim=8, depths=(2, 2), heads=(1, 2), window=4),
         pixels(3, 16, 16),
         fails={"vmap over networks": "not differentiable with respect to argument 'attn_mask'"},
+    ),
+    "mlp_decoder": Example(lambda: MLPDecoder(5, (2, 3), (8,)), vectors(5), lambda batch, width: (batch, 2, 3)),
+    "generator": Example(
+        lambda: Generator(MLPDecoder(5, (6,), (8,), squash=True), latent_dim=2, n_classes=3),
+        lambda batch: (torch.randn(batch, 2), torch.randint(0, 3, (batch,))),
+        lambda batch, width: (batch, 6),
+    ),
+    "mlp_denoiser": Example(lambda: MLPDenoiser((2, 3), (8,), 4), noisy, lambda batch, width: (batch, 2, 3)),
+    "unet_denoiser": Example(
+        lambda: stirred(UNetDenoiser((1, 7, 8), (8, 16), embedding_dim=8)),
+        lambda batch: (torch.randn(batch, 1, 7, 8), torch.rand(batch)),
+        lambda batch, width: (batch, 1, 7, 8),
+    ),
+    "diffusion": Example(
+        lambda: DiffusionModel(MLPDenoiser((2, 3), (8,)), (2, 3), noise_steps=20),
+        lambda batch: (torch.randn(batch, 2, 3), torch.randint(0, 20, (batch,))),
+        lambda batch, width: (batch, 2, 3),
     ),
     "one_hot": Example(lambda: OneHot([3, 4], [0, 1]), lambda batch: (torch.randint(1, 3, (batch, 2)),)),
     "running_norm": Example(observed_norm, vectors(3, 2), lambda batch, width: (batch, 3, 2)),

@@ -72,7 +72,7 @@ def test_every_name_has_an_example():
 def test_features(example, network, inputs):
     kept = copy.deepcopy(inputs)
     features = features_of(network, inputs)
-    assert features.shape == example.shape(BATCH, network.feature_dim)
+    assert features.shape == example.shape(BATCH, getattr(network, "feature_dim", 0))
     assert features.dtype == torch.float32
     assert torch.isfinite(features).all()
     assert features.std() > 1e-3
