@@ -68,7 +68,7 @@ def stirred(network: nn.Module) -> nn.Module:
     """With weights that are not at their start, where some are zero and keep gradients from others."""
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
+            parameter.add_(0.05 * torch.randn_like(parameter))
     return network
 
 
