@@ -29,6 +29,7 @@ from agentlib.backbones import (
     ResNet,
     RunningNorm,
     SequenceBackbone,
+    Swin,
     TransformerDecoder,
     ViT,
     WithMemory,
@@ -247,6 +248,18 @@ def _patch(shape: tuple[int, ...]) -> int:
     return found[0]
 
 
+def _swin(shape: tuple[int, ...], channels_last: bool) -> Swin:
+    """One stage, or two where the patches can be merged two by two, with the largest windows up to 7x7 that tile."""
+    patch = _patch(shape)
+    rows, columns = (side // patch for side in _sides(shape))
+    stages = 2 if rows % 2 == columns % 2 == 0 else 1
+    common = math.gcd(rows, columns) // stages
+    window = next(side for side in range(7, 0, -1) if common % side == 0)
+    return Swin(
+        shape, patch, 48, depths=(2,) * stages, heads=(3, 6)[:stages], window=window, channels_last=channels_last
+    )
+
+
 def with_memory(
     space: spaces.Space[Any],
     memory: str,
@@ -340,6 +353,13 @@ NAMED_BACKBONES: dict[str, NamedBackbone] = {
         "a transformer of 4 layers, width 64, on up to a hundred patches",
         "images whose sides have a common divisor",
         "Dosovitskiy et al. 2021",
+        SMALL_PICTURE,
+    ),
+    "swin": NamedBackbone(
+        _on_images("swin", _swin),
+        "a transformer of shifted windows, one or two stages of 2 layers, width 48 and 96",
+        "images whose sides have a common divisor",
+        "Liu et al. 2021",
         SMALL_PICTURE,
     ),
     "rnn": _remembering("rnn", "an encoder of each observation, then a plain recurrent network", "Elman 1990"),

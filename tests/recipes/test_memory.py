@@ -64,6 +64,16 @@ def test_patches_of_a_vit_by_name(shape, tokens):
     assert network.positions.shape[1] == tokens + 1  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("shape", "window", "stages"), [((8, 8), 2, 2), ((3, 32, 32), 4, 2), ((36, 36), 3, 1), ((4, 84, 84), 7, 1)]
+)
+def test_windows_of_a_swin_by_name(shape, window, stages):
+    network: Any = backbone_for(spaces.Box(0, 255, shape, np.uint8), "swin")
+    assert (network.window, len(network.depths)) == (window, stages)
+    features = network(torch.zeros(2, *shape, dtype=torch.uint8))
+    assert features.shape == (2, network.feature_dim)
+
+
 def test_an_image_without_patches_says_so():
     with pytest.raises(ValueError, match="no patches from 2x2 on tile an image of 31x37"):
         backbone_for(spaces.Box(0, 255, (31, 37, 3), np.uint8), "vit")
