@@ -1,6 +1,7 @@
 """GAN losses at their null values, and a discriminator against the one that is optimal."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ def test_samples_come_by_label_from_the_average():
     learner, source = GAN.tiny()
     for _ in run(learner, source, 3, compile=False):
         pass
-    average = learner.average.network
+    average: Any = learner.average.network
     assert average.sample(8, torch.arange(8)).shape == (8, 2)
     with pytest.raises(ValueError, match="needs a label from 0 to 7 for each example"):
         average.sample(8)

@@ -1,6 +1,7 @@
 """The VAE's terms against closed forms, and a linear VAE against the best linear model."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -44,16 +45,16 @@ class LinearDecoder(nn.Module):
         return self.head(z)
 
 
-def linear_model(d: int = 5, k: int = 2, deviation: float = 0.5) -> LatentModel:
+def linear_model(d: int = 5, k: int = 2, deviation: float = 0.5) -> Any:
     """x = W z + b + deviation * noise, W with orthogonal columns: its posterior has a diagonal covariance."""
-    model = LatentModel(Same(), LinearDecoder(k, d), k, "gaussian", deviation).double()
+    model: Any = LatentModel(Same(), LinearDecoder(k, d), k, "gaussian", deviation).double()
     loadings = torch.linalg.qr(torch.randn(d, k, dtype=torch.float64))[0] * torch.tensor([2.0, 1.0])
     with torch.no_grad():
         model.decoder.head.weight.copy_(loadings)
     return model
 
 
-def set_to_posterior(model: LatentModel) -> None:
+def set_to_posterior(model: Any) -> None:
     """The encoder becomes the exact posterior N(M^-1 W' (x - b), s^2 M^-1), M = W'W + s^2 I."""
     loadings, offset = model.decoder.head.weight.detach(), model.decoder.head.bias.detach()
     variance = model.log_deviation.detach().exp() ** 2
@@ -66,7 +67,7 @@ def set_to_posterior(model: LatentModel) -> None:
         model.head.bias[k:] = (variance / precision.diagonal()).log()
 
 
-def exact_log_likelihood(model: LatentModel, x: torch.Tensor) -> torch.Tensor:
+def exact_log_likelihood(model: Any, x: torch.Tensor) -> torch.Tensor:
     loadings, offset = model.decoder.head.weight.detach(), model.decoder.head.bias.detach()
     noise = model.log_deviation.detach().exp() ** 2 * torch.eye(len(offset), dtype=torch.float64)
     return MultivariateNormal(offset, loadings @ loadings.T + noise).log_prob(x)
@@ -137,7 +138,7 @@ def test_the_gradient_through_the_sample_is_the_score_function_s():
 
 
 def test_with_codes_that_say_nothing_the_bound_is_the_decoder_s_likelihood():
-    model = LatentModel(MLP(6, ()), MLPDecoder(2, (6,), ()), 2)
+    model: Any = LatentModel(MLP(6, ()), MLPDecoder(2, (6,), ()), 2)
     for layer in (model.head, model.decoder.head):
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
@@ -174,7 +175,7 @@ def test_a_linear_vae_reaches_the_best_linear_model():
     x = dataset("digits").x.flatten(1)
     x = x - x.mean(0)
     best = float(probabilistic_pca(x, x, 10).mean())
-    model = LatentModel(MLP(64, ()), MLPDecoder(10, (64,), ()), 10, "gaussian", deviation=0.3)
+    model: Any = LatentModel(MLP(64, ()), MLPDecoder(10, (64,), ()), 10, "gaussian", deviation=0.3)
     learner = VAE(model, adam(Cosine(3e-2)))
     for _ in run(learner, Batches(Dataset(x), 600), 1_500, compile=False):
         pass
