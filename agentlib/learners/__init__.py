@@ -10,7 +10,15 @@ from agentlib.learners.generative import (
     VAEConfig,
     WGANConfig,
 )
-from agentlib.learners.imitation import BC, BCConfig, DAggerConfig, DecisionTransformer, DecisionTransformerConfig
+from agentlib.learners.imitation import (
+    BC,
+    BCConfig,
+    DAggerConfig,
+    DecisionTransformer,
+    DecisionTransformerConfig,
+    DiffusionBC,
+    DiffusionBCConfig,
+)
 from agentlib.learners.meta import MAML, MAMLConfig, Prototypical, PrototypicalConfig
 from agentlib.learners.q_learning import DQN, DQNConfig, RecurrentDQN, RecurrentDQNConfig
 from agentlib.learners.robustness import AdversarialTraining, AdversarialTrainingConfig
@@ -35,6 +43,8 @@ __all__ = [
     "DecisionTransformer",
     "DecisionTransformerConfig",
     "Diffusion",
+    "DiffusionBC",
+    "DiffusionBCConfig",
     "DiffusionConfig",
     "GANConfig",
     "Learner",

@@ -11,6 +11,7 @@ import numpy as np
 from agentlib.backbones.names import close_matches as close_matches
 from agentlib.recipes import (
     decision_transformer,
+    diffusion_bc,
     generative,
     imitation,
     meta,
@@ -32,6 +33,7 @@ FAMILIES = (
     recurrent,
     imitation,
     decision_transformer,
+    diffusion_bc,
     supervised,
     robustness,
     generative,

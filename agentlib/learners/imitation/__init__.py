@@ -3,5 +3,14 @@
 from agentlib.learners.imitation.bc import BC, BCConfig
 from agentlib.learners.imitation.dagger import DAggerConfig
 from agentlib.learners.imitation.decision_transformer import DecisionTransformer, DecisionTransformerConfig
+from agentlib.learners.imitation.diffusion_bc import DiffusionBC, DiffusionBCConfig
 
-__all__ = ["BC", "BCConfig", "DAggerConfig", "DecisionTransformer", "DecisionTransformerConfig"]
+__all__ = [
+    "BC",
+    "BCConfig",
+    "DAggerConfig",
+    "DecisionTransformer",
+    "DecisionTransformerConfig",
+    "DiffusionBC",
+    "DiffusionBCConfig",
+]
