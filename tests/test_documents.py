@@ -63,6 +63,10 @@ def test_shell_lines_run(document, tmp_path):
 
 
 EXAMPLES = {
+    "backprop_by_hand.py": ["--steps", "50"],
+    "bc_from_minari.py": ["--episodes", "4", "--epochs", "2"],
+    "dagger_with_sb3_expert.py": ["--steps", "500", "--rounds", "1"],
+    "dagger_with_you.py": ["--typist", "--rounds", "2"],
     "embed_agent.py": ["--steps", "1500", "--episodes", "1"],
     "rainbow_pixels.py": ["--steps", "1200"],
     "train_dqn.py": ["--steps", "800"],

@@ -57,8 +57,9 @@ class Aggregate(Source):
         demonstrations: what there is already; the rounds add to it.
         beta: probability that the expert acts; a number, or a schedule, whose clock's fraction is 0 in the first round
             and grows by 1 / rounds.
-        gate: decides where to ask; with an attribute `looks_on`, it is called for one environment at a time, as
-            `gate(env, observation, action)`.
+        gate: decides where to ask. With an attribute `looks_on`, it is called for one environment at a time, as
+            `gate(env, observation, action)`; with `needs_training`, the expert is asked everywhere as long as nothing
+            was learned.
         rounds: how many.
         round_episodes: episodes of a round, at least.
         round_steps: steps of these episodes, at least.
@@ -194,7 +195,8 @@ class Aggregate(Source):
         recorder = self.recorder
         proposal = self.student(recorder.observation, recorder.begun)
         proposed = action_to_space(self.demonstrations.action_space, proposal.action)
-        asked = self._gated(proposal, proposed) if self.gate is not None else np.ones(len(proposed), np.bool_)
+        open_ = self.gate is None or (getattr(self.gate, "needs_training", False) and not self.feed.epoch_updates)
+        asked = np.ones(len(proposed), np.bool_) if open_ else self._gated(proposal, proposed)
         asked &= ~recorder.waiting
         label = proposed.copy()
         label[asked] = self._answers(asked)

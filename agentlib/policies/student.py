@@ -79,6 +79,8 @@ class UnsureGate:
         ValueError: a policy without probabilities.
     """
 
+    needs_training = True
+
     def __init__(self, policy: nn.Module, threshold: float = 0.9, temperature: float = 1.0) -> None:
         member = policy.members[0] if isinstance(policy, EnsemblePolicy) else policy
         if not isinstance(member, DiscretePolicy):
@@ -104,6 +106,8 @@ class DisagreementGate:
     Raises:
         ValueError: a policy that is no ensemble of several.
     """
+
+    needs_training = True  # fresh members agree that they know nothing
 
     def __init__(self, policy: nn.Module, threshold: float = 0.1) -> None:
         if not isinstance(policy, EnsemblePolicy) or len(policy.members) < 2:

@@ -34,8 +34,6 @@ from agentlib.training.trees import copied, mapped
 
 SEQUENCE_LENGTH = 100
 """Steps per chunk for policies with a memory, where the config does not say."""
-ROWS = 4096
-"""Observations that are looked at at once outside of training."""
 PERSON = "me"
 """The expert's name for whoever sits at the keyboard."""
 

@@ -76,6 +76,7 @@ def test_registration_is_repeatable_and_imports_nothing():
         ("MountainCar-v0", 100, -121.2, -118.0),  # -119.6 +- 3.7 per episode: over four standard errors
         ("agentlib/Catch-v0", 100, 10, 10),
         ("agentlib/Identity-v0", 20, 10, 10),
+        ("agentlib/Detour-v0", 100, 1, 1),
         ("agentlib/Chain-v0", 20, 0, 0),
     ],
 )
@@ -233,3 +234,45 @@ def test_chain_is_cut_off_at_its_horizon_and_says_where_it_is():
     assert "off the rope" in str(env.render())
     with pytest.raises(ValueError, match="0"):
         Chain(horizon=0)
+
+
+def test_the_detour_s_expert_goes_both_ways_and_its_mean_none():
+    env, expert = gymnasium.make("agentlib/Detour-v0"), expert_for("agentlib/Detour-v0")
+    sides, turns = [], []
+    for seed in range(200):
+        observation, info = env.reset(seed=seed)
+        assert "side" not in info
+        done = False
+        while not done:
+            action = expert(observation)
+            assert env.action_space.contains(action)
+            if abs(observation[1] + 0.5) < 0.01:
+                turns.append(float(action[0]))
+            observation, _, terminated, truncated, info = env.step(action)
+            done = terminated or truncated
+        sides.append(info["side"])
+    assert 0.4 < sides.count("left") / 200 < 0.6
+    assert set(turns) == {-1.0, 1.0}
+    ways: Any = ([0.0, 0.5], [0.5, 0.5], [-0.5, 0.5])
+    for action in ways:  # straight on, or with half a heart: into the wall
+        observation, _ = env.reset(seed=0)
+        total, done = 0.0, False
+        while not done:
+            moved = np.array(action if -0.55 < observation[1] < -0.22 else [0.0, 0.5], np.float32)
+            observation, reward, terminated, truncated, _ = env.step(moved)
+            total, done = total + float(reward), terminated or truncated
+        assert terminated
+        assert total == 0.0
+    # The same place gets the same action.
+    batch = np.array([[0.01, -0.5], [0.011, -0.5], [0.6, -0.3], [-0.6, 0.3]], np.float32)
+    np.testing.assert_array_equal(expert(batch), np.stack([expert(place) for place in batch]))
+
+
+def test_a_picture_of_the_detour():
+    env = gymnasium.make("agentlib/Detour-v0", render_mode="rgb_array")
+    env.reset(seed=0)
+    first: Any = env.render()
+    assert first.shape == (200, 200, 3)
+    env.step(np.array([0.0, 1.0], np.float32))
+    second: Any = env.render()
+    assert not np.array_equal(first, second)

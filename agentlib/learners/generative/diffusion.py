@@ -74,8 +74,9 @@ class DiffusionConfig:
     """Widths of the denoiser's layers."""
 
     def __post_init__(self) -> None:
-        check_range(self, 1, math.inf, "batch_size", "sample_steps")
+        check_range(self, 1, math.inf, "batch_size")
         check_range(self, 2, math.inf, "noise_steps")
+        check_range(self, 1, self.noise_steps, "sample_steps")
         check_range(self, 0, math.inf, "learning_rate", "max_grad_norm")
         check_range(self, 0, 1, "average")
 

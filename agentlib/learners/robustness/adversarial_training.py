@@ -55,7 +55,7 @@ class AdversarialTrainingConfig:
     """All numbers of a run of adversarial training."""
 
     epsilon: float = 0.1
-    """How far an example may be changed, in the scale of the data."""
+    """How far an example may be changed, in units of the learner's `scale`: as a rule that of the data."""
     norm: Norm = "linf"
     """In which norm."""
     attack_steps: int = 7
@@ -109,16 +109,21 @@ class AdversarialTraining(Learner):
             `CategoricalPolicy` and `QPolicy`.
         optimizer: a rule such as `adam(learning_rate=1e-3)`.
         config: this algorithm's numbers.
+        scale: what one unit of epsilon is for each number of an example, such as its standard deviation; 1 by default.
     """
+
+    scale: Tensor
 
     def __init__(
         self,
         policy: nn.Module,
         optimizer: Optimizer,
         config: AdversarialTrainingConfig = AdversarialTrainingConfig(),
+        scale: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.config, self.policy = config, policy
+        self.register_buffer("scale", torch.ones(()) if scale is None else scale.detach().clone())
         self.averaged = Target(policy) if config.average else None
         self.step = Step(policy, optimizer, config.max_grad_norm)
         self.matrices = penalized(policy)
@@ -144,6 +149,7 @@ class AdversarialTraining(Learner):
             steps=config.attack_steps,
             step_size=config.attack_step_size or default_step_size(config.epsilon, config.attack_steps),
             bounds=config.bounds,
+            scale=self.scale,
             random_start=config.random_start,
         )
         logits = logits_from(self.policy, self.policy(changed))  # (B, K)
