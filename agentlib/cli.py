@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from agentlib.recipes.backbones import NamedBackbone
 
 WIDTH = 100
+COMPARABLE = ("dqn", "rainbow")
+"""What Stable-Baselines3 has too; `rainbow` with the options that it lacks noted."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,6 +118,8 @@ def _run(arguments: list[str]) -> int:
     if not rest or rest[0].startswith("-"):
         without_learner(kind, name, rest)
     choice = choose(rest[0], rest[1:])
+    if kind is Compare and choice.recipe.name not in COMPARABLE:
+        raise UsageError(f"Stable-Baselines3 has no counterpart of {rest[0]}; there is {', '.join(COMPARABLE)}")
     return command(with_hyperparameters(kind, choice, f"agentlib {name} {rest[0]}", rest[1:]), choice)
 
 

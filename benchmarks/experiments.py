@@ -112,13 +112,14 @@ def page(found: Mapping[str, Experiment]) -> str:
     """The page of results, from the files alone."""
     told = "Written by `make results` from the files in `docs/results`; nothing is typed in by hand."
     lines = ["# Results", "", told, "Intervals are 95% bootstrap intervals over seeds.", ""]
-    families = dict.fromkeys(experiment.family for experiment in found.values())
+    measured = [one for one in found.values() if (RESULTS / f"{one.name}.json").is_file()]
+    families = dict.fromkeys(experiment.family for experiment in measured)
     for family in families:
         lines += [f"## {family}", "", "| what | on | reference | ours [95%] | seeds | asked | command |"]
         lines += ["|---|---|---|---|---|---|---|"]
         notes = []
-        for experiment in found.values():
-            if experiment.family != family or not (RESULTS / f"{experiment.name}.json").is_file():
+        for experiment in measured:
+            if experiment.family != family:
                 continue
             result = load(experiment.name)
             numbers = {claim["number"]: claim for claim in result["claims"]}

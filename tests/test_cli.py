@@ -343,3 +343,9 @@ def test_inspect_refuses_other_files(capsys, tmp_path):
     assert "is no file of agentlib, or it is damaged" in capsys.readouterr().err
     assert main(["inspect", "y.safetensors"]) == 1
     assert "no file y.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["recurrent_dqn", "decision_transformer", "vae"])
+def test_only_what_sb3_has_is_compared_with_it(capsys, name):
+    assert main(["compare", name, "--env", IDENTITY, "--steps", "60"]) == 2
+    assert f"has no counterpart of {name}; there is dqn, rainbow" in capsys.readouterr().err
