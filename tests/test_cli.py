@@ -1,7 +1,12 @@
+import ast
+import dataclasses
+import inspect
+import itertools
 import json
 import os
 import subprocess
 import sys
+import textwrap
 
 import gymnasium
 import pytest
@@ -10,7 +15,7 @@ from gymnasium import spaces
 import agentlib
 from agentlib import Agent
 from agentlib._options import keywords
-from agentlib.cli import main
+from agentlib.cli import COMPARABLE, main
 from agentlib.learners import DQNConfig
 from agentlib.recipes import RECIPES
 from tests.tiny import FLAGS, IDENTITY, tiny_run
@@ -219,15 +224,19 @@ def test_help_is_complete(capsys):
         assert f"--{flag}" in text
 
 
-@pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("command", ["train", "compare"])
+@pytest.mark.parametrize(
+    ("command", "name"), [("train", name) for name in RECIPES] + [("compare", name) for name in COMPARABLE]
+)
 def test_each_hyperparameter_is_a_flag_with_its_description(command, name, capsys):
-    import dataclasses
-    import inspect
-
     text = " ".join(output(capsys, command, name, "--help").replace("│", " ").split())
     config = RECIPES[name].config
-    documented = inspect.getsource(config).count('"""') // 2 - 1
+    kinds = [kind for kind in config.__mro__ if dataclasses.is_dataclass(kind)]
+    bodies = [ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body for kind in kinds]  # type: ignore[attr-defined]
+    documented = sum(
+        isinstance(line, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        for body in bodies
+        for line, after in itertools.pairwise(body)
+    )
     fields = dataclasses.fields(config)
     assert documented == len(fields)
     for field in fields:
