@@ -134,7 +134,7 @@ def rebuilt(path: Path, spec: Any, tensors: dict[str, Tensor], classes: Classes 
     given = {name: _form(tensor) for name, tensor in tensors.items()}
     if expected != given:
         names = sorted(name for name in {*expected, *given} if expected.get(name) != given.get(name))
-        raise ValueError(f"{path}: the weights do not fit the network: {', '.join(names[:5])}")
+        raise ValueError(f"{path}: the weights do not fit the network: {', '.join(names[:5])[:300]}")
     with torch.random.fork_rng(devices=[]):  # the first weights, which are overwritten, are nobody's to draw
         network = from_spec(spec, classes)
     dtypes = {tensors[name].dtype for name, _ in network.named_parameters()}

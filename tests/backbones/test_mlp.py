@@ -36,7 +36,7 @@ def test_by_default_it_is_plain_layers_with_the_names_that_files_have():
     assert ours.is_plain
     assert not MLP(6, (6,), residual=True).is_plain
     assert not MLP(6, (6,), norm="layer").is_plain
-    assert not MLP(6, (6,), "tanh").is_plain
+    assert MLP(6, (6,), "tanh").is_plain
 
 
 NORM_LAYERS: dict[str, Any] = {

@@ -53,7 +53,7 @@ def test_vae_with_an_encoder_of_ones_own():
     encoder = MLP(64, (8,))
     result = quick("vae", "digits", backbone=encoder)
     assert result.backbone is encoder
-    assert quick("vae", shapes(100), backbone="cnn", validation=0.1).backbone.feature_dim > 0
+    assert quick("vae", shapes(300), backbone="cnn", validation=0.1).backbone.feature_dim > 0
 
 
 def test_gan_by_label(tmp_path):

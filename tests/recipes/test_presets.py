@@ -23,7 +23,9 @@ def test_each_preset_is_a_config_of_its_algorithm(name, env_id):
 
 @pytest.mark.parametrize(("name", "key"), [pair for pair in NAMED if pair[1] != "atari"])
 def test_each_preset_is_for_something_that_there_is(name, key):
-    assert key in (gymnasium.registry if "env" in RECIPES[name].needs else {**DATASETS, **TASKS})
+    recipe = RECIPES[name]
+    in_environments = "env" in (*recipe.needs, *recipe.takes)
+    assert key in (gymnasium.registry if in_environments else {**DATASETS, **TASKS})
 
 
 def test_cartpole_has_the_settings_of_the_zoo():

@@ -1,7 +1,6 @@
 """Runs about data: what they leave behind, from names and from files, and what goes wrong."""
 
 import json
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import torch
 
 import agentlib
 from agentlib import Agent
+from agentlib.backbones import RunningNorm
 from agentlib.data import Batches, Dataset, parts
 from agentlib.learners import Classifier, ClassifierConfig
 from agentlib.recipes import Result, supervised
@@ -66,7 +66,7 @@ def test_adversarial_training():
 def test_statistics_are_of_the_training_part_alone():
     data = points()
     result = train("classifier", data, net_arch=(), steps=2)
-    norm: Any = result.backbone.stages[0]  # type: ignore[index]
+    norm = next(module for module in result.model.modules() if isinstance(module, RunningNorm))
     train_part = parts(data, seed=0).train
     assert torch.allclose(norm.mean.float(), train_part.x.mean(0), atol=1e-5)
 
