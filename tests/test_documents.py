@@ -67,6 +67,7 @@ EXAMPLES = {
     "bc_from_minari.py": ["--episodes", "4", "--epochs", "2"],
     "dagger_with_sb3_expert.py": ["--steps", "500", "--rounds", "1"],
     "dagger_with_you.py": ["--typist", "--rounds", "2"],
+    "diffusion_policy.py": ["--steps", "100", "--episodes", "2"],
     "embed_agent.py": ["--steps", "1500", "--episodes", "1"],
     "rainbow_pixels.py": ["--steps", "1200"],
     "train_dqn.py": ["--steps", "800"],

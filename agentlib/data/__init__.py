@@ -8,6 +8,7 @@ from agentlib.data.demonstration_batches import DemonstrationBatches, Labelled
 from agentlib.data.demonstrations import Demonstration, Demonstrations
 from agentlib.data.episodes import TASKS, Episodes, Pairs, Pools, Sinusoids, Tasks, split_classes
 from agentlib.data.files import from_arrays, load_csv, load_images, load_npz
+from agentlib.data.frames import catch_frames, frames
 from agentlib.data.glyphs import draw_glyphs
 from agentlib.data.hugging_face import from_hugging_face
 from agentlib.data.loading import dataset, load, parts
@@ -21,7 +22,7 @@ from agentlib.data.source import Source
 from agentlib.data.toys import TOYS
 from agentlib.data.transition import Episode, Transition
 
-DATASETS |= TOYS
+DATASETS |= {**TOYS, "catch_frames": catch_frames}
 
 __all__ = [
     "DATASETS",
@@ -53,6 +54,7 @@ __all__ = [
     "Tasks",
     "Transition",
     "dataset",
+    "frames",
     "from_arrays",
     "from_hugging_face",
     "load",

@@ -19,7 +19,7 @@ from agentlib.recipes.problem import Problem, Reference
 Draw = Callable[[int, Tensor | None], Tensor]
 """(how many, their labels or None) -> samples."""
 POINTS, COMPARED, SHOWN = 10_000, 1_000, 100
-"""Samples that modes are counted on, examples and samples in two-sample tests, and images in a picture."""
+"""Samples that modes are counted on, samples and examples in all other tests, and images in a picture."""
 
 
 def parts_of(problem: Problem, what: str, seed: int, validation: float = 0.0) -> Splits:
@@ -66,8 +66,9 @@ class Judge:
     def measures(self) -> dict[str, float]:
         """Modes where the truth is known, two-sample tests everywhere, and agreement with the labels asked for."""
         found: dict[str, float] = {}
-        label = self._labels(POINTS)
-        samples = self.draw(POINTS, label).cpu()
+        count = POINTS if self.mixture is not None else COMPARED
+        label = self._labels(count)
+        samples = self.draw(count, label).cpu()
         if self.mixture is not None:
             centers, deviation = self.mixture
             seen = modes(samples, centers, deviation)
@@ -78,9 +79,8 @@ class Judge:
         if importlib.util.find_spec("scipy") is not None:
             found["test/wasserstein"] = wasserstein(real[:n], samples[:n])
         if self.conditional and label is not None:
-            few, asked = samples[: 2 * COMPARED], label[: 2 * COMPARED]
-            found["test/label_agreement"] = agreement(self._nearest_label, few, asked)
-            found["test/deviation_ratio"] = pixel_deviation(few, asked) / self._real_deviation()
+            found["test/label_agreement"] = agreement(self._nearest_label, samples[:COMPARED], label[:COMPARED])
+            found["test/deviation_ratio"] = pixel_deviation(samples, label) / self._real_deviation()
         return found
 
     def references(self) -> dict[str, Reference]:

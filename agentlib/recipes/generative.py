@@ -54,7 +54,8 @@ def build_vae(
         else:
             encoder = backbone_for(spaces.Box(0.0, 1.0, tuple(shape)), backbone)
         decoder = MLPDecoder(config.latent_dim, shape, config.net_arch[::-1], "tanh")
-        model = LatentModel(encoder, decoder, config.latent_dim, config.likelihood)
+        deviation = float(splits.train.x.std())  # where to start from: it takes long to learn another order of size
+        model = LatentModel(encoder, decoder, config.latent_dim, config.likelihood, deviation)
     model.to(choose_device(device, model))
     source = Batches(splits.train, config.batch_size, seed=seed)
     pictures = _VAEPictures(model, splits, seed)

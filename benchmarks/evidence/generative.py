@@ -1,14 +1,23 @@
 """Generative models: likelihoods, modes, and labels that an independent classifier agrees with."""
 
+import tempfile
+from pathlib import Path
+
+import gymnasium
 import torch
 from sklearn.svm import SVC
 
 import agentlib
+from agentlib import Agent
 from agentlib.data import parts
+from agentlib.data.recording import record_episodes
+from agentlib.envs.experts import expert_for
+from agentlib.evaluation.returns import episode_seed
 from agentlib.evaluation.samples import agreement, nearest_neighbor_accuracy, pixel_deviation
 from benchmarks.experiments import Claim, Experiment
 
 PER_CLASS = 50
+DETOUR, EPISODES = "agentlib/Detour-v0", 200
 
 
 def vae(seed: int) -> dict[str, float]:
@@ -46,6 +55,38 @@ def conditional_gan(seed: int) -> dict[str, float]:
         "deviation_ratio": pixel_deviation(samples, label) / pixel_deviation(test.x, test.y),
         "nearest_neighbor_accuracy": nearest_neighbor_accuracy(test.x[:n], samples[order][:n]),
     }
+
+
+def detour(seed: int) -> dict[str, float]:
+    """Two right ways: success of the diffusion policy, which way it goes, and what squared errors come to."""
+    demos = record_episodes(expert_for(DETOUR), DETOUR, 100, seed=seed)
+    agent = agentlib.train("diffusion_bc", demos=demos, seed=seed, progress=False)
+    with tempfile.TemporaryDirectory() as folder:
+        agent = Agent.load(agent.save(Path(folder, "agent")))
+    drawn, chosen = ways(agent, seed, deterministic=False), ways(agent, seed, deterministic=True)
+    cloned = agentlib.train("bc", demos=demos, loss="mse", batch_size=256, steps=5_000, seed=seed, progress=False)
+    return {
+        "success": len(drawn) / EPISODES,
+        "left": drawn.count("left") / EPISODES,
+        "right": drawn.count("right") / EPISODES,
+        "fewer": min(drawn.count(side) for side in ("left", "right")) / EPISODES,
+        "chosen": len(chosen) / EPISODES,
+        "squared_error": len(ways(cloned, seed, deterministic=True)) / EPISODES,
+    }
+
+
+def ways(agent, seed: int, deterministic: bool) -> list[str]:
+    """The side of each episode that reached the goal."""
+    env, sides = gymnasium.make(DETOUR), []
+    for index in range(EPISODES):
+        observation, _ = env.reset(seed=episode_seed(seed, index))
+        done = False
+        while not done:
+            action, _ = agent.predict(observation, deterministic=deterministic)
+            observation, reward, terminated, truncated, info = env.step(action)
+            done = terminated or truncated
+        sides += [info["side"]] if reward else []
+    return sides
 
 
 MODES = (
@@ -114,6 +155,18 @@ EXPERIMENTS = [
                 at_most=1.5,
             ),
             Claim("nearest_neighbor_accuracy", "1-NN two-sample test, 0.5 is ideal"),
+        ),
+    ),
+    Experiment(
+        name="diffusion_policy_detour",
+        family="Generative models",
+        data="agentlib/Detour-v0, 100 demonstrations, 5,000 updates, 200 episodes",
+        measure=detour,
+        claims=(
+            Claim("success", "diffusion policy, actions drawn: goals reached", at_least=0.9, reference="1, the expert"),
+            Claim("fewer", "the side that it takes less often", at_least=0.2, reference="0.5, the expert"),
+            Claim("chosen", "diffusion policy, actions chosen: goals reached", at_least=0.9),
+            Claim("squared_error", "cloning by squared error: goals reached", at_most=0.5),
         ),
     ),
 ]

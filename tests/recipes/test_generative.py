@@ -138,7 +138,7 @@ def test_the_same_seed_gives_the_same_samples():
         ),
         ("diffusion", "8gaussians", {"backbone": "lstm"}, "takes backbone auto, mlp, unet, or a module"),
         ("diffusion", "8gaussians", {"schedule": "sigmoid"}, "schedule"),
-        ("diffusion", "8gaussians", {"sample_steps": 101}, r"DiffusionConfig\.sample_steps must be between 1 and 100"),
+        ("diffusion", "8gaussians", {"sample_steps": 201}, r"DiffusionConfig\.sample_steps must be between 1 and 200"),
         ("wgan", "digits", {"constraint": "spectral", "backbone": "resnet"}, 'needs backbone="auto", or a module'),
         ("wgan", "8gaussians", {"constraint": "weights"}, "constraint"),
         ("wgan", "8gaussians", {"steps": 0}, "how long"),
