@@ -34,7 +34,8 @@ class Proposal(Protocol):
 
 Student = Callable[[Any, Bools], Proposal]
 """(batched observations, where an episode begins `(n,)`) -> a proposal. If it has a method `acted`, that is told which
-actions `(n, ...)`, from 0, were executed. `agentlib.policies.Student` is one."""
+actions `(n, ...)`, from 0, were executed; what its `state()` gives is kept in checkpoints. `agentlib.policies.Student`
+is one."""
 Gate = Callable[[Any, Any], Bools]
 """(batched observations, the student's proposal) -> where to ask the expert `(n,)`."""
 
@@ -241,13 +242,17 @@ class Aggregate(Source):
     def get_extra_state(self) -> dict[str, Any]:
         """Counters, generators and demonstrations; the episodes that are under way are not part of it."""
         counters = {name: getattr(self, name) for name in self._COUNTERS}
-        return super().get_extra_state() | {"counters": counters, "demonstrations": self.demonstrations.state()}
+        student = self.student.state() if hasattr(self.student, "state") else {}
+        own = {"counters": counters, "student": student, "demonstrations": self.demonstrations.state()}
+        return super().get_extra_state() | own
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Puts back what `get_extra_state` gave; the environments start new episodes."""
         super().set_extra_state(state)
         for name, value in state["counters"].items():
             setattr(self, name, value)
+        if hasattr(self.student, "load_state"):
+            self.student.load_state(state["student"])
         self.demonstrations.load_state({name: rows.copy() for name, rows in state["demonstrations"].items()})
         self.recorder = Recorder(self.recorder.envs, self.demonstrations)
         self.feed.refresh()  # (its own state, the rest of the epoch, is loaded after this)

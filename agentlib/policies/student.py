@@ -30,17 +30,24 @@ class Proposed:
 
 
 class Student:
-    """The best actions of a policy for batches of observations, always by its present weights, with its memory.
+    """A policy's actions for batches of observations, always by its present weights, with its memory.
 
     Args:
         policy: any of `agentlib.policies`.
         observation_space: of one environment.
+        deterministic: take the best actions; otherwise they are drawn from the policy's distribution, if it has one,
+            so that more is met of what it may do.
+        seed: of its own generator.
     """
 
-    def __init__(self, policy: nn.Module, observation_space: spaces.Space[Any]) -> None:
+    def __init__(
+        self, policy: nn.Module, observation_space: spaces.Space[Any], *, deterministic: bool = False, seed: int = 0
+    ) -> None:
         self.policy, self.space = policy, observation_space
         self.is_sequence = bool(getattr(policy, "is_sequence", False))
-        self.state: Any = None
+        self.draws = not deterministic and bool(getattr(policy, "is_stochastic", False))
+        self.generator = np.random.default_rng([seed, 3])
+        self.memory: Any = None
 
     def __call__(self, observation: Any, episode_start: Bools) -> Proposed:
         """A proposal for each of n environments; a memory starts anew where `episode_start (n,)` is true."""
@@ -49,14 +56,19 @@ class Student:
             tensors = to_tensors(self.space, observation, device)
             if self.is_sequence:
                 tensors = mapped(tensors, lambda leaf: leaf[:, None])  # (n, 1, ...)
-                if self.state is None:
-                    self.state = self.policy.initial_state(len(episode_start))  # type: ignore[operator]
+                if self.memory is None:
+                    self.memory = self.policy.initial_state(len(episode_start))  # type: ignore[operator]
                 start = torch.from_numpy(episode_start).to(device)[:, None]
-                output, self.state = self.policy(tensors, self.state, start)
+                output, self.memory = self.policy(tensors, self.memory, start)
                 output = output[:, 0]
             else:
                 output, _ = self.policy(tensors)
-            action: Tensor = self.policy.choose(output)  # type: ignore[operator]
+            action: Tensor
+            if self.draws:
+                generator = torch.Generator(device).manual_seed(int(self.generator.integers(2**63)))
+                action = self.policy.sample(output, generator)  # type: ignore[operator]
+            else:
+                action = self.policy.choose(output)  # type: ignore[operator]
         return Proposed(action.cpu().numpy(), output)
 
     def acted(self, action: NDArray[Any]) -> None:
@@ -64,7 +76,16 @@ class Student:
         noting: Any = self.policy if hasattr(self.policy, "acted") else getattr(self.policy, "backbone", None)
         if self.is_sequence and hasattr(noting, "acted"):
             device = next(self.policy.parameters()).device
-            self.state = noting.acted(self.state, torch.as_tensor(action, device=device))
+            self.memory = noting.acted(self.memory, torch.as_tensor(action, device=device))
+
+    def state(self) -> dict[str, Any]:
+        """The generator's state, for a checkpoint."""
+        return dict(self.generator.bit_generator.state)
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Puts back what `state` gave; episodes begin anew."""
+        self.generator.bit_generator.state = state
+        self.memory = None
 
 
 class UnsureGate:

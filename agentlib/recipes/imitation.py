@@ -114,7 +114,7 @@ def build_dagger(
         learner = BC(policy, adam(config.learning_rate), config)
         source = Aggregate(
             envs,
-            Student(policy, envs.observation_space),
+            Student(policy, envs.observation_space, deterministic=config.deterministic, seed=seed),
             expert,
             demonstrations=demonstrations,
             beta=config.beta,

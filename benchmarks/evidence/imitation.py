@@ -11,12 +11,13 @@ import gymnasium
 import numpy as np
 
 import agentlib
-from agentlib.backbones import Linear
+from agentlib.backbones import MLP, Chain, Linear, RunningNorm
 from agentlib.data import Demonstration, Demonstrations, record_episodes
 from agentlib.envs.experts import cartpole_expert, chain_expert, expert_for
 from agentlib.evaluation.returns import episode_seed
 from agentlib.learners import BCConfig, DAggerConfig
 from agentlib.recipes import configure
+from agentlib.recipes.problem import fresh_weights
 from benchmarks.experiments import Claim, Experiment
 
 QUIET: dict[str, Any] = {"progress": False, "compile": False}
@@ -139,12 +140,21 @@ def beside_imitation(seed: int) -> dict[str, float]:
             rollout_round_min_episodes=SHARED["round_episodes"],
             epochs=SHARED["epochs"],
             batch_size=SHARED["batch_size"],
-            net_arch=(32, 32),
             beta=Linear(1.0, 1.0 - SHARED["rounds"] / 15),
         )
+        # Their network: two layers of 32 with tanh, on observations that are standardized.
+        shape = gymnasium.make(env).observation_space.shape or ()
+        with fresh_weights(seed):
+            network = Chain([RunningNorm(shape), MLP(shape[0], (32, 32), activation="tanh")])
         labels: dict[str, float] = {}
         ours: Any = agentlib.train(
-            config, env=env, expert="scripted", seed=seed, callback=lambda clock, m, to=labels: to.update(m), **QUIET
+            config,
+            env=env,
+            expert="scripted",
+            backbone=network,
+            seed=seed,
+            callback=lambda clock, m, to=labels: to.update(m),
+            **QUIET,
         )
         mean = agentlib.evaluate(ours, env, episodes=100, seed=seed).mean
         found |= {

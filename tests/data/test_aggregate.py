@@ -295,7 +295,7 @@ class Dagger(BC):
         env = gymnasium.make("agentlib/Chain-v0", horizon=20)
         with fresh_weights(seed):
             policy = CategoricalPolicy(MLP(3, (16,)), 5)
-        student = Student(policy, env.observation_space)
+        student = Student(policy, env.observation_space, seed=seed)
         settings: dict[str, Any] = {"round_steps": 40, "round_episodes": 1, "epochs": 1, "batch_size": 16}
         return cls(policy, adam(1e-3)), Aggregate(env, student, chain_expert, beta=0.5, seed=seed, **settings)
 

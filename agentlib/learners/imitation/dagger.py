@@ -50,6 +50,8 @@ class DAggerConfig(CloningConfig):
     """How often to go through all labels after each round."""
     beta: Schedule = Linear(1.0, 0.0)
     """Probability that the expert acts: a number or a schedule; 1 at the start makes the first round the expert's."""
+    deterministic: bool = False
+    """The student acts by its best actions; otherwise by draws from its distribution, as in `imitation`."""
     gate: GateName | None = None
     """When to ask: where "unsure", where an ensemble is in "disagreement", at a "takeover"; None asks always."""
     threshold: float | None = None
