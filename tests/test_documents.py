@@ -69,6 +69,7 @@ EXAMPLES = {
     "dagger_with_you.py": ["--typist", "--rounds", "2"],
     "diffusion_policy.py": ["--steps", "100", "--episodes", "2"],
     "embed_agent.py": ["--steps", "1500", "--episodes", "1"],
+    "few_shot_imitation.py": ["--tasks", "6", "--updates", "20", "--new", "1"],
     "rainbow_pixels.py": ["--steps", "1200"],
     "train_dqn.py": ["--steps", "800"],
     "compare_with_sb3.py": ["--steps", "800", "--seeds", "1"],

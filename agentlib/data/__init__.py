@@ -6,7 +6,7 @@ from agentlib.data.batches import Batches, Examples
 from agentlib.data.datasets import DATASETS, Dataset, Splits, split
 from agentlib.data.demonstration_batches import DemonstrationBatches, Labelled
 from agentlib.data.demonstrations import Demonstration, Demonstrations
-from agentlib.data.episodes import TASKS, Episodes, Pairs, Pools, Sinusoids, Tasks, split_classes
+from agentlib.data.episodes import TASKS, Episodes, Pairs, Pools, Sinusoids, Tasks, labelled_steps, split_classes
 from agentlib.data.files import from_arrays, load_csv, load_images, load_npz
 from agentlib.data.frames import catch_frames, frames
 from agentlib.data.glyphs import draw_glyphs
@@ -57,6 +57,7 @@ __all__ = [
     "frames",
     "from_arrays",
     "from_hugging_face",
+    "labelled_steps",
     "load",
     "load_csv",
     "load_images",
@@ -67,4 +68,4 @@ __all__ = [
     "split_classes",
 ]
 
-DATASETS |= {"glyphs": draw_glyphs}
+DATASETS |= TOYS | {"glyphs": draw_glyphs}

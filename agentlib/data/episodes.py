@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from torch import Tensor
 
 from agentlib.backbones.schedules import Clock
 from agentlib.data.datasets import Dataset
+from agentlib.data.demonstrations import Demonstrations
 from agentlib.data.source import Source
+from agentlib.envs.spaces import action_from_space, leaf_dtype, leaf_shape, leaf_spaces
 
 
 class Pairs(NamedTuple):
@@ -169,6 +171,22 @@ class Pools(Source):
         self.register_buffer("task", torch.zeros(tasks, 1, dtype=torch.int64))
         self.register_buffer("rows", torch.zeros(tasks, shots + queries, dtype=torch.int64))
 
+    @classmethod
+    def from_demonstrations(
+        cls, demonstrations: Sequence[Demonstrations], shots: int, queries: int, tasks: int, seed: int = 0
+    ) -> Self:
+        """Imitation as tasks: of each task's demonstrations as many labelled steps as the shortest have.
+
+        Raises:
+            ValueError: what `Pools` and `labelled_steps` raise.
+        """
+        pairs = [labelled_steps(one) for one in demonstrations]
+        count = min((len(pair.y) for pair in pairs), default=0)
+        if not count:
+            raise ValueError("there are no labelled steps to learn from")
+        x, y = (torch.stack([part[:count] for part in column]) for column in zip(*pairs, strict=True))
+        return cls(x, y, shots, queries, tasks, seed)
+
     def advance(self) -> None:
         """Chooses the next tasks and examples."""
         self.task.copy_(torch.from_numpy(self.generator.permutation(len(self.x))[: self.tasks, None]))
@@ -179,6 +197,25 @@ class Pools(Source):
     def sample(self) -> Tasks:
         """Examples `(tasks, shots, ...)` to adapt to, and `(tasks, queries, ...)` to be judged on."""
         return _split(self.x[self.task, self.rows], self.y[self.task, self.rows], self.shots, self.batch_clock)
+
+
+def labelled_steps(demonstrations: Demonstrations) -> Pairs:
+    """Observations `(n, ...)` and what the expert would do, `(n, ...)`, of one task's demonstrations, in their order.
+
+    Discrete actions are indices from 0.
+
+    Raises:
+        ValueError: observations of several parts.
+    """
+    if len(demonstrations.observation_columns) != 1:
+        raise ValueError(f"tasks have observations of one part, not of {demonstrations.observation_space}")
+    seen = [episode.observations[:-1][episode.labelled] for episode in demonstrations]
+    done = [episode.labels[episode.labelled] for episode in demonstrations]
+    (leaf,) = leaf_spaces(demonstrations.observation_space)
+    x = np.concatenate([np.reshape(part, (-1, *leaf_shape(leaf))) for part in seen]).astype(leaf_dtype(leaf))
+    return Pairs(
+        torch.from_numpy(x), torch.from_numpy(action_from_space(demonstrations.action_space, np.concatenate(done)))
+    )
 
 
 def _split(x: Tensor, y: Tensor, count: int, clock: Clock) -> Tasks:

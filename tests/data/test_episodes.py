@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
-from agentlib.data import Dataset, dataset
-from agentlib.data.episodes import Episodes, Pools, Sinusoids, split_classes
+from agentlib.data import Dataset, Demonstrations, dataset, record_episodes
+from agentlib.data.episodes import Episodes, Pools, Sinusoids, labelled_steps, split_classes
 from agentlib.data.glyphs import draw_glyphs
 
 
@@ -70,6 +71,33 @@ def test_pools():
     assert torch.equal(torch.cat([batch.support.x, batch.query.x], 1)[..., 0].long(), rows)
     assert all(len(row.unique()) == 7 and len((row // n).unique()) == 1 for row in rows)
     assert len((rows[:, 0] // n).unique()) == 2
+
+
+def test_tasks_of_demonstrations():
+    """Random steps were done; what counts is what the expert would do, on the observation before."""
+
+    def expert(observations):
+        return (observations[:, 2] > 0).astype(np.int64)
+
+    recorded = [record_episodes(expert, "CartPole-v1", 2, seed=seed, noise=0.5) for seed in range(3)]
+    pairs = [labelled_steps(one) for one in recorded]
+    for one, pair in zip(recorded, pairs, strict=True):
+        assert pair.x.shape == (one.steps, 4)
+        assert pair.x.dtype == torch.float32
+        assert torch.equal(pair.y, (pair.x[:, 2] > 0).long())
+        assert np.array_equal(pair.x[0].numpy(), one[0].observations[0])
+    source = Pools.from_demonstrations(recorded, shots=4, queries=5, tasks=2)
+    assert source.x.shape == (3, min(one.steps for one in recorded), 4)
+    batch = drawn(source)
+    assert torch.equal(batch.support.y, (batch.support.x[..., 2] > 0).long())
+    with pytest.raises(ValueError, match="no labelled steps"):
+        Pools.from_demonstrations([], 1, 1, 1)
+
+
+def test_observations_of_several_parts_are_no_tasks():
+    space = spaces.Dict({"a": spaces.Box(0, 1, (2,)), "b": spaces.Discrete(2)})
+    with pytest.raises(ValueError, match="observations of one part"):
+        labelled_steps(Demonstrations(space, spaces.Discrete(2)))
 
 
 @pytest.mark.parametrize(
