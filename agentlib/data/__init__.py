@@ -22,8 +22,6 @@ from agentlib.data.source import Source
 from agentlib.data.toys import TOYS
 from agentlib.data.transition import Episode, Transition
 
-DATASETS |= {**TOYS, "catch_frames": catch_frames}
-
 __all__ = [
     "DATASETS",
     "TASKS",
@@ -68,4 +66,4 @@ __all__ = [
     "split_classes",
 ]
 
-DATASETS |= TOYS | {"glyphs": draw_glyphs}
+DATASETS |= TOYS | {"catch_frames": catch_frames, "glyphs": draw_glyphs}

@@ -39,6 +39,7 @@ def robust_accuracy(
     step_size: float | None = None,
     restarts: int = 1,
     bounds: Bounds | None = (0.0, 1.0),
+    scale: float | Tensor = 1.0,
     seed: int = 0,
 ) -> float:
     """The share of examples `(N, ...)` that a model gets right under PGD; with epsilon 0, its plain accuracy.
@@ -53,6 +54,7 @@ def robust_accuracy(
         step_size: of each step.
         restarts: an example must survive all of them.
         bounds: of the data.
+        scale: what one unit of epsilon is.
         seed: of the random starts.
     """
     generator = torch.Generator(x.device).manual_seed(seed)
@@ -69,6 +71,7 @@ def robust_accuracy(
                 steps=steps,
                 step_size=step_size,
                 bounds=bounds,
+                scale=scale,
                 generator=generator,
             )
             standing &= logits_of(model, changed).argmax(1) == labels

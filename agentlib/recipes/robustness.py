@@ -28,7 +28,6 @@ from agentlib.recipes.supervised import (
     job_for,
     known_references,
     on_device,
-    outputs_of,
     prepared,
     some,
 )
@@ -48,7 +47,9 @@ def build_adversarial(
     device: str | torch.device,
     seed: int,
 ) -> Job:
-    """Adversarial training of a classifier.
+    """Adversarial training of a classifier, or of `problem.agent` on its observations and actions.
+
+    Epsilon is in the scale of the data; of data without bounds, in standard deviations of each number.
 
     Raises:
         ValueError: the data has no labels, its parts do not fit, or epsilon is in another scale.
@@ -66,22 +67,29 @@ def build_adversarial(
     place = choose_device(device, policy)
     policy.to(place)
     splits = on_device(splits, place)
-    learner = AdversarialTraining(policy, adam(config.learning_rate), config)
+    scale = splits.train.x.std(0) if config.bounds is None else torch.ones((), device=place)
+    learner = AdversarialTraining(policy, adam(config.learning_rate), config, scale)
     model = learner.model
     about = {"classes": list(classes), "epsilon": config.epsilon, "norm": config.norm}
-    agent = Agent(model, space, spaces.Discrete(len(classes)), about=about, seed=seed)
+    observation_space: Any = space
+    action_space: Any = spaces.Discrete(len(classes))
+    if problem.agent is not None:
+        observation_space, action_space = problem.agent.observation_space, problem.agent.action_space
+        if not isinstance(action_space, spaces.Discrete) or action_space.n != len(classes):
+            raise ValueError(f"the agent acts in {action_space}, and the data has {len(classes)} classes")
+    agent = Agent(model, observation_space, action_space, about=about, seed=seed)
     history, tables, references = History(), dict[str, Any](), dict[str, Reference]()
-    settings: dict[str, Any] = {"norm": config.norm, "bounds": config.bounds, "seed": seed}
+    settings: dict[str, Any] = {"norm": config.norm, "bounds": config.bounds, "scale": scale, "seed": seed}
 
     def attacked(part: Dataset) -> Tensor:
         generator = torch.Generator(place).manual_seed(seed)
         return attack(model, part.x, part.targets, epsilon=config.epsilon, norm=config.norm, steps=EVALUATION_STEPS,
-                      bounds=config.bounds, generator=generator)  # fmt: skip
+                      bounds=config.bounds, scale=scale, generator=generator)  # fmt: skip
 
     def evaluate() -> dict[str, float]:
         losses = []
         for part in (some(splits.train, 500), splits.validation):
-            logits = outputs_of(model, attacked(part))
+            logits = logits_of(model, attacked(part))
             losses.append(float(cross_entropy(logits, part.targets).mean()))
         history.add(job.source.updates, *losses)
         robust = (logits.argmax(1) == splits.validation.targets).double().mean()

@@ -17,7 +17,7 @@ from agentlib.agent import Agent
 from agentlib.backbones import CNN, MLP, adam
 from agentlib.data import Batches, Dataset, Splits, parts
 from agentlib.evaluation import pictures
-from agentlib.evaluation.calibration import fit_temperature, reliability_diagram, reliability_of
+from agentlib.evaluation.calibration import fit_temperature, logits_of, reliability_diagram, reliability_of
 from agentlib.evaluation.generalization import fit_report, generalization
 from agentlib.learners.supervised.classifier import Classifier, ClassifierConfig, balanced_weights, cross_entropy
 from agentlib.learners.supervised.regressor import Regressor, RegressorConfig, error_of
@@ -275,8 +275,8 @@ def classification_measures(
     model: nn.Module, splits: Splits, seed: int
 ) -> tuple[dict[str, float], dict[str, Reference]]:
     """Accuracy, loss and calibration on the test part, and what to hold them against."""
-    logits, labels = outputs_of(model, splits.test.x), splits.test.targets
-    temperature = fit_temperature(outputs_of(model, splits.validation.x), splits.validation.targets)
+    logits, labels = logits_of(model, splits.test.x), splits.test.targets
+    temperature = fit_temperature(logits_of(model, splits.validation.x), splits.validation.targets)
     measures = {
         "test/accuracy": float((logits.argmax(1) == labels).double().mean()),
         "test/loss": float(cross_entropy(logits, labels).mean()),
@@ -314,7 +314,7 @@ def known_references(problem: Problem, measures: dict[str, float]) -> dict[str, 
 
 def wrong(model: nn.Module, part: Dataset) -> np.ndarray[Any, Any]:
     """1 for each example that a model gets wrong, else 0."""
-    return (outputs_of(model, part.x).argmax(1) != part.targets).double().cpu().numpy()
+    return (logits_of(model, part.x).argmax(1) != part.targets).double().cpu().numpy()
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -55,7 +55,7 @@ class AdversarialTrainingConfig:
     """All numbers of a run of adversarial training."""
 
     epsilon: float = 0.1
-    """How far an example may be changed, in units of the learner's `scale`: as a rule that of the data."""
+    """How far an example may be changed, in the scale of the data; without bounds, in standard deviations of it."""
     norm: Norm = "linf"
     """In which norm."""
     attack_steps: int = 7

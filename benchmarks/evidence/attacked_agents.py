@@ -1,0 +1,111 @@
+"""Agents that are attacked, and alarms on what they see."""
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.wrappers import TransformObservation
+
+import agentlib
+from agentlib.backbones import Cosine
+from agentlib.data import Dataset
+from agentlib.evaluation.alarm import DynamicsAlarm, played
+from agentlib.evaluation.calibration import logits_of
+from agentlib.evaluation.detection import detection, max_softmax_score
+from agentlib.evaluation.robustness import Attacked
+from benchmarks.experiments import Claim, Experiment
+
+ENV, EPSILON, EPISODES = "CartPole-v1", 0.3, 20
+
+
+def trained(seed: int) -> agentlib.Agent:
+    agent = agentlib.train("dqn", env=ENV, steps=50_000, seed=seed, progress=False)
+    assert isinstance(agent, agentlib.Agent)
+    return agent
+
+
+def attacked_dqn(seed: int) -> dict[str, float]:
+    """Returns under PGD on the observations, epsilon in standard deviations, before and after adversarial training."""
+    agent = trained(seed)
+    seen = played(agent, gymnasium.make(ENV), 10_000, random_share=0.2, seed=seed).observation
+    data = Dataset(torch.from_numpy(seen), torch.from_numpy(agent.act(seen)).long(), ("left", "right"))
+    robust = agentlib.train(
+        "adversarial", data=data, agent=agent, steps=1_500, epsilon=0.15, low=None, high=None, attack_steps=5,
+        batch_size=128, learning_rate=Cosine(1e-3), seed=seed, progress=False,
+    ).agent  # fmt: skip
+    assert robust is not None
+    scale = seen.std(axis=0)
+    found: dict[str, float] = {}
+    for name, one in (("before", agent), ("after", robust)):
+        found[name] = agentlib.evaluate(one, ENV, episodes=EPISODES, seed=seed).mean
+        for kind in ("noise", "attack"):
+            side = Attacked(one, EPSILON, scale=scale, noise=kind == "noise", seed=seed)
+            found[f"{name}_{kind}"] = agentlib.evaluate(side, ENV, episodes=EPISODES, seed=seed).mean
+    found["gain"] = found["after_attack"] - found["before_attack"]
+    return found
+
+
+def stuck_angle(observation: np.ndarray) -> np.ndarray:
+    return observation * np.float32([1, 1, 0, 1]) + np.float32([0, 0, 0.02, 0])
+
+
+def dead_velocity(observation: np.ndarray) -> np.ndarray:
+    return observation * np.float32([1, 1, 1, 0])
+
+
+def longer_pole() -> gymnasium.Env:
+    env = gymnasium.make(ENV)
+    world = env.unwrapped
+    world.length, world.polemass_length = 1.0, 0.1  # type: ignore[attr-defined]
+    return env
+
+
+def alarms(seed: int) -> dict[str, float]:
+    """A model of the usual world, against the maximum softmax of the policy."""
+    agent = trained(seed)
+    alarm = DynamicsAlarm(played(agent, gymnasium.make(ENV), 6_000, seed=seed), n_actions=2, seed=seed)
+    usual = played(agent, gymnasium.make(ENV), 2_000, seed=1000 + seed)
+    found: dict[str, float] = {}
+    for name, change in (("stuck", stuck_angle), ("dead", dead_velocity), ("longer", None)):
+        env = gymnasium.make(ENV)
+        world = longer_pole() if change is None else TransformObservation(env, change, env.observation_space)
+        unusual = played(agent, world, 2_000, seed=2000 + seed)
+        found[name] = detection(alarm(usual), alarm(unusual)).auroc
+        unsure = [
+            max_softmax_score(logits_of(agent.policy, torch.from_numpy(one.observation))) for one in (usual, unusual)
+        ]
+        found[f"softmax_{name}"] = detection(*unsure).auroc
+    return found
+
+
+EXPERIMENTS = [
+    Experiment(
+        name="attacked_dqn",
+        family="Robustness",
+        data=f"CartPole-v1, DQN of 50,000 steps; PGD on observations, {EPSILON} standard deviations",
+        measure=attacked_dqn,
+        seeds=5,
+        claims=(
+            Claim("before", "return, no attack", statistic="mean"),
+            Claim("before_noise", "return under noise of that size", statistic="mean"),
+            Claim("before_attack", "return under attack", statistic="mean"),
+            Claim("after_attack", "return under attack, after adversarial training", statistic="mean"),
+            Claim("gain", "gain under attack", statistic="mean", at_least=0.0, of="interval"),
+            Claim("after", "return without attack, after adversarial training", statistic="mean"),
+        ),
+        note="The settings were chosen on one other agent.",
+    ),
+    Experiment(
+        name="alarms_cartpole",
+        family="Detection",
+        data="CartPole-v1, DQN of 50,000 steps; single transitions",
+        measure=alarms,
+        seeds=5,
+        claims=(
+            Claim("stuck", "AUROC of surprise, angle stuck", at_least=0.9),
+            Claim("dead", "AUROC of surprise, velocity always 0", at_least=0.9),
+            Claim("longer", "AUROC of surprise, pole twice as long"),
+            Claim("softmax_stuck", "AUROC of the policy's maximum softmax, angle stuck"),
+            Claim("softmax_longer", "AUROC of the policy's maximum softmax, pole twice as long"),
+        ),
+    ),
+]
