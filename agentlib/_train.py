@@ -249,7 +249,8 @@ class _Training:
             yield from run(learner, source, self.job.updates - source.updates, compile=self.compile)
             return
         while not finished():
-            for pair in run(learner, source, max(self.job.updates - source.updates, 1000), compile=self.compile):
+            left = self.job.updates - source.updates  # may be a guess that was too low
+            for pair in run(learner, source, left if left > 0 else 1000, compile=self.compile):
                 yield pair
                 if finished():
                     break

@@ -65,9 +65,13 @@ def test_training_makes_legal_actions_only_and_learns(kind, n_envs, tmp_path):
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_training_in_each_autoreset_mode(mode):
+    """Also where steps that only reset an environment don't count: the run is as long as it was asked to be."""
     made = SyncVectorEnv([partial(Moody, (3, 4))] * 2, autoreset_mode=mode)
-    tiny_run(env=made, steps=300)
+    clocks = []
+    tiny_run(env=made, steps=300, callback=lambda clock, _: clocks.append(clock))
     made.close()
+    assert 290 < clocks[-1].steps <= 306
+    assert clocks[-1].updates == pytest.approx(clocks[-1].steps / 4, abs=8)
 
 
 @pytest.mark.parametrize("kind", KINDS)

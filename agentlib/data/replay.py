@@ -81,8 +81,16 @@ class Replay(Source):
         """Where the run is; its steps are environment steps."""
         return Clock(self.updates, self.collector.steps, self.collector.steps / self.total_steps)
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run's environment steps are made, and the updates that belong to them done."""
+        return self.steps >= self.total_steps and self.updates_due <= 0
+
     def updates_for(self, steps: int) -> int:
-        """How many updates belong to a run of `steps` environment steps."""
+        """How many updates belong to a run of `steps` environment steps.
+
+        A few more than there will be where steps of a vector environment only reset (see `Stepped.valid`).
+        """
         num_envs = self.collector.envs.num_envs
         per_cycle = -(-self.train_freq // num_envs) * num_envs
         cycles = -(-steps // per_cycle)

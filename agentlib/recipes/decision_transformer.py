@@ -15,7 +15,7 @@ from agentlib.data import Demonstrations, ReturnBatches
 from agentlib.learners.imitation.decision_transformer import DecisionTransformer, DecisionTransformerConfig
 from agentlib.policies import StochasticPolicy, policy_for
 from agentlib.recipes.backbones import MEMORIES, BackboneChoice, backbone_for
-from agentlib.recipes.imitation import check_environment, demonstrations_of, observe_all
+from agentlib.recipes.demonstrations import check_environment, demonstrations_of, observe_all
 from agentlib.recipes.problem import Job, Problem, Recipe, choose_device, episodes_played, fresh_weights
 
 

@@ -15,7 +15,7 @@ from agentlib.data import DemonstrationBatches, Demonstrations
 from agentlib.learners.imitation.diffusion_bc import DiffusionBC, DiffusionBCConfig
 from agentlib.policies import DiffusionPolicy
 from agentlib.recipes.backbones import BackboneChoice, backbone_for
-from agentlib.recipes.imitation import check_environment, demonstrations_of, observe_all
+from agentlib.recipes.demonstrations import check_environment, demonstrations_of, observe_all
 from agentlib.recipes.problem import Job, Problem, Recipe, choose_device, episodes_played, fresh_weights
 
 

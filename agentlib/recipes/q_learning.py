@@ -58,6 +58,7 @@ def build_dqn(
         learner=learner,
         source=source,
         updates=source.updates_for(problem.steps),
+        finished=lambda: source.finished,
         steps=problem.steps,
         product=lambda: agent,
         measures=lambda: replay_measures(source),

@@ -12,7 +12,7 @@ from torch import Tensor
 from agentlib.backbones import GRU, LSTM, MLP, AfterAction, Clock, TransformerDecoder, WithMemory, adam, sgd
 from agentlib.data import SequenceBuffer, SequenceReplay, Sequences
 from agentlib.learners import RecurrentDQN, RecurrentDQNConfig, run
-from agentlib.learners.q_learning.recurrent_dqn import watkins_returns
+from agentlib.learners.q_learning.returns import watkins_returns
 from agentlib.policies import EpsilonGreedy, MemoryActor, QPolicy
 
 B, T, ACTIONS = 3, 6, 2

@@ -16,7 +16,8 @@ from agentlib.envs.experts import cartpole_expert, chain_expert, identity_expert
 from agentlib.envs.playing import Person, Terminal
 from agentlib.learners import BCConfig, DAggerConfig
 from agentlib.policies import EnsemblePolicy, GaussianPolicy
-from agentlib.recipes.imitation import balanced_weights, demonstrations_of, expert_of, held_out_scores
+from agentlib.recipes.demonstrations import balanced_weights, demonstrations_of, held_out_scores
+from agentlib.recipes.imitation import expert_of
 
 IDENTITY = "agentlib/Identity-v0"
 CHAIN: dict[str, Any] = {"env": "agentlib/Chain-v0", "env_kwargs": {"horizon": 10}}

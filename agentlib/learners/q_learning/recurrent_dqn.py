@@ -20,34 +20,16 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from agentlib.backbones import LSTM, MLP, Clock, Schedule, WithMemory, adam
 from agentlib.data import SequenceBuffer, SequenceReplay, Sequences
+from agentlib.learners.q_learning.returns import watkins_returns
 from agentlib.policies import EpsilonGreedy, MemoryActor, QPolicy
 from agentlib.training import Learner, Step, Target, Update
 from agentlib.training.config import check_range
 from agentlib.training.step import Optimizer
 from agentlib.training.trees import mapped
-
-
-def watkins_returns(reward: Tensor, terminated: Tensor, next_value: Tensor, trace: Tensor, gamma: float) -> Tensor:
-    """G, `(B, T)`.
-
-    Args:
-        reward: `(B, T)`.
-        terminated: `(B, T)`, 1 where the step ended the task.
-        next_value: `(B, T)`, V of what each step led to.
-        trace: `(B, T)`, lambda of the step after each; that of the last step is not read, as nothing follows.
-        gamma: discount per step.
-    """
-    following, returns = next_value[:, -1], []
-    for t in reversed(range(reward.shape[1])):
-        value = next_value[:, t]
-        following = reward[:, t] + gamma * (1.0 - terminated[:, t]) * (value + trace[:, t] * (following - value))
-        returns.append(following)
-    return torch.stack(returns[::-1], 1)
 
 
 @dataclass(frozen=True, kw_only=True)

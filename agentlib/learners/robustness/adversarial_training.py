@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from agentlib.backbones import MLP, Schedule, adam
 from agentlib.data import Batches, Dataset, Examples
-from agentlib.learners.robustness.attacks import default_step_size, perturb
+from agentlib.learners.robustness.ascent import default_step_size, perturb
 from agentlib.learners.robustness.norms import Norm
 from agentlib.learners.supervised.classifier import cross_entropy, logistic_loss
 from agentlib.learners.supervised.regularization import penalized, penalty
