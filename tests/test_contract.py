@@ -18,8 +18,8 @@ from agentlib.backbones import Clock, sgd
 from agentlib.data.source import Source
 from agentlib.testing import check_learner
 from agentlib.training import Learner, Step, Target, Update
+from agentlib.training.compiled import compiler_found
 from agentlib.training.config import config_from_json, config_to_json
-from agentlib.training.loop import compiler_found
 
 EXPORTED = [getattr(agentlib.learners, name) for name in agentlib.learners.__all__]
 LEARNERS = [one for one in EXPORTED if isinstance(one, type) and issubclass(one, Learner) and hasattr(one, "tiny")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import torch
 
 from agentlib.backbones.schedules import Clock
 from agentlib.data.source import Source
+from agentlib.training.compiled import CompiledCycle, compiler_found, cycle
 from agentlib.training.learner import Learner, Update
 from agentlib.training.step import Step
 
@@ -19,18 +19,6 @@ Compile = bool | Literal["auto"]
 
 AUTO_COMPILE_UPDATES = 8_000
 """With compile="auto", runs of at least this many updates are compiled: from there on it pays for itself."""
-
-
-def cycle(learner: Learner, source: Source) -> Update:
-    """Sample, update, feedback: what is compiled or captured as one graph.
-
-    A function of the module's top level, with learner and source as arguments, so that a second run of the same
-    structure finds the graph of the first.
-    """
-    batch = source.sample()
-    update = learner.update(batch)
-    source.feedback(batch, update.per_sample)
-    return update
 
 
 def run(learner: Learner, source: Source, updates: int, *, compile: Compile = "auto") -> Iterator[tuple[Clock, Update]]:
@@ -75,36 +63,12 @@ def _stepper(learner: Learner, source: Source, updates: int, compile: Compile) -
                 "no C++ compiler found (g++ or clang++): training runs uncompiled, several times slower", stacklevel=3
             )
             return cycle
-        return _compiled_cycle
+        return CompiledCycle()
     if not compile:
         return cycle
     if eager_steps:
         raise ValueError("compile=True needs a rule of agentlib.backbones (adam, sgd, ...) in place of torch.optim")
-    return _compiled_cycle
-
-
-def compiler_found() -> bool:
-    """Whether torch.compile can build CPU code here."""
-    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
-
-
-_compiled: Callable[[Learner, Source], Update] | None = None
-
-
-def _compiled_cycle(learner: Learner, source: Source) -> Update:
-    global _compiled
-    if _compiled is None:
-        # fallback_random: the numbers that torch would draw uncompiled. One graph for a fixed set of shapes.
-        _compiled = torch.compile(cycle, fullgraph=True, dynamic=False, options={"fallback_random": True})
-    from torch._dynamo import config, exc
-
-    try:
-        return _compiled(learner, source)
-    except (exc.Unsupported, exc.FailOnRecompileLimitHit):
-        # Tracing `torch.autograd.grad` needs a flag, and many structures a larger limit; both only while tracing,
-        # and entering the patch at every update would cost more than the update.
-        with config.patch(trace_autograd_ops=True, recompile_limit=64):
-            return _compiled(learner, source)
+    return CompiledCycle()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 
 from agentlib.backbones import BACKBONES, from_spec, load_backbone, save_backbone, spec_of
 from agentlib.training import Target
-from agentlib.training.loop import compiler_found
+from agentlib.training.compiled import compiler_found
 from tests.backbones.examples import EXAMPLES
 
 BATCH = 4

@@ -20,7 +20,7 @@ from agentlib.data.augmentation import (
     rotate,
     shift,
 )
-from agentlib.training.loop import compiler_found
+from agentlib.training.compiled import compiler_found
 
 ALL: dict[str, Callable[[Tensor], Tensor]] = {
     "shift": RandomShift(2),

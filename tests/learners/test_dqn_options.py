@@ -23,7 +23,7 @@ from agentlib.recipes.problem import fresh_weights
 from agentlib.recipes.q_learning import build_dqn
 from agentlib.testing import check_learner
 from agentlib.training.checkpoints import load_checkpoint, save_checkpoint
-from agentlib.training.loop import compiler_found
+from agentlib.training.compiled import compiler_found
 from tests.moody import Moody
 
 VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {

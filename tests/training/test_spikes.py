@@ -31,7 +31,7 @@ from agentlib.policies import EpsilonGreedy, GreedyActor, QPolicy
 from agentlib.testing import check_learner
 from agentlib.training import Learner, Source, Step, Target, Update, run
 from agentlib.training.checkpoints import load_checkpoint, save_checkpoint
-from agentlib.training.loop import compiler_found
+from agentlib.training.compiled import compiler_found
 
 
 class seeded:

@@ -10,7 +10,7 @@ from torch import nn
 
 from agentlib.backbones import Clock, Linear, adagrad, adam, adamw, at, rmsprop, sgd
 from agentlib.training import Step
-from agentlib.training.loop import compiler_found
+from agentlib.training.compiled import compiler_found
 from agentlib.training.step import learning_rate_factors, parameters_of
 
 START = Clock(0, 0, 0.0)
