@@ -16,6 +16,7 @@ from agentlib.agent import Agent
 from agentlib.backbones.schedules import Clock
 from agentlib.recipes import Job, Problem, Recipe, Result, configure, recipe_of, steps_of
 from agentlib.recipes.folder import RunFolder
+from agentlib.recipes.lock import Lock
 from agentlib.training.config import config_from_json, config_to_json
 from agentlib.training.learner import Update
 from agentlib.training.logs import Log, Progress
@@ -78,9 +79,10 @@ def train(
         hyperparameters: fields of the config, checked by name.
 
     Raises:
-        ValueError: something does not fit; the message says what, and what would.
+        ValueError: something does not fit, or another run is at work in the folder; the message says what would.
         FloatingPointError: the loss is NaN or infinite; the last good checkpoint stays.
-        EnvironmentFailure: the environment raised or gave NaN; with `out`, what was learned is kept there.
+        EnvironmentFailure: the environment raised or gave what cannot be learned from; with `out`, what was learned is
+            kept there.
     """
     origins = {"env": env, "data": data, "demos": demos, "expert": expert}
     if resume is not None:
@@ -187,6 +189,7 @@ class _Training:
         compile: Compile,
         name: str,
     ) -> None:
+        self.lock = Lock(folder.path) if folder is not None else None
         self.job, self.folder, self.callback, self.compile = job, folder, callback, compile
         self.eval_every = eval_every if eval_every is not None else job.eval_every
         if self.eval_every is not None and job.evaluate is None:
@@ -215,7 +218,7 @@ class _Training:
         return product
 
     def go(self) -> Agent | Result:
-        source, learner = self.job.source, self.job.learner
+        source = self.job.source
         next_log = int(source.clock.steps) + self.log_every
         next_eval = int(source.clock.steps) + (self.eval_every or 0)
         self.log.begin(int(source.clock.steps))
@@ -233,14 +236,27 @@ class _Training:
         except (KeyboardInterrupt, Exception) as stop:
             # After a loss that is NaN the weights are worth nothing; after anything else they are.
             if self.folder is not None and not isinstance(stop, FloatingPointError):
-                self.folder.save(learner, source, self.product(), self.state())
-                stop.args = (
-                    f"{stop}; what was learned so far is in {self.folder.path}".removeprefix("; "),
-                    *stop.args[1:],
-                )
+                self._rescue(stop, self.folder)
             raise
         finally:
             self.log.close()
+            if self.lock is not None:
+                self.lock.release()
+
+    def _rescue(self, stop: BaseException, folder: RunFolder) -> None:
+        """Saves what was learned; the message of what stopped the run then says where, or why it could not be."""
+        try:
+            folder.save(self.job.learner, self.job.source, self.product(), self.state())
+            told = f"what was learned so far is in {folder.path}"
+        except KeyboardInterrupt as again:
+            again.args = (f"at once, nothing more was saved; {_last_good(folder)}",)
+            raise
+        except OSError as error:
+            told = f"what was learned since could not be saved ({error}); {_last_good(folder)}"
+        if isinstance(stop, OSError) and stop.strerror is not None:  # whose text is not in its arguments
+            stop.strerror = f"{stop.strerror}; {told}"
+        else:
+            stop.args = (f"{stop}; {told}".removeprefix("; "), *stop.args[1:])
 
     def _updates(self) -> Iterator[tuple[Clock, Update]]:
         """All updates of the job that are still to do."""
@@ -278,10 +294,7 @@ class _Training:
         message += f"; {trouble}" if trouble else ""
         if self.folder is None:
             return message
-        good = self.folder.checkpoints()
-        return message + (
-            f"; the last good checkpoint is {good[-1]}" if good else "; no checkpoint was due before that"
-        )
+        return f"{message}; {_last_good(self.folder)}"
 
     def _evaluate(self) -> dict[str, float]:
         assert self.job.evaluate is not None
@@ -327,3 +340,8 @@ class _Training:
             return product
         agent = product if isinstance(product, Agent) else None
         return Result(model, self.metrics, measures, job.references, tuple(pictures), agent)
+
+
+def _last_good(folder: RunFolder) -> str:
+    good = folder.checkpoints()
+    return f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was due before that"

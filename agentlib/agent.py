@@ -274,6 +274,28 @@ class Agent:
             save_file(tensors, temporary, metadata={"agentlib": json.dumps(description, allow_nan=False)})
         return path
 
+    def export(self, path: str | Path, *, action_mask: bool = False) -> Path:
+        """Writes the policy for other runtimes: ONNX (`policy.onnx`), or an archive of torch.export (`policy.pt2`).
+
+        Normalization, masks and memory are inside: it takes raw observations and gives actions of the space, the best
+        ones. `agentlib.policies.exported.Exported` has the names of what goes in and out. Before anything is written,
+        it has acted as the agent does on random observations, in batches of several sizes.
+
+        Args:
+            path: its ending says which.
+            action_mask: takes a mask of legal actions as an input; one in a Dict observation is found without it. It
+                is for the caller to leave at least one legal action.
+
+        Raises:
+            ImportError: ONNX is not installed; the message names the extra.
+            RuntimeError: the exported policy acts otherwise than the agent; nothing was written.
+            TypeError: masks, and the policy knows none.
+            ValueError: another ending.
+        """
+        from agentlib.exporting import export
+
+        return export(self, Path(path), action_mask)
+
     @classmethod
     def load(
         cls,

@@ -4,17 +4,21 @@ Flags and their help are made by tyro from the options below and from the algori
 needs nothing here. A name such as "dqn" selects the preset for the environment, or the section of `--zoo FILE`: these
 are the defaults of its flags, which `agentlib train dqn --env CartPole-v1 --help` shows.
 
-Exit codes: 0 done, 1 an error (one line; `--debug` adds the traceback), 2 wrong usage, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 an error (one line; `--debug` adds the traceback), 2 wrong usage, 130 stopped by Ctrl-C, 143
+stopped by SIGTERM, as schedulers do it. A training run saves first; a second signal stops it at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import sys
 import textwrap
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +51,27 @@ COMPARABLE = ("dqn", "rainbow")
 """What Stable-Baselines3 has too; `rainbow` with the options that it lacks noted."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM; what stops a run for Ctrl-C stops it for this, too."""
+
+
+@contextmanager
+def _saving_on_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM is as good as Ctrl-C. Only a program's main thread may say so."""
+
+    def terminate(number: int, frame: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -71,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _outcome(error: BaseException) -> tuple[int, str]:
     """Exit code and message of what stopped a command."""
     if isinstance(error, KeyboardInterrupt):
-        return 130, "; ".join(filter(None, ("stopped", str(error))))
+        code = 143 if isinstance(error, Terminated) else 130
+        return code, "; ".join(filter(None, ("stopped", str(error)))).replace("stopped; at once", "stopped at once")
     if isinstance(error, UsageError):
         return 2, f"error: {error}"
     return 1, f"error: {_readable(error)}"
@@ -162,11 +188,12 @@ def _resume(options: Resume) -> int:
 def _learn(folder: Path, *what: Any, env: str | None, **arguments: Any) -> int:
     latest: dict[str, float] = {}
     try:
-        product = agentlib.train(*what, env=env, callback=lambda clock, metrics: latest.update(metrics), **arguments)
+        with _saving_on_sigterm():
+            product = agentlib.train(*what, env=env, callback=lambda clock, now: latest.update(now), **arguments)
     except KeyboardInterrupt as stop:
         if not str(stop):
             raise
-        raise KeyboardInterrupt(f"{stop}; to go on: agentlib train --resume {folder}") from None
+        raise type(stop)(f"{stop}; to go on: agentlib train --resume {folder}") from None
     if isinstance(product, agentlib.Agent):
         _print_agent(folder, env or "ID", latest)
     else:

@@ -273,7 +273,7 @@ def test_files_and_folders_that_are_not_there(capsys, tmp_path):
     [
         ("nan", EnvironmentFailure, r"gave the reward \[nan\] at step 150"),
         ("raises", EnvironmentFailure, r"raised at step 150: RuntimeError\('the motor is on fire'\)"),
-        ("shape", ValueError, r"shape \(4,\)"),
+        ("shape", EnvironmentFailure, r"observation of shape \(4,\) and dtype float32 at step 150"),
         ("ctrl-c", KeyboardInterrupt, ""),
     ],
 )

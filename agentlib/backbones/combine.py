@@ -33,7 +33,7 @@ class OneHot(Backbone):
         return {"name": "one_hot", "arguments": {"sizes": list(self.sizes), "start": list(self.start)}}
 
     def forward(self, observation: Tensor) -> Tensor:
-        values = observation.reshape(len(observation), -1).long() - self.first  # (B, number of categories)
+        values = observation.reshape(observation.shape[0], -1).long() - self.first  # (B, number of categories)
         # A comparison, not torch's one_hot: that one inspects the values, which a captured update cannot.
         columns = [values[:, i, None] == torch.arange(size, device=values.device) for i, size in enumerate(self.sizes)]
         return torch.cat(columns, dim=1).float()  # (B, feature_dim)

@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -61,7 +62,7 @@ def given(condition: Tensor | None, condition_dim: int, like: Tensor) -> list[Te
     """The condition `(B, condition_dim)` as a list of inputs: zeros where it is None, nothing where there is none."""
     if not condition_dim:
         return []
-    return [like.new_zeros(len(like), condition_dim) if condition is None else condition]
+    return [like.new_zeros(like.shape[0], condition_dim) if condition is None else condition]
 
 
 class MLPDenoiser(nn.Module):
@@ -277,7 +278,7 @@ class DiffusionModel(nn.Module):
             raise ValueError(f"the sampler takes 1 to {self.noise_steps} steps, not {steps}")
         like: dict[str, Any] = {"device": self.center.device, "dtype": self.center.dtype}
         x = torch.randn(n, *self.shape, generator=generator, **like) if noise is None else noise
-        times = torch.linspace(self.noise_steps - 1, 0, steps or self.noise_steps).round().long().tolist()
+        times = np.linspace(self.noise_steps - 1, 0, steps or self.noise_steps).round().astype(int).tolist()
         for i, time in enumerate(times):
             t = torch.full((n,), time, device=x.device)
             origin = self.clean(x, t, condition)

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from agentlib.backbones.randomness import host_generator_kept
 from agentlib.backbones.specs import Classes, from_spec, spec_of
 
 KIND, VERSION = "agentlib backbone", 1
@@ -135,7 +136,7 @@ def rebuilt(path: Path, spec: Any, tensors: dict[str, Tensor], classes: Classes 
     if expected != given:
         names = sorted(name for name in {*expected, *given} if expected.get(name) != given.get(name))
         raise ValueError(f"{path}: the weights do not fit the network: {', '.join(names[:5])[:300]}")
-    with torch.random.fork_rng(devices=[]):  # the first weights, which are overwritten, are nobody's to draw
+    with host_generator_kept():  # the first weights, which are overwritten, are nobody's to draw
         network = from_spec(spec, classes)
     dtypes = {tensors[name].dtype for name, _ in network.named_parameters()}
     if len(dtypes) == 1:

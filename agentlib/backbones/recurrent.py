@@ -123,7 +123,7 @@ class Recurrent(SequenceBackbone):
             raise ValueError(f"{self.kind} reads (B, T, {self.input_dim}), not {tuple(observation.shape)}")
         features = observation.to(self.weight_ih_l0.dtype)  # type: ignore[arg-type]
         steps = features.shape[1]
-        first = self.initial_state(len(features)) if state is None else state
+        first = self.initial_state(features.shape[0]) if state is None else state
         first = first if self.parts == 2 else (first,)
         valid = None if lengths is None else torch.arange(steps, device=features.device) < lengths[:, None]  # (B, T)
         outputs, last = [], []

@@ -142,7 +142,7 @@ class ReturnConditioned(SequenceBackbone):
         seen = per_step(self.encoder, observation)  # (B, 1, n)
         if seen.shape[1] > 1:
             raise ValueError("to act, give one observation at a time; to learn, give a Prompt")
-        state = self.initial_state(len(seen)) if state is None else state
+        state = self.initial_state(seen.shape[0]) if state is None else state
         if episode_start is not None:
             begins = episode_start[:, 0]
             wanted = state.wanted.masked_fill(begins, self.target_return)

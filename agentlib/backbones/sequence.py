@@ -122,7 +122,7 @@ class WithMemory(SequenceBackbone):
     ) -> tuple[Tensor, State]:
         inputs, inner = self.encode(observation, state, episode_start)
         features, inner = self.memory(inputs, inner, episode_start)
-        return features, inner if self.previous_action is None else (inner, self.no_action(len(features)))
+        return features, inner if self.previous_action is None else (inner, self.no_action(features.shape[0]))
 
     def maps(
         self, observation: Observation, state: State | None = None, episode_start: Tensor | None = None

@@ -7,11 +7,11 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from agentlib.backbones.base import Spec
 from agentlib.backbones.names import close_matches
+from agentlib.backbones.randomness import host_generator_kept
 
 Classes = Mapping[str, Callable[..., nn.Module]]
 """Classes by name, or functions that build a module."""
@@ -48,7 +48,7 @@ def _derived_spec(module: nn.Module) -> Spec:
             )
         arguments[parameter.name] = plain
     spec = {"name": cls.__name__, "arguments": arguments}
-    with torch.random.fork_rng(devices=[]):
+    with host_generator_kept():
         again = from_spec(spec, {type(part).__name__: type(part) for part in module.modules()})
     shapes, mine = ({name: value.shape for name, value in one.state_dict().items()} for one in (again, module))
     if shapes != mine:

@@ -290,13 +290,13 @@ class TransformerDecoder(_Transformer, SequenceBackbone):
         step = torch.arange(steps, device=count.device)
         lag = step[:, None] - torch.arange(-slots, steps, device=count.device)  # (T, window - 1 + T): how long ago
         filled = torch.arange(slots, device=count.device) >= slots - count[:, None]  # (B, window - 1)
-        written = torch.cat([filled, filled.new_ones(len(count), steps)], 1)  # (B, window - 1 + T)
+        written = torch.cat([filled, filled.new_ones(count.shape[0], steps)], 1)  # (B, window - 1 + T)
         if episode_start is None:
             position = count[:, None] + step
             same = written[:, None]  # (B, 1, window - 1 + T)
         else:
             episode = episode_start.cumsum(1)  # (B, T): 0 where the episode of the state goes on
-            owner = torch.cat([episode.new_zeros(len(count), slots), episode], 1)  # (B, window - 1 + T)
+            owner = torch.cat([episode.new_zeros(count.shape[0], slots), episode], 1)  # (B, window - 1 + T)
             same = (episode[..., None] == owner[:, None]) & written[:, None]  # (B, T, window - 1 + T)
             alone = (same[..., slots:] & (lag[:, slots:] >= 0)).sum(-1) - 1  # (B, T)
             position = alone + count[:, None] * (episode == 0)

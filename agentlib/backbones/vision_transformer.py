@@ -107,7 +107,7 @@ class ViT(Backbone):
         image = self.layout(observation, self.patches.weight.dtype)  # (B, C, H, W)
         tokens = self.patches(image).flatten(2).mT  # (B, patches, dim)
         if self.class_token is not None:
-            tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], 1)
+            tokens = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], 1)
         return self.dropout(tokens + self.positions)  # type: ignore[no-any-return]
 
     def maps(self, observation: Tensor) -> list[Tensor]:
@@ -177,7 +177,7 @@ class SwinLayer(nn.Module):
         if self.near is not None:
             x = x.roll((-self.shift, -self.shift), (1, 2))
             mask = mask.masked_fill(~self.near[:, None], -torch.inf)  # (windows, heads, side^2, side^2)
-            mask = mask.expand(len(x), *mask.shape).flatten(0, 1)  # (B * windows, heads, side^2, side^2)
+            mask = mask.expand(x.shape[0], *mask.shape).flatten(0, 1)  # (B * windows, heads, side^2, side^2)
         x = joined(self.layer(windows(x, self.window), mask)[0], self.window, *self.sides)
         return x if self.near is None else x.roll((self.shift, self.shift), (1, 2))
 

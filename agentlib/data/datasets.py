@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -167,8 +168,11 @@ DATASETS: dict[str, Callable[[], Dataset]] = {
 
 
 def _sklearn(name: str) -> Any:
+    before = random.getstate()
     try:
         from sklearn import datasets
     except ImportError:
         raise ImportError(f"the data set {name} comes with scikit-learn: pip install 'agentlib[vision]'") from None
+    finally:
+        random.setstate(before)  # its import draws from the host's generator
     return getattr(datasets, f"load_{name}")()

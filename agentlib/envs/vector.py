@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from agentlib.envs.masks import Bools, Masks
-from agentlib.envs.spaces import flatten, unflatten
+from agentlib.envs.spaces import flatten, leaf_shape, leaf_spaces, unflatten
 
 
 class Stepped(NamedTuple):
@@ -86,6 +86,11 @@ class Environments:
                 "SB3 VecEnv"
             )
         self.masks = Masks(self.observation_space, self.action_space, single=isinstance(env, gymnasium.Env))
+        # Of each part: its space, its batched shape, and the dtypes that were found to fit.
+        self._leaves: list[tuple[Any, tuple[int, ...], set[np.dtype[Any]]]] = [
+            (leaf, (self.num_envs, *leaf_shape(leaf)), {np.dtype(leaf.dtype)})
+            for leaf in leaf_spaces(self.observation_space)
+        ]
         self._done = np.zeros(self.num_envs, dtype=bool)
         self._all = np.ones(self.num_envs, dtype=bool)
         self._none = np.zeros(self.num_envs, dtype=bool)
@@ -104,14 +109,15 @@ class Environments:
             observation, info = self.env.reset(), self._begin_infos()
         self.action_mask = self._mask(observation, info)
         self._refuse_no_choice(self.action_mask)
+        self._check_observation(observation)
         return observation
 
     def step(self, action: NDArray[Any]) -> Stepped:
         """Steps every environment with `action`, batched; resets what is done.
 
         Raises:
-            EnvironmentFailure: the environment raised, gave a reward that is NaN or infinite, an observation with NaN,
-                or an action mask that does not fit or leaves no legal action.
+            EnvironmentFailure: the environment raised, gave a reward or an observation with NaN, infinities or another
+                shape or type, or an action mask that does not fit or leaves no legal action.
         """
         try:
             stepped = self._step(action)
@@ -119,18 +125,31 @@ class Environments:
             raise
         except Exception as error:
             raise EnvironmentFailure(f"the environment raised at step {self.steps + 1}: {error!r}") from error
+        if stepped.reward.shape != (self.num_envs,):
+            raise EnvironmentFailure(
+                f"the environment gave a reward of shape {stepped.reward.shape[1:]} at step {self.steps + 1}: not one "
+                "number"
+            )
         total = stepped.reward.item() if self.num_envs == 1 else float(stepped.reward.sum())
         if not math.isfinite(total):
             raise EnvironmentFailure(f"the environment gave the reward {stepped.reward} at step {self.steps + 1}")
         self.steps += self.num_envs if stepped.all_valid else int(stepped.valid.sum())
-        self._refuse_nan(stepped.next_observation)
+        self._check_observation(stepped.next_observation)
         return stepped if self.action_mask is None and stepped.next_mask is None else self._checked_masks(stepped)
 
-    def _refuse_nan(self, observation: Any) -> None:
-        for leaf in flatten(self.observation_space, observation):
-            # One sum finds every NaN; only then is it worth a closer look.
-            if leaf.dtype.kind == "f" and not math.isfinite(leaf.sum()) and np.isnan(leaf).any():
-                raise EnvironmentFailure(f"the environment gave an observation with NaN at step {self.steps}")
+    def _check_observation(self, observation: Any) -> None:
+        for leaf, (space, shape, known) in zip(flatten(self.observation_space, observation), self._leaves, strict=True):
+            if leaf.shape != shape or leaf.dtype not in known:
+                if leaf.shape != shape or not np.can_cast(leaf.dtype, np.dtype(space.dtype), "same_kind"):
+                    raise EnvironmentFailure(
+                        f"the environment gave an observation of shape {leaf.shape[1:]} and dtype {leaf.dtype} at step "
+                        f"{self.steps}, which does not fit {space}"
+                    )
+                known.add(leaf.dtype)
+            # One sum finds every NaN and infinity; only then is it worth a closer look.
+            if leaf.dtype.kind == "f" and not math.isfinite(leaf.sum()) and not np.isfinite(leaf).all():
+                kind = "NaN" if np.isnan(leaf).any() else "infinities"
+                raise EnvironmentFailure(f"the environment gave an observation with {kind} at step {self.steps}")
 
     def _mask(self, observation: Any, info: Any) -> Bools | None:
         try:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agentlib.backbones import MLP, Chain, Cosine, RunningNorm, adam
+from agentlib.backbones.randomness import host_generator_kept
 from agentlib.data import Batches, Dataset
 from agentlib.learners.supervised.regressor import Regressor, RegressorConfig
 from agentlib.policies.predictor import Predictor
@@ -94,7 +95,7 @@ class DynamicsAlarm:
         self.n_actions = n_actions
         x, change = self._inputs(usual), _changes(usual)
         kept = len(x) - int(HELD_OUT * len(x))
-        with torch.random.fork_rng(devices=[]):
+        with host_generator_kept():
             torch.default_generator.manual_seed(seed)
             network = Chain([RunningNorm((x.shape[1],)), MLP(x.shape[1], hidden)])
             self.model = Predictor(network, change.shape[1])

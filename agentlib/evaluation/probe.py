@@ -14,6 +14,7 @@ nearest neighbours with moved labels are ahead of most features: a probe says ho
 from __future__ import annotations
 
 import importlib
+import random
 from typing import Any
 
 import numpy as np
@@ -134,10 +135,13 @@ def floors(train: Dataset, test: Dataset, *, per_class: int = 10, draws: int = 1
 
 
 def _sklearn(module: str) -> Any:
+    before = random.getstate()
     try:
         return importlib.import_module(f"sklearn.{module}")
     except ImportError:
         raise ImportError("a probe needs scikit-learn: pip install 'agentlib[vision]'") from None
+    finally:
+        random.setstate(before)  # its import draws from the host's generator
 
 
 def _labels(data: Dataset) -> Labels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -45,6 +46,19 @@ def in_eval_mode(policy: nn.Module) -> Any:
 _ACTING: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 """How many act at this moment with a policy that is otherwise in training mode."""
 _LOCK = threading.Lock()
+
+
+def _forget_other_threads() -> None:
+    """After a fork: the threads of the parent, which may just have been acting, are not here."""
+    global _LOCK
+    _LOCK = threading.Lock()
+    for policy in list(_ACTING):
+        policy.train()
+    _ACTING.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_forget_other_threads)
 
 
 class _EvalMode:
@@ -131,6 +145,13 @@ class GreedyActor:
         noisy = noise_seed is not None and any(isinstance(layer, NoisyLinear) for layer in policy.modules())
         self.generator = np.random.default_rng([noise_seed or 0, 2]) if noisy else None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "shortcut": None}  # the copy of a view would see no changes of the weights
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.shortcut = numpy_shortcut(self.policy)
+
     def __call__(self, observation: Any, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Actions `(B, ...)` for a batch of observations.
 
@@ -184,10 +205,12 @@ class NumpyShortcut:
 
 Layers = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
 
-NUMPY_ACTIVATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
-    "relu": lambda x: np.maximum(x, 0.0),
-    "tanh": np.tanh,
-}
+
+def _relu(x: NDArray[Any]) -> NDArray[Any]:
+    return np.maximum(x, 0.0)  # type: ignore[no-any-return]
+
+
+NUMPY_ACTIVATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {"relu": _relu, "tanh": np.tanh}
 
 
 def numpy_shortcut(policy: nn.Module) -> NumpyShortcut | None:

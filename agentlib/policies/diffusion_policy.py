@@ -79,11 +79,12 @@ class DiffusionPolicy(Policy):
         """Actions `(..., *shape)`, a mode for each output; the same each time."""
         flat = output.reshape(-1, output.shape[-1])  # (B, feature_dim)
         n, size = CANDIDATES, self.bounds.size
-        noise = self.candidates.repeat(len(flat), 1)  # (B n, d)
-        actions = self._denoised(flat.repeat_interleave(n, 0), noise).unflatten(0, (len(flat), n))  # (B, n, d)
-        distance = torch.cdist(actions, actions) / (BANDWIDTH * self.model.scale[0])  # (B, n, n)
-        densest = (-0.5 * distance.square()).exp().sum(-1).argmax(1)  # (B,)
-        best = actions[torch.arange(len(flat), device=flat.device), densest]
+        count = flat.shape[0]
+        noise = self.candidates.repeat(count, 1)  # (B n, d)
+        actions = self._denoised(flat.repeat_interleave(n, 0), noise).unflatten(0, (count, n))  # (B, n, d)
+        distance = (actions[:, :, None] - actions[:, None]) / (BANDWIDTH * self.model.scale[0])  # (B, n, n, d)
+        densest = (-0.5 * distance.square().sum(-1)).exp().sum(-1).argmax(1)  # (B,)
+        best = actions[torch.arange(count, device=flat.device), densest]
         return self.bounds.shaped(best.view(*output.shape[:-1], size))
 
     def sample(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -95,4 +96,4 @@ class DiffusionPolicy(Policy):
 
     def _denoised(self, features: Tensor, noise: Tensor) -> Tensor:
         """Flat actions `(B, d)` within the bounds."""
-        return self.bounds.clip(self.model.sample(len(noise), features, steps=self.sample_steps, noise=noise))
+        return self.bounds.clip(self.model.sample(noise.shape[0], features, steps=self.sample_steps, noise=noise))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from agentlib.backbones import MLP, Backbone, Chain, NatureCNN, Nested, OneHot, RunningNorm
 from agentlib.backbones.activations import ACTIVATIONS
+from agentlib.backbones.randomness import host_generator_kept
 from agentlib.policies.continuous import DeterministicPolicy
 from agentlib.policies.fitting import policy_for
 from agentlib.policies.q_policy import QPolicy
@@ -69,7 +70,7 @@ def policy_from_sb3(model: SB3Model) -> nn.Module:
     Raises:
         ValueError: a kind of model or network that is not known, or weights that do not fit the spaces.
     """
-    with torch.random.fork_rng(devices=[]):  # the first weights, which are overwritten, are nobody's to draw
+    with host_generator_kept():  # the first weights, which are overwritten, are nobody's to draw
         policy = _Conversion(model).policy()
     for parameter in policy.parameters():  # whatever the host's default dtype
         parameter.data = parameter.data.float()

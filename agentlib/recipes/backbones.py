@@ -37,6 +37,7 @@ from agentlib.backbones import (
     load_backbone,
 )
 from agentlib.backbones.names import close_matches
+from agentlib.backbones.randomness import host_generator_kept
 from agentlib.data import Dataset
 from agentlib.envs.spaces import leaf_spaces
 from agentlib.policies.acting import in_eval_mode, to_tensors
@@ -65,7 +66,7 @@ class NamedBackbone:
 
     def parameters(self) -> int:
         """Numbers that it learns, built for `example`."""
-        with torch.random.fork_rng(devices=[]):
+        with host_generator_kept():
             return sum(parameter.numel() for parameter in self.build(self.example, None, False).parameters())
 
 

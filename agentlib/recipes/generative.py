@@ -21,6 +21,7 @@ from agentlib.backbones import (
     UNetDenoiser,
     adam,
 )
+from agentlib.backbones.randomness import host_generator_kept
 from agentlib.data import Batches, Dataset, Splits
 from agentlib.evaluation import sample_pictures
 from agentlib.evaluation.likelihoods import independent_bernoulli, probabilistic_pca
@@ -90,7 +91,7 @@ def _bits(data: Dataset, config: VAEConfig) -> Dataset:
 def _likelihoods(model: LatentModel, x: Tensor, part: str, k: int, seed: int) -> dict[str, float]:
     """Bounds of the mean log likelihood, in nats per example, by a generator that starts anew each time."""
     device = _device(model)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with host_generator_kept([device] if device.type == "cuda" else []):
         torch.random.manual_seed(seed)
         pieces = [bounds(model, piece.to(device)) for piece in x.split(1000)]
         elbo, kl = (torch.cat(values).double().mean().item() for values in zip(*pieces, strict=True))

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from agentlib.agent import Agent
+from agentlib.backbones.randomness import host_generator_kept
 from agentlib.data.source import Source
 from agentlib.envs.making import make_env
 from agentlib.evaluation.intervals import readable
@@ -174,7 +175,7 @@ def episodes_played(problem: Problem, product: Callable[[], Any]) -> Callable[[]
 @contextmanager
 def fresh_weights(seed: int) -> Iterator[None]:
     """Networks built inside have weights from this seed; the host's generator stays as it is."""
-    with torch.random.fork_rng(devices=[]):
+    with host_generator_kept():
         torch.default_generator.manual_seed(seed)
         yield
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from agentlib.backbones import MLP, adam
+from agentlib.backbones.randomness import host_generator_kept
 from agentlib.data import Batches, Dataset, Splits, dataset, split
 from agentlib.data.augmentation import (
     Augmentation,
@@ -71,7 +72,7 @@ def build_simclr(
 
     def draw(folder: Path) -> list[Path]:
         shown = parts.train.x[:10]
-        with torch.random.fork_rng(devices=[]):
+        with host_generator_kept():
             rows = {"image": shown, "first view": views(shown), "second view": views(shown)}
         drawn = [pictures.save(charts.rows_of_images(rows, "What is to be found again"), folder / "views.png")]
         if found:

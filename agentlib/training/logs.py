@@ -26,7 +26,9 @@ class Log:
     """
 
     def __init__(self, folder: Path | None, progress: Progress, total: int, name: str) -> None:
-        self.progress, self.total = progress, total
+        # A program without a terminal, such as a service, may have no streams at all.
+        stream = sys.stderr if progress is True else sys.stdout
+        self.progress, self.total = progress if stream is not None else False, total
         self.started, self.first_steps = time.monotonic(), 0
         self._printed = -SECONDS_BETWEEN_TABLES
         self._writer: Any = None
@@ -36,7 +38,7 @@ class Log:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(folder))
-        if progress is True:
+        if self.progress is True:
             from tqdm import tqdm
 
             interval = 0.2 if sys.stderr.isatty() else SECONDS_BETWEEN_TABLES  # a file keeps every refresh

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from agentlib.backbones.randomness import generator_lock
 from agentlib.backbones.schedules import Clock
 from agentlib.data.source import Source
 from agentlib.training.compiled import CompiledCycle, compiler_found, cycle
@@ -47,7 +48,7 @@ def run(learner: Learner, source: Source, updates: int, *, compile: Compile = "a
             source.fill_ticks()
             if not learner.training:  # the caller may have evaluated in between
                 learner.train()
-            with _own_random_state(source):
+            with generator_lock(), _own_random_state(source):
                 update = step(learner, source)
             source.updates += 1
         yield source.clock, update

@@ -1,0 +1,69 @@
+"""Environments in processes of their own, with a time limit for each step."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gymnasium
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector.async_vector_env import AsyncState
+
+from agentlib.envs.making import make_env
+
+
+class Subprocesses(AsyncVectorEnv):
+    """For `env=`: environments that are slow, that crash or that hang, each in a process of its own.
+
+    A step or a reset that takes longer than the limit raises TimeoutError, and a worker that died ChildProcessError; in
+    training both come as `EnvironmentFailure`, and what was learned so far is kept. Whoever made it closes it, which
+    ends workers that do not answer.
+
+    Args:
+        env: an id, or a function that makes an environment.
+        n_envs: how many.
+        timeout: seconds that a step or a reset may take.
+        env_kwargs: for the environment's constructor.
+        context: how processes are started: "fork", "spawn" or "forkserver"; None as is usual on the system.
+    """
+
+    def __init__(
+        self,
+        env: str | Callable[..., gymnasium.Env[Any, Any]],
+        n_envs: int = 1,
+        *,
+        timeout: float = 60.0,
+        env_kwargs: dict[str, Any] | None = None,
+        context: str | None = None,
+    ) -> None:
+        if not timeout > 0:
+            raise ValueError(f"timeout is a number of seconds above 0, not {timeout}")
+        self.timeout, self.failed = timeout, False
+        make = partial(make_env, env, env_kwargs=env_kwargs)
+        super().__init__([make] * n_envs, context=context, autoreset_mode=AutoresetMode.SAME_STEP)
+
+    def step(self, actions: Any) -> Any:
+        """One step of each."""
+        return self._in_time("step", partial(self.step_async, actions), self.step_wait)
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
+        """New episodes everywhere."""
+        return self._in_time("reset", partial(self.reset_async, seed=seed, options=options), self.reset_wait)
+
+    def _in_time(self, what: str, begin: Callable[[], Any], wait: Callable[..., Any]) -> Any:
+        try:
+            begin()
+            return wait(timeout=self.timeout)
+        except multiprocessing.TimeoutError:
+            self.failed = True
+            raise TimeoutError(f"a {what} took longer than the limit of {self.timeout:g} seconds") from None
+        except (EOFError, ConnectionError) as error:
+            self.failed, self._state = True, AsyncState.DEFAULT
+            codes = [process.exitcode for process in self.processes if not process.is_alive()]
+            raise ChildProcessError(f"a worker process died during a {what}, exit code {codes}") from error
+
+    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
+        """Ends the workers; after a failure without asking them."""
+        super().close_extras(timeout, terminate or self.failed)

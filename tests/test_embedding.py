@@ -1,0 +1,228 @@
+"""agentlib inside other people's programs: threads, processes, asyncio, odd settings; the host finds all as it was."""
+
+import asyncio
+import copy
+import multiprocessing
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import agentlib
+from agentlib import Agent
+from agentlib.training.trees import difference
+from tests.tiny import IDENTITY, tiny_run
+
+ROOT = Path(__file__).parents[1]
+OBSERVATIONS = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def agent():
+    return tiny_run(env="CartPole-v1", steps=60)
+
+
+def fresh(code, *arguments, **how):
+    """Runs a program in a process of its own, from the repository's root."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, timeout=500, check=False, **how,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+LEFT_ALONE = """
+import sys
+from pathlib import Path
+import matplotlib
+import agentlib
+from tests.host import changes, host_state
+from tests.tiny import tiny_run
+
+folder = Path(sys.argv[1])
+made = {}
+uses = {
+    "train": lambda: made.update(agent=tiny_run(out=folder / "run", steps=100)),
+    "train on data": lambda: agentlib.train("classifier", data="digits", steps=5, progress=False, out=folder / "data"),
+    "act": lambda: made["agent"].act(0),
+    "predict": lambda: made["agent"].predict(0),
+    "evaluate": lambda: agentlib.evaluate(made["agent"], "agentlib/Identity-v0", episodes=2),
+    "save": lambda: made["agent"].save(folder / "agent"),
+    "load": lambda: agentlib.Agent.load(folder / "agent"),
+    "compare": lambda: agentlib.compare(
+        "dqn", env="CartPole-v1", steps=1500, seeds=1, episodes=2, out=folder / "compared", progress=False
+    ),
+}
+# Importing other libraries adds filters for warnings of their own, and variables that only they read.
+THEIRS = {"warnings", "environment"}
+for name, use in uses.items():
+    before = host_state()
+    use()
+    changed = set(changes(before, host_state()))
+    assert changed <= (THEIRS if name in ("train on data", "compare") else set()), (name, changed)
+"""
+
+
+@pytest.mark.slow
+def test_the_host_finds_everything_as_it_was(tmp_path):
+    fresh(LEFT_ALONE, tmp_path)
+
+
+def test_acting_in_threads(agent):
+    wanted = agent.act(OBSERVATIONS)
+    wrong = []
+
+    def act():
+        for _ in range(50):
+            single = [agent.act(observation) for observation in OBSERVATIONS[:8]]
+            if not np.array_equal(agent.act(OBSERVATIONS), wanted) or single != wanted[:8].tolist():
+                wrong.append(1)
+
+    threads = [threading.Thread(target=act) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def child(agent, queue):
+    queue.put(np.asarray(agent.act(OBSERVATIONS)).tolist())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_acting_in_a_child_process(agent, method):
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    process = context.Process(target=child, args=(agent, queue))
+    process.start()
+    assert queue.get(timeout=200) == agent.act(OBSERVATIONS).tolist()
+    process.join()
+
+
+FORK = """
+import os, sys, numpy, torch
+from agentlib.policies import acting
+from agentlib.backbones import randomness
+from tests.tiny import tiny_run
+agent = tiny_run(steps=40)
+acting._LOCK.acquire()  # another thread is acting, and another training, at the moment of the fork
+acting._ACTING[agent.policy] = 1
+import threading
+taken = threading.Event()
+threading.Thread(target=lambda: (randomness.generator_lock().acquire(), taken.set()), daemon=True).start()
+taken.wait()
+pid = os.fork()
+if pid == 0:
+    agent.act(numpy.zeros(3, int))
+    tiny_run(steps=40)
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_acting_and_training_after_a_fork_in_the_midst_of_both():
+    fresh(FORK)
+
+
+def test_a_copy_is_an_agent_of_its_own(agent):
+    twin = copy.deepcopy(agent)
+    assert twin.act(OBSERVATIONS[0]) == agent.act(OBSERVATIONS[0])
+    before = [agent.act(observation) for observation in OBSERVATIONS]
+    twin.policy.head.bias.data += torch.tensor([1e3, 0.0])
+    assert {twin.act(observation) for observation in OBSERVATIONS} == {0}
+    assert [agent.act(observation) for observation in OBSERVATIONS] == before
+
+
+def test_many_agents_in_one_process(tmp_path):
+    agents = [tiny_run(env="CartPole-v1", steps=40, seed=seed) for seed in range(4)]
+    paths = [agent.save(tmp_path / f"{seed}") for seed, agent in enumerate(agents)]
+    loaded = [Agent.load(path) for path in paths for _ in range(5)]
+    for i, agent in enumerate(loaded):
+        np.testing.assert_array_equal(agent.act(OBSERVATIONS), agents[i // 5].act(OBSERVATIONS))
+
+
+def test_inside_asyncio(agent):
+    async def serve():
+        alone = [agent.act(observation) for observation in OBSERVATIONS[:8]]
+        there = await asyncio.gather(*(asyncio.to_thread(agent.act, observation) for observation in OBSERVATIONS[:8]))
+        assert there == alone
+        return await asyncio.to_thread(tiny_run, steps=60)
+
+    assert asyncio.run(serve()).act(0) in range(4)
+
+
+def test_runs_in_several_threads_equal_runs_alone():
+    """And the host's generator, which both need in between, is as it was."""
+    alone = [tiny_run(steps=150, seed=seed).policy.state_dict() for seed in range(3)]
+    found = {}
+    torch.default_generator.manual_seed(5)
+    before = torch.get_rng_state()
+    threads = [
+        threading.Thread(target=lambda seed=seed: found.update({seed: tiny_run(steps=150, seed=seed)}))
+        for seed in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(torch.get_rng_state(), before)
+    for seed in range(3):
+        assert difference(dict(found[seed].policy.state_dict()), dict(alone[seed])) is None
+
+
+RUNS = {
+    "dqn": {"env": IDENTITY, "steps": 60, "net_arch": (8,), "learning_starts": 20},
+    "recurrent_dqn": {"env": IDENTITY, "steps": 80, "learning_starts": 20},
+    "classifier": {"data": "digits", "steps": 5},
+    "regressor": {"data": "diabetes", "steps": 5},
+    "vae": {"data": "digits", "steps": 5},
+    "wgan": {"data": "digits", "steps": 2},
+    "simclr": {"data": "digits", "steps": 2},
+    "maml": {"data": "glyphs", "steps": 2},
+}
+DOUBLE = """
+import sys, json, torch, agentlib
+torch.set_default_dtype(torch.float64)
+torch.set_num_threads(2)
+settings = json.loads(sys.argv[2])
+agent = agentlib.train(sys.argv[1], progress=False, **settings)
+assert torch.get_default_dtype() == torch.float64 and torch.get_num_threads() == 2
+if isinstance(agent, agentlib.Agent):
+    agent.act(0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", RUNS)
+def test_in_a_host_of_double_precision(what):
+    import json
+
+    fresh(DOUBLE, what, json.dumps(RUNS[what]))
+
+
+SILENT = """
+import os, sys
+for number in range(3):
+    os.close(number)
+sys.stdin = sys.stdout = sys.stderr = None
+import agentlib
+for progress in (True, "table"):
+    agent = agentlib.train("dqn", env="agentlib/Identity-v0", steps=60, net_arch=(8,), learning_starts=20,
+                           progress=progress, out=sys.argv[1] + str(progress))
+    agent.act(0)
+"""
+
+
+@pytest.mark.slow
+def test_without_a_terminal(tmp_path):
+    fresh(SILENT, tmp_path / "run")
+    assert agentlib.Agent.load(tmp_path / "runTrue").act(0) in range(4)
