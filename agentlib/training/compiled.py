@@ -72,7 +72,7 @@ class CompiledCycle:
         try:
             from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 
-            for entry in _debug_get_cache_entry_list(cycle.__code__):  # type: ignore[no-untyped-call]
+            for entry in _debug_get_cache_entry_list(cycle.__code__):
                 if entry.guard_manager.check({"learner": learner, "source": source}):
                     self.direct, self.guards = FunctionType(entry.code, globals(), "cycle"), entry.guard_manager
                     return

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from agentlib.backbones import Clock, Linear, adam
 from agentlib.learners import DQN
 from agentlib.training import Learner, Source, Step, Target, Update, loop, run
+from agentlib.training.compiled import compiler_found
 from agentlib.training.trees import difference
 
 
@@ -216,7 +217,7 @@ def test_dqn_targets_follow_on_time():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not loop.compiler_found(), reason="no C++ compiler")
+@pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")
 def test_compiled_runs_give_back_and_share_a_graph():
     from torch._dynamo import config
 
