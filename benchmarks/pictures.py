@@ -1,6 +1,5 @@
-"""Draws what the documents show, from the numbers in docs/results: `python benchmarks/pictures.py`, or `make results`."""
+"""Draws what the documents show, from the numbers in docs/results: `make results`, or this file alone."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -41,6 +40,13 @@ PANELS = (
         "A rare reward: Corridor",
         "updates to the solution (fewer is better)",
         {"plain": "plain", "n_steps": "n_steps=5", "prioritized": "prioritized", "both": "both"},
+        logarithmic=True,
+    ),
+    Panel(
+        "n_steps_long_corridor",
+        "A long way back: Corridor of 30 cells",
+        "updates to the solution (fewer is better)",
+        {"plain": "plain", "n_steps": "n_steps=5"},
         logarithmic=True,
     ),
     Panel("heads_cartpole", "Heads: CartPole", "return", HEADS),
