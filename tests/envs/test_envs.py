@@ -193,7 +193,7 @@ def test_a_forgiving_corridor_stays_where_it_is():
     env = Corridor(n=4, forgiving=True)
     right: Any = env.right
     env.reset(seed=0)
-    outcomes = [env.step(action)[:3] for action in (right[0], 1 - right[1], right[1])]
+    outcomes: list[Any] = [env.step(action)[:3] for action in (right[0], 1 - right[1], right[1])]
     assert outcomes == [(1, 0.0, False), (1, 0.0, False), (2, 0.0, False)]
 
 
