@@ -1,4 +1,7 @@
-"""Measures what docs/results.md claims, and writes that page: `make results`. See benchmarks/evidence/README.md."""
+"""Measures what docs/results.md claims, writes that page and draws the documents' pictures: `make results`.
+
+See benchmarks/evidence/README.md.
+"""
 
 import argparse
 import json
@@ -10,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from benchmarks.experiments import RESULTS, ROOT, experiments, keep, load, page
+from benchmarks.pictures import draw
 
 PAGE = ROOT / "docs" / "results.md"
 
@@ -20,7 +24,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, help="how many, in place of each experiment's own number")
     parser.add_argument("--jobs", type=int, default=1, help="seeds measured side by side")
     parser.add_argument("--fresh", action="store_true", help="measure anew what was measured before")
-    parser.add_argument("--page", action="store_true", help="only judge what was measured, and write the page")
+    parser.add_argument("--page", action="store_true", help="only judge what was measured, write the page and draw")
     parser.add_argument("--list", action="store_true", help="name the experiments")
     parser.add_argument("--one", nargs=2, metavar=("NAME", "SEED"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -43,6 +47,7 @@ def main() -> int:
         else:
             measure(found[name], arguments.seeds or found[name].seeds, arguments.jobs, arguments.fresh)
     PAGE.write_text(page(found))
+    draw()
     return 0
 
 

@@ -73,6 +73,9 @@ EXAMPLES = {
     "diffusion_policy.py": ["--steps", "100", "--episodes", "2"],
     "embed_agent.py": ["--steps", "1500", "--episodes", "1"],
     "few_shot_imitation.py": ["--tasks", "6", "--updates", "20", "--new", "1"],
+    "pretrain_then_imitate.py": [
+        *("--frames", "300", "--updates", "5", "--demonstrations", "1", "--cloning", "10", "--episodes", "2"),
+    ],
     "rainbow_pixels.py": ["--steps", "1200"],
     "train_dqn.py": ["--steps", "800"],
     "compare_with_sb3.py": ["--steps", "800", "--seeds", "1"],

@@ -37,7 +37,8 @@ Student = Callable[[Any, Bools], Proposal]
 actions `(n, ...)`, from 0, were executed; what its `state()` gives is kept in checkpoints. `agentlib.policies.Student`
 is one."""
 Gate = Callable[[Any, Any], Bools]
-"""(batched observations, the student's proposal) -> where to ask the expert `(n,)`."""
+"""(batched observations, the student's proposal) -> where to ask the expert `(n,)`. What its `state()` gives, if it has
+one, is kept in checkpoints."""
 
 
 class Aggregate(Source):
@@ -242,8 +243,8 @@ class Aggregate(Source):
     def get_extra_state(self) -> dict[str, Any]:
         """Counters, generators and demonstrations; the episodes that are under way are not part of it."""
         counters = {name: getattr(self, name) for name in self._COUNTERS}
-        student = self.student.state() if hasattr(self.student, "state") else {}
-        own = {"counters": counters, "student": student, "demonstrations": self.demonstrations.state()}
+        student, gate = (one.state() if hasattr(one, "state") else {} for one in (self.student, self.gate))
+        own = {"counters": counters, "student": student, "gate": gate, "demonstrations": self.demonstrations.state()}
         return super().get_extra_state() | own
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -251,8 +252,9 @@ class Aggregate(Source):
         super().set_extra_state(state)
         for name, value in state["counters"].items():
             setattr(self, name, value)
-        if hasattr(self.student, "load_state"):
-            self.student.load_state(state["student"])
+        for one, name in ((self.student, "student"), (self.gate, "gate")):
+            if hasattr(one, "load_state"):
+                one.load_state(state[name])
         self.demonstrations.load_state({name: rows.copy() for name, rows in state["demonstrations"].items()})
         self.recorder = Recorder(self.recorder.envs, self.demonstrations)
         self.feed.refresh()  # (its own state, the rest of the epoch, is loaded after this)

@@ -14,6 +14,7 @@ state if the shift is as large as a step.
 | `RandomFlip` | left and right |
 | `RandomCrop` | position and size (Szegedy et al. 2015) |
 | `RandomLight`, `RandomNoise` | brightness, contrast; noise of the camera |
+| `RandomFrame` | time, within a window of frames |
 """
 
 from __future__ import annotations
@@ -177,6 +178,19 @@ class RandomNoise:
         """`(B, C, H, W)`, bytes or floating-point, to floating-point; not cut to any range."""
         x = as_float(images)
         return x + self.deviation * torch.randn_like(x)
+
+
+class RandomFrame:
+    """Takes one of the frames of each window, such as `frames(env, n, window=5)` has them: time as the change.
+
+    Views of a window are what an agent saw within a few steps. What such views share is what stays, or what goes on
+    predictably, and not how things look (van den Oord et al. 2018, arXiv:1807.03748; Sermanet et al. 2018).
+    """
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        """`(B, T, ...)`, of any dtype, to `(B, ...)`."""
+        chosen = torch.randint(windows.shape[1], (len(windows),), device=windows.device)
+        return windows[torch.arange(len(windows), device=windows.device), chosen]
 
 
 Change = RandomShift | RandomRotation | RandomFlip | RandomCrop | RandomLight | RandomNoise

@@ -7,24 +7,31 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from agentlib.data.datasets import Dataset
 from agentlib.envs.making import EnvLike, make_env
 
 CATCH_FRAMES = 10_000
+PATIENCE = 1_000
+"""Windows' lengths of play after which no episode is taken to be as long as one."""
 
 
-def frames(env: EnvLike, n: int, *, seed: int = 0, env_kwargs: dict[str, Any] | None = None) -> Dataset:
+def frames(
+    env: EnvLike, n: int, *, window: int = 1, seed: int = 0, env_kwargs: dict[str, Any] | None = None
+) -> Dataset:
     """n observations under random actions, unlabelled: images `(n, C, H, W)` between 0 and 1, or vectors `(n, d)`.
 
     Args:
         env: an environment's id, a single environment, or a function that makes one; its observations are a Box.
         n: how many.
+        window: with more than one, each example is so many observations in a row, of one episode, on a second axis:
+            `(n, window, ...)`. `RandomFrame` makes views of them.
         seed: of the environment and the actions.
         env_kwargs: for the environment's constructor.
 
     Raises:
-        ValueError: observations that are no Box.
+        ValueError: observations that are no Box, or episodes that are shorter than the window.
     """
     made = make_env(env, env_kwargs=env_kwargs)
     try:
@@ -32,21 +39,33 @@ def frames(env: EnvLike, n: int, *, seed: int = 0, env_kwargs: dict[str, Any] | 
         if not isinstance(space, spaces.Box):
             raise ValueError(f"frames are taken of Box observations, not of {space}")
         made.action_space.seed(seed)
-        seen = [made.reset(seed=seed)[0]]
-        while len(seen) < n:
+        episode, seen, steps = [made.reset(seed=seed)[0]], [], 0
+        while True:
+            if len(episode) >= window:
+                seen.append(np.stack(episode[-window:]))
+            if len(seen) == n:
+                break
+            if not seen and steps > PATIENCE * window:
+                raise ValueError(f"no episode of random play has {window} observations: take a smaller window")
             observation, _, terminated, truncated, _ = made.step(made.action_space.sample())
-            seen.append(made.reset()[0] if terminated or truncated else observation)
+            episode = [made.reset()[0]] if terminated or truncated else [*episode[-window:], observation]
+            steps += 1
     finally:
         if made is not env:
             made.close()
-    x = torch.from_numpy(np.stack(seen))
-    if space.dtype != np.uint8:
-        return Dataset(x.float())
+    x = _as_examples(torch.from_numpy(np.concatenate(seen)))
+    return Dataset(x if window == 1 else x.unflatten(0, (n, window)))
+
+
+def _as_examples(x: Tensor) -> Tensor:
+    """Observations `(n, ...)` as numbers, images as `(n, C, H, W)` between 0 and 1."""
+    if x.dtype != torch.uint8:
+        return x.float()
     if x.dim() == 3:
         x = x[:, None]  # (n, 1, H, W)
     elif x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3):
         x = x.movedim(-1, 1)  # (n, C, H, W)
-    return Dataset(x.float() / 255.0)
+    return x.float() / 255.0
 
 
 def catch_frames() -> Dataset:

@@ -5,6 +5,9 @@ no pattern that a network could guess. Reaching the end is worth 1 and ends the 
 The best return is 1, after n steps; random play needs 2^(n+1) - 2 steps on average, 2,046 in the 10 cells of
 `agentlib/Corridor-v0`, whose episodes are cut off after 50.
 
+With `forgiving=True` the other action leads nowhere: random play then needs 2n steps, and the way back from the reward
+is all that is hard.
+
 What it is for: the reward is seen rarely, and has to be carried back cell by cell. In the family of the chains of
 Koenig and Simmons (1993) and the blind cliffwalk of Schaul et al. (2016).
 """
@@ -21,13 +24,14 @@ class Corridor(gymnasium.Env[np.int64, np.int64]):
 
     Args:
         n: number of cells.
+        forgiving: a wrong action leaves you where you are, and not in the first cell.
         render_mode: only `None`; there is nothing to see.
 
     Raises:
         ValueError: `n` is below 1.
     """
 
-    def __init__(self, n: int = 10, render_mode: str | None = None) -> None:
+    def __init__(self, n: int = 10, forgiving: bool = False, render_mode: str | None = None) -> None:
         if n < 1:
             raise ValueError(f"Corridor needs at least 1 cell, got n={n}")
         self.observation_space = spaces.Discrete(n + 1)
@@ -35,6 +39,7 @@ class Corridor(gymnasium.Env[np.int64, np.int64]):
         self.render_mode = render_mode
         self.right = np.random.default_rng(0).integers(2, size=n)
         """The action that leads on, in each cell."""
+        self._forgiving = forgiving
         self._cell = 0
 
     def reset(
@@ -45,6 +50,9 @@ class Corridor(gymnasium.Env[np.int64, np.int64]):
         return np.int64(0), {}
 
     def step(self, action: np.int64) -> tuple[np.int64, float, bool, bool, dict[str, Any]]:
-        self._cell = self._cell + 1 if action == self.right[self._cell] else 0
+        if action == self.right[self._cell]:
+            self._cell += 1
+        elif not self._forgiving:
+            self._cell = 0
         solved = self._cell == len(self.right)
         return np.int64(self._cell), float(solved), solved, False, {}

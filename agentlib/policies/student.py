@@ -88,8 +88,14 @@ class Student:
         self.memory = None
 
 
+TEMPERATURES = np.geomspace(1.0, 20.0, 301).tolist()
+"""Those that `UnsureGate.calibrate` chooses from, one percent apart."""
+
+
 class UnsureGate:
     """Asks where the probability of the action that the policy would choose is below a threshold.
+
+    What a network calls 95% may be right less often than that. `calibrate` finds the temperature that mends it.
 
     Args:
         policy: with discrete choices, or an ensemble of such; several choices count as one, all right or not.
@@ -115,6 +121,28 @@ class UnsureGate:
         output = proposed.output / self.temperature
         log_prob = self.policy.log_prob(output, self.policy.choose(output))  # type: ignore[operator]
         return (log_prob.exp() < self.threshold).cpu().numpy()  # type: ignore[no-any-return]
+
+    def calibrate(self, output: Tensor, label: Tensor) -> None:
+        """Takes the temperature under which the answers are likeliest (Guo et al. 2017, arXiv:1706.04599).
+
+        It is never below 1: a gate hears answers only where it asked, and whoever is right where it is unsure is not
+        therefore too modest elsewhere.
+
+        Args:
+            output: of the policy `(N, ...)`, before it learned from these answers; none leave the temperature.
+            label: the expert's answers `(N, ...)`, indices from 0.
+        """
+        if len(output):
+            scores = [self.policy.log_prob(output / one, label).double().mean() for one in TEMPERATURES]  # type: ignore[operator]
+            self.temperature = TEMPERATURES[int(torch.stack(scores).argmax())]
+
+    def state(self) -> dict[str, Any]:
+        """The temperature, for a checkpoint."""
+        return {"temperature": self.temperature}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Puts back what `state` gave."""
+        self.temperature = float(state["temperature"])
 
 
 class DisagreementGate:

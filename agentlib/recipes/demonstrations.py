@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import nn
+from torch import Tensor, nn
 
 from agentlib.backbones import AfterAction, RunningNorm
 from agentlib.data import Demonstration, Demonstrations, Episode
@@ -59,10 +59,9 @@ def held_out_scores(policy: Any, demonstrations: Demonstrations) -> dict[str, fl
     whole episodes.
     """
     losses = agreements = count = 0.0
-    for batch in _in_order(policy, demonstrations):
+    for batch, output in answered(policy, demonstrations):
         axes = batch.weight.dim()
         with in_eval_mode(policy):
-            output, _ = policy(batch.observation, None, batch.episode_start if axes > 1 else None)
             choice = policy.choose(output)
             if hasattr(policy, "log_prob"):
                 loss = -policy.log_prob(output, batch.action)
@@ -74,6 +73,14 @@ def held_out_scores(policy: Any, demonstrations: Demonstrations) -> dict[str, fl
         agreements += float((equal * batch.weight).sum())
         count += float(batch.weight.sum())
     return {"eval/loss": losses / max(count, 1.0), "eval/agreement": agreements / max(count, 1.0)}
+
+
+def answered(policy: nn.Module, demonstrations: Demonstrations) -> Iterator[tuple[Labelled, Tensor]]:
+    """Each episode once, `(T,)`, or `(1, T)` for a policy with memory, with the policy's output for it."""
+    for batch in _in_order(policy, demonstrations):
+        with in_eval_mode(policy):
+            output, _ = policy(batch.observation, None, batch.episode_start if batch.weight.dim() > 1 else None)
+        yield batch, output
 
 
 def _in_order(policy: nn.Module, demonstrations: Demonstrations) -> Iterator[Labelled]:

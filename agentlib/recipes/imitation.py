@@ -27,6 +27,7 @@ from agentlib.learners.imitation.dagger import THRESHOLDS, DAggerConfig
 from agentlib.policies import DeterministicPolicy, DisagreementGate, EnsemblePolicy, Student, UnsureGate, policy_for
 from agentlib.recipes.backbones import backbone_for
 from agentlib.recipes.demonstrations import (
+    answered,
     balanced_weights,
     check_environment,
     demonstrations_of,
@@ -247,6 +248,15 @@ def _before_training(config: DAggerConfig, learner: BC, source: Aggregate) -> Ca
     fresh = copied(learner) if config.from_scratch else None
 
     def prepare() -> None:
+        gate = source.gate
+        if config.calibrated and source.updates:  # the first round asks everywhere: nothing was learned
+            new = source.demonstrations.select(range(source.episodes_before, len(source.demonstrations)))
+            answers = [
+                (output[batch.weight > 0], batch.action[batch.weight > 0])
+                for batch, output in answered(learner.policy, new)
+            ]
+            if answers:
+                gate.calibrate(*(torch.cat(column) for column in zip(*answers, strict=True)))
         if fresh is not None:
             learner.load_state_dict(fresh)
         observe_all(learner.policy, source.demonstrations, given if fresh is not None else source.episodes_before)
@@ -262,6 +272,8 @@ def _measures(source: Aggregate) -> dict[str, float]:
         measures |= {"rollout/ep_rew_mean": np.mean(last.returns), "rollout/ep_len_mean": np.mean(last.lengths)}
         share = [episode.interventions.mean() for episode in last]
         measures["rollout/intervention_rate"] = np.average(share, weights=last.lengths)
+    if isinstance(source.gate, UnsureGate):
+        measures["rollout/temperature"] = source.gate.temperature
     return {name: float(value) for name, value in measures.items()}
 
 

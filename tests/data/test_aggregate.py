@@ -328,6 +328,26 @@ def test_between_rounds_it_goes_on_exactly(tmp_path):
     assert difference(source.demonstrations.state(), source_again.demonstrations.state()) is None
 
 
+def test_the_gates_state_is_kept(tmp_path):
+    class Remembering:
+        value = 1.0
+
+        def state(self):
+            return {"value": self.value}
+
+        def load_state(self, state):
+            self.value = state["value"]
+
+    learner, source = Dagger.tiny()
+    source.gate = Remembering()
+    source.gate.value = 2.5
+    save_checkpoint(tmp_path / "x", learner, source)
+    again, source_again = Dagger.tiny()
+    source_again.gate = Remembering()
+    load_checkpoint(tmp_path / "x", again, source_again)
+    assert source_again.gate.value == 2.5
+
+
 def test_within_the_training_of_a_round_it_goes_on_exactly(tmp_path):
     learner, source = Dagger.tiny()
     again, source_again = after(run(learner, source, 2, compile=False), learner, source, tmp_path / "x")

@@ -189,6 +189,14 @@ def test_corridor_is_a_combination_lock():
         Corridor(n=0)
 
 
+def test_a_forgiving_corridor_stays_where_it_is():
+    env = Corridor(n=4, forgiving=True)
+    right: Any = env.right
+    env.reset(seed=0)
+    outcomes: list[Any] = [env.step(action)[:3] for action in (right[0], 1 - right[1], right[1])]
+    assert outcomes == [(1, 0.0, False), (1, 0.0, False), (2, 0.0, False)]
+
+
 def test_dials_reward_what_was_wanted():
     env = gymnasium.make("agentlib/Dials-v0")
     assert returns(env, lambda wanted: wanted, 5) == pytest.approx([20.0] * 5)

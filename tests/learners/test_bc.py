@@ -245,6 +245,7 @@ def test_what_does_not_go_together_is_refused(policy, config, message):
         (DAggerConfig, {"beta": 1.5}, "beta must be between 0 and 1"),
         (DAggerConfig, {"threshold": 0.5}, "threshold is of the gates unsure and disagreement"),
         (DAggerConfig, {"gate": "disagreement"}, "set ensemble=5"),
+        (DAggerConfig, {"calibrated": True}, "calibrated is of the gate 'unsure'"),
     ],
 )
 def test_numbers_out_of_range(kind, settings, message):

@@ -6,6 +6,7 @@ import torch
 from gymnasium import spaces
 
 from agentlib.backbones import LSTM, MLP, WithMemory
+from agentlib.evaluation.calibration import fit_temperature
 from agentlib.policies import CategoricalPolicy, DisagreementGate, EnsemblePolicy, QPolicy, Student, UnsureGate
 from agentlib.policies.student import Proposed
 from agentlib.recipes.problem import fresh_weights
@@ -76,6 +77,25 @@ def test_unsure_is_below_the_threshold():
         values = QPolicy(MLP(4, (8,)), 3)
     with pytest.raises(ValueError, match="no probabilities"):
         UnsureGate(values)
+
+
+def test_calibration_finds_the_temperature():
+    gate = UnsureGate(a_policy())
+    with torch.random.fork_rng():
+        torch.random.manual_seed(0)
+        logits = 4.0 * torch.randn(4000, 3)
+        label = torch.distributions.Categorical(logits=logits / 2.5).sample()
+    gate.calibrate(logits, label)
+    assert gate.temperature == pytest.approx(fit_temperature(logits, label), rel=0.01)
+    assert gate.temperature == pytest.approx(2.5, rel=0.1)
+    again = UnsureGate(a_policy())
+    again.load_state(gate.state())
+    assert again.temperature == gate.temperature
+
+    gate.calibrate(logits[:0], label[:0])  # nobody was asked
+    assert gate.temperature == again.temperature
+    gate.calibrate(logits, logits.argmax(1))  # right everywhere
+    assert gate.temperature == 1.0
 
 
 def test_disagreement_is_the_ensembles():

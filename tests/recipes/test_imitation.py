@@ -15,7 +15,7 @@ from agentlib.data import Demonstration, Demonstrations, ExpertLeft, Onlooker, r
 from agentlib.envs.experts import cartpole_expert, chain_expert, identity_expert
 from agentlib.envs.playing import Person, Terminal
 from agentlib.learners import BCConfig, DAggerConfig
-from agentlib.policies import EnsemblePolicy, GaussianPolicy
+from agentlib.policies import EnsemblePolicy, GaussianPolicy, UnsureGate
 from agentlib.recipes.demonstrations import balanced_weights, demonstrations_of, held_out_scores
 from agentlib.recipes.imitation import expert_of
 
@@ -163,6 +163,44 @@ def test_gates_ask_less(gate):
         )
         counts[name] = seen["rollout/labels"]
     assert 0 < counts[gate] < 0.7 * counts[None]
+
+
+def test_the_gate_is_calibrated_on_answers_before_they_are_learned(monkeypatch):
+    """An expert that changes its mind after two rounds: only who has not heard it yet can be surprised."""
+    likelihoods: list[float] = []
+    temperatures: list[float] = []
+    calibrate = UnsureGate.calibrate
+
+    def watched(gate, output, label):
+        calibrate(gate, output, label)
+        assert len(label) == 40, "the labels of one round"
+        likelihoods.append(float(gate.policy.log_prob(output, label).exp().mean()))
+        temperatures.append(gate.temperature)
+
+    monkeypatch.setattr(UnsureGate, "calibrate", watched)
+    seen: dict[str, float] = {}
+    agentlib.train(
+        DAggerConfig(
+            rounds=3,
+            rollout_round_min_timesteps=40,
+            gate="unsure",
+            calibrated=True,
+            threshold=1.0,  # asks everywhere
+            epochs=40,
+            learning_rate=1e-2,
+            net_arch=(32,),
+        ),
+        env=IDENTITY,
+        expert=lambda observation: (observation + len(likelihoods)) % 4,
+        callback=lambda clock, metrics: seen.update(metrics),
+        **QUIET,
+    )
+    assert len(likelihoods) == 2, "in the first round the student knows nothing"
+    assert likelihoods[0] > 0.9
+    assert temperatures[0] == 1.0
+    assert likelihoods[1] < 0.1
+    assert temperatures[1] > 5.0
+    assert seen["rollout/temperature"] == temperatures[1]
 
 
 def test_a_gate_that_the_policy_cannot_serve():

@@ -12,7 +12,8 @@ There is no learner in this file: DAgger is behavioural cloning (`BC`) on a sour
 `agentlib.data.Aggregate`. Each round goes on from the weights of the round before; the paper trains anew each time
 (`from_scratch`). With a `gate` the expert is asked only where the student is unsure, and acts there itself:
 
-    "unsure"         the probability of the student's choice is below the threshold
+    "unsure"         the probability of the student's choice is below the threshold; `calibrated`, its logits are first
+                     divided by a temperature (Guo et al. 2017, arXiv:1706.04599)
     "disagreement"   the members of an ensemble are further apart than the threshold (Menda et al. 2019,
                      arXiv:1807.08364)
     "takeover"       the expert takes over when it sees fit (HG-DAgger, Kelly et al. 2019, arXiv:1810.02890): a person
@@ -56,6 +57,9 @@ class DAggerConfig(CloningConfig):
     """When to ask: where "unsure", where an ensemble is in "disagreement", at a "takeover"; None asks always."""
     threshold: float | None = None
     """Of the gate "unsure" (asks below this probability) or "disagreement" (asks above it)."""
+    calibrated: bool = False
+    """The gate "unsure" believes the student as far as it has been right: before a round's labels are learned, a
+    temperature is fitted to them."""
     from_scratch: bool = False
     """Train anew after each round, as the paper does; otherwise go on from the weights of the round before."""
 
@@ -66,5 +70,7 @@ class DAggerConfig(CloningConfig):
         check_range(self, 0, 1, "beta", "threshold")
         if self.threshold is not None and self.gate not in THRESHOLDS:
             raise ValueError(f"DAggerConfig.threshold is of the gates {' and '.join(THRESHOLDS)}, not of {self.gate!r}")
+        if self.calibrated and self.gate != "unsure":
+            raise ValueError(f"DAggerConfig.calibrated is of the gate 'unsure', not of {self.gate!r}")
         if self.gate == "disagreement" and self.ensemble < 2:
             raise ValueError("DAggerConfig.gate='disagreement' needs an ensemble: set ensemble=5, for example")
