@@ -1,5 +1,8 @@
 """Agents that are attacked, and alarms on what they see."""
 
+import tempfile
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 import torch
@@ -18,9 +21,11 @@ ENV, EPSILON, EPISODES = "CartPole-v1", 0.3, 20
 
 
 def trained(seed: int) -> agentlib.Agent:
-    agent = agentlib.train("dqn", env=ENV, steps=50_000, seed=seed, progress=False)
-    assert isinstance(agent, agentlib.Agent)
-    return agent
+    """The best agent of a run's evaluations: the last one of a DQN run may be a poor one, which no attack can harm."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "run")
+        agentlib.train("dqn", env=ENV, steps=50_000, seed=seed, eval_every=2_500, out=out, progress=False)
+        return agentlib.Agent.load(out / "best_agent.safetensors")
 
 
 def attacked_dqn(seed: int) -> dict[str, float]:
