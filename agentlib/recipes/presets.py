@@ -85,7 +85,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "rainbow": {"agentlib/Catch-v0": {"head_arch": (128,), "n_quantiles": 32}},  # for speed
     "bc": {"MountainCar-v0": {"epochs": 50}},
-    "simclr": {"digits": {"steps": 300}},
     "maml": {
         "digits": {"loss": "cross_entropy", "held_out": 0.5, "shots": 1, "queries": 5, "batch_size": 8},
         "glyphs": {"loss": "cross_entropy", "shots": 1, "queries": 5, "batch_size": 8},

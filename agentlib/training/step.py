@@ -113,7 +113,7 @@ class Step(nn.Module):
             norm: Tensor = torch.linalg.vector_norm(gradient)
             if self.max_grad_norm is not None:
                 gradient = gradient * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-            self.count.add_(1)
+            self.count += 1  # as `add_(1)` the compiler drops it
             if self.rule is None:
                 self._torch_step(gradient)
             else:

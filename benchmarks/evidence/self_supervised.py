@@ -15,7 +15,7 @@ EXPERIMENTS = [
     Experiment(
         name="simclr_digits",
         family="Self-supervision",
-        data="digits, 70% without labels, 300 updates; 10 labels per class, nudged test images",
+        data="digits, 70% without labels, 1,000 updates; 10 labels per class, nudged test images",
         measure=simclr,
         claims=(
             Claim("probe", "linear classifier on SimCLR's features", at_least=0.85, reference="0.888, another code"),
