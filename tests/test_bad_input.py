@@ -348,7 +348,7 @@ def test_ctrl_c_in_the_shell(tmp_path):
     ) as process:
         try:
             deadline = time.monotonic() + 60
-            while time.monotonic() < deadline and not (folder / "config.json").exists():
+            while time.monotonic() < deadline and not list(folder.glob("events*")):
                 time.sleep(0.05)
             time.sleep(1.0)
             process.send_signal(signal.SIGINT)

@@ -85,7 +85,7 @@ def test_a_callback_sees_the_numbers_and_stops_the_run():
 def test_a_runs_folder(tmp_path):
     agent = tiny_run(out=tmp_path / "run", seed=7)
     names = sorted(path.name.split(".out.")[0] for path in (tmp_path / "run").iterdir())
-    assert names == ["agent.safetensors", "checkpoints", "config.json", "events", "results.json"]
+    assert names == [".lock", "agent.safetensors", "checkpoints", "config.json", "events", "results.json"]
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (record["what"], record["env"], record["seed"], record["steps"]) == ("dqn", IDENTITY, 7, 200)
     assert record["config"]["batch_size"] == 16
