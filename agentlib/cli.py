@@ -82,15 +82,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except SystemExit as stop:  # tyro has printed help, or what is wrong
         return int(stop.code or 0)
-    except BrokenPipeError:  # `agentlib list | head`: the reader has seen enough
+    except BrokenPipeError as broken:  # `agentlib list | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if arguments[:1] != ["train"]:
+            return 0
+        message = "stopped: nobody reads what it prints any more (--progress none trains on)"
+        print(f"agentlib: {message}{_kept(broken)}", file=sys.stderr)
+        return 141
     except (KeyboardInterrupt, Exception) as error:
         code, message = _outcome(error)
         if debug:
             traceback.print_exception(error)
         print(f"agentlib: {message}", file=sys.stderr)
         return code
+
+
+def _kept(error: BaseException) -> str:
+    """What the error says of where a run was saved, if anything."""
+    place = str(error).partition("what was learned so far is in ")[2]
+    return f"; what was learned so far is in {place}" if place else ""
 
 
 def _outcome(error: BaseException) -> tuple[int, str]:
@@ -239,7 +249,7 @@ def _compare(options: Any, choice: Choice) -> int:
             threads=options.threads,
             device=options.device,
             strict=options.strict,
-            progress=sys.stderr.isatty(),
+            progress=sys.stderr.isatty() or "lines",
         )
     finally:
         _remove_if_unused(folder, options.out)

@@ -1,6 +1,6 @@
 """An agent under attack through its observations, before and after adversarial training.
 
-    python examples/attack_an_agent.py [--steps 20000] [--updates 1500] [--episodes 10]
+    python examples/attack_an_agent.py [--steps 20000] [--updates 1500] [--episodes 5]
 
 Epsilon is in standard deviations of each number that the agent sees. Noise of the same size is the control.
 """

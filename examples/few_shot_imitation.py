@@ -1,6 +1,6 @@
 """Imitating after 20 labelled steps: MAML learns from many CartPoles how to adapt to a new one with one gradient step.
 
-    python examples/few_shot_imitation.py [--tasks 100] [--updates 1000] [--new 5]
+    python examples/few_shot_imitation.py [--tasks 100] [--updates 1000] [--new 8]
 
 Each CartPole has a pole and a motor of its own, and half of the motors are wired the other way round. One policy for
 all of them can be right about one half at best; MAML learns weights from which one step on a little of a new expert's

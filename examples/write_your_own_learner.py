@@ -63,7 +63,7 @@ def main() -> None:
     print("the contract holds")
     learner, source = Logistic.tiny()
     for clock, update in run(learner, source, arguments.updates):
-        if clock.updates % (arguments.updates // 5) == 0:
+        if clock.updates % max(arguments.updates // 5, 1) == 0:
             print(f"update {clock.updates}: " + ", ".join(f"{k} {float(v):.3f}" for k, v in update.metrics.items()))
 
 

@@ -342,3 +342,25 @@ def test_collecting_executes_actions_of_the_space_and_stores_those_of_the_policy
         np.testing.assert_array_equal(stored, expected)
     else:
         np.testing.assert_array_equal(stored, np.stack(executed))
+
+
+def test_weights_that_moved_are_found_again():
+    """Sending a policy to another process moves its weights to shared memory, and frees the place where they were."""
+    space = spaces.Box(-1.0, 1.0, (4,), np.float32)
+    policy = QPolicy(MLP(4, (16,)), n_actions=3).eval()
+    actor, observations = (
+        GreedyActor(policy, space),
+        np.random.default_rng(0).normal(size=(50, 1, 4)).astype(np.float32),
+    )
+    before = [actor(observation) for observation in observations]
+    views = actor.shortcut
+    policy.share_memory()
+    assert [actor(observation) for observation in observations] == before
+    assert actor.shortcut is not views
+    assert actor.shortcut is not None
+    with torch.no_grad():
+        policy.get_parameter("head.bias").add_(torch.tensor([0.0, 0.0, 1000.0]))
+    assert actor(observations[0]) == [2]
+    policy.double()
+    assert actor(observations[0]) == [2]
+    assert actor.shortcut is None

@@ -105,6 +105,9 @@ def read(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str,
     except _Repeated as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     except (KeyError, TypeError, ValueError, RecursionError):
+        if metadata.get("format") == "agentlib state":
+            hint = "a checkpoint to resume from; the agent lies in the run's folder, agent.safetensors"
+            raise ValueError(f"{path} is no {name} file but {hint}") from None
         raise ValueError(f"{path} is no {name} file: it does not say that agentlib wrote it") from None
     if found != kind:
         hint = ": Agent.load(path).backbone is its network" if found == "agentlib agent" else ""

@@ -134,7 +134,7 @@ def compare(
     threads: int | None = None,
     device: str = "auto",
     strict: bool = True,
-    progress: bool = True,
+    progress: bool | Literal["lines"] = True,
     **hyperparameters: Any,
 ) -> Comparison:
     """Train our DQN and Stable-Baselines3's with the same settings, and compare returns and times.
@@ -151,7 +151,7 @@ def compare(
         threads: torch threads for both sides; None leaves the number as it is.
         device: of both sides; "auto" is a GPU for images if there is one, and the CPU otherwise.
         strict: refuse options that SB3's DQN lacks; otherwise note them as a difference.
-        progress: show a bar per run.
+        progress: True shows a bar per run, "lines" prints a line after each run, for logs.
         hyperparameters: fields of the config to replace.
 
     Raises:
@@ -216,7 +216,7 @@ class _Pairs:
     steps: int
     episodes: int
     device: str
-    progress: bool
+    progress: bool | Literal["lines"]
     folder: Path | None
 
     def run(self, seed: int, *, ours_first: bool) -> dict[Side, Run]:
@@ -230,7 +230,11 @@ class _Pairs:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             agent.save(self.folder / f"{side}_seed{seed}{'.safetensors' if side == 'ours' else '.zip'}")
-        return Run(seed, first, log, self._evaluate(agent, seed))
+        run = Run(seed, first, log, self._evaluate(agent, seed))
+        if self.progress == "lines":
+            name = "ours" if side == "ours" else "SB3"
+            print(f"{name}, seed {seed}: {log.seconds:.0f} s of training, {run.evaluation}", flush=True)  # noqa: T201 - what was asked for
+        return run
 
     def _train_ours(self, log: TrainingLog, seed: int) -> Any:
         agent = self.train(
@@ -239,7 +243,7 @@ class _Pairs:
             steps=self.steps,
             seed=seed,
             device=self.device,
-            progress=self.progress,
+            progress=self.progress is True,
         )
         log.finish()
         return agent
@@ -248,7 +252,7 @@ class _Pairs:
         env = Recorded(self._make(), log)
         try:
             model = train_sb3(
-                self.arguments, env, steps=self.steps, seed=seed, device=self.device, progress=self.progress
+                self.arguments, env, steps=self.steps, seed=seed, device=self.device, progress=self.progress is True
             )
             log.finish()
         finally:

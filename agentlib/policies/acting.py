@@ -158,6 +158,9 @@ class GreedyActor:
         Where a `mask (B, A)` of legal actions is given, only these are chosen.
         """
         if self.shortcut is not None and len(observation) == 1:
+            if not self.shortcut.is_current():
+                self.shortcut = numpy_shortcut(self.policy)
+                return self(observation, mask)
             return self.shortcut(observation[0], mask)
         with nullcontext() if self.generator is None else noisy_weights(self.policy, self.generator):
             return decide(self.policy, self.space, observation, mask=mask)[0]
@@ -176,18 +179,29 @@ class NumpyShortcut:
     """The best action of a policy with one head on a plain MLP, computed by numpy on views of its weights.
 
     Args:
-        layers: weights `(fan_in, fan_out)` and biases of the MLP and the head.
+        linears: the layers of the MLP, and the head.
         activation: between them.
         policy: whose they are.
     """
 
-    def __init__(self, layers: Layers, activation: Callable[[NDArray[Any]], NDArray[Any]], policy: nn.Module) -> None:
-        self.layers, self.activation = layers, activation
+    def __init__(
+        self, linears: list[nn.Linear], activation: Callable[[NDArray[Any]], NDArray[Any]], policy: nn.Module
+    ) -> None:
+        self.layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = [
+            (linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in linears
+        ]
+        self.activation = activation
+        self.parameters = [parameter for linear in linears for parameter in (linear.weight, linear.bias)]
+        self.addresses = [parameter.data_ptr() for parameter in self.parameters]
         self.policy = policy if isinstance(policy, GaussianPolicy) else None
         if self.policy is not None:
             bounds = self.policy.bounds
             sides = bounds.low, bounds.high, bounds.middle, bounds.half_range, bounds.bounded
             self.low, self.high, self.middle, self.half_range, self.bounded = (side.numpy() for side in sides)
+
+    def is_current(self) -> bool:
+        """Whether the views look at the weights: `to` moves these, and so does sending a policy to another process."""
+        return [parameter.data_ptr() for parameter in self.parameters] == self.addresses
 
     def __call__(self, observation: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Actions `(1, ...)` for one observation of any shape, among the legal ones if a mask `(1, A)` is given."""
@@ -201,9 +215,6 @@ class NumpyShortcut:
         if self.policy.squashed:
             x = np.where(self.bounded, self.middle + self.half_range * np.tanh(x), x)
         return np.clip(x, self.low, self.high).reshape(1, *self.policy.bounds.shape)
-
-
-Layers = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
 def _relu(x: NDArray[Any]) -> NDArray[Any]:
@@ -225,5 +236,4 @@ def numpy_shortcut(policy: nn.Module) -> NumpyShortcut | None:
     linears = [module for module in (*backbone.layers, head) if isinstance(module, nn.Linear)]
     if any(linear.weight.device.type != "cpu" or linear.weight.dtype != torch.float32 for linear in linears):
         return None
-    layers = [(linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in linears]
-    return NumpyShortcut(layers, NUMPY_ACTIVATIONS[backbone.activation], policy)
+    return NumpyShortcut(linears, NUMPY_ACTIVATIONS[backbone.activation], policy)

@@ -62,6 +62,19 @@ def recipe_of(what: Any) -> Recipe:
     )
 
 
+ARGUMENTS = ("n_envs", "env_kwargs", "steps", "seed", "backbone", "eval_every", "callback", "progress", "device")
+"""What `agentlib.train` takes besides hyperparameters, for messages about misspelt names."""
+HERE = {
+    "total_timesteps": "steps",
+    "policy_kwargs": "net_arch, or backbone",
+    "verbose": "progress",
+    "progress_bar": "progress",
+    "tensorboard_log": "out",
+    "policy": "backbone",
+}
+"""What SB3's arguments are called here."""
+
+
 def steps_of(what: Any, problem: Problem) -> int | None:
     """How long a run is: as the caller says, else the preset that a name selects, else the recipe."""
     recipe = recipe_of(what)
@@ -80,7 +93,8 @@ def configure(what: Any, key: str | None, hyperparameters: Mapping[str, Any]) ->
     fields = [field.name for field in dataclasses.fields(recipe.config)]
     for name in hyperparameters:
         if name not in fields:
-            raise ValueError(f"{recipe.name} has no hyperparameter {name!r}{close_matches(name, fields)}")
+            hint = f"; here it is {HERE[name]}" if name in HERE else close_matches(name, [*fields, *ARGUMENTS])
+            raise ValueError(f"{recipe.name} has no hyperparameter {name!r}{hint}")
     if isinstance(what, str):
         return _typed(recipe.config(**{**preset_for(recipe.name, key), **hyperparameters}))
     return _typed(dataclasses.replace(what, **hyperparameters))
