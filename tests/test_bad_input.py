@@ -368,3 +368,18 @@ def test_debug_shows_the_traceback(capsys):
     errors = capsys.readouterr().err
     assert "Traceback" in errors
     assert errors.splitlines()[-1].startswith("agentlib: error: no agent file")
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"), [("total_timesteps", "here it is steps"), ("n_env", "n_envs"), ("policy_kwargs", "net_arch")]
+)
+def test_names_that_other_libraries_have(name, answer):
+    with pytest.raises(ValueError, match=answer):
+        tiny_run(**{name: 1})
+
+
+def test_a_checkpoint_is_no_agent(tmp_path):
+    tiny_run(out=tmp_path / "run")
+    checkpoint = max((tmp_path / "run" / "checkpoints").glob("*.safetensors"))
+    with pytest.raises(ValueError, match=r"no agent file but a checkpoint.*agent\.safetensors"):
+        Agent.load(checkpoint)

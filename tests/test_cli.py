@@ -358,3 +358,19 @@ def test_inspect_refuses_other_files(capsys, tmp_path):
 def test_only_what_sb3_has_is_compared_with_it(capsys, name):
     assert main(["compare", name, "--env", IDENTITY, "--steps", "60"]) == 2
     assert f"has no counterpart of {name}; there is dqn, rainbow" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_reader_who_leaves_stops_the_training(tmp_path):
+    """As `agentlib train ... | head -1` does: what was learned is kept, and the exit code says that it was stopped."""
+    command = [sys.executable, "-m", "agentlib.cli", "train", "dqn", "--env", IDENTITY, "--steps", "200000"]
+    command += [*FLAGS[:-2], "--progress", "table", "--out", str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert process.returncode == 141
+    assert "what was learned so far is in" in said
+    assert (tmp_path / "run" / "agent.safetensors").is_file()
