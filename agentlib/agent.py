@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from agentlib.backbones import spec_of
 from agentlib.backbones.files import read, rebuilt, replacing
@@ -32,6 +32,7 @@ from agentlib.policies import POLICIES, GreedyActor
 from agentlib.policies.acting import decide, in_eval_mode, to_tensors
 from agentlib.policies.base import noted
 from agentlib.policies.exploration import random_actions
+from agentlib.policies.exported import tensors_of
 from agentlib.policies.sb3 import look_at, policy_from_sb3
 from agentlib.policies.sb3_file import read_sb3_file
 from agentlib.training.trees import mapped
@@ -277,18 +278,16 @@ class Agent:
     def export(self, path: str | Path, *, action_mask: bool = False) -> Path:
         """Writes the policy for other runtimes: ONNX (`policy.onnx`), or an archive of torch.export (`policy.pt2`).
 
-        Normalization, masks and memory are inside: it takes raw observations and gives actions of the space, the best
-        ones. `agentlib.policies.exported.Exported` has the names of what goes in and out. Before anything is written,
-        it has acted as the agent does on random observations, in batches of several sizes.
+        Normalization, masks and memory are inside: raw observations go in, the best actions come out, by the names that
+        `agentlib.policies.exported.Exported` has. It is first compared with the agent on random observations.
 
         Args:
             path: its ending says which.
-            action_mask: takes a mask of legal actions as an input; one in a Dict observation is found without it. It
-                is for the caller to leave at least one legal action.
+            action_mask: masks are an input, each with a legal action; one in a Dict observation needs none.
 
         Raises:
             ImportError: ONNX is not installed; the message names the extra.
-            RuntimeError: the exported policy acts otherwise than the agent; nothing was written.
+            RuntimeError: it acts otherwise than the agent, or has no such form; nothing was written.
             TypeError: masks, and the policy knows none.
             ValueError: another ending.
         """
@@ -397,11 +396,4 @@ class Agent:
 
 def _arrays(state: Any) -> tuple[NDArray[Any], ...]:
     """The tensors of a state, in a fixed order."""
-    found: list[NDArray[Any]] = []
-
-    def kept(tensor: Tensor) -> Tensor:
-        found.append(tensor.detach().cpu().numpy())
-        return tensor
-
-    mapped(state, kept)
-    return tuple(found)
+    return tuple(tensor.detach().cpu().numpy() for tensor in tensors_of(state))

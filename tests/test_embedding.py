@@ -187,7 +187,7 @@ RUNS = {
     "vae": {"data": "digits", "steps": 5},
     "wgan": {"data": "digits", "steps": 2},
     "simclr": {"data": "digits", "steps": 2},
-    "maml": {"data": "glyphs", "steps": 2},
+    "maml": {"data": "sinusoids", "steps": 5},
 }
 DOUBLE = """
 import sys, json, torch, agentlib

@@ -65,7 +65,7 @@ class Exported(nn.Module):
         action = self.choose(output, mask)
         outputs = {"action": self.in_space(action)}
         if self.has_memory:
-            following = zip(self.states, _tensors(noted(self.policy, state, action)), strict=True)
+            following = zip(self.states, tensors_of(noted(self.policy, state, action)), strict=True)
             outputs |= {f"next_{name}": tensor for name, tensor in following}
         return outputs
 
@@ -111,7 +111,7 @@ class Exported(nn.Module):
             arrays["action_mask"] = np.concatenate(masks, 1)
         if self.has_memory:
             arrays["episode_start"] = np.ones(batch, bool)
-            firsts = zip(self.states, _tensors(self.first_state), strict=True)
+            firsts = zip(self.states, tensors_of(self.first_state), strict=True)
             arrays |= {name: np.zeros((batch, *first.shape[1:]), first.numpy().dtype) for name, first in firsts}
         return arrays
 
@@ -130,7 +130,8 @@ def names_of(tree: Any, name: str) -> list[str]:
     return [found for key, part in parts for found in names_of(part, f"{name}.{key}")]
 
 
-def _tensors(tree: Any) -> list[Tensor]:
+def tensors_of(tree: Any) -> list[Tensor]:
+    """The tensors of a state, in a fixed order."""
     found: list[Tensor] = []
 
     def kept(tensor: Tensor) -> Tensor:
