@@ -367,9 +367,10 @@ def test_a_reader_who_leaves_stops_the_training(tmp_path):
     command += [*FLAGS[:-2], "--progress", "table", "--out", str(tmp_path / "run")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        process.stdout.readline()
-        process.stdout.close()
         assert process.stderr is not None
+        while "rollout/" not in process.stdout.readline():  # in the table, once it trains
+            pass
+        process.stdout.close()
         said = process.stderr.read()
     assert process.returncode == 141
     assert "what was learned so far is in" in said
