@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from agentlib.recipes.lock import Lock
 from agentlib.training.config import config_from_json, config_to_json
 from agentlib.training.learner import Update
 from agentlib.training.logs import Log, Progress
-from agentlib.training.loop import Compile, run
+from agentlib.training.loop import Compile, compiles, run
 from agentlib.training.trees import copied
 
 Callback = Callable[[Clock, dict[str, float]], bool | None]
@@ -28,7 +29,9 @@ Callback = Callable[[Clock, dict[str, float]], bool | None]
 ORIGINS = ("env", "data", "demos", "expert")
 """What a run learns from; which of them, its recipe says."""
 LOGS_PER_RUN = 100
+CHECKPOINTS_PER_RUN = 10
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
+"""A checkpoint is written at the start, and when a tenth of the run is over or a minute, whichever comes first."""
 
 
 def train(
@@ -105,7 +108,7 @@ def train(
         folder = None
         if out is not None:
             folder = RunFolder(out)
-            folder.create(_record(recipe, config, problem, backbone, device, seed, eval_every))
+            folder.create(_record(recipe, config, problem, backbone, device, seed, eval_every, compile))
         training = _Training(job, folder, callback, eval_every, progress, compile, f"{recipe.name}, seed {seed}")
         training.about = _about(recipe, problem, seed)
         return training.go()
@@ -114,7 +117,14 @@ def train(
 
 
 def _record(
-    recipe: Recipe, config: Any, problem: Problem, backbone: Any, device: Any, seed: int, eval_every: int | None
+    recipe: Recipe,
+    config: Any,
+    problem: Problem,
+    backbone: Any,
+    device: Any,
+    seed: int,
+    eval_every: int | None,
+    compile: Compile,
 ) -> dict[str, Any]:
     """What `resume` needs to know, as JSON. What was given as an object is null there, and has to be given again."""
     origins = {name: getattr(problem, name) for name in ORIGINS}
@@ -130,6 +140,8 @@ def _record(
         "backbone": _recorded(backbone),
         "device": str(device),
         "eval_every": eval_every,
+        "compile": compile,
+        "from_agent": problem.agent is not None,
     }
 
 
@@ -166,11 +178,15 @@ def _resume(
     recipe = recipe_of(record["what"])
     config = config_from_json(recipe.config, record["config"])
     problem = Problem(n_envs=record["n_envs"], env_kwargs=record["env_kwargs"] or {}, steps=record["steps"], **origins)
+    if compile == "auto":
+        compile = record.get("compile", "auto")
     job = recipe.build(config, problem, record["backbone"] or backbone, record["device"], record["seed"])
     try:
         training = _Training(job, folder, callback, record["eval_every"], progress, compile, recipe.name)
         training.about = _about(recipe, problem, record["seed"])
-        training.load_state(folder.load(job.learner, job.source))
+        # A run that was killed before its first checkpoint has nothing to lose: it starts again.
+        if folder.checkpoints() or record.get("from_agent"):
+            training.load_state(folder.load(job.learner, job.source))
         return training.go()
     finally:
         job.close()
@@ -189,26 +205,51 @@ class _Training:
         compile: Compile,
         name: str,
     ) -> None:
-        self.lock = Lock(folder.path) if folder is not None else None
-        self.job, self.folder, self.callback, self.compile = job, folder, callback, compile
+        self.job, self.folder, self.callback = job, folder, callback
+        # By the whole run's length, not by what is left of it: a resumed run goes on as it began.
+        self.compile = compiles(job.learner, job.updates, compile)
         self.eval_every = eval_every if eval_every is not None else job.eval_every
         if self.eval_every is not None and job.evaluate is None:
             raise ValueError("there is nothing to evaluate on: leave out eval_every, or give what is held out")
+        self.lock = Lock(folder.path) if folder is not None else None
         self.log = Log(folder.path if folder else None, progress, job.steps, name)
         self.log_every = max(job.steps // LOGS_PER_RUN, 1)
-        self.saved_at = time.monotonic()
+        self.next_log, self.next_eval = self.log_every, self.eval_every or 0
+        self.save_every = max(job.steps // CHECKPOINTS_PER_RUN, 1)
+        self.next_save, self.saved_at = 0, time.monotonic()
         self.metrics: dict[str, float] = {}
         self.about: dict[str, Any] = {}
         self.best, self.waited = -math.inf, 0
         self.best_weights: Any = None
 
+    _REMEMBERED = ("best", "waited", "best_weights", "metrics", "next_log", "next_eval")
+
     def state(self) -> dict[str, Any]:
-        """What early stopping has to remember."""
-        return {"best": self.best, "waited": self.waited, "best_weights": self.best_weights}
+        """What logging, evaluating and stopping early have to remember, and what the numbers were computed by."""
+        return {name: getattr(self, name) for name in self._REMEMBERED} | {"engine": self.engine()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Puts back what `state` gave."""
-        self.best, self.waited, self.best_weights = (state[name] for name in ("best", "waited", "best_weights"))
+        """Puts back what `state` gave; warns if the run now computes by other means than before."""
+        for name in self._REMEMBERED:
+            setattr(self, name, state[name])
+        now = self.engine()
+        changed = [f"{name} was {old}, is {now.get(name)}" for name, old in state["engine"].items() if old != now[name]]
+        if changed:
+            warnings.warn(
+                f"the run goes on by other means than before ({'; '.join(changed)}): it equals one that was never "
+                "stopped only up to rounding",
+                stacklevel=3,
+            )
+
+    def engine(self) -> dict[str, Any]:
+        """What decides over the last bits of the numbers."""
+        device = self.job.source.ticks.device.type
+        return {
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "compiled": self.compile,
+            "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        }
 
     def product(self) -> Agent | nn.Module:
         """The job's product as it is now; an agent says how it was trained."""
@@ -219,19 +260,20 @@ class _Training:
 
     def go(self) -> Agent | Result:
         source = self.job.source
-        next_log = int(source.clock.steps) + self.log_every
-        next_eval = int(source.clock.steps) + (self.eval_every or 0)
         self.log.begin(int(source.clock.steps))
         try:
+            if self.folder is not None and not self.folder.checkpoints():
+                self._save()
+            self.next_save = int(source.clock.steps) + self.save_every
             for clock, update in self._updates():
                 steps = int(clock.steps)
-                if steps >= next_log:
-                    next_log = steps + self.log_every
-                    evaluate_now = self.eval_every is not None and steps >= next_eval
-                    if evaluate_now:
-                        next_eval = steps + (self.eval_every or 0)
-                    if self._report(clock, update, evaluate_now) is False:
+                if steps >= self.next_log:
+                    self.next_log = steps + self.log_every
+                    if self._report(clock, update) is False:
                         break
+                if self.folder is not None and self._save_is_due(steps):
+                    self._refuse_nan(clock, update)
+                    self._save()
             return self._finish()
         except (KeyboardInterrupt, Exception) as stop:
             # After a loss that is NaN the weights are worth nothing; after anything else they are.
@@ -246,7 +288,7 @@ class _Training:
     def _rescue(self, stop: BaseException, folder: RunFolder) -> None:
         """Saves what was learned; the message of what stopped the run then says where, or why it could not be."""
         try:
-            folder.save(self.job.learner, self.job.source, self.product(), self.state())
+            self._save()
             told = f"what was learned so far is in {folder.path}"
         except KeyboardInterrupt as again:
             again.args = (f"at once, nothing more was saved; {_last_good(folder)}",)
@@ -258,35 +300,52 @@ class _Training:
         else:
             stop.args = (f"{stop}; {told}".removeprefix("; "), *stop.args[1:])
 
+    def _save_is_due(self, steps: int) -> bool:
+        return steps >= self.next_save or time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS
+
+    def _save(self) -> None:
+        assert self.folder is not None
+        self.folder.save(self.job.learner, self.job.source, self.state())
+        self.folder.save_product(self.product())
+        self.next_save, self.saved_at = int(self.job.source.clock.steps) + self.save_every, time.monotonic()
+
     def _updates(self) -> Iterator[tuple[Clock, Update]]:
         """All updates of the job that are still to do."""
         learner, source, finished = self.job.learner, self.job.source, self.job.finished
+        if self._waited_long_enough():  # what is resumed had stopped by itself
+            return
         if finished is None:
             yield from run(learner, source, self.job.updates - source.updates, compile=self.compile)
             return
         while not finished():
             left = self.job.updates - source.updates  # may be a guess that was too low
-            for pair in run(learner, source, left if left > 0 else 1000, compile=self.compile):
+            # Always to the same numbers of updates, wherever the run is resumed.
+            for pair in run(learner, source, left if left > 0 else 1000 + left % -1000, compile=self.compile):
                 yield pair
                 if finished():
                     break
 
-    def _report(self, clock: Clock, update: Update, evaluate_now: bool) -> bool | None:
+    def _waited_long_enough(self) -> bool:
+        return self.job.patience is not None and self.waited >= self.job.patience
+
+    def _report(self, clock: Clock, update: Update) -> bool | None:
+        metrics = self._refuse_nan(clock, update) | self.job.measures()
+        if self.eval_every is not None and int(clock.steps) >= self.next_eval:
+            self.next_eval = int(clock.steps) + self.eval_every
+            metrics |= self._evaluate()
+        self.metrics |= metrics
+        self.log.write(clock, metrics)
+        if self._waited_long_enough():
+            return False
+        return self.callback(clock, dict(metrics)) if self.callback is not None else None
+
+    def _refuse_nan(self, clock: Clock, update: Update) -> dict[str, float]:
+        """The update's metrics as numbers."""
         metrics = {f"train/{name}": float(value) for name, value in update.metrics.items()}
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise FloatingPointError(self._diverged(name, value, clock))
-        metrics |= self.job.measures()
-        if evaluate_now:
-            metrics |= self._evaluate()
-        self.metrics |= metrics
-        self.log.write(clock, metrics)
-        if self.folder is not None and time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS:
-            self.folder.save(self.job.learner, self.job.source, self.product(), self.state())
-            self.saved_at = time.monotonic()
-        if self.job.patience is not None and self.waited >= self.job.patience:
-            return False
-        return self.callback(clock, dict(metrics)) if self.callback is not None else None
+        return metrics
 
     def _diverged(self, name: str, value: float, clock: Clock) -> str:
         message = f"{name} became {value} by step {int(clock.steps)}: a smaller learning_rate or max_grad_norm may help"
@@ -312,6 +371,8 @@ class _Training:
 
     def _finish(self) -> Agent | Result:
         job, folder = self.job, self.folder
+        if folder is not None:
+            folder.save(job.learner, job.source, self.state())
         if self.best_weights is not None:
             job.learner.load_state_dict(self.best_weights)
         product = self.product()
@@ -319,7 +380,7 @@ class _Training:
         measures = job.finish()
         pictures: list[Path] = []
         if folder is not None:
-            folder.save(job.learner, job.source, product, self.state())
+            folder.save_product(product)
             try:
                 pictures = job.pictures(folder.path)
             except ImportError as error:  # a long run shall not end without its results for want of matplotlib

@@ -49,8 +49,10 @@ class Aggregate(Source):
     asked it acts. Episodes that are under way at the end of a round go on in the next one, so that long episodes are
     not missed. A round ends early, and is the last, when the expert leaves.
 
-    The state holds the demonstrations, and how far the round has come. The environments' is not part of it: what goes
-    on after a restart begins with new episodes, and the parts of the interrupted ones are kept, cut off.
+    The state holds the demonstrations, how far the round has come, and the episodes under way: after a restart they are
+    played again and go on. Where an environment does not come back to the same observation, its episodes are kept, cut
+    off, and new ones begin. A memory of the expert is part of the state if it is a tuple of arrays, as agents and SB3's
+    models have it; what else an expert remembers, if it has methods `state` and `load_state`.
 
     Args:
         envs: what `agentlib.envs.Environments` takes.
@@ -74,8 +76,6 @@ class Aggregate(Source):
         before_training: called between a round's episodes and its updates.
         seed: of environments, of beta's coin, and of the order of batches.
     """
-
-    resumes_exactly = False  # the episodes under way in the environments are not part of the state
 
     def __init__(
         self,
@@ -237,24 +237,26 @@ class Aggregate(Source):
 
     _COUNTERS = (
         "round", "labels", "steps", "steps_before", "recorded_before", "episodes_before", "collecting",
-        "round_updates", "updates_due",
+        "round_updates", "updates_due", "left",
     )  # fmt: skip
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Counters, generators and demonstrations; the episodes that are under way are not part of it."""
+        """Counters, generators, demonstrations, and the episodes under way."""
         counters = {name: getattr(self, name) for name in self._COUNTERS}
         student, gate = (one.state() if hasattr(one, "state") else {} for one in (self.student, self.gate))
         own = {"counters": counters, "student": student, "gate": gate, "demonstrations": self.demonstrations.state()}
+        own |= {"recorder": self.recorder.state(), "expert": self.expert.remembers()}
         return super().get_extra_state() | own
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Puts back what `get_extra_state` gave; the environments start new episodes."""
+        """Puts back what `get_extra_state` gave; the episodes under way are played again."""
         super().set_extra_state(state)
         for name, value in state["counters"].items():
             setattr(self, name, value)
         for one, name in ((self.student, "student"), (self.gate, "gate")):
             if hasattr(one, "load_state"):
                 one.load_state(state[name])
+        self.expert.remember(state["expert"])
         self.demonstrations.load_state({name: rows.copy() for name, rows in state["demonstrations"].items()})
-        self.recorder = Recorder(self.recorder.envs, self.demonstrations)
+        self.recorder.load_state(state["recorder"])
         self.feed.refresh()  # (its own state, the rest of the epoch, is loaded after this)

@@ -95,6 +95,19 @@ class Expert:
             return self._checked(np.stack([np.asarray(action) for action in singles]), len(rows))
         return self._checked(self.answers(taken(self.observation_space, observation, rows)), len(rows))
 
+    def remembers(self) -> dict[str, Any]:
+        """What the expert has to remember, for a checkpoint, as far as it can be told."""
+        parts = self.state if isinstance(self.state, tuple) else ()
+        known = all(isinstance(part, np.ndarray) and part.dtype.kind in "biuf" for part in parts)
+        own = self.answers.state() if hasattr(self.answers, "load_state") else None
+        return {"state": parts if parts and known else None, "own": own}
+
+    def remember(self, kept: dict[str, Any]) -> None:
+        """Puts back what `remembers` gave."""
+        self.state = kept["state"]
+        if hasattr(self.answers, "load_state"):
+            self.answers.load_state(kept["own"])
+
     def _checked(self, answer: Any, count: int) -> NDArray[Any]:
         try:
             actions = to_actions(self.action_space, answer)

@@ -108,8 +108,11 @@ class Collector:
             self.observe(unflatten(space, leaves))
 
     def state(self) -> dict[str, Any]:
-        """Counters and the generators of exploration and actor; the episodes under way are not part of it."""
+        """Counters, the episodes under way, and what exploration and actor have to remember."""
         return {
+            "envs": self.envs.state() if self.observation is not None else {"steps": self.envs.steps},
+            "return": self._return.copy(),
+            "length": self._length.copy(),
             "steps": self.steps,
             "episodes": self.episodes,
             "returns": list(self.returns),
@@ -119,7 +122,9 @@ class Collector:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Puts back what `state` gave; the environments start new episodes."""
+        """Puts back what `state` gave; environments that cannot be brought back start new episodes at the next step."""
+        self.observation = self.envs.load_state(state["envs"])
+        self._return, self._length = np.array(state["return"]), np.array(state["length"])
         self.steps, self.episodes = state["steps"], state["episodes"]
         self.returns = deque(state["returns"], WINDOW)
         self.lengths = deque(state["lengths"], WINDOW)
@@ -127,7 +132,6 @@ class Collector:
             self.exploration.load_state(state["exploration"])
         if hasattr(self.actor, "load_state"):
             self.actor.load_state(state["actor"])
-        self.observation = None
 
 
 def _state_of(part: Any) -> dict[str, Any]:

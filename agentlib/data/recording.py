@@ -67,6 +67,30 @@ class Recorder:
             self._write(row, terminated=False)
         self.observation = None
 
+    def state(self) -> dict[str, Any]:
+        """The episodes under way, and what brings the environments back to where they are."""
+        if self.observation is None:
+            return {}
+        return {
+            "envs": self.envs.state(),
+            "begun": self.begun.copy(),
+            "waiting": self.waiting.copy(),
+            "frames": [_stacked(frames) for frames in self._frames],
+            "steps": [_stacked(steps) for steps in self._steps],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Puts back what `state` gave. If the environments do not come back, what there is is kept, cut off."""
+        if not state:
+            self.observation = None
+            return
+        self.begun, self.waiting = np.array(state["begun"]), np.array(state["waiting"])
+        self._frames = [[list(row) for row in zip(*leaves, strict=True)] for leaves in state["frames"]]
+        self._steps = [list(zip(*parts, strict=True)) for parts in state["steps"]]
+        self.observation = self.envs.load_state(state["envs"])
+        if self.observation is None:
+            self.cut()
+
     def _begin(self, where: Bools) -> None:
         leaves = self._leaves(self.observation)
         for row in np.flatnonzero(where):
@@ -77,14 +101,19 @@ class Recorder:
         self._steps[row], self._frames[row] = [], []
         if steps:
             space = self.demonstrations.observation_space
-            observations = unflatten(space, [np.stack(leaf) for leaf in zip(*frames, strict=True)])
-            actions, labels, rewards, labelled, interventions = (np.stack(part) for part in zip(*steps, strict=True))
+            observations = unflatten(space, _stacked(frames))
+            actions, labels, rewards, labelled, interventions = _stacked(steps)
             self.demonstrations.append(
                 Demonstration(observations, actions, rewards, terminated, labels, labelled, interventions)
             )
 
     def _leaves(self, observation: Any) -> list[NDArray[Any]]:
         return [np.asarray(leaf) for leaf in flatten(self.demonstrations.observation_space, observation)]
+
+
+def _stacked(rows: list[Any]) -> list[NDArray[Any]]:
+    """The columns of equal rows of arrays."""
+    return [np.stack(column) for column in zip(*rows, strict=True)]
 
 
 def record_episodes(
@@ -103,7 +132,7 @@ def record_episodes(
             `Onlooker`, a person. A person who leaves ends the recording; what was played is kept.
         env: an environment's id, a single environment, or a function that makes one.
         episodes: how many.
-        seed: of the environment and the noise.
+        seed: of the environment and the noise; the first episode is that of `env.reset(seed=seed)`.
         noise: share of steps at which a random action is done in place of the expert's. The labels stay the expert's,
             and so show the way back from where it would not go by itself (Laskey et al. 2017, arXiv:1703.09327).
         env_kwargs: for the environment's constructor.

@@ -39,8 +39,6 @@ class Replay(Source):
         seed: of environments, random actions and sampling.
     """
 
-    resumes_exactly = False  # the episode under way in an environment is not part of the state
-
     def __init__(
         self,
         envs: Any,
@@ -129,11 +127,11 @@ class Replay(Source):
             self.buffer.set_priorities(batch.index, (per_sample.abs() + 1e-6) ** self.priority_exponent)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Counters and generators; the episodes that are under way are not part of it."""
+        """Counters, generators, and what brings the episodes under way back."""
         return super().get_extra_state() | {"updates_due": self.updates_due, "collector": self.collector.state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Puts back what `get_extra_state` gave; the environments start new episodes."""
+        """Puts back what `get_extra_state` gave; `Environments.load_state` plays the episodes under way again."""
         super().set_extra_state(state)
         self.updates_due = state["updates_due"]
         self.collector.load_state(state["collector"])

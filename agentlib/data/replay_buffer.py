@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from agentlib.data.memory import nbytes, refuse_what_cannot_fit, replay_columns
 from agentlib.data.priorities import Priorities
+from agentlib.data.ring import Ring
 from agentlib.data.transition import Episode, Transition
 from agentlib.envs.spaces import choices, flatten, observed_mask, observes_mask, unflatten
 
@@ -354,13 +355,15 @@ class ReplayBuffer(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """The filled part of the columns, and how far they are filled."""
+        self.flush()
         filled, frames = min(max(self._count), self.capacity), min(max(self._frames), self.frame_capacity)
         names = ["position", "action", "reward", "terminated", "done"]
         columns = {name: getattr(self, name)[:, :filled] for name in names}
-        columns |= {name: getattr(self, name)[:, :frames] for name in [*self._names, *["mask"] * self.masked]}
+        columns |= {name: getattr(self, name)[:, :frames] for name in ["mask"] * self.masked}
         return {
             "layout": self._layout,
             "columns": columns,
+            "rings": {name: Ring(getattr(self, name), list(self._frames)) for name in self._names},
             "oldest": list(self._oldest),
             "count": list(self._count),
             "frames": list(self._frames),
@@ -379,6 +382,8 @@ class ReplayBuffer(nn.Module):
             self.keep_masks()
         for name, column in state["columns"].items():
             getattr(self, name)[:, : column.shape[1]] = column.to(self.top.device)
+        for name, ring in state["rings"].items():
+            ring.copy_to(getattr(self, name))
         self._oldest, self._count, self._frames = (list(state[name]) for name in ("oldest", "count", "frames"))
         self._stacks = [stack.numpy().copy() for stack in state["stacks"]]
         self.flush()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from agentlib.backbones import AfterAction, Clock
 from agentlib.data.memory import Columns, nbytes, refuse_what_cannot_fit
+from agentlib.data.ring import Ring
 from agentlib.envs.spaces import (
     choices,
     flatten,
@@ -278,11 +279,13 @@ class SequenceBuffer(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """The filled part of the columns, and how far they are filled."""
+        self.flush()
         filled = int(min(self._count.max(), self.capacity))
-        names = [*self._leaves, "action", "previous_action", "reward", "terminated", "last", "start"]
+        names = ["action", "previous_action", "reward", "terminated", "last", "start"]
         columns = {name: getattr(self, name)[:, :filled] for name in [*names, *["mask"] * self.masked]}
         columns |= {name: getattr(self, name)[:, : -(-filled // self.period)] for name in self._states}
-        return {"layout": self._layout, "columns": columns, "count": self._count.copy()}
+        rings = {name: Ring(getattr(self, name), self._count.tolist()) for name in self._leaves}
+        return {"layout": self._layout, "columns": columns, "rings": rings, "count": self._count.copy()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Puts back what `get_extra_state` gave.
@@ -296,6 +299,8 @@ class SequenceBuffer(nn.Module):
             self.keep_masks()
         for name, column in state["columns"].items():
             getattr(self, name)[:, : column.shape[1]] = column.to(self.window.device)
+        for name, ring in state["rings"].items():
+            ring.copy_to(getattr(self, name))
         self._count = np.array(state["count"])
         self.flush()
 

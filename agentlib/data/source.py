@@ -28,9 +28,6 @@ class Source(nn.Module, ABC):
         seed: of both generators.
     """
 
-    resumes_exactly = True
-    """Whether a source with a restored state goes on bit for bit; not where an episode cannot be brought back."""
-
     ticks: Tensor
 
     def __init__(self, seed: int = 0) -> None:

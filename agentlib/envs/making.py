@@ -108,5 +108,5 @@ def make_envs(env: EnvLike, n_envs: int = 1, env_kwargs: dict[str, Any] | None =
         return make_env(env, env_kwargs=env_kwargs)
     return gymnasium.vector.SyncVectorEnv(
         [lambda: make_env(env, env_kwargs=env_kwargs)] * n_envs,
-        autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
+        autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,  # each episode can be given a seed
     )

@@ -7,14 +7,16 @@ observation is the true last one, which starts a new episode, and which step is 
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
+from agentlib.envs.journal import Diverged, Journal, continuation, require_same, retrace
 from agentlib.envs.masks import Bools, Masks
 from agentlib.envs.spaces import flatten, leaf_shape, leaf_spaces, unflatten
 
@@ -50,6 +52,11 @@ class EnvironmentFailure(RuntimeError):
 
 class Environments:
     """Steps n environments and resets those that are done.
+
+    After `reset(seed)` each episode of a single environment has a seed of its own, and so has each in a
+    `SyncVectorEnv` without autoreset. What was done since is kept, so that `load_state` can play the episodes under way
+    again. Other vector environments can only be seeded as a whole: they are played again from their first step, if
+    that is not too far back.
 
     Args:
         env: a `gymnasium.Env`, a `gymnasium.vector.VectorEnv` (any autoreset mode), or an SB3 `VecEnv`.
@@ -91,12 +98,33 @@ class Environments:
             (leaf, (self.num_envs, *leaf_shape(leaf)), {np.dtype(leaf.dtype)})
             for leaf in leaf_spaces(self.observation_space)
         ]
+        self.observation: Any = None
+        """What to act on next, batched; None before the first reset."""
+        self._worlds: list[gymnasium.Env[Any, Any]] = [env] if isinstance(env, gymnasium.Env) else []
+        if type(env) is SyncVectorEnv and _autoreset_mode(env) is AutoresetMode.DISABLED:
+            self._worlds = list(env.envs)
+        self._goes_on = [continuation(world) for world in self._worlds]
+        self._seeds: np.random.Generator | None = None  # draws the seeds of episodes
+        self._journal = Journal(lanes=len(self._worlds) or 1)
+        self._begun: list[tuple[int, int]] = []  # environments that were reset by this step, and their seeds
         self._done = np.zeros(self.num_envs, dtype=bool)
         self._all = np.ones(self.num_envs, dtype=bool)
         self._none = np.zeros(self.num_envs, dtype=bool)
 
     def reset(self, seed: int | None = None) -> Any:
-        """Resets all environments; returns the batched first observations."""
+        """Resets all environments; returns the batched first observations.
+
+        With a seed, environment i starts with `seed + i`, and later episodes with seeds that follow from it.
+        """
+        observation = self._reset_all(seed)
+        self._seeds = None if seed is None else np.random.default_rng(seed)
+        self._begun.clear()
+        for lane in range(len(self._worlds) or 1):
+            self._journal.begin(lane, None if seed is None else seed + lane)
+        self.observation = observation
+        return observation
+
+    def _reset_all(self, seed: int | None) -> Any:
         self._done[:] = False
         if isinstance(self.env, VectorEnv):
             observation, info = self.env.reset(seed=seed)
@@ -111,6 +139,14 @@ class Environments:
         self._refuse_no_choice(self.action_mask)
         self._check_observation(observation)
         return observation
+
+    def _next_seed(self, lane: int) -> int | None:
+        """The seed of a new episode; None where the reset is none, and the same game goes on."""
+        if self._seeds is None or self._goes_on[lane]():
+            return None
+        seed = int(self._seeds.integers(2**30))
+        self._begun.append((lane, seed))
+        return seed
 
     def step(self, action: NDArray[Any]) -> Stepped:
         """Steps every environment with `action`, batched; resets what is done.
@@ -135,7 +171,15 @@ class Environments:
             raise EnvironmentFailure(f"the environment gave the reward {stepped.reward} at step {self.steps + 1}")
         self.steps += self.num_envs if stepped.all_valid else int(stepped.valid.sum())
         self._check_observation(stepped.next_observation)
-        return stepped if self.action_mask is None and stepped.next_mask is None else self._checked_masks(stepped)
+        if self.action_mask is not None or stepped.next_mask is not None:
+            self._check_masks(stepped)
+        self.observation = stepped.observation
+        self._journal.note(action, stepped.reward)
+        if self._begun:
+            for lane, seed in self._begun:
+                self._journal.begin(lane, seed)
+            self._begun.clear()
+        return stepped
 
     def _check_observation(self, observation: Any) -> None:
         for leaf, (space, shape, known) in zip(flatten(self.observation_space, observation), self._leaves, strict=True):
@@ -157,7 +201,7 @@ class Environments:
         except ValueError as error:
             raise EnvironmentFailure(f"at step {self.steps + 1} the environment gave {error}") from None
 
-    def _checked_masks(self, stepped: Stepped) -> Stepped:
+    def _check_masks(self, stepped: Stepped) -> None:
         """Refuses masks that leave no legal action where one must be chosen or valued: not once the task has ended."""
         mask, next_mask = self.action_mask, stepped.next_mask
         if next_mask is not None:
@@ -166,7 +210,6 @@ class Environments:
             if self._done.any():  # the next action is ignored there: any will do
                 mask = self.action_mask = mask | self._done[:, None]
             self._refuse_no_choice(mask)
-        return stepped
 
     def _refuse_no_choice(self, mask: Bools | None) -> None:
         row = None if mask is None else self.masks.without_choice(mask)
@@ -177,6 +220,75 @@ class Environments:
     def close(self) -> None:
         """Closes the environment."""
         self.env.close()
+
+    # State -------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """What brings the episodes under way back: their seeds, what was done since, and where that led."""
+        if self.observation is None:
+            return {"steps": self.steps}
+        return {
+            "steps": self.steps,
+            "seeds": None if self._seeds is None else self._seeds.bit_generator.state,
+            "journal": self._journal.state(),
+            "observation": [np.array(leaf) for leaf in flatten(self.observation_space, self.observation)],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> Any:
+        """Plays the episodes under way again; returns the observation to act on next.
+
+        None if there was none, or if the environments do not come to the same rewards and observation as before. In
+        that case a warning says so, and they have to be reset.
+        """
+        self.steps, self.observation = state["steps"], None
+        if "journal" not in state:
+            return None
+        try:
+            self._play_again(state)
+        except Exception as error:
+            told = str(error) if isinstance(error, Diverged) else f"it raised {error!r}"
+            warnings.warn(
+                f"the environment could not be brought back to where it was: {told}. It starts a new episode, and the "
+                "run goes on, but does not equal one that was never stopped",
+                stacklevel=2,
+            )
+            self.observation = None
+        return self.observation
+
+    def _play_again(self, state: dict[str, Any]) -> None:
+        self._journal.load_state(state["journal"])
+        self._begun.clear()
+        parts = [self._journal.since(lane) for lane in range(len(self._worlds) or 1)]
+        if state["seeds"] is None or any(part is None for part in parts):
+            raise Diverged(f"its last reset with a seed was none, or is more than {self._journal.limit:,} steps ago")
+        known, seeds = [part for part in parts if part is not None], self._journal.seeds
+        before = [np.array(leaf) for leaf in state["observation"]]
+        expected = unflatten(self.observation_space, before)
+        self._seeds = np.random.default_rng()
+        if self._worlds:
+            if isinstance(self.env, VectorEnv):
+                self.env.reset()  # so that it knows of no ended episode
+            infos = []
+            for row, (actions, rewards) in enumerate(known):
+                done = actions[:, row], rewards[:, row]
+                observation, info = retrace(self._worlds[row], seeds[row], *done, self._goes_on[row])
+                leaves = flatten(self.observation_space, self._batched(observation))
+                for leaf, of_all in zip(leaves, before, strict=True):
+                    require_same(leaf, of_all[row : row + 1], "observation")
+                infos.append(info)
+            self.action_mask = self._mask(expected, infos[0] if self.masks.single else infos)
+        else:
+            observation = self._reset_all(seeds[0])
+            for action, reward in zip(*known[0], strict=True):
+                stepped = self._step(action)
+                require_same(stepped.reward, reward, "reward")
+                observation = stepped.observation
+            for leaf, of_all in zip(flatten(self.observation_space, observation), before, strict=True):
+                require_same(leaf, of_all, "observation")
+            if self.action_mask is not None:
+                self.action_mask = self.action_mask | self._done[:, None]  # as in `_check_masks`
+        self._seeds.bit_generator.state = state["seeds"]
+        self.observation = expected
 
     def _batched(self, observation: Any) -> Any:
         if type(observation) is np.ndarray:
@@ -191,7 +303,7 @@ class Environments:
         self.action_mask = mask = self._mask(batched, info)
         ended = bool(terminated or truncated)
         if ended:
-            observation, begin_info = self.env.reset()
+            observation, begin_info = self.env.reset(seed=self._next_seed(0))
             following = self._batched(observation)
             begun = self._all
             self.action_mask = self._mask(following, begin_info)
@@ -226,7 +338,10 @@ class Environments:
         if ended:
             final = self._copied(final)  # the environment may write the reset observations into the same arrays
             reward, terminated, truncated = reward.copy(), terminated.copy(), truncated.copy()
-            observation, begin_info = self.env.reset(options={"reset_mask": done.copy()})
+            seeds: list[int | None] | None = None
+            if self._worlds:
+                seeds = [self._next_seed(row) if done[row] else None for row in range(self.num_envs)]
+            observation, begin_info = self.env.reset(seed=seeds, options={"reset_mask": done.copy()})
             self.action_mask = self._joined(done, self._mask(observation, begin_info), mask)
         ends = terminated, truncated
         return Stepped(observation, final, reward, *ends, self._all, done, True, ended, ended, info, mask)

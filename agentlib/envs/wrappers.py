@@ -19,6 +19,11 @@ class EpisodicLife(gymnasium.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self._lives, self._game_over = 0, True
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether a reset without a seed would go on with the same game."""
+        return not self._game_over
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         if self._game_over or seed is not None:
             observation, info = self.env.reset(seed=seed, options=options)

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from agentlib.policies.acting import decide
 from agentlib.policies.base import noted
+from agentlib.training.trees import leaves, mapped
 
 
 class MemoryActor:
@@ -29,24 +30,42 @@ class MemoryActor:
         self.policy, self.space = policy, observation_space
         self.before: Any = None
         """The state in which the last observations were read."""
-        self.state: Any = None
+        self.memory: Any = None
+        """The state in which the next ones will be."""
         self.starts = np.zeros(0, bool)
 
     def begin(self, num_envs: int, where: NDArray[np.bool_] | None = None) -> None:
         """New episodes in the environments `where` (all by default): their memory is reset before it is used."""
-        if where is None or self.state is None:
-            self.state, self.starts = self.policy.initial_state(num_envs), np.ones(num_envs, bool)  # type: ignore[operator]
+        if where is None or self.memory is None:
+            self.memory, self.starts = self.policy.initial_state(num_envs), np.ones(num_envs, bool)  # type: ignore[operator]
         else:
             self.starts = self.starts | where
 
     def __call__(self, observation: Any, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Actions `(n,)` for a batch of observations, among the legal ones if a mask `(n, A)` is given."""
-        self.before = self.state
-        action, self.state = decide(self.policy, self.space, observation, self.state, self.starts, mask=mask)
+        self.before = self.memory
+        action, self.memory = decide(self.policy, self.space, observation, self.memory, self.starts, mask=mask)
         self.starts = np.zeros(len(self.starts), bool)
         return action
 
     def acted(self, action: NDArray[Any]) -> None:
         """These actions `(n, ...)` are taken, whatever was proposed."""
         device = next(self.policy.parameters()).device
-        self.state = noted(self.policy, self.state, torch.as_tensor(action, device=device))
+        self.memory = noted(self.policy, self.memory, torch.as_tensor(action, device=device))
+
+    def state(self) -> dict[str, Any]:
+        """The memory, for a checkpoint."""
+        return {"memory": leaves(self.memory), "starts": self.starts.copy()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Puts back what `state` gave."""
+        self.starts = np.array(state["starts"])
+        self.memory = remembered(self.policy, len(self.starts), state["memory"])
+
+
+def remembered(policy: nn.Module, num_envs: int, parts: list[Tensor]) -> Any:
+    """The memory of a policy in `num_envs` environments from its tensors; None if there are none."""
+    if not parts:
+        return None
+    remaining = iter(parts)
+    return mapped(policy.initial_state(num_envs), lambda like: next(remaining).to(like.device))  # type: ignore[operator]

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from agentlib.policies.acting import in_eval_mode, to_tensors
 from agentlib.policies.discrete import DiscretePolicy
 from agentlib.policies.ensemble import EnsemblePolicy
-from agentlib.training.trees import mapped
+from agentlib.policies.remembering import remembered
+from agentlib.training.trees import leaves, mapped
 
 Bools = NDArray[np.bool_]
 
@@ -79,13 +80,14 @@ class Student:
             self.memory = noting.acted(self.memory, torch.as_tensor(action, device=device))
 
     def state(self) -> dict[str, Any]:
-        """The generator's state, for a checkpoint."""
-        return dict(self.generator.bit_generator.state)
+        """The generator's state and the memory, for a checkpoint."""
+        parts = leaves(self.memory)
+        return {"generator": self.generator.bit_generator.state, "memory": parts, "envs": len(parts[0]) if parts else 0}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Puts back what `state` gave; episodes begin anew."""
-        self.generator.bit_generator.state = state
-        self.memory = None
+        """Puts back what `state` gave."""
+        self.generator.bit_generator.state = state["generator"]
+        self.memory = remembered(self.policy, state["envs"], state["memory"])
 
 
 TEMPERATURES = np.geomspace(1.0, 20.0, 301).tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,8 +15,9 @@ from agentlib.agent import Agent
 from agentlib.backbones import save_backbone
 from agentlib.data.source import Source
 from agentlib.evaluation.report import provenance, write_json
-from agentlib.training.checkpoints import load_checkpoint, save_checkpoint
+from agentlib.training.checkpoints import load_checkpoint, save_checkpoint, segments_named
 from agentlib.training.learner import Learner
+from agentlib.training.segments import DamagedFile, Segments
 
 KEEP = 2
 """Checkpoints kept besides the agent."""
@@ -24,11 +26,14 @@ KEEP = 2
 class RunFolder:
     """Has `config.json`, `agent.safetensors`, `best_agent.safetensors`, `checkpoints/`, events and `results.json`.
 
+    Large replay memories are in `replay/`, in files that are written once; checkpoints name those that they need.
+
     Where no agent comes out, `backbone.safetensors` is what other learners can go on with.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.segments = Segments(self.path / "replay")
 
     @property
     def agent_file(self) -> Path:
@@ -68,31 +73,48 @@ class RunFolder:
         """The checkpoints, oldest first."""
         return sorted((self.path / "checkpoints").glob("step_*.safetensors"))
 
-    def save(self, learner: Learner, source: Source, product: Any, extra: Mapping[str, Any] | None = None) -> Path:
-        """Writes a checkpoint, and the product's agent or backbone; only the last checkpoints are kept."""
+    def save(self, learner: Learner, source: Source, extra: Mapping[str, Any] | None = None) -> Path:
+        """Writes a checkpoint; only the last ones are kept."""
         folder = self.path / "checkpoints"
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = folder / f"step_{int(source.clock.steps):012d}.safetensors"
-        save_checkpoint(checkpoint, learner, source, extra)
+        save_checkpoint(checkpoint, learner, source, extra, self.segments)
+        for old in self.checkpoints()[:-KEEP]:
+            old.unlink()
+        with suppress(DamagedFile):  # one that cannot be read may need any of them
+            self.segments.clean(name for kept in self.checkpoints() for name in segments_named(kept))
+        return checkpoint
+
+    def save_product(self, product: Any) -> None:
+        """Writes the agent, or where none comes out, the backbone."""
         if isinstance(product, Agent):
             product.save(self.agent_file)
         elif isinstance(backbone := getattr(product, "backbone", None), nn.Module):
             with suppress(ValueError):  # a network of one's own that no file could describe stays in the checkpoint
                 save_backbone(backbone, self.path / "backbone.safetensors")
-        for old in self.checkpoints()[:-KEEP]:
-            old.unlink()
-        return checkpoint
 
     def load(self, learner: Learner, source: Source) -> dict[str, Any]:
         """Puts the newest checkpoint into a learner and a source of the same structure; returns its `extra`.
 
+        Where that is damaged, it warns, and takes the one before.
+
         Raises:
             FileNotFoundError: no checkpoint.
+            DamagedFile: all of them are damaged.
+            ValueError: what else `load_checkpoint` raises.
         """
         found = self.checkpoints()
         if not found:
             raise FileNotFoundError(f"{self.path} has no checkpoint to go on from")
-        return load_checkpoint(found[-1], learner, source)
+        for path in reversed(found):
+            try:
+                return load_checkpoint(path, learner, source, self.segments)
+            except DamagedFile as error:
+                if path == found[0]:
+                    raise
+                warnings.warn(f"{error}; going on from the checkpoint before it", stacklevel=2)
+                path.rename(path.with_suffix(".damaged"))
+        raise AssertionError  # the loop returns or raises
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Writes `results.json`."""

@@ -16,11 +16,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from agentlib.backbones.files import replacing as replacing
+from agentlib.data.ring import Ring
 from agentlib.data.source import Source
 from agentlib.training.learner import Learner
+from agentlib.training.migrations import VERSION, migrated
+from agentlib.training.segments import (
+    SMALL,
+    DamagedFile,
+    Segments,
+    StoredRing,
+    checksum,
+    segments_from_json,
+    segments_to_json,
+)
 
 FORMAT = "agentlib state"
-VERSION = "1"
 DTYPES = {
     torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32,
     torch.uint64, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64,
@@ -29,7 +39,11 @@ DTYPES = {
 
 
 def save_checkpoint(
-    path: str | os.PathLike[str], learner: Learner, source: Source, extra: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    learner: Learner,
+    source: Source,
+    extra: Mapping[str, Any] | None = None,
+    segments: Segments | None = None,
 ) -> None:
     """Writes all that a run needs to go on; the file at `path` is replaced whole or not at all.
 
@@ -38,27 +52,36 @@ def save_checkpoint(
         learner: what learns.
         source: where its batches come from.
         extra: what the caller needs itself, as `save_state` takes it.
+        segments: where large replay memories go, as far as they are not there yet; without it into the file.
     """
-    save_state(
-        path,
-        {
-            "learner_class": _name_of(learner),
-            "learner": learner.state_dict(),
-            "source": source.state_dict(),
-            "extra": dict(extra or {}),
-        },
-    )
+    state = {
+        "learner_class": _name_of(learner),
+        "learner": learner.state_dict(),
+        "source": source.state_dict(),
+        "extra": dict(extra or {}),
+    }
+    save_state(path, state, segments)
 
 
-def load_checkpoint(path: str | os.PathLike[str], learner: Learner, source: Source) -> dict[str, Any]:
+def load_checkpoint(
+    path: str | os.PathLike[str], learner: Learner, source: Source, segments: Segments | None = None
+) -> dict[str, Any]:
     """Puts a checkpoint's state into a learner and a source of the same structure; returns `extra`.
+
+    Args:
+        path: of the file.
+        learner: of the same structure as the one that was saved.
+        source: likewise.
+        segments: what `save_checkpoint` was given.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is no checkpoint, or one of another learner or structure. In the second case a part may
-            have been loaded already.
+        DamagedFile: the file, or a segment that it needs, was cut short or has changed. A part may have been loaded
+            already.
+        ValueError: the file is no checkpoint, or one of another learner or structure, or of a later version. A part
+            may have been loaded already.
     """
-    state = load_state(path)
+    state = load_state(path, segments)
     if not isinstance(state, dict) or set(state) != {"learner_class", "learner", "source", "extra"}:
         raise ValueError(f"{path} holds a state of agentlib, but no checkpoint of a run")
     if state["learner_class"] != _name_of(learner):
@@ -66,6 +89,8 @@ def load_checkpoint(path: str | os.PathLike[str], learner: Learner, source: Sour
     for part, module in (("learner", learner), ("source", source)):
         try:
             module.load_state_dict(state[part])
+        except DamagedFile:
+            raise
         except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path} does not fit the {part} {_name_of(module)}: {error}") from error
     extra: dict[str, Any] = state["extra"]
@@ -77,7 +102,7 @@ def _name_of(module: torch.nn.Module) -> str:
     return type(module).__qualname__
 
 
-def save_state(path: str | os.PathLike[str], state: Any) -> None:
+def save_state(path: str | os.PathLike[str], state: Any, segments: Segments | None = None) -> None:
     """Writes a tree of dicts, lists and tuples to one file; the file at `path` is replaced whole or not at all.
 
     Leaves are tensors, numpy arrays, numbers, strings, bools and None; keys of dicts are strings or ints. Tensors of
@@ -86,44 +111,73 @@ def save_state(path: str | os.PathLike[str], state: Any) -> None:
     Raises:
         TypeError: something else is in the tree; the message says where.
     """
-    writer = _Writer()
+    writer = _Writer(segments)
     tree = json.dumps(writer.encode(state, "state"), allow_nan=False, separators=(",", ":"))
+    metadata = {"format": FORMAT, "version": str(VERSION), "tree": tree}
+    metadata["segments"] = json.dumps(sorted(writer.segment_files))
+    metadata["checksum"] = checksum(tree + metadata["segments"], writer.tensors)
     with replacing(path) as temporary:
-        save_file(writer.tensors, temporary, {"format": FORMAT, "version": VERSION, "tree": tree})
+        save_file(writer.tensors, temporary, metadata)
 
 
-def load_state(path: str | os.PathLike[str]) -> Any:
+def load_state(path: str | os.PathLike[str], segments: Segments | None = None) -> Any:
     """The tree that `save_state` wrote, with its tensors on the CPU.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is cut off, was not written by `save_state`, or was by a later version of agentlib.
+        DamagedFile: the file was cut short, or has changed.
+        ValueError: the file was not written by `save_state`, or by a later version of agentlib.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ValueError(f"{path} is a safetensors file, but no state that agentlib saved")
-            if metadata.get("version") != VERSION:
-                raise ValueError(
-                    f"{path} has version {metadata.get('version')} of the format, and this agentlib reads {VERSION}"
-                )
+            version = _version_of(path, metadata)
             # Copies: the tensors of an open file are views of it, and would change or vanish with it.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
-        raise ValueError(f"{path} is cut off, or no safetensors file at all: {error}") from None
+        raise DamagedFile(f"{path} is cut off, or no safetensors file at all: {error}") from None
+    text = metadata.get("tree", "") + metadata.get("segments", "")
+    if version > 1 and metadata.get("checksum") != checksum(text, tensors):
+        raise DamagedFile(f"{path} is damaged: its checksum is another one")
     try:
-        return _decode(json.loads(metadata["tree"]), tensors)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: its metadata cannot be read ({error!r})") from None
+        return migrated(_Reader(tensors, segments).decode(json.loads(metadata["tree"])), version)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DamagedFile(f"{path} is damaged: its metadata cannot be read ({error!r})") from None
+
+
+def _version_of(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> int:
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} is a safetensors file, but no state that agentlib saved")
+    number = metadata.get("version", "")
+    if not number.isascii() or not number.isdigit() or len(number) > 9 or int(number) < 1:
+        raise DamagedFile(f"{path} is damaged: it says that it has version {number[:80]!r}")
+    if int(number) > VERSION:
+        raise ValueError(
+            f"{path} has version {number} of the format, and this agentlib reads up to {VERSION}: update agentlib"
+        )
+    return int(number)
+
+
+def segments_named(path: str | os.PathLike[str]) -> list[str]:
+    """The files of segments that a checkpoint needs; only its head is read.
+
+    Raises:
+        DamagedFile: the head cannot be read.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return list(json.loads((file.metadata() or {}).get("segments", "[]")))
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise DamagedFile(f"{path} cannot be read: {error}") from None
 
 
 class _Writer:
     """Takes the tensors out of a tree. Containers become tagged, so that tuples and int keys come back as they were."""
 
-    def __init__(self) -> None:
+    def __init__(self, segments: Segments | None = None) -> None:
+        self.segments, self.segment_files = segments, set[str]()
         self.tensors: dict[str, Tensor] = {}
         self._names: dict[Any, str] = {}  # of tensors by what they look at
         self._storages: set[int] = set()
@@ -143,6 +197,8 @@ class _Writer:
                 raise TypeError(f"{where} is an array of {value.dtype}, which a state cannot hold")
             native = np.array(value, value.dtype.newbyteorder("="), order="C")
             return {"array": self._add(torch.from_numpy(native), where)}
+        if isinstance(value, Ring):
+            return {"ring": self._ring(value, where)}
         if isinstance(value, Mapping):
             wrong = [key for key in value if not isinstance(key, str | int) or isinstance(key, bool)]
             if wrong:
@@ -155,6 +211,15 @@ class _Writer:
             f"{where} is a {type(value).__name__}: a state holds tensors, arrays, numbers, strings, bools, None, and "
             "dicts, lists and tuples of them"
         )
+
+    def _ring(self, ring: Ring, where: str) -> dict[str, Any]:
+        column, counts = ring
+        if self.segments is None or column.numel() * column.element_size() < SMALL:
+            filled = min(max(counts), column.shape[1])
+            return {"counts": counts, "column": self._add(column[:, :filled].detach(), where)}
+        written = self.segments.write(where, ring)
+        self.segment_files |= {segment.file for segment in written}
+        return {"counts": counts, "place": where, "segments": segments_to_json(written)}
 
     def _add(self, tensor: Tensor, where: str) -> str:
         if tensor.layout != torch.strided or tensor.dtype not in DTYPES:
@@ -176,19 +241,37 @@ class _Writer:
         return name
 
 
-def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "array":
-        return tensors[content].numpy()
-    if kind == "float":
-        return float(content)
-    if kind == "dict":
-        return {key: _decode(item, tensors) for key, item in content}
-    if kind in ("list", "tuple"):
-        items = [_decode(item, tensors) for item in content]
-        return items if kind == "list" else tuple(items)
-    raise KeyError(kind)
+class _Reader:
+    """The other way round."""
+
+    def __init__(self, tensors: dict[str, Tensor], segments: Segments | None = None) -> None:
+        self.tensors, self.segments = tensors, segments
+
+    def decode(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        ((kind, content),) = value.items()
+        if kind == "tensor":
+            return self.tensors[content]
+        if kind == "array":
+            return self.tensors[content].numpy()
+        if kind == "float":
+            return float(content)
+        if kind == "dict":
+            return {key: self.decode(item) for key, item in content}
+        if kind in ("list", "tuple"):
+            items = [self.decode(item) for item in content]
+            return items if kind == "list" else tuple(items)
+        if kind == "ring":
+            return self._ring(content)
+        raise KeyError(kind)
+
+    def _ring(self, content: dict[str, Any]) -> Ring | StoredRing:
+        counts = [int(count) for count in content["counts"]]
+        if "column" in content:
+            return Ring(self.tensors[content["column"]], counts)
+        if self.segments is None:
+            raise ValueError("its replay memory is in segments, and no folder was given")
+        found = segments_from_json(content["segments"])
+        self.segments.saved[content["place"]] = found
+        return StoredRing(self.segments.folder, found, counts)

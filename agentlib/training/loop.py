@@ -38,7 +38,7 @@ def run(learner: Learner, source: Source, updates: int, *, compile: Compile = "a
     Raises:
         ValueError: `compile=True` with a learner that steps by `torch.optim`.
     """
-    step = _stepper(learner, source, updates, compile)
+    step = CompiledCycle() if compiles(learner, updates, compile) else cycle
     learner.train()
     source.planned_updates = max(source.planned_updates, source.updates + updates)
     for _ in range(updates):
@@ -54,22 +54,25 @@ def run(learner: Learner, source: Source, updates: int, *, compile: Compile = "a
         yield source.clock, update
 
 
-def _stepper(learner: Learner, source: Source, updates: int, compile: Compile) -> Callable[[Learner, Source], Update]:
+def compiles(learner: Learner, updates: int, compile: Compile) -> bool:
+    """Whether a run of so many updates is compiled; `compile` as `run` takes it.
+
+    Raises:
+        ValueError: `compile=True` with a learner that steps by `torch.optim`.
+    """
     eager_steps = [module for module in learner.modules() if isinstance(module, Step) and module.rule is None]
     if compile == "auto":
         if updates < AUTO_COMPILE_UPDATES or eager_steps:
-            return cycle
+            return False
         if not compiler_found():
             warnings.warn(
-                "no C++ compiler found (g++ or clang++): training runs uncompiled, several times slower", stacklevel=3
+                "no C++ compiler found (g++ or clang++): training runs uncompiled, several times slower", stacklevel=4
             )
-            return cycle
-        return CompiledCycle()
-    if not compile:
-        return cycle
-    if eager_steps:
+            return False
+        return True
+    if compile and eager_steps:
         raise ValueError("compile=True needs a rule of agentlib.backbones (adam, sgd, ...) in place of torch.optim")
-    return CompiledCycle()
+    return compile
 
 
 @contextmanager

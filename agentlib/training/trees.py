@@ -42,6 +42,18 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return {key: mapped(item, change) for key, item in value.items()} if isinstance(value, dict) else value
 
 
+def leaves(value: Any) -> list[Tensor]:
+    """The tensors of a tree, in the order of `mapped`."""
+    found: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    mapped(value, keep)
+    return found
+
+
 def difference(first: Any, second: Any, path: str = "") -> str | None:
     """Where two trees first differ, bit for bit; None if nowhere."""
     if isinstance(first, Tensor) and isinstance(second, Tensor):

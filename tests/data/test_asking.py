@@ -155,6 +155,7 @@ def test_recorded_episodes_are_those_of_the_environment():
     found = record_episodes(cartpole_expert, "CartPole-v1", 2, seed=3)
     env = gymnasium.make("CartPole-v1")
     observation, _ = env.reset(seed=3)
+    seeds = np.random.default_rng(3)  # of the later episodes
     for episode in found:
         for t in range(500):
             np.testing.assert_array_equal(episode.observations[t], observation)
@@ -163,7 +164,7 @@ def test_recorded_episodes_are_those_of_the_environment():
             assert reward == episode.rewards[t]
         np.testing.assert_array_equal(episode.observations[500], observation)
         assert (terminated, truncated, episode.terminated, len(episode.rewards)) == (False, True, False, 500)
-        observation, _ = env.reset()
+        observation, _ = env.reset(seed=int(seeds.integers(2**30)))
     assert found.env_id == "CartPole-v1"
     assert not found.column("intervention").any()
 

@@ -108,8 +108,8 @@ class Run:
         return self
 
     def restart(self) -> None:
-        """As after a checkpoint: the episodes under way are left, and the environments reset."""
-        self.collector.load_state(self.collector.state())
+        """As where the environment does not come back: the episodes under way are left, and the environments reset."""
+        self.collector.observation = None
 
     def expected(self, n_steps: int = 1) -> dict[bytes, Any]:
         """By observation, what the environments' own records say of each transition that should be there."""

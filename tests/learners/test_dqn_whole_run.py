@@ -33,6 +33,19 @@ class Numpy:
         return getattr(np, name)
 
 
+class Seeded(gymnasium.Wrapper):
+    """Each later episode has a seed of its own, as in our runs."""
+
+    seeds: Any = None
+
+    def reset(self, *, seed=None, options=None):
+        if seed is None:
+            seed = int(self.seeds.integers(2**30))
+        else:
+            self.seeds = np.random.default_rng(seed)
+        return self.env.reset(seed=seed, options=options)
+
+
 def flat(modules):
     return torch.cat([parameter.detach().flatten() for parameter in modules.parameters()])
 
@@ -64,7 +77,7 @@ def test_the_whole_run_is_stable_baselines3s(monkeypatch):
     job.close()
 
     with global_generators_kept():
-        env = gymnasium.make("CartPole-v1")
+        env = Seeded(gymnasium.make("CartPole-v1"))
         model: Any = SB3DQN(env=env, device="cpu", **sb3_arguments(config, env.observation_space))
         theirs = []
         train = model.train

@@ -1,0 +1,52 @@
+"""Checkpoints of earlier versions, brought up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from agentlib.data.ring import Ring
+
+VERSION = 2
+"""Of what is written now. Who changes what a checkpoint holds adds 1, and a function to `MIGRATIONS`."""
+
+
+def _from_1(state: Any) -> Any:
+    """Episodes under way became part of the state, and large columns of replay memory rings."""
+    if not isinstance(state, dict) or set(state) != {"learner_class", "learner", "source", "extra"}:
+        return state  # no checkpoint of a run
+    source, extra = dict(state["source"]), dict(state["extra"])
+    own = dict(source.get("_extra_state") or {})
+    buffer = dict(source.get("buffer._extra_state") or {})
+    if "columns" in buffer:
+        counts = [int(count) for count in (buffer["frames"] if "frames" in buffer else buffer["count"])]
+        frames = {name: column for name, column in buffer["columns"].items() if name.startswith("frame_")}
+        buffer["columns"] = {name: column for name, column in buffer["columns"].items() if name not in frames}
+        buffer["rings"] = {name: Ring(column, counts) for name, column in frames.items()}
+        source["buffer._extra_state"] = buffer
+    if "collector" in own:
+        n, has_memory = buffer["layout"]["num_envs"], "period" in buffer["layout"]
+        began = {"envs": {"steps": own["collector"]["steps"]}, "return": np.zeros(n), "length": np.zeros(n, np.int64)}
+        own["collector"] = own["collector"] | began
+        if has_memory:
+            own["collector"]["actor"] = {"memory": [], "starts": np.zeros(n, np.bool_)}
+    if "demonstrations" in own:
+        own["counters"] = own["counters"] | {"left": False}
+        own["student"] = {"generator": own["student"], "memory": [], "envs": 0} if own["student"] else {}
+        own |= {"gate": {}, "recorder": {}, "expert": {"state": None, "own": None}}
+    if "best_weights" in extra:
+        extra |= {"metrics": {}, "next_log": 0, "next_eval": 0, "engine": {}}
+    return state | {"source": source | {"_extra_state": own}, "extra": extra}
+
+
+MIGRATIONS: dict[int, Callable[[Any], Any]] = {1: _from_1}
+"""From each version to the next."""
+
+
+def migrated(state: Any, version: int) -> Any:
+    """A state as the present version has it."""
+    for number in range(version, VERSION):
+        state = MIGRATIONS[number](state)
+    return state

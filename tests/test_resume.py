@@ -1,0 +1,263 @@
+"""A run that was killed and resumed equals one that was never stopped, bit for bit: in all that its checkpoints hold."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+import agentlib
+import agentlib._train
+import agentlib.training.checkpoints
+from agentlib import Agent
+from agentlib.data import record_episodes
+from agentlib.envs.experts import cartpole_expert
+from agentlib.recipes.folder import RunFolder
+from agentlib.training.checkpoints import load_state
+from agentlib.training.segments import DamagedFile, Segments
+from agentlib.training.trees import difference
+from tests.moody import Moody
+
+CONTROL: dict[str, Any] = {"net_arch": (16,), "learning_starts": 60, "batch_size": 16, "train_freq": 4, "steps": 600}
+MEMORY: dict[str, Any] = {"backbone": "gru", "net_arch": (8,), "learning_starts": 60, "batch_size": 4}
+MEMORY |= {"burn_in": 4, "sequence_length": 8, "sequence_period": 4, "steps": 600}
+ROUNDS: dict[str, Any] = {"rounds": 3, "rollout_round_min_timesteps": 60, "rollout_round_min_episodes": 2, "epochs": 2}
+
+
+def vector_environment() -> Any:
+    factories = [lambda: gymnasium.make("CartPole-v1")] * 2
+    return SyncVectorEnv(factories, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+
+def demonstrations() -> Any:
+    return record_episodes(cartpole_expert, "CartPole-v1", 8, noise=0.5)
+
+
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dqn": ("dqn", {"env": "CartPole-v1", "eval_every": 150, **CONTROL}),
+    "options": (
+        "rainbow",
+        {"env": "CartPole-v1", "normalize": True, "n_steps": 3, "buffer_size": 200, "n_atoms": 11, **CONTROL},
+    ),
+    "environments": ("dqn", {"env": "CartPole-v1", "n_envs": 3, "gradient_steps": -1, **CONTROL}),
+    "vector": ("dqn", {"env": vector_environment, "prioritized": True, **CONTROL}),
+    "masks": ("dqn", {"env": Moody, "env_kwargs": {"sizes": (3, 2)}, **CONTROL}),
+    "memory": ("recurrent_dqn", {"env": "CartPole-v1", "previous_action": True, "n_envs": 2, **MEMORY}),
+    "bc": ("bc", {"demos": demonstrations, "net_arch": (16,), "validation": 0.25, "patience": 3, "steps": 600}),
+    "dagger": ("dagger", {"env": "CartPole-v1", "expert": cartpole_expert, "n_envs": 2, "beta": 0.5, **ROUNDS}),
+    "dagger, memory": (
+        "dagger",
+        {"env": "CartPole-v1", "expert": cartpole_expert, "backbone": "gru", "sequence_length": 10, **ROUNDS},
+    ),
+    "dagger, ensemble": (
+        "dagger",
+        {
+            "env": "CartPole-v1",
+            "expert": cartpole_expert,
+            "gate": "disagree",
+            "ensemble": 2,
+            "normalize": True,
+            **ROUNDS,
+        },
+    ),
+    "vae": ("vae", {"data": "digits", "steps": 60}),
+    "classifier": ("classifier", {"data": "digits", "net_arch": (16,), "steps": 400, "patience": 2, "eval_every": 20}),
+    "simclr": ("simclr", {"data": "digits", "steps": 12, "batch_size": 32}),
+    "maml": ("maml", {"data": "sinusoids", "steps": 60}),
+}
+
+
+class Killed(BaseException):
+    """Not an Exception: nothing is saved on the way out, as after kill -9."""
+
+
+class KillsAt:
+    """Lets a run live until it has reported so often."""
+
+    def __init__(self, reports: int) -> None:
+        self.left = reports
+
+    def __call__(self, clock, metrics):
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+
+def train(name: str, folder: Path, reports: int = 0) -> Any:
+    what, settings = RUNS[name]
+    settings = {
+        key: value() if value in (vector_environment, demonstrations) else value for key, value in settings.items()
+    }
+    objects = {key: settings[key] for key in ("env", "demos", "expert") if not isinstance(settings.get(key, ""), str)}
+    rest: dict[str, Any] = {"callback": KillsAt(reports), "progress": False, "compile": False}
+    if (folder / "config.json").exists():
+        return agentlib.train(resume=folder, **objects, **rest)
+    return agentlib.train(what, out=folder, seed=3, **settings, **rest)
+
+
+def what_is_left(folder: Path) -> dict[str, Any]:
+    run = RunFolder(folder)
+    checkpoint = load_state(run.checkpoints()[-1], run.segments)
+    results = json.loads((folder / "results.json").read_text())
+    kept = {name: results[name] for name in ("steps", "metrics", "measures")}
+    best = folder / "best_agent.safetensors"
+    best_agent = Agent.load(best).policy.state_dict() if best.exists() else {}
+    product = folder / ("agent.safetensors" if (folder / "agent.safetensors").exists() else "backbone.safetensors")
+    return {"checkpoint": checkpoint, "kept": kept, "best": dict(best_agent), "product": product.read_bytes()}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_killed_run_goes_on_as_if_nothing_had_been(name, tmp_path, monkeypatch):
+    train(name, tmp_path / "whole")
+    # Killed in the middle again and again, with checkpoints at other moments each time.
+    generator = np.random.default_rng(0)
+    deaths = 0
+    for life in range(30):
+        monkeypatch.setattr(agentlib._train, "CHECKPOINTS_PER_RUN", int(generator.integers(5, 60)))
+        try:
+            train(name, tmp_path / "killed", 0 if life == 29 else int(generator.integers(10, 60)))
+            break
+        except Killed:
+            deaths += 1
+    assert deaths >= 2
+    whole, killed = what_is_left(tmp_path / "whole"), what_is_left(tmp_path / "killed")
+    assert difference(whole, killed) is None
+
+
+def test_a_run_that_is_killed_before_its_first_checkpoint_starts_again(tmp_path, monkeypatch):
+    train("dqn", tmp_path / "whole")
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(RunFolder, "save", lambda *_: (_ for _ in ()).throw(Killed()))
+        train("dqn", tmp_path / "killed")
+    assert (tmp_path / "killed" / "config.json").exists()
+    train("dqn", tmp_path / "killed")
+    assert difference(what_is_left(tmp_path / "whole"), what_is_left(tmp_path / "killed")) is None
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path):
+    train("classifier", tmp_path / "run")
+    before = what_is_left(tmp_path / "run")
+    assert before["checkpoint"]["extra"]["waited"] == 2  # it stopped by itself
+    train("classifier", tmp_path / "run")
+    assert difference(before, what_is_left(tmp_path / "run")) is None
+
+
+def test_other_means_are_told(tmp_path):
+    with pytest.raises(Killed):
+        train("dqn", tmp_path / "run", 20)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        with pytest.warns(UserWarning, match=f"threads was {threads}, is {threads + 1}"):
+            train("dqn", tmp_path / "run")
+    finally:
+        torch.set_num_threads(threads)
+
+
+# Replay memory in segments, and damaged files --------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_segments(monkeypatch):
+    """All rings are large ones."""
+    monkeypatch.setattr(agentlib.training.checkpoints, "SMALL", 0)
+
+
+def segments_of(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "replay").glob("*")}
+
+
+@pytest.mark.parametrize("name", ["options", "environments", "vector", "memory"])
+def test_replay_memory_in_segments_comes_back(name, tmp_path, monkeypatch, in_segments):
+    monkeypatch.setattr(agentlib.training.segments, "LARGE", 2000)  # several files each time
+    train(name, tmp_path / "whole")
+    seen: list[set[str]] = []
+    for reports in (30, 20, 20, 0):
+        try:
+            train(name, tmp_path / "killed", reports)
+        except Killed:
+            seen.append(segments_of(tmp_path / "killed"))
+    assert seen[0] & seen[1]  # files are kept from checkpoint to checkpoint
+    assert seen[1] - seen[0]
+    whole, killed = what_is_left(tmp_path / "whole"), what_is_left(tmp_path / "killed")
+    for one in (whole, killed):
+        rings = one["checkpoint"]["source"]["buffer._extra_state"]["rings"]
+        for key, ring in rings.items():
+            what, capacity = ring.counts, max(rows.end for segment in ring.segments for rows in segment.rows)
+            del what
+            one[key] = capacity
+        one["checkpoint"]["source"]["buffer._extra_state"]["rings"] = None
+    assert difference(whole, killed) is None
+
+
+def test_a_checkpoint_costs_what_changed(tmp_path, monkeypatch, in_segments):
+    """And segments that no checkpoint needs any more are deleted."""
+    monkeypatch.setattr(agentlib._train, "CHECKPOINTS_PER_RUN", 30)
+    written: list[int] = []
+    plain = Segments._write_file
+
+    def counted(self, column, batch):
+        written.append(sum(rows.end - rows.begin for rows in batch))
+        return plain(self, column, batch)
+
+    monkeypatch.setattr(Segments, "_write_file", counted)
+    train("options", tmp_path / "run")
+    frames = load_state(RunFolder(tmp_path / "run").checkpoints()[-1], Segments(tmp_path / "run" / "replay"))
+    frames = frames["source"]["buffer._extra_state"]["frames"]
+    assert sum(written) == sum(frames)  # each frame once
+    needed = 200 + 2 * 20 * 2  # the buffer's size, and what two checkpoints differ by
+    assert 200 <= sum(written[-len(segments_of(tmp_path / "run")) :]) <= needed + 40
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "segment cut", "segment flip", "segment lost", "empty"])
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_taken(harm, tmp_path, in_segments):
+    train("options", tmp_path / "whole")
+    with pytest.raises(Killed):
+        train("options", tmp_path / "killed", 55)
+    run = RunFolder(tmp_path / "killed")
+    before, last = run.checkpoints()
+    path = last
+    if harm.startswith("segment"):
+        only_of_the_last = set(agentlib.training.checkpoints.segments_named(last))
+        only_of_the_last -= set(agentlib.training.checkpoints.segments_named(before))
+        path = run.segments.folder / min(only_of_the_last)
+    content = bytearray(path.read_bytes())
+    if harm.endswith("lost"):
+        path.unlink()
+    else:
+        content[len(content) * 3 // 4] ^= 4
+        kept = {"cut": len(content) // 2, "empty": 0}.get(harm.removeprefix("segment "), len(content))
+        path.write_bytes(content[:kept])
+    with pytest.warns(UserWarning, match=f"{path.name} .*going on from the checkpoint before it"):
+        train("options", tmp_path / "killed")
+    for name in ("kept", "product"):
+        assert difference(what_is_left(tmp_path / "whole")[name], what_is_left(tmp_path / "killed")[name]) is None
+
+
+def test_every_flipped_bit_of_a_checkpoint_is_found(tmp_path):
+    with pytest.raises(Killed):
+        train("dqn", tmp_path / "run", 2)
+    (path,) = RunFolder(tmp_path / "run").checkpoints()
+    content = path.read_bytes()
+    generator = np.random.default_rng(0)
+    for position in [*range(200), *generator.integers(len(content), size=300).tolist()]:
+        changed = bytearray(content)
+        changed[position] ^= 1 << int(generator.integers(8))
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=r"damaged|cut off|no state that agentlib saved|update agentlib"):
+            load_state(path)
+    path.write_bytes(content)
+    load_state(path)
+
+
+def test_when_all_checkpoints_are_damaged_it_says_so(tmp_path):
+    with pytest.raises(Killed):
+        train("dqn", tmp_path / "run", 30)
+    for path in RunFolder(tmp_path / "run").checkpoints():
+        path.write_bytes(path.read_bytes()[:-5])
+    with pytest.warns(UserWarning, match="before it"), pytest.raises(DamagedFile, match="is cut off"):
+        train("dqn", tmp_path / "run")
