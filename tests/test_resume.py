@@ -1,4 +1,4 @@
-"""A run that was killed and resumed equals one that was never stopped, bit for bit: in all that its checkpoints hold."""
+"""A run that was killed and resumed equals one that was never stopped, bit for bit, in all that its checkpoints hold."""
 
 import json
 from pathlib import Path
@@ -130,9 +130,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(name, tmp_path, monkeypatch
 
 def test_a_run_that_is_killed_before_its_first_checkpoint_starts_again(tmp_path, monkeypatch):
     train("dqn", tmp_path / "whole")
-    with monkeypatch.context() as patched, pytest.raises(Killed):
+    with monkeypatch.context() as patched:
         patched.setattr(RunFolder, "save", lambda *_: (_ for _ in ()).throw(Killed()))
-        train("dqn", tmp_path / "killed")
+        with pytest.raises(Killed):
+            train("dqn", tmp_path / "killed")
     assert (tmp_path / "killed" / "config.json").exists()
     train("dqn", tmp_path / "killed")
     assert difference(what_is_left(tmp_path / "whole"), what_is_left(tmp_path / "killed")) is None

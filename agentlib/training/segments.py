@@ -116,9 +116,12 @@ def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of a text, and of the names, dtypes, shapes and bytes of tensors."""
     found = hashlib.sha256(text.encode(), usedforsecurity=False)
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name].detach().cpu()
         found.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        flat = tensor.reshape(-1)
+        if flat.stride() != (1,):
+            flat = flat.clone(memory_format=torch.contiguous_format)
+        found.update(flat.view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

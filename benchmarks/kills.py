@@ -1,0 +1,200 @@
+"""Kills training runs at random moments, resumes them, and compares: `make test-long`.
+
+    python benchmarks/kills.py --kills 200
+
+Each run trains in a process of its own, which is killed with SIGKILL at a random moment; what is left in its folder is
+looked at; the run is resumed, and killed again. At its end all that its last checkpoint holds (networks, optimizers,
+replay memory, generators), the agent's file and the results must equal those of a run that was never stopped, bit for
+bit. Checkpoints are written several times as often as usual, so that kills strike while files are written, too.
+A process forks from one that has imported everything, so that a life takes seconds.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")  # what forks must not have threads
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np
+import torch
+
+import agentlib
+import agentlib._train
+import agentlib.training.checkpoints
+from agentlib.data import record_episodes
+from agentlib.envs.experts import cartpole_expert
+from agentlib.evaluation.report import provenance
+from agentlib.recipes.folder import RunFolder
+from agentlib.training.checkpoints import load_state
+from agentlib.training.trees import copied, difference
+
+RESULT = ROOT / "docs" / "guarantees" / "kills.json"
+SETTINGS = {"net_arch": (32,), "learning_starts": 200, "batch_size": 32, "train_freq": 4}
+CONTROL: dict[str, Any] = {"env": "CartPole-v1", "steps": 6000, "eval_every": 1500, **SETTINGS}
+MEMORY: dict[str, Any] = {"env": "agentlib/CartPoleNoVel-v0", "steps": 2500, "net_arch": (16,), "learning_starts": 200}
+MEMORY |= {"batch_size": 8, "burn_in": 4, "sequence_length": 10, "sequence_period": 5}
+DAGGER: dict[str, Any] = {"env": "CartPole-v1", "expert": cartpole_expert, "n_envs": 2, "beta": 0.5, "rounds": 6}
+RUNS: dict[str, dict[str, Any]] = {
+    "dqn, prioritized": {"what": "dqn", "prioritized": True, "buffer_size": 2000, **CONTROL},
+    "dqn, n-step": {"what": "dqn", "n_steps": 3, "double": True, "normalize": True, "n_envs": 3, **CONTROL},
+    "dqn, recurrent": {"what": "recurrent_dqn", **MEMORY},
+    "bc": {"what": "bc", "demos": None, "net_arch": (32,), "validation": 0.2, "patience": 100, "steps": 4000},
+    "dagger": {"what": "dagger", "rollout_round_min_timesteps": 300, "net_arch": (32,), **DAGGER},
+    "vae": {"what": "vae", "data": "digits", "steps": 400},
+    "maml": {"what": "maml", "data": "sinusoids", "steps": 300},
+}
+KILLS_PER_RUN = 4
+
+
+def train(settings: dict[str, Any], folder: Path) -> None:
+    """The run from its start, or from where it was killed."""
+    settings = dict(settings)
+    if "demos" in settings:
+        settings["demos"] = record_episodes(cartpole_expert, "CartPole-v1", 10, noise=0.5)
+    common: dict[str, Any] = {"progress": False, "compile": False}
+    if (folder / "config.json").exists():
+        objects = {name: settings[name] for name in ("demos", "expert") if name in settings}
+        agentlib.train(resume=folder, **objects, **common)
+    else:
+        agentlib.train(settings.pop("what"), out=folder, seed=1, **settings, **common)
+
+
+def life(settings: dict[str, Any], folder: Path, seconds: float | None) -> str:
+    """A process that trains, for so many seconds if it takes longer: "ended", "killed", or what went wrong."""
+    told = folder.with_suffix(".told")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            with open(told, "w") as stream:
+                os.dup2(stream.fileno(), 2)
+            warnings.simplefilter("error")  # "could not be brought back", "is damaged": all that must not be
+            agentlib._train.CHECKPOINTS_PER_RUN = 40
+            agentlib.training.checkpoints.SMALL = 1 << 14
+            train(settings, folder)
+            code = 0
+        except BaseException as error:
+            sys.stderr.write(repr(error))
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    deadline = float("inf") if seconds is None else time.monotonic() + seconds
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    if ended[0] == 0:
+        os.kill(child, signal.SIGKILL)
+        ended = os.waitpid(child, 0)
+    if os.WIFSIGNALED(ended[1]):
+        return "killed"
+    return "ended" if ended[1] == 0 else f"failed: {told.read_text()[-500:]}"
+
+
+def what_is_left(folder: Path) -> dict[str, Any]:
+    """All by which two runs are compared."""
+    run = RunFolder(folder)
+    state = load_state(run.checkpoints()[-1], run.segments)
+    for part in (state["source"].get("buffer._extra_state", {}).get("rings", {}) or {},):
+        for name, ring in part.items():
+            part[name] = rows_of(ring)
+    results = json.loads((folder / "results.json").read_text())
+    files = [folder / f"{name}.safetensors" for name in ("agent", "best_agent", "backbone")]
+    return {
+        "checkpoint": copied(state),
+        "results": {name: results[name] for name in ("steps", "metrics", "measures")},
+        "files": {path.name: path.read_bytes() for path in files if path.exists()},
+    }
+
+
+def rows_of(ring: Any) -> Any:
+    """The rows of a ring, wherever they are stored."""
+    capacity = max((rows.end for segment in getattr(ring, "segments", []) for rows in segment.rows), default=0)
+    if not capacity:
+        return ring
+    # Long enough that nothing wraps around: each row in its own place, and zero where it was dropped.
+    first = ring.folder / ring.segments[0].file
+    from safetensors.torch import load_file
+
+    like = next(iter(load_file(first).values()))
+    column = torch.zeros((len(ring.counts), capacity, *like.shape[1:]), dtype=like.dtype)
+    ring.copy_to(column)
+    return ring.counts, column
+
+
+def damaged(folder: Path) -> list[str]:
+    """Files of a killed run that cannot be read."""
+    found = []
+    for path in [*(folder / "checkpoints").glob("*.safetensors"), *folder.glob("*.safetensors")]:
+        try:
+            if path.parent == folder:
+                agentlib.Agent.load(path) if "agent" in path.name else agentlib.backbones.load_backbone(path)
+            else:
+                load_state(path, RunFolder(folder).segments)
+        except Exception as error:
+            found.append(f"{path.name}: {error!r}")
+    if (folder / "config.json").exists():
+        json.loads((folder / "config.json").read_text())
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--runs", default=",".join(RUNS), help="names, separated by semicolons")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="where the result is written, in place of docs/guarantees/kills.json")
+    arguments = parser.parse_args()
+    names = arguments.runs.split(";") if ";" in arguments.runs or arguments.runs in RUNS else list(RUNS)
+    generator = np.random.default_rng(arguments.seed)
+    counts = {name: {"runs": 0, "kills": 0, "before_the_first_checkpoint": 0, "equal": 0} for name in names}
+    troubles: list[str] = []
+    with tempfile.TemporaryDirectory() as place:
+        whole, seconds = {}, {}
+        for name in names:
+            began = time.monotonic()
+            outcome = life(RUNS[name], Path(place, f"{name} whole"), None)
+            if outcome != "ended":
+                raise RuntimeError(f"{name}: {outcome}")
+            whole[name], seconds[name] = what_is_left(Path(place, f"{name} whole")), time.monotonic() - began
+        number = 0
+        while sum(count["kills"] for count in counts.values()) < arguments.kills:
+            name = names[number % len(names)]
+            folder, count = Path(place, f"run {number}"), counts[name]
+            number, kills, outcome = number + 1, 0, ""
+            left = arguments.kills - sum(one["kills"] for one in counts.values())
+            while kills < min(KILLS_PER_RUN, left) and outcome in ("", "killed"):
+                outcome = life(RUNS[name], folder, float(generator.uniform(0.0, seconds[name] * 0.7)))
+                if outcome == "killed":
+                    kills += 1
+                    count["before_the_first_checkpoint"] += not RunFolder(folder).checkpoints()
+                    troubles += [f"{name}, run {number}: {one}" for one in damaged(folder)]
+            if outcome == "killed":
+                outcome = life(RUNS[name], folder, None)
+            equal = "it failed" if outcome != "ended" else difference(whole[name], what_is_left(folder))
+            if outcome != "ended" or equal is not None:
+                troubles.append(f"{name}, run {number}, after {kills} kills: {equal} differs; {outcome}")
+            else:
+                count["equal"] += kills
+            count["runs"] += 1
+            count["kills"] += kills
+            print(f"{name}: {kills} kills, {'equal' if equal is None else troubles[-1]}", flush=True)
+    total = {key: sum(count[key] for count in counts.values()) for key in ("runs", "kills", "equal")}
+    result = {"command": f"python benchmarks/kills.py --kills {arguments.kills}", **total, "troubles": troubles}
+    out = arguments.out or RESULT
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({**result, "by_run": counts, **provenance()}, indent=1, default=str) + "\n")
+    print(f"{total['kills']} kills, {total['equal']} resumed bit for bit, {len(troubles)} troubles")
+    return 1 if troubles or total["equal"] < total["kills"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
