@@ -19,7 +19,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-fast lint type format bench results clean
+.PHONY: help demo test test-fast test-long lint type format bench results clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -32,6 +32,9 @@ test: .venv/.dev ## the whole test suite (WORKERS=1 for one process)
 
 test-fast: .venv/.dev ## the tests that are neither slow nor for a GPU
 	$(PYTEST) -m "not slow and not gpu"
+
+test-long: .venv/.dev ## what takes longer than a test may: 200 kills of training runs
+	$(THREADS) $(BIN)/python benchmarks/kills.py --kills 200
 
 lint: .venv/.dev ## style and format, nothing changed
 	$(BIN)/ruff check

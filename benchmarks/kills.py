@@ -39,7 +39,7 @@ from agentlib.training.checkpoints import load_state
 from agentlib.training.trees import copied, difference
 
 RESULT = ROOT / "docs" / "guarantees" / "kills.json"
-SETTINGS = {"net_arch": (32,), "learning_starts": 200, "batch_size": 32, "train_freq": 4}
+SETTINGS = {"net_arch": (32,), "learning_starts": 200, "batch_size": 32, "train_freq": 4, "gradient_steps": 1}
 CONTROL: dict[str, Any] = {"env": "CartPole-v1", "steps": 6000, "eval_every": 1500, **SETTINGS}
 MEMORY: dict[str, Any] = {"env": "agentlib/CartPoleNoVel-v0", "steps": 2500, "net_arch": (16,), "learning_starts": 200}
 MEMORY |= {"batch_size": 8, "burn_in": 4, "sequence_length": 10, "sequence_period": 5}

@@ -1,4 +1,4 @@
-"""A run that was killed and resumed equals one that was never stopped, bit for bit, in all that its checkpoints hold."""
+"""A run that was killed and resumed equals one that was never stopped, in every bit of its checkpoints."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,8 @@ from agentlib.training.segments import DamagedFile, Segments
 from agentlib.training.trees import difference
 from tests.moody import Moody
 
-CONTROL: dict[str, Any] = {"net_arch": (16,), "learning_starts": 60, "batch_size": 16, "train_freq": 4, "steps": 600}
+CONTROL: dict[str, Any] = {"net_arch": (16,), "learning_starts": 60, "batch_size": 16, "steps": 600}
+CONTROL |= {"train_freq": 4, "gradient_steps": 1}  # whatever the preset says
 MEMORY: dict[str, Any] = {"backbone": "gru", "net_arch": (8,), "learning_starts": 60, "batch_size": 4}
 MEMORY |= {"burn_in": 4, "sequence_length": 8, "sequence_period": 4, "steps": 600}
 ROUNDS: dict[str, Any] = {"rounds": 3, "rollout_round_min_timesteps": 60, "rollout_round_min_episodes": 2, "epochs": 2}
@@ -43,7 +44,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
         "rainbow",
         {"env": "CartPole-v1", "normalize": True, "n_steps": 3, "buffer_size": 200, "n_atoms": 11, **CONTROL},
     ),
-    "environments": ("dqn", {"env": "CartPole-v1", "n_envs": 3, "gradient_steps": -1, **CONTROL}),
+    "environments": ("dqn", {"env": "CartPole-v1", "n_envs": 3, **CONTROL, "gradient_steps": -1}),
     "vector": ("dqn", {"env": vector_environment, "prioritized": True, **CONTROL}),
     "masks": ("dqn", {"env": Moody, "env_kwargs": {"sizes": (3, 2)}, **CONTROL}),
     "memory": ("recurrent_dqn", {"env": "CartPole-v1", "previous_action": True, "n_envs": 2, **MEMORY}),
