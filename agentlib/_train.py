@@ -15,19 +15,18 @@ from torch import nn
 
 from agentlib.agent import Agent
 from agentlib.backbones.schedules import Clock
-from agentlib.recipes import Job, Problem, Recipe, Result, configure, recipe_of, steps_of
+from agentlib.recipes import Job, Problem, Result, configure, recipe_of, steps_of
 from agentlib.recipes.folder import RunFolder
 from agentlib.recipes.lock import Lock
-from agentlib.training.config import config_from_json, config_to_json
+from agentlib.recipes.record import about_of, record_of
+from agentlib.training.config import config_from_json
 from agentlib.training.learner import Update
 from agentlib.training.logs import Log, Progress
-from agentlib.training.loop import Compile, compiles, run
+from agentlib.training.loop import Compile, compiles, engine, run
 from agentlib.training.trees import copied
 
 Callback = Callable[[Clock, dict[str, float]], bool | None]
 
-ORIGINS = ("env", "data", "demos", "expert")
-"""What a run learns from; which of them, its recipe says."""
 LOGS_PER_RUN = 100
 CHECKPOINTS_PER_RUN = 10
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
@@ -108,52 +107,12 @@ def train(
         folder = None
         if out is not None:
             folder = RunFolder(out)
-            folder.create(_record(recipe, config, problem, backbone, device, seed, eval_every, compile))
+            folder.create(record_of(recipe, config, problem, backbone, device, seed, eval_every, compile))
         training = _Training(job, folder, callback, eval_every, progress, compile, f"{recipe.name}, seed {seed}")
-        training.about = _about(recipe, problem, seed)
+        training.about = about_of(recipe, problem, seed)
         return training.go()
     finally:
         job.close()
-
-
-def _record(
-    recipe: Recipe,
-    config: Any,
-    problem: Problem,
-    backbone: Any,
-    device: Any,
-    seed: int,
-    eval_every: int | None,
-    compile: Compile,
-) -> dict[str, Any]:
-    """What `resume` needs to know, as JSON. What was given as an object is null there, and has to be given again."""
-    origins = {name: getattr(problem, name) for name in ORIGINS}
-    return {
-        "what": recipe.name,
-        "config": config_to_json(config),
-        **{name: str(value) if isinstance(value, str | Path) else None for name, value in origins.items()},
-        "objects": [name for name, value in origins.items() if value is not None and not isinstance(value, str | Path)],
-        "n_envs": problem.n_envs,
-        "env_kwargs": problem.env_kwargs,
-        "steps": problem.steps,
-        "seed": seed,
-        "backbone": _recorded(backbone),
-        "device": str(device),
-        "eval_every": eval_every,
-        "compile": compile,
-        "from_agent": problem.agent is not None,
-    }
-
-
-def _recorded(backbone: Any) -> Any:
-    if isinstance(backbone, Mapping):
-        return dict(backbone)
-    return str(backbone) if isinstance(backbone, str | Path) else None
-
-
-def _about(recipe: Recipe, problem: Problem, seed: int) -> dict[str, Any]:
-    """What an agent's file says of how it was trained."""
-    return {"learner": recipe.name, "trained_on": problem.key, "steps": problem.steps, "seed": seed}
 
 
 def _resume(
@@ -183,10 +142,8 @@ def _resume(
     job = recipe.build(config, problem, record["backbone"] or backbone, record["device"], record["seed"])
     try:
         training = _Training(job, folder, callback, record["eval_every"], progress, compile, recipe.name)
-        training.about = _about(recipe, problem, record["seed"])
-        # A run that was killed before its first checkpoint has nothing to lose: it starts again.
-        if folder.checkpoints() or record.get("from_agent"):
-            training.load_state(folder.load(job.learner, job.source))
+        training.about = about_of(recipe, problem, record["seed"])
+        training.resume(bool(record.get("from_agent")))
         return training.go()
     finally:
         job.close()
@@ -226,30 +183,23 @@ class _Training:
 
     def state(self) -> dict[str, Any]:
         """What logging, evaluating and stopping early have to remember, and what the numbers were computed by."""
-        return {name: getattr(self, name) for name in self._REMEMBERED} | {"engine": self.engine()}
+        return {name: getattr(self, name) for name in self._REMEMBERED} | {
+            "engine": engine(self.job.source, self.compile)
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Puts back what `state` gave; warns if the run now computes by other means than before."""
         for name in self._REMEMBERED:
             setattr(self, name, state[name])
-        now = self.engine()
-        changed = [f"{name} was {old}, is {now.get(name)}" for name, old in state["engine"].items() if old != now[name]]
+        now = engine(self.job.source, self.compile)
+        old = state["engine"]
+        changed = [f"{name} was {old[name]}, is {now[name]}" for name in now if old and old[name] != now[name]]
         if changed:
             warnings.warn(
                 f"the run goes on by other means than before ({'; '.join(changed)}): it equals one that was never "
                 "stopped only up to rounding",
                 stacklevel=3,
             )
-
-    def engine(self) -> dict[str, Any]:
-        """What decides over the last bits of the numbers."""
-        device = self.job.source.ticks.device.type
-        return {
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "compiled": self.compile,
-            "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        }
 
     def product(self) -> Agent | nn.Module:
         """The job's product as it is now; an agent says how it was trained."""
@@ -281,9 +231,23 @@ class _Training:
                 self._rescue(stop, self.folder)
             raise
         finally:
-            self.log.close()
-            if self.lock is not None:
-                self.lock.release()
+            self.close()
+
+    def resume(self, needs_checkpoint: bool) -> None:
+        """Goes on from the newest checkpoint; a run that was killed before its first one starts again."""
+        assert self.folder is not None
+        try:
+            if needs_checkpoint or self.folder.checkpoints():
+                self.load_state(self.folder.load(self.job.learner, self.job.source))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Closes the log, and lets others into the folder."""
+        self.log.close()
+        if self.lock is not None:
+            self.lock.release()
 
     def _rescue(self, stop: BaseException, folder: RunFolder) -> None:
         """Saves what was learned; the message of what stopped the run then says where, or why it could not be."""

@@ -175,10 +175,8 @@ class Environments:
             self._check_masks(stepped)
         self.observation = stepped.observation
         self._journal.note(action, stepped.reward)
-        if self._begun:
-            for lane, seed in self._begun:
-                self._journal.begin(lane, seed)
-            self._begun.clear()
+        while self._begun:
+            self._journal.begin(*self._begun.pop())
         return stepped
 
     def _check_observation(self, observation: Any) -> None:
@@ -266,8 +264,7 @@ class Environments:
         expected = unflatten(self.observation_space, before)
         self._seeds = np.random.default_rng()
         if self._worlds:
-            if isinstance(self.env, VectorEnv):
-                self.env.reset()  # so that it knows of no ended episode
+            self.env.reset()  # a vector environment then knows of no ended episode
             infos = []
             for row, (actions, rewards) in enumerate(known):
                 done = actions[:, row], rewards[:, row]

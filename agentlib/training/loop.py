@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -73,6 +73,17 @@ def compiles(learner: Learner, updates: int, compile: Compile) -> bool:
     if compile and eager_steps:
         raise ValueError("compile=True needs a rule of agentlib.backbones (adam, sgd, ...) in place of torch.optim")
     return compile
+
+
+def engine(source: Source, compiled: bool) -> dict[str, Any]:
+    """What decides over the last bits of a run's numbers."""
+    device = source.ticks.device
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "compiled": compiled,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def _from_1(state: Any) -> Any:
     if "demonstrations" in own:
         own["counters"] = own["counters"] | {"left": False}
         own["student"] = {"generator": own["student"], "memory": [], "envs": 0} if own["student"] else {}
-        own |= {"gate": {}, "recorder": {}, "expert": {"state": None, "own": None}}
+        own |= {"gate": {"temperature": 1.0}, "recorder": {}, "expert": {"state": None, "own": None}}
     if "best_weights" in extra:
         extra |= {"metrics": {}, "next_log": 0, "next_eval": 0, "engine": {}}
     return state | {"source": source | {"_extra_state": own}, "extra": extra}

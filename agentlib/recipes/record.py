@@ -1,0 +1,54 @@
+"""What a run's folder and an agent's file say of how they came about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agentlib.recipes.problem import Problem, Recipe
+from agentlib.training.config import config_to_json
+from agentlib.training.loop import Compile
+
+ORIGINS = ("env", "data", "demos", "expert")
+"""What a run learns from; which of them, its recipe says."""
+
+
+def record_of(
+    recipe: Recipe,
+    config: Any,
+    problem: Problem,
+    backbone: Any,
+    device: Any,
+    seed: int,
+    eval_every: int | None,
+    compile: Compile,
+) -> dict[str, Any]:
+    """What `resume` needs to know, as JSON. What was given as an object is null there, and has to be given again."""
+    origins = {name: getattr(problem, name) for name in ORIGINS}
+    return {
+        "what": recipe.name,
+        "config": config_to_json(config),
+        **{name: str(value) if isinstance(value, str | Path) else None for name, value in origins.items()},
+        "objects": [name for name, value in origins.items() if value is not None and not isinstance(value, str | Path)],
+        "n_envs": problem.n_envs,
+        "env_kwargs": problem.env_kwargs,
+        "steps": problem.steps,
+        "seed": seed,
+        "backbone": _recorded(backbone),
+        "device": str(device),
+        "eval_every": eval_every,
+        "compile": compile,
+        "from_agent": problem.agent is not None,
+    }
+
+
+def _recorded(backbone: Any) -> Any:
+    if isinstance(backbone, Mapping):
+        return dict(backbone)
+    return str(backbone) if isinstance(backbone, str | Path) else None
+
+
+def about_of(recipe: Recipe, problem: Problem, seed: int) -> dict[str, Any]:
+    """What an agent's file says of how it was trained."""
+    return {"learner": recipe.name, "trained_on": problem.key, "steps": problem.steps, "seed": seed}
