@@ -237,6 +237,7 @@ class _Training:
         """Goes on from the newest checkpoint; a run that was killed before its first one starts again."""
         assert self.folder is not None
         try:
+            self.folder.sweep()
             if needs_checkpoint or self.folder.checkpoints():
                 self.load_state(self.folder.load(self.job.learner, self.job.source))
         except BaseException:

@@ -26,7 +26,10 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np
+import sklearn.datasets  # noqa: F401 - so that no child has to
 import torch
+import torch.utils.tensorboard
+from safetensors.torch import load_file
 
 import agentlib
 import agentlib._train
@@ -36,6 +39,7 @@ from agentlib.envs.experts import cartpole_expert
 from agentlib.evaluation.report import provenance
 from agentlib.recipes.folder import RunFolder
 from agentlib.training.checkpoints import load_state
+from agentlib.training.segments import StoredRing
 from agentlib.training.trees import copied, difference
 
 RESULT = ROOT / "docs" / "guarantees" / "kills.json"
@@ -103,9 +107,9 @@ def what_is_left(folder: Path) -> dict[str, Any]:
     """All by which two runs are compared."""
     run = RunFolder(folder)
     state = load_state(run.checkpoints()[-1], run.segments)
-    for part in (state["source"].get("buffer._extra_state", {}).get("rings", {}) or {},):
-        for name, ring in part.items():
-            part[name] = rows_of(ring)
+    rings = state["source"].get("buffer._extra_state", {}).get("rings", {})
+    for name, ring in rings.items():
+        rings[name] = rows_of(ring)
     results = json.loads((folder / "results.json").read_text())
     files = [folder / f"{name}.safetensors" for name in ("agent", "best_agent", "backbone")]
     return {
@@ -117,15 +121,10 @@ def what_is_left(folder: Path) -> dict[str, Any]:
 
 def rows_of(ring: Any) -> Any:
     """The rows of a ring, wherever they are stored."""
-    capacity = max((rows.end for segment in getattr(ring, "segments", []) for rows in segment.rows), default=0)
-    if not capacity:
+    if not isinstance(ring, StoredRing) or not ring.segments:
         return ring
-    # Long enough that nothing wraps around: each row in its own place, and zero where it was dropped.
-    first = ring.folder / ring.segments[0].file
-    from safetensors.torch import load_file
-
-    like = next(iter(load_file(first).values()))
-    column = torch.zeros((len(ring.counts), capacity, *like.shape[1:]), dtype=like.dtype)
+    like = next(iter(load_file(ring.folder / ring.segments[0].file).values()))
+    column = torch.zeros((len(ring.counts), ring.capacity, *like.shape[1:]), dtype=like.dtype)
     ring.copy_to(column)
     return ring.counts, column
 
@@ -149,11 +148,11 @@ def damaged(folder: Path) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--runs", default=",".join(RUNS), help="names, separated by semicolons")
+    parser.add_argument("--runs", help="names, separated by semicolons; all of them by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="where the result is written, in place of docs/guarantees/kills.json")
     arguments = parser.parse_args()
-    names = arguments.runs.split(";") if ";" in arguments.runs or arguments.runs in RUNS else list(RUNS)
+    names = arguments.runs.split(";") if arguments.runs else list(RUNS)
     generator = np.random.default_rng(arguments.seed)
     counts = {name: {"runs": 0, "kills": 0, "before_the_first_checkpoint": 0, "equal": 0} for name in names}
     troubles: list[str] = []

@@ -93,6 +93,12 @@ class RunFolder:
             with suppress(ValueError):  # a network of one's own that no file could describe stays in the checkpoint
                 save_backbone(backbone, self.path / "backbone.safetensors")
 
+    def sweep(self) -> None:
+        """Deletes what a killed run was writing."""
+        for folder in (self.path, self.path / "checkpoints", self.segments.folder):
+            for half_written in folder.glob(".*.tmp"):
+                half_written.unlink(missing_ok=True)
+
     def load(self, learner: Learner, source: Source) -> dict[str, Any]:
         """Puts the newest checkpoint into a learner and a source of the same structure; returns its `extra`.
 

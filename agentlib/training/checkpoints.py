@@ -219,7 +219,8 @@ class _Writer:
             return {"counts": counts, "column": self._add(column[:, :filled].detach(), where)}
         written = self.segments.write(where, ring)
         self.segment_files |= {segment.file for segment in written}
-        return {"counts": counts, "place": where, "segments": segments_to_json(written)}
+        told = {"counts": counts, "capacity": column.shape[1], "place": where}
+        return told | {"segments": segments_to_json(written)}
 
     def _add(self, tensor: Tensor, where: str) -> str:
         if tensor.layout != torch.strided or tensor.dtype not in DTYPES:
@@ -274,4 +275,4 @@ class _Reader:
             raise ValueError("its replay memory is in segments, and no folder was given")
         found = segments_from_json(content["segments"])
         self.segments.saved[content["place"]] = found
-        return StoredRing(self.segments.folder, found, counts)
+        return StoredRing(self.segments.folder, found, counts, int(content["capacity"]))

@@ -91,6 +91,7 @@ class StoredRing(NamedTuple):
     folder: Path
     segments: list[Segment]
     counts: list[int]
+    capacity: int
 
     def copy_to(self, column: Tensor) -> None:
         """Puts the rows into a column.
