@@ -290,7 +290,7 @@ def test_validation_stops_early_and_keeps_the_best(tmp_path):
     demos = chain_demos(12)
     seen: list[float] = []
     agent = agentlib.train(
-        BCConfig(validation=0.5, patience=3, epochs=400, learning_rate=3e-2, ent_weight=0.0),
+        BCConfig(validation=0.5, patience=3, epochs=400, learning_rate=1e-2, ent_weight=0.0),
         demos=demos,
         callback=lambda clock, metrics: seen.append(metrics["eval/loss"]) if "eval/loss" in metrics else None,
         **QUIET,
