@@ -66,7 +66,7 @@ def compiles(learner: Learner, updates: int, compile: Compile) -> bool:
             return False
         if not compiler_found():
             warnings.warn(
-                "no C++ compiler found (g++ or clang++): training runs uncompiled, several times slower", stacklevel=4
+                "no C++ compiler found (g++ or clang++): training runs uncompiled, several times slower", stacklevel=3
             )
             return False
         return True
