@@ -383,5 +383,7 @@ def test_names_that_other_libraries_have(name, answer):
 def test_a_checkpoint_is_no_agent(tmp_path):
     tiny_run(out=tmp_path / "run")
     checkpoint = max((tmp_path / "run" / "checkpoints").glob("*.safetensors"))
-    with pytest.raises(ValueError, match=r"no agent file but a checkpoint.*agent\.safetensors"):
+    with pytest.raises(
+        ValueError, match=r"no agent file but a saved state, such as a checkpoint: .*agent\.safetensors"
+    ):
         Agent.load(checkpoint)

@@ -106,7 +106,7 @@ def read(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str,
         raise ValueError(f"{path} is damaged: {error}") from None
     except (KeyError, TypeError, ValueError, RecursionError):
         if metadata.get("format") == "agentlib state":
-            hint = "a checkpoint to resume from; the agent lies in the run's folder, agent.safetensors"
+            hint = "a saved state, such as a checkpoint: a run's agent.safetensors lies in the folder above"
             raise ValueError(f"{path} is no {name} file but {hint}") from None
         raise ValueError(f"{path} is no {name} file: it does not say that agentlib wrote it") from None
     if found != kind:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable
 from functools import partial
+from multiprocessing import connection
 from typing import Any
 
 import gymnasium
@@ -61,6 +62,7 @@ class Subprocesses(AsyncVectorEnv):
             raise TimeoutError(f"a {what} took longer than the limit of {self.timeout:g} seconds") from None
         except (EOFError, ConnectionError) as error:
             self.failed, self._state = True, AsyncState.DEFAULT
+            connection.wait([process.sentinel for process in self.processes], timeout=1.0)  # it may be dying
             codes = [process.exitcode for process in self.processes if not process.is_alive()]
             raise ChildProcessError(f"a worker process died during a {what}, exit code {codes}") from error
 

@@ -185,7 +185,7 @@ def described(path, **changes):
     [
         (lambda path: path.write_bytes(b"no"), "no backbone file, or it is damaged"),
         (lambda path: save_file({}, path), "does not say that agentlib wrote it"),
-        (lambda path: save_state(path, {"a": 1}), "does not say that agentlib wrote it"),
+        (lambda path: save_state(path, {"a": 1}), "no backbone file but a saved state"),
         (lambda path: described(path, version=2), "has version 2, this agentlib reads up to 1: update agentlib"),
         (lambda path: described(path, backbone=MLP(4, (9,)).spec), "the weights do not fit"),
         (lambda path: described(path, backbone="mlp"), "a spec is"),
