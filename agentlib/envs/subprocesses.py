@@ -62,7 +62,10 @@ class Subprocesses(AsyncVectorEnv):
             raise TimeoutError(f"a {what} took longer than the limit of {self.timeout:g} seconds") from None
         except (EOFError, ConnectionError) as error:
             self.failed, self._state = True, AsyncState.DEFAULT
-            connection.wait([process.sentinel for process in self.processes], timeout=1.0)  # it may be dying
+            dying = connection.wait([process.sentinel for process in self.processes], timeout=5.0)
+            for process in self.processes:
+                if process.sentinel in dying:
+                    process.join(5.0)  # its pipes close a moment before it has an exit code
             codes = [process.exitcode for process in self.processes if not process.is_alive()]
             raise ChildProcessError(f"a worker process died during a {what}, exit code {codes}") from error
 
