@@ -19,6 +19,7 @@ from agentlib.data import record_episodes
 from agentlib.envs.experts import cartpole_expert
 from agentlib.recipes.folder import RunFolder
 from agentlib.training.checkpoints import load_state
+from agentlib.training.compiled import compiler_found
 from agentlib.training.segments import DamagedFile, Segments
 from agentlib.training.trees import difference
 from tests.moody import Moody
@@ -93,7 +94,7 @@ class KillsAt:
             raise Killed
 
 
-def train(name: str, folder: Path, reports: int = 0) -> int:
+def train(name: str, folder: Path, reports: int = 0, compile: bool = False) -> int:
     """Trains, or goes on training; returns how often there was a report. After `reports` of them it is killed."""
     what, settings = RUNS[name]
     settings = {
@@ -101,7 +102,7 @@ def train(name: str, folder: Path, reports: int = 0) -> int:
     }
     objects = {key: settings[key] for key in ("env", "demos", "expert") if not isinstance(settings.get(key, ""), str)}
     kills = KillsAt(reports)
-    rest: dict[str, Any] = {"callback": kills, "progress": False, "compile": False}
+    rest: dict[str, Any] = {"callback": kills, "progress": False, "compile": compile}
     if (folder / "config.json").exists():
         agentlib.train(resume=folder, **objects, **rest)
     else:
@@ -138,6 +139,18 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(name, tmp_path, monkeypatch
             deaths += 1
     assert deaths >= 2
     whole, killed = what_is_left(tmp_path / "whole"), what_is_left(tmp_path / "killed")
+    assert difference(whole, killed) is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")
+def test_a_compiled_run_that_was_killed_goes_on_compiled(tmp_path):
+    train("dqn", tmp_path / "whole", compile=True)
+    with pytest.raises(Killed):
+        train("dqn", tmp_path / "killed", 40, compile=True)
+    agentlib.train(resume=tmp_path / "killed", progress=False)  # the folder knows
+    whole, killed = what_is_left(tmp_path / "whole"), what_is_left(tmp_path / "killed")
+    assert killed["checkpoint"]["extra"]["engine"]["compiled"]
     assert difference(whole, killed) is None
 
 
