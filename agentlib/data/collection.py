@@ -85,10 +85,11 @@ class Collector:
         ends = stepped.terminated, stepped.truncated
         self.buffer.add(action, stepped.reward, *ends, stepped.next_observation, valid, stepped.next_mask)
         self.observation = stepped.observation
-        self._observe(stepped.next_observation)
+        if self.observe is not None:
+            self._observe(stepped.next_observation)
         self.steps += self.envs.num_envs if valid is None else int(valid.sum())
         self._return += stepped.reward
-        self._length += stepped.valid
+        self._length += 1 if valid is None else valid
         if stepped.any_ended:
             self._end_episodes(np.flatnonzero(stepped.terminated | stepped.truncated))
         if stepped.any_begun:

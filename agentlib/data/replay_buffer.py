@@ -88,7 +88,9 @@ class ReplayBuffer(nn.Module):
         self.register_buffer("top", torch.ones((), device=device))  # the largest priority so far
         self._changed: dict[int, bool] = {}  # entries written (True) or dropped (False) since the last `flush`
         self._names = [name for name in columns if name.startswith("frame_")]
-        self._arrays = {name: getattr(self, name).numpy() for name in columns} if self.window.is_cpu else {}
+        self._arrays = (
+            {name: getattr(self, name).numpy() for name in (*columns, "window")} if self.window.is_cpu else {}
+        )
 
     @staticmethod
     def forecast(
@@ -222,7 +224,10 @@ class ReplayBuffer(nn.Module):
 
     def flush(self) -> None:
         """Makes what was written visible to `draw`: call it after a series of `begin` and `add`."""
-        self.window.copy_(torch.tensor((self._oldest, self._count)))
+        if self._arrays:
+            self._arrays["window"][:] = self._oldest, self._count
+        else:
+            self.window.copy_(torch.tensor((self._oldest, self._count)))
         if self.priorities is not None and self._changed:
             index = torch.tensor(list(self._changed), device=self.top.device)
             written = torch.tensor(list(self._changed.values()), device=self.top.device)

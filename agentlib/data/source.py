@@ -64,13 +64,13 @@ class Source(nn.Module, ABC):
         """Where the run is, as 0-dim float64 tensors; for `sample` to put on the batch."""
         return Clock(*self.ticks.unbind())
 
-    def fill_ticks(self) -> None:
+    def fill_ticks(self, clock: Clock) -> None:
         """Copies the clock to the tensors behind `batch_clock`; `run` calls it before each `sample`."""
-        clock = self.clock
-        if self.ticks.is_cpu:
-            self.ticks.numpy()[:] = clock
+        ticks = self.ticks
+        if ticks.is_cpu:
+            ticks.numpy()[:] = clock
         else:
-            self.ticks.copy_(torch.tensor(clock, dtype=torch.float64), non_blocking=True)
+            ticks.copy_(torch.tensor(clock, dtype=torch.float64), non_blocking=True)
 
     def get_extra_state(self) -> dict[str, Any]:
         """The part of the state that is no buffer: counters and generators."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -41,11 +41,13 @@ def run(learner: Learner, source: Source, updates: int, *, compile: Compile = "a
     step = CompiledCycle() if compiles(learner, updates, compile) else cycle
     learner.train()
     source.planned_updates = max(source.planned_updates, source.updates + updates)
+    device = source.ticks.device.type
     for _ in range(updates):
-        with _grad_mode(), _autocast_off(source.ticks.device.type):
+        with _modes(device):
             source.advance()
-            learner.before_update(source.clock)
-            source.fill_ticks()
+            clock = source.clock
+            learner.before_update(clock)
+            source.fill_ticks(clock)
             if not learner.training:  # the caller may have evaluated in between
                 learner.train()
             with generator_lock(), _own_random_state(source):
@@ -108,17 +110,14 @@ def _own_random_state(source: Source) -> Iterator[None]:
             torch.cuda.set_rng_state(host_cuda_state, source.ticks.device)
 
 
-@contextmanager
-def _grad_mode() -> Iterator[None]:
-    """Gradients on. What is made while advancing counts too: autograd takes no tensors made in inference mode."""
-    if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
-        yield
-    else:
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-
-
-def _autocast_off(device_type: str) -> Any:
-    from contextlib import nullcontext
-
-    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
+def _modes(device_type: str) -> AbstractContextManager[object]:
+    """Gradients on, autocast off. What is made while advancing counts too: autograd takes no inference tensors."""
+    autocast = torch.is_autocast_enabled(device_type)
+    if torch.is_grad_enabled() and not torch.is_inference_mode_enabled() and not autocast:
+        return nullcontext()  # as most callers have it, and at every update
+    stack = ExitStack()
+    stack.enter_context(torch.inference_mode(False))
+    stack.enter_context(torch.enable_grad())
+    if autocast:
+        stack.enter_context(torch.autocast(device_type, enabled=False))
+    return stack

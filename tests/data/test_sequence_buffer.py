@@ -196,7 +196,7 @@ def test_state_is_saved_and_put_back():
         other.load_state_dict(replay.state_dict())
     for one in (replay, other):
         torch.manual_seed(3)
-        one.fill_ticks()
+        one.fill_ticks(one.clock)
     batches = []
     for one in (replay, other):
         torch.manual_seed(3)
