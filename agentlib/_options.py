@@ -83,6 +83,8 @@ class Train(Learn):
     """Of everything random: the same seed gives the same run."""
     backbone: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
     """The network under the agent's head, a name of `agentlib list backbones` or a saved backbone's file."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products and convolutions in updates: bfloat16 is quicker for large ones, if the processor has it."""
     eval_every: Number = None
     """Evaluate every so many steps, and keep the best agent too."""
     out: Folder = None

@@ -22,7 +22,7 @@ from agentlib.recipes.record import about_of, record_of
 from agentlib.training.config import config_from_json
 from agentlib.training.learner import Update
 from agentlib.training.logs import Log, Progress
-from agentlib.training.loop import Compile, compiles, engine, run
+from agentlib.training.loop import Compile, Precision, compiles, engine, run
 from agentlib.training.trees import copied
 
 Callback = Callable[[Clock, dict[str, float]], bool | None]
@@ -53,6 +53,7 @@ def train(
     out: str | Path | None = None,
     progress: Progress = True,
     compile: Compile = "auto",
+    precision: Precision = "float32",
     **hyperparameters: Any,
 ) -> Agent | Result:
     """Trains, and returns the agent; or, where no agent comes out, the result.
@@ -78,6 +79,7 @@ def train(
         out: folder for the agent, checkpoints, TensorBoard events and results; nothing is written without it.
         progress: True shows a bar, "table" prints a table now and then.
         compile: see `agentlib.training.run`.
+        precision: see `agentlib.training.run`.
         hyperparameters: fields of the config, checked by name.
 
     Raises:
@@ -107,8 +109,9 @@ def train(
         folder = None
         if out is not None:
             folder = RunFolder(out)
-            folder.create(record_of(recipe, config, problem, backbone, device, seed, eval_every, compile))
-        training = _Training(job, folder, callback, eval_every, progress, compile, f"{recipe.name}, seed {seed}")
+            folder.create(record_of(recipe, config, problem, backbone, device, seed, eval_every, compile, precision))
+        name = f"{recipe.name}, seed {seed}"
+        training = _Training(job, folder, callback, eval_every, progress, compile, precision, name)
         training.about = about_of(recipe, problem, seed)
         return training.go()
     finally:
@@ -141,7 +144,9 @@ def _resume(
         compile = record.get("compile", "auto")
     job = recipe.build(config, problem, record["backbone"] or backbone, record["device"], record["seed"])
     try:
-        training = _Training(job, folder, callback, record["eval_every"], progress, compile, recipe.name)
+        precision = record.get("precision", "float32")
+        eval_every = record["eval_every"]
+        training = _Training(job, folder, callback, eval_every, progress, compile, precision, recipe.name)
         training.about = about_of(recipe, problem, record["seed"])
         training.resume(bool(record.get("from_agent")))
         return training.go()
@@ -160,9 +165,10 @@ class _Training:
         eval_every: int | None,
         progress: Progress,
         compile: Compile,
+        precision: Precision,
         name: str,
     ) -> None:
-        self.job, self.folder, self.callback = job, folder, callback
+        self.job, self.folder, self.callback, self.precision = job, folder, callback, precision
         # By the whole run's length, not by what is left of it: a resumed run goes on as it began.
         self.compile = compiles(job.learner, job.updates, compile)
         self.eval_every = eval_every if eval_every is not None else job.eval_every
@@ -184,16 +190,16 @@ class _Training:
     def state(self) -> dict[str, Any]:
         """What logging, evaluating and stopping early have to remember, and what the numbers were computed by."""
         return {name: getattr(self, name) for name in self._REMEMBERED} | {
-            "engine": engine(self.job.source, self.compile)
+            "engine": engine(self.job.source, self.compile, self.precision)
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Puts back what `state` gave; warns if the run now computes by other means than before."""
         for name in self._REMEMBERED:
             setattr(self, name, state[name])
-        now = engine(self.job.source, self.compile)
+        now = engine(self.job.source, self.compile, self.precision)
         old = state["engine"]
-        changed = [f"{name} was {old[name]}, is {now[name]}" for name in now if old and old[name] != now[name]]
+        changed = [f"{name} was {old[name]}, is {now[name]}" for name in now if name in old and old[name] != now[name]]
         if changed:
             warnings.warn(
                 f"the run goes on by other means than before ({'; '.join(changed)}): it equals one that was never "
@@ -277,15 +283,16 @@ class _Training:
     def _updates(self) -> Iterator[tuple[Clock, Update]]:
         """All updates of the job that are still to do."""
         learner, source, finished = self.job.learner, self.job.source, self.job.finished
+        options: Any = {"compile": self.compile, "precision": self.precision}
         if self._waited_long_enough():  # what is resumed had stopped by itself
             return
         if finished is None:
-            yield from run(learner, source, self.job.updates - source.updates, compile=self.compile)
+            yield from run(learner, source, self.job.updates - source.updates, **options)
             return
         while not finished():
             left = self.job.updates - source.updates  # may be a guess that was too low
             # Always to the same numbers of updates, wherever the run is resumed.
-            for pair in run(learner, source, left if left > 0 else 1000 + left % -1000, compile=self.compile):
+            for pair in run(learner, source, left if left > 0 else 1000 + left % -1000, **options):
                 yield pair
                 if finished():
                     break

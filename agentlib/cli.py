@@ -180,6 +180,7 @@ def _train(options: Any, choice: Choice) -> int:
             seed=options.seed,
             backbone=options.backbone,
             device=options.device,
+            precision=options.precision,
             eval_every=options.eval_every,
             out=folder,
             progress=_progress(options.progress),

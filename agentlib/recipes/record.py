@@ -8,7 +8,7 @@ from typing import Any
 
 from agentlib.recipes.problem import Problem, Recipe
 from agentlib.training.config import config_to_json
-from agentlib.training.loop import Compile
+from agentlib.training.loop import Compile, Precision
 
 ORIGINS = ("env", "data", "demos", "expert")
 """What a run learns from; which of them, its recipe says."""
@@ -23,6 +23,7 @@ def record_of(
     seed: int,
     eval_every: int | None,
     compile: Compile,
+    precision: Precision,
 ) -> dict[str, Any]:
     """What `resume` needs to know, as JSON. What was given as an object is null there, and has to be given again."""
     origins = {name: getattr(problem, name) for name in ORIGINS}
@@ -39,6 +40,7 @@ def record_of(
         "device": str(device),
         "eval_every": eval_every,
         "compile": compile,
+        "precision": precision,
         "from_agent": problem.agent is not None,
     }
 

@@ -107,6 +107,13 @@ class Step(nn.Module):
 
     def forward(self, loss: Tensor, clock: Clock) -> Tensor:
         """One step downhill on a 0-dim loss; returns the gradient's global norm before clipping, 0-dim, detached."""
+        device = self.count.device.type
+        if not torch.is_autocast_enabled(device):
+            return self._step(loss, clock)
+        with torch.autocast(device, enabled=False):  # the loss was computed in bfloat16; what follows is not
+            return self._step(loss, clock)
+
+    def _step(self, loss: Tensor, clock: Clock) -> Tensor:
         gradients = torch.autograd.grad(loss, self.parameter_list, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             gradient = torch.cat([piece.reshape(-1) for piece in gradients])  # (N,)

@@ -150,6 +150,42 @@ def test_stopping_and_going_on():
     assert learner.step.count == 20
 
 
+def in_bfloat16(compile, precision="bfloat16"):
+    learner, source = Fit(), Line()
+    losses = [float(u.metrics["loss"]) for _, u in run(learner, source, 20, compile=compile, precision=precision)]
+    return learner, losses
+
+
+def test_bfloat16_is_close_and_weights_stay_float32():
+    learner, losses = in_bfloat16(compile=False)
+    _, exact = in_bfloat16(compile=False, precision="float32")
+    assert losses != exact
+    np.testing.assert_allclose(losses, exact, rtol=0.05, atol=0.05)
+    assert {parameter.dtype for parameter in learner.parameters()} == {torch.float32}
+    # Neither gradients nor the optimizer know of it: all of their numbers have more than bfloat16's 8 bits.
+    for slot in learner.step.rule.slots:
+        numbers = getattr(learner.step, slot)
+        assert not torch.equal(numbers, numbers.bfloat16().float())
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_an_unknown_precision():
+    with pytest.raises(ValueError, match='"float32" or "bfloat16", not \'half\''):
+        in_bfloat16(compile=False, precision="half")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")
+def test_each_precision_has_its_own_graph():
+    for precision in ("bfloat16", "float32", "bfloat16"):
+        np.testing.assert_allclose(
+            in_bfloat16(True, precision)[1],
+            in_bfloat16(False, precision)[1],
+            rtol=0.02 if precision == "bfloat16" else 1e-4,
+        )
+    assert in_bfloat16(True, "float32")[1] != in_bfloat16(True, "bfloat16")[1]
+
+
 def test_clocks():
     learner, source = Fit(), Line()
     seen = list(run(learner, source, 4, compile=False))
