@@ -1,106 +1,106 @@
-"""Speed beside Stable-Baselines3, in one process: `make bench`, or `python benchmarks/run.py --pairs 5`.
+"""Speed beside other libraries: `make bench`, or `python benchmarks/run.py dqn_warm act --pairs 5`.
 
-Both sides take turns, A B A B, after one warm-up each, with the same number of threads. What is reported is the ratio
-of environment steps per second over whole runs, its median and the 95% bootstrap interval over pairs. The first run of
-our side, which compiles, is reported apart.
+Both sides of a row take turns, A B A B, on one thread where nothing else is said. What counts is the ratio of their
+times: its median, and a 95% bootstrap interval over the pairs. Each row is kept in docs/benchmarks, and
+docs/benchmarks.md is written from there. Nothing else may run meanwhile.
 """
 
 import argparse
 import json
-import time
-from pathlib import Path
+import os
+import sys
 
-import gymnasium
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
 import numpy as np
-from stable_baselines3 import DQN as SB3DQN
 
 from agentlib.evaluation import bootstrap_interval
-from agentlib.evaluation.recording import global_generators_kept, torch_threads
+from agentlib.evaluation.recording import global_generators_kept
 from agentlib.evaluation.report import provenance
-from agentlib.learners import DQNConfig, run
-from agentlib.recipes import Problem, recipe_of
+from benchmarks.experiments import ROOT
+from benchmarks.speed import ROWS, measured
 
-ROOT = Path(__file__).parent.parent
-CONFIG = DQNConfig(net_arch=(64, 64))
-"""SB3's defaults."""
-
-
-def our_rate(steps, seed, compile):
-    """Environment steps per second of a whole run, the making of it included."""
-    started = time.perf_counter()
-    problem = Problem(env="CartPole-v1", steps=steps)
-    job = recipe_of(CONFIG).build(CONFIG, problem, backbone="auto", device="cpu", seed=seed)
-    for _ in run(job.learner, job.source, job.updates, compile=compile):
-        pass
-    job.close()
-    return steps / (time.perf_counter() - started)
+KEPT = ROOT / "docs" / "benchmarks"
+PAGE = ROOT / "docs" / "benchmarks.md"
 
 
-def sb3_rate(steps, seed):
-    started = time.perf_counter()
-    env = gymnasium.make("CartPole-v1")
-    model = SB3DQN("MlpPolicy", env, policy_kwargs={"net_arch": [64, 64]}, device="cpu", seed=seed)
-    model.learn(steps)
-    env.close()
-    return steps / (time.perf_counter() - started)
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="rows; all of them by default")
+    parser.add_argument("--pairs", type=int, help="how many, in place of each row's own number")
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    parser.add_argument("--list", action="store_true", help="name the rows")
+    arguments = parser.parse_args()
+    rows = {row.name: row for row in ROWS}
+    if arguments.list:
+        print("\n".join(f"{row.name}: {row.work}, against {row.against}" for row in ROWS))
+        return 0
+    unknown = [name for name in arguments.names if name not in rows]
+    if unknown:
+        print(f"no row called {', '.join(unknown)}; there are {', '.join(rows)}", file=sys.stderr)
+        return 2
+    KEPT.mkdir(exist_ok=True)
+    for name in [] if arguments.page else arguments.names or rows:
+        with global_generators_kept():
+            times = measured(rows[name], arguments.pairs)
+        (KEPT / f"{name}.json").write_text(json.dumps({"name": name, "times": times, **provenance()}, indent=1) + "\n")
+        print(line(rows[name], times), flush=True)
+    PAGE.write_text(page())
+    return 0
 
 
-def dqn_on_cartpole(pairs, steps):
-    """DQN on CartPole with SB3's defaults and a 64-64 network."""
-    first = our_rate(steps, seed=0, compile=True)
-    sb3_rate(steps, seed=0)
-    rows = {"ours": [], "eager": [], "sb3": []}
-    for seed in range(1, pairs + 1):
-        rows["ours"].append(our_rate(steps, seed, compile=True))
-        rows["sb3"].append(sb3_rate(steps, seed))
-        rows["eager"].append(our_rate(steps, seed, compile=False))
-        print({side: round(rates[-1]) for side, rates in rows.items()}, flush=True)
-    return {"first_run": first, **rows}
+def line(row, times) -> str:
+    """One line of the page's table."""
+    ours, theirs = np.array(times["ours"]), np.array(times["theirs"])
+    ratio = ours / theirs if row.inverse else theirs / ours
+    low, high = bootstrap_interval(ratio, np.median)
+    median = float(np.median(ratio))
+    met = median <= row.floor if row.inverse else median >= row.floor
+    goal = "" if row.goal is None else f", goal {row.goal:g}x"
+    asked = f"{'at most ' if row.inverse else ''}{row.floor:g}x{goal}: {'met' if met else '**not met**'}"
+    unit, factor = row.unit
+    share = f"{np.median(np.array(times['limit']) / ours):.0%}" if "limit" in times else ""
+    shown = [f"{np.median(side) * factor:,.3g} {unit}" for side in (ours, theirs)]
+    interval = "" if len(ratio) == 1 else f" [{low:.1f}, {high:.1f}]"
+    return f"| {row.work} | {row.against} | {shown[0]} | {shown[1]} | {median:.1f}x{interval} | {asked} | {share} |"
 
 
-def ratio(above, below):
-    values = np.array(above) / np.array(below)
-    low, high = bootstrap_interval(values, np.median)
-    return f"{np.median(values):.1f} [{low:.1f}, {high:.1f}]"
+def returns(times) -> str:
+    pairs = zip(times["our_return"], times["their_return"], strict=True)
+    return ", ".join(f"{ours:.0f} and {theirs:.0f}" for ours, theirs in pairs)
 
 
-def page(results):
-    rates = results["dqn_on_cartpole"]
+def page() -> str:
+    kept = {
+        row: json.loads((KEPT / f"{row.name}.json").read_text())
+        for row in ROWS
+        if (KEPT / f"{row.name}.json").is_file()
+    }
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench`; absolute numbers move from machine to machine, the ratios less.",
+        "Written by `make bench` from the files in `docs/benchmarks`; `python benchmarks/run.py --list` names the "
+        "rows. Absolute numbers move from machine to machine, the ratios less.",
         "",
-        f"DQN on CartPole-v1 with SB3's defaults and a 64-64 network, {results['steps']:,} environment steps per run, "
-        f"{results['threads']} thread(s), {results['pairs']} alternating runs per side, everything in one process:",
+        "Times are medians; the ratio is theirs over ours (of prioritized sampling, ours over theirs), pair by pair, "
+        "its median and 95% interval. One thread, both sides in turns. The limit is what cannot be avoided: the "
+        "environment's steps, one forward for each action and the updates' matrix products, each measured alone in "
+        "the same run.",
         "",
-        "| side | steps per second (median) | ratio to SB3: median, 95% interval |",
-        "|---|---|---|",
+        "| work | against | ours | theirs | ratio [95%] | asked | limit / ours |",
+        "|---|---|---|---|---|---|---|",
+        *(line(row, one["times"]) for row, one in kept.items()),
+        "",
+        "Mean returns of the last episodes of training, ours and theirs, pair by pair:",
+        "",
+        *(f"- {row.work}: {returns(one['times'])}" for row, one in kept.items() if "our_return" in one["times"]),
+        "",
     ]
-    for side, label in (("ours", "agentlib, compiled, warm"), ("eager", "agentlib, `compile=False`"), ("sb3", "SB3")):
-        lines.append(f"| {label} | {np.median(rates[side]):,.0f} | {ratio(rates[side], rates['sb3'])} |")
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    lines += ["", f"The first compiled run, compilation included: {rates['first_run']:,.0f} steps per second.", ""]
-    return "\n".join([*lines, f"Versions: {versions}; {results['machine']['cores']} cores.", ""])
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "bench")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md")
-    arguments = parser.parse_args()
-    with torch_threads(arguments.threads), global_generators_kept():
-        rates = dqn_on_cartpole(arguments.pairs, arguments.steps)
-    settings = {"steps": arguments.steps, "pairs": arguments.pairs, "threads": arguments.threads}
-    results = {**settings, "dqn_on_cartpole": rates, **provenance()}
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    arguments.page.write_text(page(results))
-    print(page(results))
+    for one in list(kept.values())[-1:]:
+        versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
+        lines += [f"Versions: {versions}; {one['machine']['cores']} cores. GPU rows: not measured.", ""]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,10 +1,5 @@
 """Copying an expert, and asking it."""
 
-import json
-import os
-import subprocess
-import venv
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -19,6 +14,7 @@ from agentlib.learners import BCConfig, DAggerConfig
 from agentlib.recipes import configure
 from agentlib.recipes.problem import fresh_weights
 from benchmarks.experiments import Claim, Experiment
+from benchmarks.peers import run_peer
 
 QUIET: dict[str, Any] = {"progress": False, "compile": False}
 
@@ -111,30 +107,21 @@ def ten_episodes(seed: int) -> dict[str, float]:
 
 ENVIRONMENTS = ("CartPole-v1", "MountainCar-v0")
 SHARED: dict[str, Any] = {"rounds": 5, "round_steps": 500, "round_episodes": 3, "epochs": 4, "batch_size": 32}
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-PEER = Path(os.environ.get("IMITATION_VENV", CACHE / "agentlib" / "imitation-venv"))
-"""An environment with `imitation` 1.0.1, which asks for Gymnasium 0.29; it is made if it is not there."""
-
-
-def peer_python() -> str:
-    python = PEER / "bin" / "python"
-    if not list(PEER.glob("lib/*/site-packages/imitation")):  # absent, or left half made
-        venv.create(PEER, with_pip=True)
-        for packages in (["torch==2.13.0"], ["imitation==1.0.1", "setuptools<81"]):
-            subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
-    return str(python)
 
 
 def beside_imitation(seed: int) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, env in zip(("cartpole", "mountain_car"), ENVIRONMENTS, strict=True):
         seeds = [episode_seed(seed, index) for index in range(100)]
-        settings = {"seed": seed, "net_arch": [32, 32], "beta_rounds": 15, "normalize": True, "evaluation_seeds": seeds}
-        script = Path(__file__).parent.parent / "imitation_dagger.py"
-        command = [peer_python(), str(script), env, json.dumps(SHARED | settings)]
-        clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=clean)
-        theirs = json.loads(done.stdout.splitlines()[-1])
+        settings: dict[str, Any] = {
+            "env": env,
+            "seed": seed,
+            "net_arch": [32, 32],
+            "beta_rounds": 15,
+            "normalize": True,
+            "evaluation_seeds": seeds,
+        }
+        theirs = run_peer("imitation", "imitation_dagger.py", SHARED | settings)
         config = DAggerConfig(
             rounds=SHARED["rounds"],
             rollout_round_min_timesteps=SHARED["round_steps"],
