@@ -5,64 +5,62 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-WIDTH = 128
-"""Entries per block, and blocks per group: a draw looks at one row of each level."""
+WIDTH = 32
+"""Numbers per node: a draw looks at one node of each level. Wider nodes are fewer, and longer to look through."""
 
 
 class Priorities(nn.Module):
     """Draws entries with probability proportional to their priority (Schaul et al. 2016, section 3.3).
 
-    A tree with wide nodes: entries, the sums of their blocks, and the sums of the blocks' groups. A draw is one search
-    at each level, done for the whole batch at once; a change recomputes the sums above it, so that nothing drifts.
+    A tree with wide nodes: the entries are `level_0`, the sums of their nodes `level_1`, and so on up to a single node.
+    A draw is one search at each level, done for the whole batch at once; a change recomputes the sums above it, so that
+    nothing drifts.
 
     Args:
         size: number of entries; all priorities start at 0, and such an entry is never drawn.
     """
 
-    entries: Tensor
-    blocks: Tensor
-    groups: Tensor
-
     def __init__(self, size: int) -> None:
         super().__init__()
-        n_blocks = -(-size // WIDTH)
-        n_groups = -(-n_blocks // WIDTH)
-        self.register_buffer("entries", torch.zeros(n_groups * WIDTH, WIDTH))
-        self.register_buffer("blocks", torch.zeros(n_groups, WIDTH, dtype=torch.float64))
-        self.register_buffer("groups", torch.zeros(n_groups, dtype=torch.float64))
+        self.depth, nodes = 0, size
+        while nodes > 1 or self.depth == 0:
+            nodes = -(-nodes // WIDTH)
+            dtype = torch.float64 if self.depth else torch.float32
+            self.register_buffer(f"level_{self.depth}", torch.zeros(nodes, WIDTH, dtype=dtype))
+            self.depth += 1
 
     def set(self, index: Tensor, priority: Tensor) -> None:
         """Gives entries `index (B,)` the priorities `(B,)`; an entry named twice must have the same one twice."""
-        block = torch.div(index, WIDTH, rounding_mode="floor")
-        group = torch.div(block, WIDTH, rounding_mode="floor")
-        self.entries[block, index - block * WIDTH] = priority.to(self.entries.dtype)
-        self.blocks[group, block - group * WIDTH] = self.entries[block].sum(1, dtype=torch.float64)
-        self.groups[group] = self.blocks[group].sum(1)
+        for level in self._levels():
+            node = torch.div(index, WIDTH, rounding_mode="floor")
+            level[node, index - node * WIDTH] = priority.to(level.dtype)
+            index, priority = node, level[node].sum(1, dtype=torch.float64)
 
     def get(self, index: Tensor) -> Tensor:
         """The priorities `(B,)` of entries `index (B,)`."""
-        block = torch.div(index, WIDTH, rounding_mode="floor")
-        return self.entries[block, index - block * WIDTH]
+        return self._levels()[0].flatten()[index]
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """One entry from each of `count` equal strata of the total mass: indices and probabilities `(count,)`."""
-        total = self.groups.sum()
-        strata = torch.arange(count, device=total.device, dtype=total.dtype)
-        mass = (strata + torch.rand(count, device=total.device, dtype=total.dtype)) * (total / count)  # (B,)
-        group, mass = self._search(self.groups[None], mass)
-        block, mass = self._search(self.blocks[group], mass)
-        block = group * WIDTH + block
-        entry, _ = self._search(self.entries[block].double(), mass)
-        index = block * WIDTH + entry
+        levels = self._levels()
+        total = levels[-1].sum(dtype=torch.float64)
+        strata = torch.arange(count, device=total.device, dtype=torch.float64)
+        mass = (strata + torch.rand(count, device=total.device, dtype=torch.float64)) * (total / count)  # (B,)
+        index = torch.zeros(count, device=total.device, dtype=torch.int64)
+        for level in reversed(levels):
+            position, mass = self._search(level[index].double(), mass)
+            index = index * WIDTH + position
         return index, self.get(index) / total
+
+    def _levels(self) -> list[Tensor]:
+        return [getattr(self, f"level_{number}") for number in range(self.depth)]
 
     @staticmethod
     def _search(weights: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
-        """In each row of weights `(B or 1, n)`, the position `(B,)` that holds the mass `(B,)`, and how far in."""
+        """In each row of weights `(B, n)`, the position `(B,)` that holds the mass `(B,)`, and how far in."""
         sums = weights.cumsum(1)
-        position = (sums <= mass[:, None]).sum(1)
-        # Rounding may lead past the end: the last position with any weight is meant, never an empty one.
-        last = (weights > 0).to(torch.int64).cumsum(1).argmax(1)
-        position = torch.minimum(position, last)
-        before = sums.expand(len(mass), -1).gather(1, (position - 1).clamp(min=0)[:, None])[:, 0]
+        # Rounding may lead past the end. Below the last sum there is always a position, and never one without weight.
+        mass = torch.minimum(mass, sums[:, -1] * (1.0 - 2.0**-52))
+        position = torch.searchsorted(sums, mass[:, None], right=True)[:, 0]
+        before = sums.gather(1, (position - 1).clamp(min=0)[:, None])[:, 0]
         return position, mass - before * (position > 0)

@@ -231,7 +231,7 @@ class ReplayBuffer(nn.Module):
         if self.priorities is not None and self._changed:
             index = torch.tensor(list(self._changed), device=self.top.device)
             written = torch.tensor(list(self._changed.values()), device=self.top.device)
-            # In parts: each entry that is set takes a row of its block for a moment.
+            # In parts: each entry that is set takes its node for a moment.
             for part, flag in zip(index.split(1 << 14), written.split(1 << 14), strict=True):
                 self.priorities.set(part, self.top * flag)
             self._changed.clear()

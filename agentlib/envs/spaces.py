@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 LARGEST = 1 << 24
 """Numbers in the largest observation that a file may describe; Gymnasium allocates its bounds."""
 
+FEW = 32
+"""Numbers that Python sums more quickly than numpy."""
+
 Leaf = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 
 ACTION_MASK = "action_mask"
@@ -124,6 +127,11 @@ def leaf_dtype(space: Leaf) -> np.dtype[Any]:
     return np.dtype(np.float32) if dtype == np.float64 else dtype
 
 
+def finite_sum(array: NDArray[Any]) -> bool:
+    """Whether the numbers have a finite sum: if so there is no NaN and no infinity; if not, a closer look is due."""
+    return math.isfinite(sum(array.ravel().tolist()) if array.size <= FEW else array.sum())
+
+
 def to_batch(space: spaces.Space[Any], value: Any) -> tuple[list[NDArray[Any]], bool]:
     """The leaves of an observation with a leading batch axis, and whether it was a single observation.
 
@@ -143,7 +151,9 @@ def to_batch(space: spaces.Space[Any], value: Any) -> tuple[list[NDArray[Any]], 
             array, shape = np.asarray(part), leaf_shape(leaf)
         except ValueError as error:
             raise ValueError(f"an observation of uneven parts does not fit {leaf}: {error}") from None
-        if array.dtype == object or not np.can_cast(array.dtype, np.dtype(leaf.dtype), "same_kind"):
+        if array.dtype != leaf.dtype and not (
+            array.dtype != object and np.can_cast(array.dtype, np.dtype(leaf.dtype), "same_kind")
+        ):
             raise TypeError(f"an observation of dtype {array.dtype} does not fit {leaf}")
         is_single = array.shape == shape
         if (not is_single and array.shape[1:] != shape) or (single is not None and single != is_single):
@@ -151,7 +161,7 @@ def to_batch(space: spaces.Space[Any], value: Any) -> tuple[list[NDArray[Any]], 
                 f"an observation of shape {array.shape} does not fit {leaf}: give shape {shape}, "
                 f"or (n, {', '.join(map(str, shape))}) for a batch".replace("(n, )", "(n,)")
             )
-        if array.dtype.kind == "f" and np.isnan(array).any():
+        if array.dtype.kind == "f" and not finite_sum(array) and np.isnan(array).any():
             raise ValueError(f"the observation contains NaN (space {leaf})")
         single = is_single
         leaves.append(array[None] if is_single else array)

@@ -18,10 +18,7 @@ from numpy.typing import NDArray
 
 from agentlib.envs.journal import Diverged, Journal, continuation, require_same, retrace
 from agentlib.envs.masks import Bools, Masks
-from agentlib.envs.spaces import flatten, leaf_shape, leaf_spaces, unflatten
-
-FEW = 32
-"""Numbers that Python sums more quickly than numpy."""
+from agentlib.envs.spaces import finite_sum, flatten, leaf_shape, leaf_spaces, unflatten
 
 
 class Stepped(NamedTuple):
@@ -192,11 +189,7 @@ class Environments:
                         f"{self.steps}, which does not fit {space}"
                     )
                 known.add(leaf.dtype)
-            # One sum finds every NaN and infinity; only then is it worth a closer look. Of few numbers Python's is
-            # quicker.
-            if leaf.dtype.kind != "f" or math.isfinite(sum(leaf.ravel().tolist()) if leaf.size <= FEW else leaf.sum()):
-                continue
-            if not np.isfinite(leaf).all():
+            if leaf.dtype.kind == "f" and not finite_sum(leaf) and not np.isfinite(leaf).all():
                 kind = "NaN" if np.isnan(leaf).any() else "infinities"
                 raise EnvironmentFailure(f"the environment gave an observation with {kind} at step {self.steps}")
 

@@ -129,8 +129,8 @@ def decide(
 class GreedyActor:
     """The best actions for batches of observations, always by the policy's present weights; without memory.
 
-    A single observation and a plain MLP on the CPU go through numpy views of the weights: a forward pass of modules
-    costs several times its arithmetic there.
+    A plain MLP on the CPU is computed by numpy on views of its weights, for up to `NUMPY_ROWS` observations at once: a
+    forward pass of modules costs several times its arithmetic there.
 
     Args:
         policy: as `agentlib.policies` has them.
@@ -157,11 +157,11 @@ class GreedyActor:
 
         Where a `mask (B, A)` of legal actions is given, only these are chosen.
         """
-        if self.shortcut is not None and len(observation) == 1:
+        if self.shortcut is not None and len(observation) <= NUMPY_ROWS:
             if not self.shortcut.is_current():
                 self.shortcut = numpy_shortcut(self.policy)
                 return self(observation, mask)
-            return self.shortcut(observation[0], mask)
+            return self.shortcut(observation, mask)
         with nullcontext() if self.generator is None else noisy_weights(self.policy, self.generator):
             return decide(self.policy, self.space, observation, mask=mask)[0]
 
@@ -175,8 +175,12 @@ class GreedyActor:
             self.generator.bit_generator.state = state
 
 
+NUMPY_ROWS = 1_024
+"""Beyond so many observations torch, which may use several threads, is as quick."""
+
+
 class NumpyShortcut:
-    """The best action of a policy with one head on a plain MLP, computed by numpy on views of its weights.
+    """The best actions of a policy with one head on a plain MLP, computed by numpy on views of its weights.
 
     Args:
         linears: the layers of the MLP, and the head.
@@ -204,24 +208,38 @@ class NumpyShortcut:
         return [parameter.data_ptr() for parameter in self.parameters] == self.addresses
 
     def __call__(self, observation: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
-        """Actions `(1, ...)` for one observation of any shape, among the legal ones if a mask `(1, A)` is given."""
-        x = np.asarray(observation, np.float32).ravel()
+        """Actions `(B, ...)` for observations `(B, ...)`, among the legal ones if a mask `(B, A)` is given."""
+        x = np.asarray(observation, np.float32)
+        x = x.ravel() if len(x) == 1 else x.reshape(len(x), -1)  # vectors are quicker than matrices of one row
         for weight, bias in self.layers[:-1]:
-            x = self.activation(x @ weight + bias)
+            x = x.dot(weight)  # quicker than @
+            x += bias
+            x = self.activation(x)
         weight, bias = self.layers[-1]
-        x = x @ weight + bias
+        x = x.dot(weight) + bias
         if self.policy is None:
-            return np.array([(x if mask is None else np.where(mask[0], x, -np.inf)).argmax()])
+            if mask is not None:
+                x = np.where(mask.reshape(x.shape), x, -np.inf)
+            best: NDArray[Any] = np.asarray(x.argmax(-1)).reshape(-1)
+            return best
         if self.policy.squashed:
             x = np.where(self.bounded, self.middle + self.half_range * np.tanh(x), x)
-        return np.clip(x, self.low, self.high).reshape(1, *self.policy.bounds.shape)
+        real: NDArray[Any] = np.clip(x, self.low, self.high).reshape(-1, *self.policy.bounds.shape)
+        return real
 
 
 def _relu(x: NDArray[Any]) -> NDArray[Any]:
-    return np.maximum(x, 0.0)  # type: ignore[no-any-return]
+    return np.maximum(x, ZERO, out=x)  # type: ignore[no-any-return]
 
 
-NUMPY_ACTIVATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {"relu": _relu, "tanh": np.tanh}
+def _tanh(x: NDArray[Any]) -> NDArray[Any]:
+    return np.tanh(x, out=x)  # type: ignore[no-any-return]
+
+
+ZERO = np.zeros((), np.float32)
+"""Of the same type as activations: a Python number would be converted at every call."""
+NUMPY_ACTIVATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {"relu": _relu, "tanh": _tanh}
+"""In place."""
 
 
 def numpy_shortcut(policy: nn.Module) -> NumpyShortcut | None:

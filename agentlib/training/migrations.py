@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
+from agentlib.data.priorities import Priorities
 from agentlib.data.ring import Ring
 
-VERSION = 2
+VERSION = 3
 """Of what is written now. Who changes what a checkpoint holds adds 1, and a function to `MIGRATIONS`."""
 
 
@@ -41,7 +43,22 @@ def _from_1(state: Any) -> Any:
     return state | {"source": source | {"_extra_state": own}, "extra": extra}
 
 
-MIGRATIONS: dict[int, Callable[[Any], Any]] = {1: _from_1}
+def _from_2(state: Any) -> Any:
+    """Priorities have narrower nodes."""
+    source = state.get("source") if isinstance(state, dict) else None
+    name = "buffer.priorities."
+    if not isinstance(source, dict) or name + "entries" not in source:
+        return state
+    layout = source["buffer._extra_state"]["layout"]
+    priorities = Priorities(layout["transitions"])
+    entries = torch.as_tensor(source[name + "entries"]).flatten()[: layout["transitions"]]
+    for index in torch.arange(len(entries)).split(1 << 14):
+        priorities.set(index, entries[index])
+    kept = {key: value for key, value in source.items() if not key.startswith(name)}
+    return state | {"source": kept | {name + key: value for key, value in priorities.state_dict().items()}}
+
+
+MIGRATIONS: dict[int, Callable[[Any], Any]] = {1: _from_1, 2: _from_2}
 """From each version to the next."""
 
 

@@ -17,8 +17,8 @@ from agentlib.data import ReplayBuffer
 from agentlib.data.priorities import Priorities
 
 quick = partial(settings, deadline=None, derandomize=True)
-SIZES = [1, 2, 127, 128, 129, 16385]
-"""Around one block (128 entries) and one group (16384)."""
+SIZES = [1, 2, 31, 32, 33, 1_025, 32_769]
+"""Around one node (32 entries), and two and three levels of them."""
 
 
 @pytest.fixture(autouse=True)
@@ -85,12 +85,12 @@ def test_changes_in_any_order_leave_exact_sums(data):
         priority[index] = [given[entry] for entry in index]
         priorities.set(torch.from_numpy(index), torch.from_numpy(priority[index]))
     np.testing.assert_array_equal(priorities.get(torch.arange(size)).numpy(), priority)
-    assert priorities.groups.sum().item() == pytest.approx(priority.sum(dtype=np.float64), rel=1e-12)
+    assert priorities._levels()[-1].double().sum().item() == pytest.approx(priority.sum(dtype=np.float64), rel=1e-12)
     if priority.any():
         assert_as_naive(priorities, priority, 64, seed=1)
 
 
-@pytest.mark.parametrize("size", [2, 129, 16385])
+@pytest.mark.parametrize("size", [2, 33, 1_025, 32_769])
 def test_draws_follow_the_priorities(size):
     rng = np.random.default_rng(0)
     priority = np.zeros(size)
@@ -109,7 +109,7 @@ def test_draws_follow_the_priorities(size):
 
 
 @pytest.mark.parametrize("number", [0.0, 1 - 2**-53])
-@pytest.mark.parametrize("where", [0, 1, 127, 128, 16383, 16384, 39_999])
+@pytest.mark.parametrize("where", [0, 1, 31, 32, 1_023, 1_024, 32_767, 32_768, 39_999])
 def test_no_random_number_leads_to_an_entry_of_priority_0(where, number):
     """The least and the greatest number that `torch.rand` can give: rounding may not lead past the last entry."""
     priority = np.zeros(40_000, np.float32)

@@ -17,6 +17,7 @@ from agentlib.learners import DQN, DQNConfig
 from agentlib.training import checkpoints, run
 from agentlib.training.checkpoints import load_checkpoint, load_state, save_checkpoint, save_state
 from agentlib.training.config import config_from_json, config_to_json
+from agentlib.training.migrations import VERSION
 from agentlib.training.trees import copied, difference
 
 
@@ -134,8 +135,8 @@ def test_damaged_files(tmp_path):
     save_file({"x": torch.ones(1)}, path)
     with pytest.raises(ValueError, match="no state that agentlib saved"):
         load_state(path)
-    save_file({"x": torch.ones(1)}, path, {"format": "agentlib state", "version": "3", "tree": "{}"})
-    with pytest.raises(ValueError, match="version 3"):
+    save_file({"x": torch.ones(1)}, path, {"format": "agentlib state", "version": str(VERSION + 1), "tree": "{}"})
+    with pytest.raises(ValueError, match=f"version {VERSION + 1}"):
         load_state(path)
     for tree in ("{", '{"tensor":"y"}', '{"pickle":"x"}', '{"dict":[1]}', "{}", '{"list":1}'):
         save_file({"x": torch.ones(1)}, path, {"format": "agentlib state", "version": "1", "tree": tree})
