@@ -157,13 +157,23 @@ class GreedyActor:
 
         Where a `mask (B, A)` of legal actions is given, only these are chosen.
         """
-        if self.shortcut is not None and len(observation) <= NUMPY_ROWS:
-            if not self.shortcut.is_current():
-                self.shortcut = numpy_shortcut(self.policy)
-                return self(observation, mask)
-            return self.shortcut(observation, mask)
+        shortcut = self._shortcut(observation)
+        if shortcut is not None:
+            return shortcut(observation, mask)
         with nullcontext() if self.generator is None else noisy_weights(self.policy, self.generator):
             return decide(self.policy, self.space, observation, mask=mask)[0]
+
+    def logits(self, observation: Any) -> NDArray[np.float32] | None:
+        """Logits or values `(B, n)` of one choice by the shortcut; None where there is none."""
+        shortcut = self._shortcut(observation)
+        return None if shortcut is None or shortcut.policy is not None else shortcut.output(observation)
+
+    def _shortcut(self, observation: Any) -> NumpyShortcut | None:
+        if self.shortcut is None or len(observation) > NUMPY_ROWS:
+            return None
+        if not self.shortcut.is_current():
+            self.shortcut = numpy_shortcut(self.policy)
+        return self.shortcut
 
     def state(self) -> dict[str, Any]:
         """The state of the noise's generator, for a checkpoint."""
@@ -207,20 +217,24 @@ class NumpyShortcut:
         """Whether the views look at the weights: `to` moves these, and so does sending a policy to another process."""
         return [parameter.data_ptr() for parameter in self.parameters] == self.addresses
 
-    def __call__(self, observation: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
-        """Actions `(B, ...)` for observations `(B, ...)`, among the legal ones if a mask `(B, A)` is given."""
-        x = np.asarray(observation, np.float32)
+    def output(self, observation: NDArray[Any]) -> NDArray[np.float32]:
+        """The head's numbers `(B, n)` for observations `(B, ...)`."""
+        x: NDArray[Any] = np.asarray(observation, np.float32)
         x = x.ravel() if len(x) == 1 else x.reshape(len(x), -1)  # vectors are quicker than matrices of one row
         for weight, bias in self.layers[:-1]:
             x = x.dot(weight)  # quicker than @
             x += bias
             x = self.activation(x)
         weight, bias = self.layers[-1]
-        x = x.dot(weight) + bias
+        x = x.dot(weight)
+        x += bias
+        return x if x.ndim == 2 else x[None]
+
+    def __call__(self, observation: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Actions `(B, ...)` for observations `(B, ...)`, among the legal ones if a mask `(B, A)` is given."""
+        x = self.output(observation)
         if self.policy is None:
-            if mask is not None:
-                x = np.where(mask.reshape(x.shape), x, -np.inf)
-            best: NDArray[Any] = np.asarray(x.argmax(-1)).reshape(-1)
+            best: NDArray[Any] = (x if mask is None else np.where(mask, x, -np.inf)).argmax(1)
             return best
         if self.policy.squashed:
             x = np.where(self.bounded, self.middle + self.half_range * np.tanh(x), x)

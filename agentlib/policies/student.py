@@ -11,7 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agentlib.policies.acting import in_eval_mode, to_tensors
+from agentlib.policies.acting import GreedyActor, in_eval_mode, to_tensors
 from agentlib.policies.discrete import DiscretePolicy
 from agentlib.policies.ensemble import EnsemblePolicy
 from agentlib.policies.remembering import remembered
@@ -49,9 +49,15 @@ class Student:
         self.draws = not deterministic and bool(getattr(policy, "is_stochastic", False))
         self.generator = np.random.default_rng([seed, 3])
         self.memory: Any = None
+        self.actor = GreedyActor(policy, observation_space)
 
     def __call__(self, observation: Any, episode_start: Bools) -> Proposed:
         """A proposal for each of n environments; a memory starts anew where `episode_start (n,)` is true."""
+        logits = self.actor.logits(observation)
+        if logits is not None:
+            # Gumbel-max, as `agentlib.policies.discrete.sample_logits` does it.
+            scores = logits + self.generator.gumbel(size=logits.shape) if self.draws else logits
+            return Proposed(scores.argmax(1), torch.from_numpy(logits))
         device = next(self.policy.parameters()).device
         with in_eval_mode(self.policy):
             tensors = to_tensors(self.space, observation, device)
