@@ -150,6 +150,7 @@ def cold(
     given = {"settings": dict(settings), "steps": steps, "seed": seed, "compile": compile}
     command = [sys.executable, str(Path(__file__).parent / "cold.py"), side, json.dumps(given)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # both sides load modules as installed ones are loaded
     seconds, done = timed(partial(subprocess.run, command, check=True, capture_output=True, text=True, env=environment))
     return {"seconds": seconds, "return": json.loads(done.stdout.splitlines()[-1])["return"]}
 

@@ -30,7 +30,9 @@ def run_peer(name: str, script: str, settings: Mapping[str, Any], threads: int =
         for packages in PACKAGES[name]:
             subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
         ready.touch()
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+    }
     environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     if name == "sbx" and threads == 1:
         environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
