@@ -31,6 +31,7 @@ from agentlib.training.config import config_from_json, config_to_json
 from agentlib.training.learner import Learner, Update
 from agentlib.training.loop import run
 from agentlib.training.step import Step
+from agentlib.training.tape import CannotCompile
 from agentlib.training.target import Target
 from agentlib.training.trees import copied, difference, mapped
 
@@ -227,7 +228,11 @@ class _Contract:
             for step in steps:  # Adam amplifies gradients that are zero but for rounding
                 step.rule = sgd(1e-3)
             start = _flat(learner)
-            metrics = [copied(update.metrics) for _, update in run(learner, source, UPDATES, compile=compiled)]
+            try:
+                metrics = [copied(update.metrics) for _, update in run(learner, source, UPDATES, compile=compiled)]
+            except CannotCompile as refusal:
+                self.require(False, 7, f"it cannot be compiled: {refusal}")
+                return
             runs.append((metrics, start, _flat(learner)))
         (metrics, start, end), (compiled_metrics, _, compiled_end) = runs
         for here, there in zip(metrics, compiled_metrics, strict=True):

@@ -267,8 +267,15 @@ class UnsavedBuffer(Good):
 
 
 class OtherWhenCompiled(Good):
+    """Sees that it is traced."""
+
     def loss(self, batch):
-        return super().loss(batch) * (2.0 if torch.compiler.is_compiling() else 1.0)
+        return super().loss(batch) * (1.0 if type(self) is OtherWhenCompiled else 2.0)
+
+
+class NotFixed(Good):
+    def update(self, batch):
+        return super().update(batch._replace(x=batch.x / batch.x.max().item()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -347,6 +354,8 @@ def test_a_graph_that_does_something_else_is_found():
     check_learner(Good, compile=True)
     with pytest.raises(AssertionError, match="point 7"):
         check_learner(OtherWhenCompiled, compile=True)
+    with pytest.raises(AssertionError, match=r"(?s)point 7.*cannot be compiled.*item"):
+        check_learner(NotFixed, compile=True)
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def _adam(
         # The powers are remembered, since a compiled update would raise them anew for every few parameters.
         scale = rate / (1.0 - memory["beta1_power"].mul_(beta1))  # 0-dim
         root = (1.0 - memory["beta2_power"].mul_(beta2)).sqrt()  # 0-dim
-        return -scale * (mean / (square.sqrt() / root + eps))
+        return (-scale * mean) / (square.sqrt() / root + eps)  # in the order of torch.optim, to the last bit
 
     powers = {"beta1_power": 1.0, "beta2_power": 1.0}
     return Rule(learning_rate, ("mean", "square"), change, powers, weight_decay, decoupled)

@@ -1,40 +1,51 @@
-"""The whole update as one compiled graph, and a short way to call it."""
+"""The whole update as one compiled graph.
+
+An update is traced once per run: all that torch does in it, gradients and optimizer included, is written down. What is
+written names a library of machine code that does the same. Inductor, torch's compiler, builds it the first time, and it
+is kept on disk: a later run of the same structure, in this process or another, only traces.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import platform
 import shutil
-from collections.abc import Callable
-from types import FunctionType
-from typing import Any
+import tempfile
+import warnings
+from functools import cache
+from operator import getitem
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, fx, nn
 
 from agentlib.data.source import Source
 from agentlib.training.learner import Learner, Update
+from agentlib.training.tape import INTERNAL, PLAIN, CannotCompile, Operation, Read, Ref, Tape, attributes_read
+from agentlib.training.trees import leaves
 
 CHECK_EVERY = 16
-"""Updates from one check of what the graph takes for granted to the next: a check costs a fifth of a small update."""
+"""Updates from one look at the attributes that the graph takes for granted to the next."""
+MOST_TRACES = 64
+"""Times that one run is traced before that is thought to happen without end."""
 
 OPTIONS: dict[str, Any] = {
     "fallback_random": True,  # the numbers that torch would draw uncompiled
-    "cpp_wrapper": True,  # kernels are called from C++, not from Python
-    "size_asserts": False,  # what the guards have checked already
+    "size_asserts": False,  # the graph is called with tensors that fit, or not at all
     "alignment_asserts": False,
     "scalar_asserts": False,
 }
 
 
 def compiler_found() -> bool:
-    """Whether torch.compile can build CPU code here."""
+    """Whether torch can build CPU code here."""
     return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
 def cycle(learner: Learner, source: Source) -> Update:
-    """Sample, update, feedback: what is compiled or captured as one graph.
-
-    A function of the module's top level, with learner and source as arguments, so that a second run of the same
-    structure finds the graph of the first.
-    """
+    """Sample, update, feedback: what is compiled as one graph."""
     batch = source.sample()
     update = learner.update(batch)
     source.feedback(batch, update.per_sample)
@@ -44,57 +55,243 @@ def cycle(learner: Learner, source: Source) -> Update:
 class CompiledCycle:
     """`cycle`, compiled; one for each run.
 
-    torch.compile guards all that a graph takes for granted: types, sizes, numbers that are attributes. For a small
-    update, checking that and getting to the graph takes longer than the graph itself. Within a run it does not change,
-    so it is checked every `CHECK_EVERY` updates, and the graph is called directly in between.
+    Python is only run while tracing, so what changes from update to update must be in tensors. Whether a module's
+    tensors were replaced by others is looked at each time, and the attributes that were read, such as numbers, every
+    `CHECK_EVERY` updates; after a change it is traced anew. The second update is traced, too: where it is another, a
+    number came from elsewhere, such as one of Python's random generators.
     """
 
     def __init__(self) -> None:
-        self.calls = 0
-        self.direct: Callable[[Learner, Source], Update] | None = None
-        self.guards: Any = None
+        self.calls = self.traces = 0
+        self.graph: Graph | None = None
 
     def __call__(self, learner: Learner, source: Source) -> Update:
-        if self.calls % CHECK_EVERY == 0 and not self._still_fits(learner, source):
-            self.direct = None
+        """Does one update.
+
+        Raises:
+            CannotCompile: updates are not always the same tensor work; nothing has changed then.
+        """
+        graph = self.graph
+        if graph is None or self._is_in_doubt(graph):
+            graph = self.graph = self._traced(learner, source)
         self.calls += 1
-        if self.direct is not None:
-            return self.direct(learner, source)
-        update = _guarded(learner, source)
-        self._find(learner, source)
-        return update
+        return graph()
 
-    def _still_fits(self, learner: Learner, source: Source) -> bool:
-        return self.direct is not None and bool(self.guards.check({"learner": learner, "source": source}))
+    def _is_in_doubt(self, graph: Graph) -> bool:
+        return self.calls == 1 or not graph.follow() or (self.calls % CHECK_EVERY == 0 and bool(graph.changes()))
 
-    def _find(self, learner: Learner, source: Source) -> None:
-        """The graph among all that were compiled; without torch's means to look for it, calls stay guarded."""
-        try:
-            from torch._dynamo.eval_frame import _debug_get_cache_entry_list
-
-            for entry in _debug_get_cache_entry_list(cycle.__code__):
-                if entry.guard_manager.check({"learner": learner, "source": source}):
-                    self.direct, self.guards = FunctionType(entry.code, globals(), "cycle"), entry.guard_manager
-                    return
-        except (ImportError, AttributeError):
-            self.direct = None
-
-
-_compiled: Callable[[Learner, Source], Update] | None = None
+    def _traced(self, learner: Learner, source: Source) -> Graph:
+        before, graph = self.graph, Graph(traced(learner, source))
+        self.traces += 1
+        if before is None:
+            return graph
+        if self.calls == 1 and before.follow() and not before.changes():
+            difference = before.trace.difference(graph.trace)
+            if difference is not None:
+                raise CannotCompile(
+                    "two updates were not the same tensor work: what changes belongs in tensors, as the batch's clock "
+                    f"is, and random numbers come from torch's default generator ({difference})"
+                )
+        if self.traces > MOST_TRACES:
+            changes = ", ".join(before.changes()) or "tensors of other sizes"
+            raise CannotCompile(f"it was traced {MOST_TRACES} times ({changes}): what changes belongs in tensors")
+        return graph
 
 
-def _guarded(learner: Learner, source: Source) -> Update:
-    """Compiles at the first call for a structure, and checks all guards at every one."""
-    global _compiled
-    if _compiled is None:
-        # One graph for a fixed set of shapes.
-        _compiled = torch.compile(cycle, fullgraph=True, dynamic=False, options=OPTIONS)
-    from torch._dynamo import config, exc
+class Place(NamedTuple):
+    """Where a module holds a tensor, or a list, tuple or dict of them."""
 
+    held: dict[str, Any]
+    name: str
+    leaf: int
+    """Its number in a tree; 0 of a tensor by itself."""
+
+    def look(self) -> Tensor | None:
+        """What is there now."""
+        value = self.held.get(self.name)
+        if isinstance(value, Tensor):
+            return value
+        found = leaves(value)
+        return found[self.leaf] if self.leaf < len(found) else None
+
+
+class Trace(NamedTuple):
+    """What one update does, and with which tensors."""
+
+    operations: list[Operation]
+    inputs: dict[Ref, Tensor]
+    places: dict[Ref, Place]
+    """Of those inputs that modules hold."""
+    update: Update
+    """With references in place of tensors."""
+    reads: list[Read]
+
+    @property
+    def outputs(self) -> list[Ref]:
+        """The tensors of the update."""
+        values: tuple[Any, ...] = (*self.update.metrics.values(), self.update.per_sample)
+        return [value for value in values if isinstance(value, Ref)]
+
+    def text(self) -> str:
+        """All that the compiled code depends on."""
+        signature = [
+            f"{ref} = {tensor.dtype}{list(tensor.shape)}, strides {tensor.stride()}, on {tensor.device}"
+            for ref, tensor in self.inputs.items()
+        ]
+        return "\n".join([*signature, *map(repr, self.operations), repr(self.outputs)])
+
+    def difference(self, other: Trace) -> str | None:
+        """What is not the same in another trace, the values of constants included."""
+        for here, there in zip(self.text().splitlines(), other.text().splitlines(), strict=False):
+            if here != there:
+                return f"{here[:200]} is not {there[:200]}"
+        for ref in self.inputs.keys() - self.places.keys():
+            if not torch.equal(self.inputs[ref], other.inputs[ref]):
+                return f"a tensor of {list(self.inputs[ref].shape)} numbers came from outside of torch"
+        return None
+
+
+def traced(learner: Learner, source: Source) -> Trace:
+    """Traces one update, and leaves tensors, attributes and torch's generators as they were.
+
+    Raises:
+        CannotCompile: it does what is not the same tensor work each time.
+    """
+    modules = list(dict.fromkeys([*learner.modules(), *source.modules()]))
+    places: dict[int, Place] = {}
+    for held in (held for module in modules for held in (module._parameters, module._buffers, module.__dict__)):
+        for name in held:
+            for leaf, tensor in enumerate(leaves(held[name]) if name not in INTERNAL else ()):
+                places.setdefault(id(tensor), Place(held, name, leaf))
+    before = [[(held, dict(held)) for held in (m.__dict__, m._parameters, m._buffers)] for m in modules]
+    tape = Tape()
+    state = torch.get_rng_state()
     try:
-        return _compiled(learner, source)
-    except (exc.Unsupported, exc.FailOnRecompileLimitHit):
-        # Tracing `torch.autograd.grad` needs a flag, and many structures a larger limit; both only while tracing,
-        # and entering the patch at every update would cost more than the update.
-        with config.patch(trace_autograd_ops=True, recompile_limit=64):
-            return _compiled(learner, source)
+        with attributes_read(modules) as reads, tape:
+            update = cycle(learner, source)
+            for module, dicts in zip(modules, before, strict=True):
+                for held, old in dicts:
+                    _copy_back(module, held, old)
+            reported = Update(tape.refs(update.metrics), tape.refs(update.per_sample))
+    finally:
+        for held, old in (pair for dicts in before for pair in dicts):
+            held.clear()
+            held.update(old)
+        torch.set_rng_state(state)
+        tape.undo()
+    if tape.changed_twice:
+        raise CannotCompile("tensors of the learner or its source that share memory are changed")
+    inputs = {ref: tape.tensors[ref.number] for ref in tape.inputs}
+    found = {ref: places[id(tensor)] for ref, tensor in inputs.items() if id(tensor) in places}
+    return Trace(tape.operations, inputs, found, reported, reads())
+
+
+def _copy_back(module: nn.Module, held: dict[str, Any], before: dict[str, Any]) -> None:
+    """Where an update put another tensor in a tensor's place: the old one gets its values."""
+    for name, new in held.items():
+        old = before.get(name)
+        if new is old or name in INTERNAL or (isinstance(new, PLAIN) and type(new) is type(old) and new == old):
+            continue
+        if not isinstance(new, Tensor) or not isinstance(old, Tensor) or _form(new) != _form(old):
+            raise CannotCompile(f"update changes {type(module).__name__}.{name}: what it changes belongs in buffers")
+        with torch.no_grad():
+            old.copy_(new)
+
+
+def _form(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.dtype, tensor.stride(), tensor.device
+
+
+class Graph:
+    """A trace, compiled, with the tensors that it works on."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.inputs = list(trace.inputs.values())
+        self.owned = [number for number, ref in enumerate(trace.inputs) if ref in trace.places]
+        self.looks = [trace.places[ref].look for ref in trace.inputs if ref in trace.places]
+        self.names = [name for name, value in trace.update.metrics.items() if isinstance(value, Ref)]
+        self.library = library(trace)
+
+    def __call__(self) -> Update:
+        outputs = self.library.run(self.inputs)
+        metrics = dict(zip(self.names, outputs, strict=False))
+        return Update(metrics, outputs[-1] if self.trace.update.per_sample is not None else None)
+
+    def follow(self) -> bool:
+        """Takes the tensors that modules hold now; False where those are of other sizes or types."""
+        for number, look in zip(self.owned, self.looks, strict=True):
+            now, before = look(), self.inputs[number]
+            if now is not before:
+                if now is None or _form(now) != _form(before):
+                    return False
+                self.inputs[number] = now
+        return True
+
+    def changes(self) -> list[str]:
+        """The attributes that were read and are different now."""
+        return [f"{type(r.module).__name__}.{r.name}" for r in self.trace.reads if not r.still_holds()]
+
+
+def library(trace: Trace) -> Any:
+    """The machine code of a trace, from memory, from the disk or built now; `run(tensors)` calls it."""
+    text = trace.text()
+    header = [torch.__version__, _processor(), str(torch.get_num_threads()), repr(sorted(OPTIONS.items()))]
+    digest = hashlib.sha256("\n".join([*header, text]).encode()).hexdigest()
+    path = _folder() / f"{digest[:32]}.so"
+    if not path.exists():
+        _build(trace, path)
+    return _loaded(str(path))
+
+
+@cache
+def _loaded(path: str) -> Any:
+    return torch._C._aoti.AOTIModelContainerRunnerCpu(path, 1)
+
+
+def _build(trace: Trace, path: Path) -> None:
+    graph, nodes = fx.Graph(), dict[Any, fx.Node]()
+
+    def with_nodes(value: Any) -> Any:
+        if isinstance(value, Ref):
+            return nodes[value]
+        return [with_nodes(item) for item in value] if isinstance(value, list) else value
+
+    for ref in trace.inputs:
+        nodes[ref] = graph.placeholder(f"x{ref.number}")
+    for function, args, kwargs, results, is_tuple in trace.operations:
+        named = {name: with_nodes(value) for name, value in kwargs.items()}
+        node = graph.call_function(function, tuple(map(with_nodes, args)), named)
+        for position, result in enumerate(results):
+            if result is not None and result not in nodes:
+                nodes[result] = graph.call_function(getitem, (node, position)) if is_tuple else node
+    # Copies, since what an update reports must not change with the tensors that it was read from.
+    graph.output([graph.call_function(torch.ops.aten.clone.default, (nodes[ref],)) for ref in trace.outputs])
+    from torch import _inductor
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch warns of its own future
+        options = OPTIONS | {"aot_inductor.output_path": str(Path(folder, "graph.so"))}
+        built = _inductor.aot_compile(
+            fx.GraphModule(nn.Module(), graph), tuple(t.detach() for t in trace.inputs.values()), options=options
+        )
+        os.replace(str(built), path)
+
+
+@cache
+def _processor() -> str:
+    """What code for this processor depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        flags = platform.processor()
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {flags}"
+
+
+def _folder() -> Path:
+    """Where compiled code is kept: `AGENTLIB_CACHE`, or agentlib in the user's folder for caches."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(os.environ.get("AGENTLIB_CACHE") or Path(home, "agentlib"), "compiled")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from agentlib.data.source import Source
 from agentlib.training.compiled import CompiledCycle, compiler_found, cycle
 from agentlib.training.learner import Learner, Update
 from agentlib.training.step import Step
+from agentlib.training.tape import CannotCompile
 
 Compile = bool | Literal["auto"]
 Precision = Literal["float32", "bfloat16"]
@@ -44,8 +45,9 @@ def run(
 
     Raises:
         ValueError: `compile=True` with a learner that steps by `torch.optim`, or an unknown precision.
+        CannotCompile: `compile=True` with a learner or a source whose updates are not always the same tensor work.
     """
-    step = CompiledCycle() if compiles(learner, updates, compile) else cycle
+    step: Callable[[Learner, Source], Update] = CompiledCycle() if compiles(learner, updates, compile) else cycle
     learner.train()
     source.planned_updates = max(source.planned_updates, source.updates + updates)
     device = source.ticks.device.type
@@ -59,7 +61,13 @@ def run(
             if not learner.training:  # the caller may have evaluated in between
                 learner.train()
             with generator_lock(), _own_random_state(source), autocast:
-                update = step(learner, source)
+                try:
+                    update = step(learner, source)
+                except CannotCompile as error:
+                    if compile != "auto":
+                        raise
+                    warnings.warn(f"training runs uncompiled, several times slower: {error}", stacklevel=2)
+                    step, update = cycle, cycle(learner, source)
             source.updates += 1
         yield source.clock, update
 

@@ -117,7 +117,8 @@ class Step(nn.Module):
         gradients = torch.autograd.grad(loss, self.parameter_list, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             gradient = torch.cat([piece.reshape(-1) for piece in gradients])  # (N,)
-            norm: Tensor = torch.linalg.vector_norm(gradient)
+            # The norm of the pieces' norms, as torch's own clipping rounds it.
+            norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(one) for one in gradients]))
             if self.max_grad_norm is not None:
                 gradient = gradient * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
             self.count += 1  # as `add_(1)` the compiler drops it
