@@ -25,6 +25,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 demo: .venv/.demo ## train our DQN and SB3's on CartPole-v1, compare them in runs/demo (SEEDS=5 STEPS=50000: for good agents)
+	rm -rf runs/demo
 	$(BIN)/agentlib compare dqn --env CartPole-v1 --seeds $(SEEDS) --steps $(STEPS) --threads 1 --out runs/demo
 
 test: .venv/.dev ## the whole test suite (WORKERS=1 for one process)

@@ -26,6 +26,10 @@ NEEDED = {
 """What a learner may not do without, as its flags show it, and an example."""
 
 
+NOT_HERE = ("ppo", "a2c", "sac", "td3", "ddpg", "trpo", "tqc")
+"""What people ask for, and other libraries have."""
+
+
 class UsageError(Exception):
     """The command line asks for something that cannot be."""
 
@@ -39,6 +43,7 @@ EnvId = Annotated[str | None, _flag("ID")]
 EnvKwargs = Annotated[tuple[str, ...], _flag("NAME=VALUE ...")]
 Number = Annotated[int | None, _flag("N")]
 Folder = Annotated[Path | None, _flag("DIR")]
+Agents = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE|sb3:ZIP", help_behavior_hint="")]
 File = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 Progress = Annotated[Literal["bar", "table", "none"] | None, _flag("bar|table|none")]
 
@@ -85,6 +90,8 @@ class Train(Learn):
     """The network under the agent's head, a name of `agentlib list backbones` or a saved backbone's file."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of matrix products and convolutions in updates: bfloat16 is quicker for large ones, if the processor has it."""
+    threads: Annotated[str, tyro.conf.arg(metavar="N|auto")] = "auto"
+    """Of torch: a number, or auto, which takes one for small networks and torch's own number for large ones."""
     eval_every: Number = None
     """Evaluate every so many steps, and keep the best agent too."""
     out: Folder = None
@@ -109,7 +116,7 @@ class Resume(Options):
 class Evaluate(Options):
     """Play whole episodes with an agent, and print its return with a 95% interval."""
 
-    file: File
+    file: Agents
     """The agent, such as runs/dqn-CartPole-v1-1/agent.safetensors."""
     env: Annotated[str, tyro.conf.arg(metavar="ID")]
     """The environment's id."""
@@ -221,6 +228,8 @@ def choose(what: str, rest: list[str]) -> Choice:
     from agentlib.recipes import RECIPES, close_matches, configure
     from agentlib.recipes.presets import preset_for
 
+    if what.lower() in NOT_HERE:
+        raise UsageError(f"{what} is not here; what Stable-Baselines3 trained becomes an agent by Agent.from_sb3")
     if what not in RECIPES:
         raise UsageError(f"unknown learner {what!r}{close_matches(what, list(RECIPES))}")
     recipe = RECIPES[what]
@@ -289,6 +298,15 @@ def _with_schedules() -> tyro.constructors.ConstructorRegistry:
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(lambda info: spec if info.type == Schedule else None)
     return registry
+
+
+def threads_of(text: str) -> int | Literal["auto"]:
+    """What `--threads` says."""
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--threads takes a number of at least 1, or auto, not {text!r}")
+    return int(text)
 
 
 def keywords(pairs: Sequence[str]) -> dict[str, Any]:

@@ -8,17 +8,20 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from agentlib.agent import Agent
 from agentlib.backbones.schedules import Clock
+from agentlib.evaluation.recording import torch_threads
 from agentlib.recipes import Job, Problem, Result, configure, recipe_of, steps_of
 from agentlib.recipes.folder import RunFolder
 from agentlib.recipes.lock import Lock
+from agentlib.recipes.problem import is_large, is_made
 from agentlib.recipes.record import about_of, record_of
+from agentlib.training.compiled import telling
 from agentlib.training.config import config_from_json
 from agentlib.training.learner import Update
 from agentlib.training.logs import Log, Progress
@@ -54,6 +57,7 @@ def train(
     progress: Progress = True,
     compile: Compile = "auto",
     precision: Precision = "float32",
+    threads: int | Literal["auto"] | None = None,
     **hyperparameters: Any,
 ) -> Agent | Result:
     """Trains, and returns the agent; or, where no agent comes out, the result.
@@ -80,6 +84,8 @@ def train(
         progress: True shows a bar, "table" prints a table now and then.
         compile: see `agentlib.training.run`.
         precision: see `agentlib.training.run`.
+        threads: torch's threads for as long as the run goes: a number, or "auto" for one where networks are small, for
+            which more only wait for each other; None leaves the host's.
         hyperparameters: fields of the config, checked by name.
 
     Raises:
@@ -97,6 +103,8 @@ def train(
         raise ValueError(f"agent= takes an Agent, such as Agent.load(path), not {type(agent).__name__}")
     if not isinstance(seed, int):
         raise ValueError(f"a seed is a whole number, not {seed!r}")
+    if eval_every is not None and is_made(env):
+        raise ValueError("eval_every needs env= as an id or a factory: it evaluates in an environment of its own")
     recipe = recipe_of(what)
     for name, value in origins.items():
         if value is not None and name not in (*recipe.needs, *recipe.takes):
@@ -109,11 +117,13 @@ def train(
         folder = None
         if out is not None:
             folder = RunFolder(out)
-            folder.create(record_of(recipe, config, problem, backbone, device, seed, eval_every, compile, precision))
+            means = eval_every, compile, precision, threads
+            folder.create(record_of(recipe, config, problem, backbone, device, seed, *means))
         name = f"{recipe.name}, seed {seed}"
-        training = _Training(job, folder, callback, eval_every, progress, compile, precision, name)
-        training.about = about_of(recipe, problem, seed)
-        return training.go()
+        with torch_threads(_count(threads, job.learner)):
+            training = _Training(job, folder, callback, eval_every, progress, compile, precision, name)
+            training.about = about_of(recipe, problem, seed)
+            return training.go()
     finally:
         job.close()
 
@@ -146,12 +156,19 @@ def _resume(
     try:
         precision = record.get("precision", "float32")
         eval_every = record["eval_every"]
-        training = _Training(job, folder, callback, eval_every, progress, compile, precision, recipe.name)
-        training.about = about_of(recipe, problem, record["seed"])
-        training.resume(bool(record.get("from_agent")))
-        return training.go()
+        with torch_threads(_count(record.get("threads"), job.learner)):
+            training = _Training(job, folder, callback, eval_every, progress, compile, precision, recipe.name)
+            training.about = about_of(recipe, problem, record["seed"])
+            training.resume(bool(record.get("from_agent")))
+            return training.go()
     finally:
         job.close()
+
+
+def _count(threads: int | Literal["auto"] | None, learner: nn.Module) -> int | None:
+    if threads == "auto":
+        return None if is_large(learner) else 1
+    return threads
 
 
 class _Training:
@@ -171,6 +188,7 @@ class _Training:
         self.job, self.folder, self.callback, self.precision = job, folder, callback, precision
         # By the whole run's length, not by what is left of it: a resumed run goes on as it began.
         self.compile = compiles(job.learner, job.updates, compile)
+        self.way: Compile = "try" if self.compile and compile is not True else self.compile
         self.eval_every = eval_every if eval_every is not None else job.eval_every
         if self.eval_every is not None and job.evaluate is None:
             raise ValueError("there is nothing to evaluate on: leave out eval_every, or give what is held out")
@@ -217,6 +235,7 @@ class _Training:
     def go(self) -> Agent | Result:
         source = self.job.source
         self.log.begin(int(source.clock.steps))
+        before = telling.set(self.log.note)
         try:
             if self.folder is not None and not self.folder.checkpoints():
                 self._save()
@@ -237,6 +256,7 @@ class _Training:
                 self._rescue(stop, self.folder)
             raise
         finally:
+            telling.reset(before)
             self.close()
 
     def resume(self, needs_checkpoint: bool) -> None:
@@ -283,7 +303,7 @@ class _Training:
     def _updates(self) -> Iterator[tuple[Clock, Update]]:
         """All updates of the job that are still to do."""
         learner, source, finished = self.job.learner, self.job.source, self.job.finished
-        options: Any = {"compile": self.compile, "precision": self.precision}
+        options: Any = {"compile": self.way, "precision": self.precision}
         if self._waited_long_enough():  # what is resumed had stopped by itself
             return
         if finished is None:

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+import shlex
 import signal
 import sys
 import textwrap
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +42,7 @@ from agentlib._options import (
     UsageError,
     choose,
     keywords,
+    threads_of,
     with_hyperparameters,
     without_learner,
 )
@@ -49,6 +53,15 @@ if TYPE_CHECKING:
 WIDTH = 100
 COMPARABLE = ("dqn", "rainbow")
 """What Stable-Baselines3 has too; `rainbow` with the options that it lacks noted."""
+
+
+SPELLINGS = {
+    r"resume='(\S+?)'": r"--resume \1",
+    r"out=\.\.\.": "--out DIR",
+    r"strict=False": "--no-strict",
+    r"device='(\S+?)'": r"--device \1",
+}
+"""What messages say to programs, and what a command line has for it."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -77,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
-        code = _run(arguments)
+        with _short_warnings():
+            code = _run(arguments)
         sys.stdout.flush()
         return code
     except SystemExit as stop:  # tyro has printed help, or what is wrong
@@ -95,6 +109,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exception(error)
         print(f"agentlib: {message}", file=sys.stderr)
         return code
+
+
+@contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Ours are one line, without the place in the code."""
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *where: Any, **more: Any) -> None:
+        if "agentlib" in Path(filename).parts:
+            print(f"agentlib: note: {message}", file=sys.stderr)
+        else:
+            usual(message, category, filename, *where, **more)
+
+    usual = warnings.showwarning
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = usual
 
 
 def _kept(error: BaseException) -> str:
@@ -119,6 +151,8 @@ def _readable(error: BaseException) -> str:
     from agentlib.envs.vector import EnvironmentFailure
 
     text = " ".join(str(error).split())
+    for python, shell in SPELLINGS.items():
+        text = re.sub(python, shell, text)
     if text and isinstance(error, ValueError | OSError | ImportError | ArithmeticError | MemoryError | Error):
         return text
     if isinstance(error, EnvironmentFailure):
@@ -176,11 +210,13 @@ def _train(options: Any, choice: Choice) -> int:
             **origins,
             n_envs=options.n_envs,
             env_kwargs=keywords(options.env_kwargs),
+            shown_kwargs=options.env_kwargs,
             steps=steps,
             seed=options.seed,
             backbone=options.backbone,
             device=options.device,
             precision=options.precision,
+            threads=threads_of(options.threads),
             eval_every=options.eval_every,
             out=folder,
             progress=_progress(options.progress),
@@ -192,11 +228,22 @@ def _train(options: Any, choice: Choice) -> int:
 def _resume(options: Resume) -> int:
     from agentlib.recipes.folder import RunFolder
 
-    env = options.env or RunFolder(options.resume).record()["env"]
-    return _learn(options.resume, resume=options.resume, env=env, progress=_progress(options.progress))
+    folder = RunFolder(options.resume)
+    record = folder.record()
+    env = options.env or record["env"]
+    last = folder.checkpoints()
+    step = int(last[-1].stem.removeprefix("step_")) if last else 0
+    subject = env or record.get("data") or record.get("demos")
+    state = "finished already" if (options.resume / "results.json").exists() else f"going on at step {step:,}"
+    total = f" of {record['steps']:,}" if record["steps"] is not None else ""
+    print(f"{record['what']} on {subject}, in {options.resume}: {state}{total}\n", flush=True)
+    shown = [f"{name}={value!r}" for name, value in (record["env_kwargs"] or {}).items()]
+    return _learn(
+        options.resume, resume=options.resume, env=env, shown_kwargs=shown, progress=_progress(options.progress)
+    )
 
 
-def _learn(folder: Path, *what: Any, env: str | None, **arguments: Any) -> int:
+def _learn(folder: Path, *what: Any, env: str | None, shown_kwargs: Sequence[str] = (), **arguments: Any) -> int:
     latest: dict[str, float] = {}
     try:
         with _saving_on_sigterm():
@@ -206,7 +253,8 @@ def _learn(folder: Path, *what: Any, env: str | None, **arguments: Any) -> int:
             raise
         raise type(stop)(f"{stop}; to go on: agentlib train --resume {folder}") from None
     if isinstance(product, agentlib.Agent):
-        _print_agent(folder, env or "ID", latest)
+        given = f" --env-kwargs {shlex.join(shown_kwargs)}" if shown_kwargs else ""
+        _print_agent(folder, f"{env or 'ID'}{given}", latest)
     else:
         print(f"\n{product}")
         for picture in product.pictures:
@@ -222,8 +270,10 @@ def _learn(folder: Path, *what: Any, env: str | None, **arguments: Any) -> int:
 
 def _evaluate(options: Evaluate) -> int:
     from agentlib.envs.making import make_env
+    from agentlib.recipes.imitation import expert_of
 
-    agent = agentlib.Agent.load(options.file)
+    name = str(options.file)
+    agent: Any = expert_of(name, options.env) if name.startswith("sb3:") else agentlib.Agent.load(options.file)
     env = make_env(options.env, env_kwargs=keywords(options.env_kwargs), training=False)
     try:
         print(agentlib.evaluate(agent, env, episodes=options.episodes, seed=options.seed))
@@ -343,7 +393,7 @@ def _text(value: Any) -> str:
     from agentlib.recipes.zoo_file import schedule_to_text
 
     if isinstance(value, tuple):
-        return " ".join(map(str, value))
+        return " ".join(map(str, value)) or "()"
     return schedule_to_text(value) if callable(value) else str(value)
 
 
@@ -369,7 +419,7 @@ def _new_folder(stem: str) -> Path:
     """The first free folder of runs/; made at once, so that runs started together do not share it."""
     count = 1
     while True:
-        folder = Path("runs") / f"{stem.replace('/', '-')}-{count}"
+        folder = Path("runs") / f"{stem.replace('/', '-').replace(':', '-')}-{count}"
         try:
             folder.mkdir(parents=True)
             return folder

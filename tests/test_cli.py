@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import textwrap
+import warnings
+from pathlib import Path
 
 import gymnasium
 import pytest
@@ -15,9 +17,10 @@ from gymnasium import spaces
 import agentlib
 from agentlib import Agent
 from agentlib._options import keywords
-from agentlib.cli import COMPARABLE, main
+from agentlib.cli import COMPARABLE, _short_warnings, main
 from agentlib.learners import DQNConfig
 from agentlib.recipes import RECIPES
+from agentlib.recipes.folder import RunFolder
 from tests.tiny import FLAGS, IDENTITY, tiny_run
 
 SHORT = ["--env", IDENTITY, "--steps", "60", *FLAGS]
@@ -129,6 +132,54 @@ def test_a_run_is_resumed(capsys, tmp_path):
     assert main(["train", "--resume", "run", "--steps", "100"]) == 2
     assert main(["train", "dqn", *SHORT, "--out", "run"]) == 1
     assert "holds a run already" in capsys.readouterr().err
+
+
+def test_what_is_resumed_is_said(capsys):
+    output(capsys, "train", "dqn", *SHORT, "--out", "run", "--progress", "none")
+    for path in (Path("run", "results.json"), *list(Path("run", "checkpoints").glob("step_*60*"))):
+        path.unlink()
+    step = int(RunFolder("run").checkpoints()[-1].stem.removeprefix("step_"))
+    text = output(capsys, "train", "--resume", "run", "--progress", "none")
+    assert text.startswith(f"dqn on {IDENTITY}, in run: going on at step {step} of 60\n")
+    assert "finished already" in output(capsys, "train", "--resume", "run", "--progress", "none")
+
+
+def test_messages_are_written_for_the_shell(capsys):
+    output(capsys, "train", "dqn", *SHORT, "--out", "run", "--progress", "none")
+    main(["train", "dqn", *SHORT, "--out", "run"])
+    assert "choose another folder with --out DIR, or go on with --resume run" in capsys.readouterr().err
+    main(["compare", "rainbow", "--env", "CartPole-v1", "--steps", "10", "--seeds", "1"])
+    assert "--no-strict" in capsys.readouterr().err
+    main(["compare", "dqn", "--env", IDENTITY, "--steps", "60", "--out", "run"])
+    assert "run holds results already: choose another folder with --out DIR" in capsys.readouterr().err
+    main(["train", "ppo", "--env", "CartPole-v1"])
+    assert "Agent.from_sb3" in capsys.readouterr().err
+    main(["train", "dqn", *SHORT, "--threads", "many"])
+    assert "--threads takes a number" in capsys.readouterr().err
+    record = run_config(Path("run"))
+    assert (record["threads"], record["compile"]) == ("auto", "auto")
+    Path("zip.zip").write_bytes(b"PK\x05\x06" + bytes(18))
+    main(["evaluate", "zip.zip", "--env", IDENTITY])
+    assert "sb3:PATH" in capsys.readouterr().err
+
+
+def test_warnings_are_notes(capsys):
+    before = warnings.showwarning
+    with warnings.catch_warnings(), _short_warnings():
+        warnings.simplefilter("always")
+        warnings.warn_explicit("mind the gap", UserWarning, "/somewhere/agentlib/_train.py", 1)
+        warnings.warn_explicit("not ours", UserWarning, "/somewhere/else.py", 1)
+    error = capsys.readouterr().err
+    assert "agentlib: note: mind the gap\n" in error
+    assert "note: not ours" not in error
+    assert warnings.showwarning is before
+
+
+def test_the_arguments_of_the_environment_are_repeated(capsys):
+    text = output(capsys, "train", "dqn", *SHORT, "--env-kwargs", "n=5", "--progress", "none")
+    assert text.rstrip().endswith(f"--env {IDENTITY} --env-kwargs n=5")
+    agent = Agent.load(next(Path("runs").glob("*/agent.safetensors")))
+    assert agent.about["env_kwargs"] == {"n": "5"}
 
 
 def test_settings_of_the_zoo(capsys, tmp_path):

@@ -65,7 +65,7 @@ def test_shell_lines_run(document, tmp_path):
 EXAMPLES = {
     "act_without_torch.py": ["--steps", "1500", "--episodes", "1"],
     "alarm.py": ["--steps", "1500", "--transitions", "600"],
-    "attack_an_agent.py": ["--steps", "1500", "--updates", "20", "--episodes", "1"],
+    "attack_an_agent.py": ["--updates", "20", "--episodes", "1"],
     "backprop_by_hand.py": ["--steps", "50"],
     "bc_from_minari.py": ["--episodes", "4", "--epochs", "2"],
     "dagger_with_sb3_expert.py": ["--steps", "500", "--rounds", "1"],

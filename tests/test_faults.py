@@ -55,6 +55,8 @@ class Odd(gymnasium.Env):
                 os._exit(7)
             elif self.trouble == "reward":
                 reward = np.ones(2)
+            elif self.trouble == "four":
+                return observation, reward, False, {}
         return observation, reward, self.count % 10 == 0, False, {}
 
 
@@ -77,6 +79,7 @@ def survived(folder, at_least=20):
         (np.zeros(3, np.complex64), "and dtype complex64 at step 60, which does not fit Box"),
         (np.array(["a", "b", "c"]), "and dtype <U1 at step 60"),
         ("reward", r"a reward of shape \(2,\) at step 60"),
+        ("four", r"gave other values than Gymnasium's \(observation, .*at step 60"),
     ],
     ids=str,
 )
@@ -84,6 +87,25 @@ def test_an_environment_that_gives_what_does_not_fit(trouble, message, tmp_path)
     with pytest.raises(EnvironmentFailure, match=message + ".*what was learned so far is in"):
         tiny_run(env=Odd(trouble), out=tmp_path / "run")
     survived(tmp_path / "run")
+
+
+def test_a_part_of_the_observation_that_is_missing():
+    class Parts(Odd):
+        observation_space: Any = spaces.Dict({"where": spaces.Box(-1, 1, (3,)), "goal": spaces.Box(-1, 1, (3,))})
+
+        def reset(self, *, seed=None, options=None):
+            observation, info = super().reset(seed=seed)
+            whole = {"where": observation, "goal": observation}
+            return (whole if self.trouble == "later" else {"where": observation}), info
+
+        def step(self, action):
+            observation, *rest = super().step(action)
+            return {"where": observation}, *rest
+
+    with pytest.raises(EnvironmentFailure, match="reset raised, or gave an observation without 'goal'"):
+        tiny_run(env=Parts("at once"))
+    with pytest.raises(EnvironmentFailure, match="without 'goal' at step 1"):
+        tiny_run(env=Parts("later"))
 
 
 def test_numbers_of_another_precision_are_taken():

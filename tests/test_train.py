@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -99,6 +100,37 @@ def test_a_runs_folder(tmp_path):
     assert events.Scalars("train/loss")[-1].step <= 200
     with pytest.raises(ValueError, match="holds a run already"):
         tiny_run(out=tmp_path / "run")
+
+
+def test_what_cannot_be_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="id or a factory"):
+        tiny_run(env=gymnasium.make(IDENTITY), eval_every=10, out=tmp_path / "run")
+    with pytest.raises(ValueError, match="torch finds no GPU"):
+        tiny_run(device="cuda:7" if torch.cuda.is_available() else "cuda", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_threads_are_the_runs_own(tmp_path):
+    before, seen = torch.get_num_threads(), []
+
+    def look(clock, metrics):
+        seen.append(torch.get_num_threads())
+
+    tiny_run(threads=before + 2, callback=look)
+    tiny_run(threads="auto", callback=look, out=tmp_path / "run")
+    tiny_run(callback=look)
+    assert list(dict.fromkeys(seen)) == list(dict.fromkeys([before + 2, 1, before]))
+    assert torch.get_num_threads() == before
+    last = RunFolder(tmp_path / "run")
+    assert last.record()["threads"] == "auto"
+    with pytest.raises(ValueError, match="at least 1"):
+        tiny_run(threads=0)
+
+
+def test_a_pair_of_arrays_is_data():
+    x = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
+    result: Any = agentlib.train("classifier", data=(x, np.where(x[:, 0] > 0, "yes", "no")), steps=300, progress=False)
+    assert result.measures["test/accuracy"] > 0.9
 
 
 def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):

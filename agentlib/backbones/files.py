@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -96,6 +97,9 @@ def read(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str,
             # Copies: the tensors of an open file are views of it, and would change or vanish with it.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no dict
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        if name == "agent" and zipfile.is_zipfile(path):
+            raise ValueError(f"{path} is a zip: a model of Stable-Baselines3 becomes an agent by Agent.from_sb3(path), "
+                             "and is sb3:PATH on the command line") from None  # fmt: skip
         raise ValueError(f"{path} is no {name} file, or it is damaged: {error}") from None
     try:
         description = json.loads(metadata["agentlib"], object_pairs_hook=_without_repetition)

@@ -29,6 +29,8 @@ class Dataset:
     """Names of the labels; empty for targets of a regression and for unlabelled data."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.x, Tensor) or not isinstance(self.y, Tensor | None):
+            raise TypeError("a Dataset holds tensors: agentlib.data.from_arrays(x, y) makes one of arrays")
         if self.x.is_floating_point() and not bool(torch.isfinite(self.x).all()):
             row = int((~torch.isfinite(self.x.flatten(1))).any(1).nonzero()[0])
             raise ValueError(f"example {row} holds NaN or infinite numbers: mend or leave it out")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agentlib.data.datasets import DATASETS, Dataset, Splits, split
-from agentlib.data.files import Loaded, load_csv, load_images, load_npz
+from agentlib.data.files import Loaded, from_arrays, load_csv, load_images, load_npz
 from agentlib.data.hugging_face import SAVED_FILES, from_hugging_face, is_hugging_face, load_saved
 
 
@@ -95,11 +95,14 @@ def _loaded(data: Any) -> Loaded:
         close = difflib.get_close_matches(data, DATASETS)
         hint = f"close matches: {', '.join(close)}" if close else f"known: {', '.join(DATASETS)}, or the path of a file"
         raise ValueError(f"unknown data set {data!r}; {hint}")
+    if isinstance(data, tuple) and len(data) == 2:
+        return from_arrays(*data)
     if is_hugging_face(data):
         return from_hugging_face(data)
     if isinstance(data, Mapping) and {"train", "test"} <= set(data):
         return dict(data)
-    raise ValueError(f"data is a name ({', '.join(DATASETS)}), a path or a Dataset, not {type(data).__name__}")
+    known = f"a name ({', '.join(DATASETS)}), a path, a Dataset or a pair of arrays (x, y)"
+    raise ValueError(f"data is {known}, not {type(data).__name__}")
 
 
 def _predicting(data: Dataset, what: Literal["classes", "numbers"] | None) -> Dataset:

@@ -50,6 +50,15 @@ class EnvironmentFailure(RuntimeError):
     """An environment failed, or gave something that cannot be learned from."""
 
 
+def _did(error: Exception) -> str:
+    """What an environment did, by what came of it."""
+    if isinstance(error, ValueError) and "values to unpack (expected" in str(error):
+        return "gave other values than Gymnasium's (observation, reward, terminated, truncated, info)"
+    if isinstance(error, KeyError):
+        return f"raised, or gave an observation without {error}"
+    return "raised"
+
+
 class Environments:
     """Steps n environments and resets those that are done.
 
@@ -117,7 +126,10 @@ class Environments:
 
         With a seed, environment i starts with `seed + i`, and later episodes with seeds that follow from it.
         """
-        observation = self._reset_all(seed)
+        try:
+            observation = self._reset_all(seed)
+        except KeyError as error:
+            raise EnvironmentFailure(f"the environment's reset {_did(error)}") from error
         self._seeds = None if seed is None else np.random.default_rng(seed)
         self._begun.clear()
         for lane in range(len(self._worlds) or 1):
@@ -161,7 +173,7 @@ class Environments:
         except EnvironmentFailure:
             raise
         except Exception as error:
-            raise EnvironmentFailure(f"the environment raised at step {self.steps + 1}: {error!r}") from error
+            raise EnvironmentFailure(f"the environment {_did(error)} at step {self.steps + 1}: {error!r}") from error
         if stepped.reward.shape != (self.num_envs,):
             raise EnvironmentFailure(
                 f"the environment gave a reward of shape {stepped.reward.shape[1:]} at step {self.steps + 1}: not one "

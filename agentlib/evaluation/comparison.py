@@ -158,7 +158,7 @@ def compare(
         ImportError: if Stable-Baselines3 is absent, naming the extra.
         TypeError: if the environment is an instance, its actions are not discrete, or `what` is another learner.
         ValueError: if SB3's DQN lacks an option that the config uses (and `strict`), a name is unknown, or there are
-            no seeds below 2**30.
+            no seeds below 2**30, or `out` holds a run or a comparison already.
     """
     if not isinstance(env, str) and not callable(env):
         raise TypeError("each run needs an environment of its own: pass an id or a function that makes one")
@@ -172,6 +172,8 @@ def compare(
     arguments = sb3_arguments(config, space, strict=strict)
     device = _same_device(device, arguments["policy"])
     folder = None if out is None else Path(out)
+    if folder is not None and any((folder / name).exists() for name in ("config.json", "results.json")):
+        raise ValueError(f"{folder} holds results already: choose another folder with out=...")
     pairs = _Pairs(
         train=agentlib.train,  # loaded here, outside the timing
         config=config,
@@ -246,6 +248,7 @@ class _Pairs:
             progress=self.progress is True,
         )
         log.finish()
+        agent.about["trained_on"] = self.env if isinstance(self.env, str) else None
         return agent
 
     def _train_sb3(self, log: TrainingLog, seed: int) -> Any:

@@ -158,14 +158,16 @@ class Recipe:
     """How long a run is if neither the caller nor a preset says; None where the caller must."""
 
 
+def is_made(env: Any) -> bool:
+    """Whether it is an environment, or several, and not an id or what makes one."""
+    return isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv) or hasattr(env, "step_wait")
+
+
 def episodes_played(problem: Problem, product: Callable[[], Any]) -> Callable[[], dict[str, float]]:
     """For `Job.evaluate`: episodes in an environment of their own, on seeds that training never sees."""
 
     def play() -> dict[str, float]:
-        env: Any = problem.env
-        if isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv) or hasattr(env, "step_wait"):
-            raise ValueError("eval_every needs env= as an id or a factory: it evaluates in an environment of its own")
-        world = partial(make_env, env, env_kwargs=problem.env_kwargs, training=False)
+        world = partial(make_env, problem.env, env_kwargs=problem.env_kwargs, training=False)
         result = evaluate(product(), world, episodes=EVALUATION_EPISODES, seed=EVALUATION_SEED)
         return {"eval/mean_reward": result.mean, "eval/mean_ep_length": float(result.lengths.mean())}
 
@@ -181,10 +183,20 @@ def fresh_weights(seed: int) -> Iterator[None]:
 
 
 def choose_device(device: str | torch.device, network: nn.Module) -> torch.device:
-    """The device asked for; "auto" takes a GPU for networks that gain from one: convolutions, or a million weights."""
+    """The device asked for; "auto" takes a GPU for networks that gain from one.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
     if str(device) != "auto":
-        return torch.device(device)
+        wanted = torch.device(device)
+        if wanted.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device={str(device)!r}, but torch finds no GPU: take cpu, or auto")
+        return wanted
+    return torch.device("cuda" if torch.cuda.is_available() and is_large(network) else "cpu")
+
+
+def is_large(network: nn.Module) -> bool:
+    """Whether it gains from a GPU or several threads: convolutions, or a million weights."""
     large = sum(parameter.numel() for parameter in network.parameters()) > 1_000_000
-    if torch.cuda.is_available() and (large or any(isinstance(module, nn.Conv2d) for module in network.modules())):
-        return torch.device("cuda")
-    return torch.device("cpu")
+    return large or any(isinstance(module, nn.Conv2d) for module in network.modules())

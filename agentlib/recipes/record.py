@@ -24,6 +24,7 @@ def record_of(
     eval_every: int | None,
     compile: Compile,
     precision: Precision,
+    threads: int | str | None,
 ) -> dict[str, Any]:
     """What `resume` needs to know, as JSON. What was given as an object is null there, and has to be given again."""
     origins = {name: getattr(problem, name) for name in ORIGINS}
@@ -41,6 +42,7 @@ def record_of(
         "eval_every": eval_every,
         "compile": compile,
         "precision": precision,
+        "threads": threads,
         "from_agent": problem.agent is not None,
     }
 
@@ -53,4 +55,5 @@ def _recorded(backbone: Any) -> Any:
 
 def about_of(recipe: Recipe, problem: Problem, seed: int) -> dict[str, Any]:
     """What an agent's file says of how it was trained."""
-    return {"learner": recipe.name, "trained_on": problem.key, "steps": problem.steps, "seed": seed}
+    about = {"learner": recipe.name, "trained_on": problem.key, "steps": problem.steps, "seed": seed}
+    return about | ({"env_kwargs": {k: repr(v) for k, v in problem.env_kwargs.items()}} if problem.env_kwargs else {})

@@ -13,6 +13,8 @@ import platform
 import shutil
 import tempfile
 import warnings
+from collections.abc import Callable
+from contextvars import ContextVar
 from functools import cache
 from operator import getitem
 from pathlib import Path
@@ -37,6 +39,10 @@ OPTIONS: dict[str, Any] = {
     "alignment_asserts": False,
     "scalar_asserts": False,
 }
+
+
+telling: ContextVar[Callable[[str], object]] = ContextVar("telling", default=lambda text: None)
+"""What is called with a line for whoever waits, when something takes long."""
 
 
 def compiler_found() -> bool:
@@ -267,6 +273,7 @@ def _build(trace: Trace, path: Path) -> None:
                 nodes[result] = graph.call_function(getitem, (node, position)) if is_tuple else node
     # Copies, since what an update reports must not change with the tensors that it was read from.
     graph.output([graph.call_function(torch.ops.aten.clone.default, (nodes[ref],)) for ref in trace.outputs])
+    telling.get()("compiling the update: half a minute, only this time")
     from torch import _inductor
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings(), torch.no_grad():

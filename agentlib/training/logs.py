@@ -50,6 +50,14 @@ class Log:
         if self._bar is not None:
             self._bar.update(min(steps, self.total))
 
+    def note(self, text: str) -> None:
+        """Tells whoever waits why nothing moves."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+        elif self.progress == "table":
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+
     def write(self, clock: Clock, metrics: dict[str, float]) -> None:
         """Writes numbers, and moves the bar or prints the table."""
         elapsed = max(time.monotonic() - self.started, 1e-9)

@@ -17,7 +17,7 @@ from agentlib.training.learner import Learner, Update
 from agentlib.training.step import Step
 from agentlib.training.tape import CannotCompile
 
-Compile = bool | Literal["auto"]
+Compile = bool | Literal["auto", "try"]
 Precision = Literal["float32", "bfloat16"]
 """What matrix products and convolutions are computed in; weights, losses and optimizers always keep float32."""
 
@@ -37,8 +37,8 @@ def run(
         learner: what learns.
         source: where its batches come from.
         updates: how many updates to do, on top of those already done.
-        compile: True compiles sample, update and feedback into one graph; "auto" does so for long runs where a
-            compiler is at hand; False runs plain PyTorch.
+        compile: True compiles sample, update and feedback into one graph; "try" does, or warns and runs plain PyTorch
+            where that cannot be; "auto" tries for long runs where a compiler is at hand; False runs plain PyTorch.
         precision: "bfloat16" computes matrix products and convolutions of updates with 8 bits of mantissa in place of
             24 (torch's autocast), which is quicker for large networks on processors and GPUs that can do it. Acting
             stays as it is.
@@ -64,7 +64,7 @@ def run(
                 try:
                     update = step(learner, source)
                 except CannotCompile as error:
-                    if compile != "auto":
+                    if compile is True:
                         raise
                     warnings.warn(f"training runs uncompiled, several times slower: {error}", stacklevel=2)
                     step, update = cycle, cycle(learner, source)
@@ -88,9 +88,9 @@ def compiles(learner: Learner, updates: int, compile: Compile) -> bool:
             )
             return False
         return True
-    if compile and eager_steps:
+    if compile is True and eager_steps:
         raise ValueError("compile=True needs a rule of agentlib.backbones (adam, sgd, ...) in place of torch.optim")
-    return compile
+    return bool(compile) and not eager_steps
 
 
 def engine(source: Source, compiled: bool, precision: Precision) -> dict[str, Any]:
