@@ -123,6 +123,8 @@ def _as(value: Any, hint: Any, where: str) -> Any:
         return value if type(value) is hint else _NO
     if origin is Literal:
         return next((choice for choice in arguments if choice == value and type(choice) is type(value)), _NO)
+    if origin is dict:
+        return value if isinstance(value, dict) else _NO
     if origin is tuple or hint is tuple:
         return _as_tuple(value, arguments, where)
     if hint in SCHEDULES.values() or hint is Callable or origin is Callable:
