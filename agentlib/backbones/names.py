@@ -25,6 +25,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST else text[:LONGEST] + "..."
 
 
+def one_line(error: object) -> str:
+    """What an error or a text says, for a message: one line, not too long, without the stack of C++ that torch appends."""
+    return " ".join(str(error).partition("Exception raised from")[0].split())[: 3 * LONGEST]
+
+
 def close_matches(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: what was probably meant, or all that is known."""
     known = [one[:LONGEST] for one in known]

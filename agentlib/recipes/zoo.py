@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from agentlib.backbones.names import shown
 from agentlib.recipes import Recipe, close_matches
 from agentlib.recipes.presets import is_atari
 from agentlib.recipes.zoo_file import literal, load_sections, schedule_from_text, section_for
-from agentlib.training.config import config_from_json, to_json
+from agentlib.training.config import config_from_json, hints_of, to_json
 
 BACKBONES = {"MlpPolicy": "mlp", "CnnPolicy": "nature_cnn", "MultiInputPolicy": "auto"}
 """SB3's policies, and the backbone that is like theirs."""
@@ -80,7 +80,7 @@ def read_zoo(path: str | Path, env_id: str, recipe: Recipe) -> ZooSettings:
 
 
 def _settings(section: str, values: dict[str, Any], env_id: str, recipe: Recipe) -> ZooSettings:
-    hints = get_type_hints(recipe.config)
+    hints = hints_of(recipe.config)
     hyperparameters: dict[str, Any] = {}
     run: dict[str, Any] = {}
     notes: list[str] = []
@@ -94,7 +94,9 @@ def _settings(section: str, values: dict[str, Any], env_id: str, recipe: Recipe)
         else:
             run |= _run_setting(key, value, env_id, recipe)
     try:  # as JSON, so that each field's type is checked before the config's own checks
-        config = config_from_json(recipe.config, {name: to_json(value, name) for name, value in hyperparameters.items()})
+        config = config_from_json(
+            recipe.config, {name: to_json(value, name) for name, value in hyperparameters.items()}
+        )
     except TypeError as error:
         raise ValueError(str(error)) from None
     hyperparameters = {name: getattr(config, name) for name in hyperparameters}
@@ -112,7 +114,7 @@ def _run_setting(key: str, value: Any, env_id: str, recipe: Recipe) -> dict[str,
     if key == "env_kwargs":
         return {"env_kwargs": _mapping(key, literal(value))}
     if key not in REFUSED:
-        known = [*get_type_hints(recipe.config), *RUN_KEYS, *WITHOUT_EFFECT, *REFUSED]
+        known = [*hints_of(recipe.config), *RUN_KEYS, *WITHOUT_EFFECT, *REFUSED]
         raise ValueError(f"{recipe.name} has no setting {shown(key)}{close_matches(str(key), known)}")
     same = {"frame_stack": (ATARI_FRAMES,), "env_wrapper": (ATARI_WRAPPER, [ATARI_WRAPPER])} if is_atari(env_id) else {}
     if not value or value in same.get(key, ()):
@@ -133,7 +135,9 @@ def _fitting(key: str, value: Any, hint: Any) -> Any:
     options = get_args(hint) or (hint,)  # of a union
     if isinstance(value, list | tuple) and key == "train_freq":
         if len(value) != 2 or value[1] != "step":
-            raise ValueError(f"train_freq: {shown(value)} is not supported; it counts environment steps here: give a number")
+            raise ValueError(
+                f"train_freq: {shown(value)} is not supported; it counts environment steps here: give a number"
+            )
         value = value[0]
     if isinstance(value, str) and {int, float} & set(options):
         value = schedule_from_text(value)

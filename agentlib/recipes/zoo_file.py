@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agentlib.backbones import Cosine, Linear, Schedule
-from agentlib.backbones.names import LONGEST, shown
+from agentlib.backbones.names import one_line, shown
 from agentlib.recipes import close_matches
 from agentlib.recipes.presets import is_atari
 
@@ -175,9 +175,7 @@ def load_sections(path: str | Path) -> dict[str, Any]:
             reading.dispose()
     except Exception as error:  # PyYAML raises anything, such as IndexError for `!!int ""`
         told = error if isinstance(error, ValueError | yaml.YAMLError) else repr(error)
-        raise ValueError(
-            f"{path} is no YAML file that can be read safely: {' '.join(str(told).split())[:LONGEST]}"
-        ) from None
+        raise ValueError(f"{path} is no YAML file that can be read safely: {one_line(told)}") from None
     if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
         raise ValueError(f"{path} is no settings file of the zoo: it must hold a section for each environment")
     return content
@@ -228,7 +226,9 @@ def schedule_from_text(text: str) -> Schedule:
         start, end, over = (*given, *(0.0, 1.0)[len(given) - 1 :])
         return (Linear if kind == "lin" else Cosine)(start, end, over)
     except ValueError:
-        raise ValueError(f"{shown(text)} is neither a number nor a schedule such as lin_2.3e-3 or lin_0.4_1.0") from None
+        raise ValueError(
+            f"{shown(text)} is neither a number nor a schedule such as lin_2.3e-3 or lin_0.4_1.0"
+        ) from None
 
 
 def schedule_to_text(schedule: Schedule) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 from collections.abc import Callable, Mapping
@@ -45,8 +46,7 @@ def config_to_json(config: Any) -> dict[str, Any]:
         raise TypeError(f"a config is an instance of a dataclass, not {config!r}")
     name = type(config).__name__
     return {
-        field.name: to_json(getattr(config, field.name), f"{name}.{field.name}")
-        for field in dataclasses.fields(config)
+        field.name: to_json(getattr(config, field.name), f"{name}.{field.name}") for field in dataclasses.fields(config)
     }
 
 
@@ -66,9 +66,15 @@ def config_from_json(cls: type[Config], values: Mapping[str, Any]) -> Config:
     missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
     if missing:
         raise ValueError(f"{cls.__name__} needs a value for {', '.join(missing)}")
-    hints = get_type_hints(cls)
+    hints = hints_of(cls)
     built = {name: _from_json(value, hints[name], f"{cls.__name__}.{name}") for name, value in values.items()}
     return cls(**built)
+
+
+@functools.lru_cache
+def hints_of(cls: type[Any]) -> dict[str, Any]:
+    """The types of a config's fields; kept, since Python evaluates them anew each time."""
+    return get_type_hints(cls)
 
 
 def _suggestion(name: str, known: list[str]) -> str:
