@@ -26,7 +26,7 @@ def shown(value: Any) -> str:
 
 
 def one_line(error: object) -> str:
-    """What an error or a text says, for a message: one line, not too long, without the stack of C++ that torch appends."""
+    """An error or a text for a message: one line, not too long, without the stack of C++ that torch appends."""
     return " ".join(str(error).partition("Exception raised from")[0].split())[: 3 * LONGEST]
 
 
