@@ -21,8 +21,10 @@ from safetensors.torch import save_file
 import agentlib
 from agentlib import Agent
 from agentlib._inspect import inspected
-from agentlib.backbones import load_backbone, save_backbone
+from agentlib.backbones import from_spec, load_backbone, save_backbone
+from agentlib.backbones.files import rebuilt
 from agentlib.learners import DQN
+from agentlib.policies import POLICIES
 from agentlib.recipes import RECIPES, Problem
 from agentlib.recipes.folder import RunFolder
 from agentlib.recipes.record import read_record, record_of
@@ -239,6 +241,46 @@ def test_deep_metadata_are_refused_by_inspect(tmp_path):
     spec = '{"name":"q","arguments":' * 900 + "{}" + "}" * 900
     save_file({}, path, metadata={"agentlib": f'{{"file":"agentlib agent","version":1,"policy":{spec}}}'})
     refused(path, lambda: inspected(path))
+
+
+def named(name, **arguments):
+    return {"name": name, "arguments": arguments}
+
+
+DENOISER = named("mlp_denoiser", shape=[2, 3], hidden=[8])
+DECODER = named("mlp_decoder", input_dim=20_002, shape=[1], hidden=[1])
+HOARDS = {
+    "a schedule of a billion steps": named("diffusion", denoiser=DENOISER, shape=[2, 3], noise_steps=10**9),
+    "a table of all pairs of classes": named("generator", decoder=DECODER, latent_dim=2, n_classes=20_000),
+    "a table of all windows": named(
+        "swin", shape=[1, 4096, 4096], patch=1, dim=8, depths=[2], heads=[1], window=2, mlp_ratio=1
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOARDS)
+def test_networks_that_need_more_memory_than_their_weights_are_refused(name, tmp_path):
+    with torch.device("meta"):
+        weights = from_spec(HOARDS[name]).state_dict()
+    tensors = {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in weights.items()}
+    path = written(tmp_path / "x", {"file": "agentlib backbone", "version": 1, "backbone": HOARDS[name]}, tensors)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "more memory" in refused(path, lambda: load_backbone(path))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+ENDLESS = {
+    "patches": named("vit", shape=[1, 10**12, 10**12], patch=3, dim=8, layers=1, heads=2),
+    "windows": named("swin", shape=[1, 10**12, 10**12], patch=2, dim=8, depths=[1], heads=[1]),
+    "kernels": named("cnn", shape=[1, 4, 4], layers=[[4, 99, 99]] * 300),
+    "choices": named("multi_categorical", backbone=named("mlp", input_dim=4, hidden=[4]), nvec=[10**9]),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_networks_that_take_long_to_refuse_are_refused_at_once(name, tmp_path):
+    path = written(tmp_path / "x", {"file": "agentlib backbone", "version": 1, "backbone": ENDLESS[name]}, {})
+    refused(path, lambda: rebuilt(path, ENDLESS[name], {}, POLICIES))
 
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(

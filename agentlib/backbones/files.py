@@ -21,6 +21,8 @@ from agentlib.backbones.randomness import host_generator_kept
 from agentlib.backbones.specs import Classes, from_spec, spec_of
 
 KIND, VERSION = "agentlib backbone", 1
+TABLES = 1 << 24
+"""Bytes that a network from a file may keep beside its weights, such as the table of a noise schedule."""
 
 
 def save_backbone(backbone: nn.Module, path: str | os.PathLike[str]) -> Path:
@@ -131,7 +133,8 @@ def rebuilt(path: Path, spec: Any, tensors: dict[str, Tensor], classes: Classes 
     """
     try:
         with _Budget(100 * len(tensors) + 1000), torch.device("meta"):
-            expected = {name: _form(tensor) for name, tensor in from_spec(spec, classes).state_dict().items()}
+            sketch = from_spec(spec, classes)
+            expected = {name: _form(tensor) for name, tensor in sketch.state_dict().items()}
     except ValueError as error:
         raise ValueError(f"{path}: {one_line(error)}") from None
     except Exception as error:  # whatever the arguments in a file lead to
@@ -140,6 +143,8 @@ def rebuilt(path: Path, spec: Any, tensors: dict[str, Tensor], classes: Classes 
     if expected != given:
         names = sorted(name for name in {*expected, *given} if expected.get(name) != given.get(name))
         raise ValueError(f"{path}: the weights do not fit the network: {one_line(', '.join(names[:5]))}")
+    if sum(map(_bytes, sketch.buffers())) > 2 * sum(map(_bytes, tensors.values())) + TABLES:
+        raise ValueError(f"{path}: the network needs far more memory than the weights in the file explain")
     with host_generator_kept():  # the first weights, which are overwritten, are nobody's to draw
         network = from_spec(spec, classes)
     dtypes = {tensors[name].dtype for name, _ in network.named_parameters()}
@@ -151,6 +156,10 @@ def rebuilt(path: Path, spec: Any, tensors: dict[str, Tensor], classes: Classes 
 
 def _form(tensor: Tensor) -> tuple[torch.Size, bool]:
     return tensor.shape, tensor.is_floating_point()
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 class _Budget(TorchFunctionMode):
