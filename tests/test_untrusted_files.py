@@ -427,7 +427,12 @@ def test_numbers_in_earlier_checkpoints_take_no_memory(tmp_path):
 def test_checkpoints_that_do_not_fit_are_refused(value, tmp_path):
     learner, source = DQN.tiny()
     path = tmp_path / "state.safetensors"
-    parts = [["learner_class", "DQN"], ["learner", {"dict": []}], ["source", {"dict": []}], ["extra", {"dict": []}]]
+    parts: list[list[Any]] = [
+        ["learner_class", "DQN"],
+        ["learner", {"dict": []}],
+        ["source", {"dict": []}],
+        ["extra", {"dict": []}],
+    ]
     for part in (1, 2):
         changed = [list(pair) for pair in parts]
         changed[part][1] = value

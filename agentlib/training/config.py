@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import math
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from weakref import WeakKeyDictionary
 
 from agentlib.backbones.names import shown
 from agentlib.backbones.schedules import Cosine, InverseSquareRoot, Linear, Warmup
@@ -71,10 +71,14 @@ def config_from_json(cls: type[Config], values: Mapping[str, Any]) -> Config:
     return cls(**built)
 
 
-@functools.lru_cache
+_HINTS: WeakKeyDictionary[type[Any], dict[str, Any]] = WeakKeyDictionary()
+
+
 def hints_of(cls: type[Any]) -> dict[str, Any]:
     """The types of a config's fields; kept, since Python evaluates them anew each time."""
-    return get_type_hints(cls)
+    if cls not in _HINTS:
+        _HINTS[cls] = get_type_hints(cls)
+    return _HINTS[cls]
 
 
 def _suggestion(name: str, known: list[str]) -> str:
