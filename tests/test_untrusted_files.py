@@ -162,6 +162,7 @@ def changed(good):
     box = {"type": "Box", "shape": [1 << 23], "dtype": "float64", "low": 0, "high": 1}
     yield "many large observations", with_(observation_space={"type": "Tuple", "spaces": [box] * 20}), tensors
     yield "an observation of less than nothing", with_(observation_space={**box, "shape": [-1, 0]}), tensors
+    yield "an observation of so many lists", with_(observation_space={**box, "shape": [10**9, [0] * 1000]}), tensors
     yield "a space with a kind that is long", with_(observation_space={"type": ["x" * 3000]}), tensors
     yield "a network with a name that is no text", with_(policy=policy([1])), tensors
     yield "exploration beyond all numbers", with_(exploration_rate=10**400), tensors

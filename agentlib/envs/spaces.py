@@ -274,8 +274,10 @@ def _space(description: Any, left: list[int]) -> spaces.Space[Any]:
             shape, dtype = tuple(description["shape"]), np.dtype(description["dtype"])
             if dtype.kind not in "biuf":
                 raise ValueError(f"a Box of {one_line(dtype)} is none of numbers")
+            if not all(type(side) is int and side >= 0 for side in shape):  # a number times a list is a long list
+                raise ValueError(f"a Box of shape {shown(shape)}")
             left[0] -= math.prod(shape)
-            if left[0] < 0 or min(shape, default=0) < 0:
+            if left[0] < 0:
                 raise ValueError(
                     f"a Box of shape {shown(shape)} is larger than any observation that is read from a file"
                 )
