@@ -69,8 +69,9 @@ READERS = {
 }
 """Modules, and the functions in them that read: those whose coverage is shown."""
 UNREACHABLE = """\
-What no file can reach: another path than a file's; PyYAML not installed; a config that is no mapping, or has a field of
-any type or a config inside (none of ours); tensors that are not contiguous (those of a file are)."""
+What no input can reach: another path than a file's; PyYAML not installed; a file longer than the fuzzer writes; a
+config that is no mapping, or has a field of any type or a config inside (none of ours); DQN without normalization;
+tensors that are not contiguous (those of a file are)."""
 INSTRUMENTED = {
     "agent": ["agentlib.agent", "agentlib.backbones", "agentlib.policies", "agentlib.envs.spaces", "agentlib._inspect"],
     "checkpoint": ["agentlib.training", "agentlib.data"],
@@ -111,7 +112,8 @@ SNIPPETS = [
     "NormalActionNoise", "{handle_timeout_termination: true}",
 ]  # fmt: skip
 OURS = (
-    "double: true", "gamma: 0.9", "normalize: {norm_obs: true, norm_reward: false}", "replay_buffer_kwargs: {}",
+    "double: true", "gamma: 0.9", "normalize: {norm_obs: true, norm_reward: false}",
+    "replay_buffer_kwargs: {handle_timeout_termination: true}",
     "n_envs: 1", "env_kwargs: {a: 1}", "train_freq: [4, step]", "learning_starts: 1e3", "verbose: 1",
     "policy: MlpPolicy", "callback: ''", "policy_kwargs: {net_arch: [8]}", "learning_rate: lin_0.1",
 )  # fmt: skip
