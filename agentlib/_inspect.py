@@ -29,7 +29,10 @@ def inspected(path: Path) -> str:
     numbers = sum(_size(shape) for _, shape in tensors.values())
     rows: Rows = [("size", f"{path.stat().st_size:,} bytes: {len(tensors)} tensors, {numbers:,} numbers")]
     if "agentlib" in metadata:
-        kind, more = _described(path, metadata["agentlib"])
+        try:
+            kind, more = _described(path, metadata["agentlib"])
+        except RecursionError:
+            raise ValueError(f"{path} is damaged: its metadata are nested too deep") from None
     elif metadata.get("format") == "agentlib state":
         kind, more = "agentlib state", [("version", metadata.get("version", "unknown"))]
     else:

@@ -20,9 +20,8 @@ from agentlib.recipes import Job, Problem, Result, configure, recipe_of, steps_o
 from agentlib.recipes.folder import RunFolder
 from agentlib.recipes.lock import Lock
 from agentlib.recipes.problem import is_large, is_made
-from agentlib.recipes.record import about_of, record_of
+from agentlib.recipes.record import about_of, read_record, record_of
 from agentlib.training.compiled import telling
-from agentlib.training.config import config_from_json
 from agentlib.training.learner import Update
 from agentlib.training.logs import Log, Progress
 from agentlib.training.loop import Compile, Precision, compiles, engine, run
@@ -140,26 +139,23 @@ def _resume(
     if rest:
         raise ValueError(f"a run is resumed with its own settings: {', '.join(rest)} cannot be changed")
     folder = RunFolder(path)
-    record = folder.record()
-    for name in record.get("objects", []):
+    record, recipe, config = read_record(folder)
+    for name in set(record.objects) & set(origins):
         if origins[name] is None:
             raise ValueError(f"{path} does not name its {name} (it was given as an object): give {name}=... again")
-    origins = {name: value if value is not None else record.get(name) for name, value in origins.items()}
-    if record["backbone"] is None and isinstance(backbone, str):
+    origins = {name: value if value is not None else getattr(record, name) for name, value in origins.items()}
+    if record.backbone is None and isinstance(backbone, str):
         raise ValueError(f"{path} was trained on a backbone of your own: give backbone=... again")
-    recipe = recipe_of(record["what"])
-    config = config_from_json(recipe.config, record["config"])
-    problem = Problem(n_envs=record["n_envs"], env_kwargs=record["env_kwargs"] or {}, steps=record["steps"], **origins)
+    problem = Problem(n_envs=record.n_envs, env_kwargs=record.env_kwargs or {}, steps=record.steps, **origins)
     if compile == "auto":
-        compile = record.get("compile", "auto")
-    job = recipe.build(config, problem, record["backbone"] or backbone, record["device"], record["seed"])
+        compile = record.compile
+    job = recipe.build(config, problem, record.backbone or backbone, record.device, record.seed)
     try:
-        precision = record.get("precision", "float32")
-        eval_every = record["eval_every"]
-        with torch_threads(_count(record.get("threads"), job.learner)):
-            training = _Training(job, folder, callback, eval_every, progress, compile, precision, recipe.name)
-            training.about = about_of(recipe, problem, record["seed"])
-            training.resume(bool(record.get("from_agent")))
+        every, precision = record.eval_every, record.precision
+        with torch_threads(_count(record.threads, job.learner)):
+            training = _Training(job, folder, callback, every, progress, compile, precision, recipe.name)
+            training.about = about_of(recipe, problem, record.seed)
+            training.resume(record.from_agent)
             return training.go()
     finally:
         job.close()

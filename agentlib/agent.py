@@ -17,6 +17,7 @@ from torch import nn
 
 from agentlib.backbones import spec_of
 from agentlib.backbones.files import read, rebuilt, replacing
+from agentlib.backbones.names import one_line
 from agentlib.envs.masks import Masks
 from agentlib.envs.spaces import (
     action_to_space,
@@ -330,8 +331,8 @@ class Agent:
             observation_space = space_from_json(description["observation_space"])
             action_space = space_from_json(description["action_space"])
             exploration_rate, about = float(description["exploration_rate"]), dict(description["about"])
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is damaged: {error}") from None
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{path} is damaged: {one_line(error)}") from None
         policy = rebuilt(path, description["policy"], tensors, {**POLICIES, **(classes or {})})
         return cls(policy.to(device), observation_space, action_space, exploration_rate=exploration_rate, about=about)
 

@@ -227,17 +227,18 @@ def _train(options: Any, choice: Choice) -> int:
 
 def _resume(options: Resume) -> int:
     from agentlib.recipes.folder import RunFolder
+    from agentlib.recipes.record import read_record
 
     folder = RunFolder(options.resume)
-    record = folder.record()
-    env = options.env or record["env"]
+    record, _, _ = read_record(folder)
+    env = options.env or record.env
     last = folder.checkpoints()
     step = int(last[-1].stem.removeprefix("step_")) if last else 0
-    subject = env or record.get("data") or record.get("demos")
+    subject = env or record.data or record.demos
     state = "finished already" if (options.resume / "results.json").exists() else f"going on at step {step:,}"
-    total = f" of {record['steps']:,}" if record["steps"] is not None else ""
-    print(f"{record['what']} on {subject}, in {options.resume}: {state}{total}\n", flush=True)
-    shown = [f"{name}={value!r}" for name, value in (record["env_kwargs"] or {}).items()]
+    total = f" of {record.steps:,}" if record.steps is not None else ""
+    print(f"{record.what} on {subject}, in {options.resume}: {state}{total}\n", flush=True)
+    shown = [f"{name}={value!r}" for name, value in (record.env_kwargs or {}).items()]
     return _learn(
         options.resume, resume=options.resume, env=env, shown_kwargs=shown, progress=_progress(options.progress)
     )

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import resource
 import struct
 import subprocess
@@ -17,10 +18,22 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+import agentlib
 from agentlib import Agent
-from agentlib.backbones import load_backbone, save_backbone
-from agentlib.training.checkpoints import load_state, save_state
+from agentlib._inspect import inspected
+from agentlib.backbones import from_spec, load_backbone, save_backbone
+from agentlib.backbones.files import rebuilt
+from agentlib.learners import DQN
+from agentlib.policies import POLICIES
+from agentlib.recipes import RECIPES, Problem
+from agentlib.recipes.folder import RunFolder
+from agentlib.recipes.record import read_record, record_of
+from agentlib.recipes.zoo import read_zoo
+from agentlib.recipes.zoo_file import read_zoo_section
+from agentlib.training.checkpoints import load_checkpoint, load_state, save_state
+from agentlib.training.segments import checksum
 from tests.tiny import tiny_run
+from tests.training.fixtures.make import FOLDER
 
 
 class Bomb:
@@ -86,6 +99,7 @@ def headers(kind="agentlib agent"):
     yield "unknown dtype", raw(json.dumps({"x": entry(dtype="OBJECT"), **metadata}).encode(), bytes(4))
     yield "hidden bytes at the end", raw(json.dumps(metadata).encode(), bytes(1000))
     yield "metadata is a list", raw(b'{"__metadata__": ["agentlib"]}')
+    yield "metadata is long and no text", raw(json.dumps({"__metadata__": "x" * 3000}).encode())
     yield "metadata is deep", raw(json.dumps({"__metadata__": {"agentlib": '{"a":' * 20_000}}).encode())
     yield "metadata is no JSON", raw(json.dumps({"__metadata__": {"agentlib": "__import__('os').abort()"}}).encode())
     yield "metadata is a number", raw(json.dumps({"__metadata__": {"agentlib": "1"}}).encode())
@@ -140,6 +154,19 @@ def changed(good):
         tensors,
     )
     yield "an unknown space", with_(observation_space={"type": "Text", "n": 3}), tensors
+    yield (
+        "an observation of very long texts",
+        with_(observation_space={"type": "Box", "shape": [1], "dtype": "S1000000000", "low": 0, "high": 1}),
+        tensors,
+    )
+    box = {"type": "Box", "shape": [1 << 23], "dtype": "float64", "low": 0, "high": 1}
+    yield "many large observations", with_(observation_space={"type": "Tuple", "spaces": [box] * 20}), tensors
+    yield "an observation of less than nothing", with_(observation_space={**box, "shape": [-1, 0]}), tensors
+    yield "an observation of so many lists", with_(observation_space={**box, "shape": [10**9, [0] * 1000]}), tensors
+    yield "a space with a kind that is long", with_(observation_space={"type": ["x" * 3000]}), tensors
+    yield "a network with a name that is no text", with_(policy=policy([1])), tensors
+    yield "exploration beyond all numbers", with_(exploration_rate=10**400), tensors
+    yield "weights with a name of many lines", good[0], {**tensors, "\n" * 500: torch.zeros(1)}
     yield "a space of no actions", with_(action_space={"type": "Discrete", "n": -3, "start": 0}), tensors
     yield "exploration that is text", with_(exploration_rate="lots"), tensors
     yield "weights with NaN", good[0], {**tensors, first: torch.full_like(tensors[first], float("nan"))}
@@ -184,6 +211,7 @@ def test_agents_are_refused_with_one_clear_error(zoo):
             Agent.load(path)
         assert str(path) in str(caught.value), f"{name}: the error does not say which file: {caught.value}"
         assert len(str(caught.value)) < 1000, name
+        assert "\n" not in str(caught.value), name
         assert time.process_time() - started < 1.0, f"{name} took longer than a second"
 
 
@@ -194,6 +222,223 @@ def test_backbones_and_states_are_refused_too(zoo):
             with pytest.raises(ValueError, match=r"\w{3}"):
                 load(path)
             assert time.process_time() - started < 1.0, name
+
+
+def refused(path, load):
+    """The message of the one clear error."""
+    started = time.process_time()
+    with pytest.raises(ValueError, match=r"\w{3}") as caught:
+        load()
+    message = str(caught.value)
+    assert str(path) in message, message
+    assert "\n" not in message
+    assert len(message) < 1000
+    assert time.process_time() - started < 1.0
+    return message
+
+
+def test_deep_metadata_are_refused_by_inspect(tmp_path):
+    path = tmp_path / "deep.safetensors"
+    spec = '{"name":"q","arguments":' * 900 + "{}" + "}" * 900
+    save_file({}, path, metadata={"agentlib": f'{{"file":"agentlib agent","version":1,"policy":{spec}}}'})
+    refused(path, lambda: inspected(path))
+
+
+def named(name, **arguments):
+    return {"name": name, "arguments": arguments}
+
+
+DENOISER = named("mlp_denoiser", shape=[2, 3], hidden=[8])
+DECODER = named("mlp_decoder", input_dim=20_002, shape=[1], hidden=[1])
+HOARDS = {
+    "a schedule of a billion steps": named("diffusion", denoiser=DENOISER, shape=[2, 3], noise_steps=10**9),
+    "a table of all pairs of classes": named("generator", decoder=DECODER, latent_dim=2, n_classes=20_000),
+    "a table of all windows": named(
+        "swin", shape=[1, 4096, 4096], patch=1, dim=8, depths=[2], heads=[1], window=2, mlp_ratio=1
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOARDS)
+def test_networks_that_need_more_memory_than_their_weights_are_refused(name, tmp_path):
+    with torch.device("meta"):
+        weights = from_spec(HOARDS[name]).state_dict()
+    tensors = {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in weights.items()}
+    path = written(tmp_path / "x", {"file": "agentlib backbone", "version": 1, "backbone": HOARDS[name]}, tensors)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "more memory" in refused(path, lambda: load_backbone(path))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+ENDLESS = {
+    "patches": named("vit", shape=[1, 10**12, 10**12], patch=3, dim=8, layers=1, heads=2),
+    "windows": named("swin", shape=[1, 10**12, 10**12], patch=2, dim=8, depths=[1], heads=[1]),
+    "kernels": named("cnn", shape=[1, 4, 4], layers=[[4, 99, 99]] * 300),
+    "choices": named("multi_categorical", backbone=named("mlp", input_dim=4, hidden=[4]), nvec=[10**9]),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_networks_that_take_long_to_refuse_are_refused_at_once(name, tmp_path):
+    path = written(tmp_path / "x", {"file": "agentlib backbone", "version": 1, "backbone": ENDLESS[name]}, {})
+    refused(path, lambda: rebuilt(path, ENDLESS[name], {}, POLICIES))
+
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+SECTION = "CartPole-v1:\n  "
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{BOMB}{SECTION}net_arch: *i\n",
+        f"{SECTION}net_arch: &a [*a]\n",
+        f"{SECTION}gamma: {'[' * 3000}\n",
+        f"{SECTION}gamma: !!int ''\n",
+        f"{SECTION}gamma: !!bool x\n",
+        f"{SECTION}gamma: !!int 0b\n",
+        f"{SECTION}gamma: !!timestamp x\n",
+        f"{SECTION}gamma: 2001-99-99\n",
+        f"{SECTION}gamma: !!python/object/apply:os.system [true]\n",
+        f"{SECTION}policy_kwargs: '{'[' * 5000}'\n",
+        f"{SECTION}batch_size: .inf\n",
+        f"{SECTION}batch_size: 0x{'f' * 5000}x\n",
+        "x" * 200_000,
+        "- a",
+    ],
+)
+def test_settings_of_the_zoo_are_refused(text, tmp_path):
+    path = tmp_path / "dqn.yml"
+    path.write_text(text)
+    refused(path, lambda: read_zoo(path, "CartPole-v1", RECIPES["dqn"]))
+    if "batch_size: 0x" not in text:  # a text, which another algorithm might take
+        refused(path, lambda: read_zoo_section(path, "CartPole-v1"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "policy: {a: b}",
+        "double: [1]",
+        "double: {a: 1}",
+        "gamma: .nan",
+        "gamma: 2001-01-01",
+        "1: 2",
+        "policy_kwargs: {1: 2, a: 3}",
+        "normalize: {norm_reward: false, 1: 2}",
+        f"gamma: {'9' * 400}",
+        f"learning_rate: {'x' * 3000}",
+        f"callback: {'x' * 3000}",
+    ],
+)
+def test_settings_that_do_not_fit_the_learner_are_refused(line, tmp_path):
+    path = tmp_path / "dqn.yml"
+    path.write_text(f"CartPole-v1:\n  {line}\n")
+    refused(path, lambda: read_zoo(path, "CartPole-v1", RECIPES["dqn"]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: [record],
+        lambda record: "text",
+        lambda record: {key: value for key, value in record.items() if key != "seed"},
+        lambda record: {**record, "seed": "0"},
+        lambda record: {**record, "what": "x" * 3000},
+        lambda record: {**record, "backbone": 3},
+        lambda record: {**record, "env_kwargs": [1]},
+        lambda record: {**record, "objects": "env"},
+        lambda record: {**record, "precision": "float8"},
+        lambda record: {**record, "config": []},
+        lambda record: {**record, "config": {"gamma": 10**400}},
+        lambda record: {**record, "config": {"gamma": "x" * 3000}},
+        lambda record: {**record, "config": {"x" * 3000: 1}},
+        lambda record: {**record, "config": {"learning_rate": {"schedule": []}}},
+    ],
+)
+def test_the_record_of_a_run_is_refused(change, tmp_path):
+    recipe, folder = RECIPES["dqn"], RunFolder(tmp_path)
+    problem = Problem(env="CartPole-v1", steps=10)
+    record = record_of(recipe, recipe.config(), problem, "auto", "cpu", 0, None, "auto", "float32", "auto")
+    folder.config_file.write_text(json.dumps(record))
+    assert read_record(folder)[2] == recipe.config()
+    folder.config_file.write_text(json.dumps(change(record)))
+    refused(folder.config_file, lambda: read_record(folder))
+    refused(folder.config_file, lambda: agentlib.train(resume=tmp_path))
+
+
+def test_a_record_that_is_no_json_is_refused(tmp_path):
+    for content in (b"{", b"\xff", b"[" * 5000, b"9" * 5000):
+        (tmp_path / "config.json").write_bytes(content)
+        refused(tmp_path, lambda: read_record(RunFolder(tmp_path)))
+
+
+def checkpoint_with(path, tree, version="3"):
+    text = tree if isinstance(tree, str) else json.dumps(tree)
+    metadata = {"format": "agentlib state", "version": version, "tree": text, "segments": "[]"}
+    tensors = {"x": torch.zeros(2)}
+    save_file(tensors, path, {**metadata, "checksum": checksum(text + "[]", tensors)})
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"ring": {"counts": [float("inf")], "column": "x"}},
+        {"ring": {"counts": [1], "column": ["x"]}},
+        {"ring": []},
+        {"tensor": {}},
+        {"float": []},
+        {"dict": [[[], 1]]},
+        {"dict": 3},
+        {"unknown": 1},
+        {},
+        '{"list":[' * 600 + "]}" * 600,
+    ],
+)
+def test_trees_of_states_are_refused(tree, tmp_path):
+    path = tmp_path / "state.safetensors"
+    checkpoint_with(path, tree)
+    refused(path, lambda: load_state(path))
+
+
+def changed_fixture(name, path, **changes):
+    """A checkpoint of an earlier version, with other numbers in its metadata."""
+    with safe_open(FOLDER / f"{name}.safetensors", "pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for key, value in changes.items():
+        metadata["tree"], count = re.subn(rf'\["{key}",\d+\]', f'["{key}",{value}]', metadata["tree"])
+        assert count
+    metadata["checksum"] = checksum(metadata["tree"] + metadata.get("segments", ""), tensors)
+    save_file(tensors, path, metadata)
+
+
+def test_numbers_in_earlier_checkpoints_take_no_memory(tmp_path):
+    path = tmp_path / "state.safetensors"
+    changed_fixture("dqn_2", path, transitions=10**9)
+    refused(path, lambda: load_state(path))
+    changed_fixture("dqn_1", path, num_envs=10**9)
+    refused(path, lambda: load_state(path))
+
+
+@pytest.mark.parametrize(
+    "value", [10**400, -1, "x", None, [], {"list": []}, {"dict": []}, {"tensor": "x"}, {"float": "nan"}]
+)
+def test_checkpoints_that_do_not_fit_are_refused(value, tmp_path):
+    learner, source = DQN.tiny()
+    path = tmp_path / "state.safetensors"
+    parts: list[list[Any]] = [
+        ["learner_class", "DQN"],
+        ["learner", {"dict": []}],
+        ["source", {"dict": []}],
+        ["extra", {"dict": []}],
+    ]
+    for part in (1, 2):
+        changed = [list(pair) for pair in parts]
+        changed[part][1] = value
+        checkpoint_with(path, {"dict": changed})
+        refused(path, lambda: load_checkpoint(path, learner, source))
 
 
 WATCHED = """

@@ -17,10 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from agentlib.backbones.names import one_line, shown
 from agentlib.backbones.randomness import host_generator_kept
 from agentlib.backbones.specs import Classes, from_spec, spec_of
 
 KIND, VERSION = "agentlib backbone", 1
+TABLES = 1 << 24
+"""Bytes that a network from a file may keep beside its weights, such as the table of a noise schedule."""
 
 
 def save_backbone(backbone: nn.Module, path: str | os.PathLike[str]) -> Path:
@@ -79,7 +82,7 @@ def header(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, tuple[int, 
             forms = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
             return file.metadata() or {}, forms
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"{path} is no file of agentlib, or it is damaged: {error}") from None
+        raise ValueError(f"{path} is no file of agentlib, or it is damaged: {one_line(error)}") from None
 
 
 def read(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -100,7 +103,7 @@ def read(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str,
         if name == "agent" and zipfile.is_zipfile(path):
             raise ValueError(f"{path} is a zip: a model of Stable-Baselines3 becomes an agent by Agent.from_sb3(path), "
                              "and is sb3:PATH on the command line") from None  # fmt: skip
-        raise ValueError(f"{path} is no {name} file, or it is damaged: {error}") from None
+        raise ValueError(f"{path} is no {name} file, or it is damaged: {one_line(error)}") from None
     try:
         description = json.loads(metadata["agentlib"], object_pairs_hook=_without_repetition)
         found, number = description["file"], description["version"]
@@ -115,12 +118,12 @@ def read(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str,
         raise ValueError(f"{path} is no {name} file: it does not say that agentlib wrote it") from None
     if found != kind:
         hint = ": Agent.load(path).backbone is its network" if found == "agentlib agent" else ""
-        raise ValueError(f"{path} is no {name} file but {found[:80]!r}{hint}")
+        raise ValueError(f"{path} is no {name} file but {shown(found)}{hint}")
     if number > version:
         raise ValueError(f"{path} has version {number}, this agentlib reads up to {version}: update agentlib")
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and bool(tensor.isnan().any()):
-            raise ValueError(f"{path} is damaged: {key} holds NaN")
+            raise ValueError(f"{path} is damaged: {one_line(key)} holds NaN")
     return description, tensors
 
 
@@ -134,15 +137,18 @@ def rebuilt(path: Path, spec: Any, tensors: dict[str, Tensor], classes: Classes 
     """
     try:
         with _Budget(100 * len(tensors) + 1000), torch.device("meta"):
-            expected = {name: _form(tensor) for name, tensor in from_spec(spec, classes).state_dict().items()}
+            sketch = from_spec(spec, classes)
+            expected = {name: _form(tensor) for name, tensor in sketch.state_dict().items()}
     except ValueError as error:
-        raise ValueError(f"{path}: {_short(error)}") from None
+        raise ValueError(f"{path}: {one_line(error)}") from None
     except Exception as error:  # whatever the arguments in a file lead to
-        raise ValueError(f"{path}: its network cannot be built: {type(error).__name__}: {_short(error)}") from None
+        raise ValueError(f"{path}: its network cannot be built: {type(error).__name__}: {one_line(error)}") from None
     given = {name: _form(tensor) for name, tensor in tensors.items()}
     if expected != given:
         names = sorted(name for name in {*expected, *given} if expected.get(name) != given.get(name))
-        raise ValueError(f"{path}: the weights do not fit the network: {', '.join(names[:5])[:300]}")
+        raise ValueError(f"{path}: the weights do not fit the network: {one_line(', '.join(names[:5]))}")
+    if sum(map(_bytes, sketch.buffers())) > 2 * sum(map(_bytes, tensors.values())) + TABLES:
+        raise ValueError(f"{path}: the network needs far more memory than the weights in the file explain")
     with host_generator_kept():  # the first weights, which are overwritten, are nobody's to draw
         network = from_spec(spec, classes)
     dtypes = {tensors[name].dtype for name, _ in network.named_parameters()}
@@ -152,13 +158,12 @@ def rebuilt(path: Path, spec: Any, tensors: dict[str, Tensor], classes: Classes 
     return network.eval()
 
 
-def _short(error: Exception) -> str:
-    """The message, without the stack of C++ that torch appends, or a whole spec."""
-    return (str(error).splitlines() or [""])[0][:700]
-
-
 def _form(tensor: Tensor) -> tuple[torch.Size, bool]:
     return tensor.shape, tensor.is_floating_point()
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 class _Budget(TorchFunctionMode):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,6 +83,11 @@ class ImageLayout:
         raise ValueError(message)
 
 
+def tiling(height: int, width: int) -> list[int]:
+    """Sides of squares that tile an image, for messages: those up to 1024."""
+    return [size for size in range(1, min(height, width, 1024) + 1) if height % size == width % size == 0]
+
+
 Window = tuple[int, int, int]
 """Kernel, stride and padding of a convolution or a pooling."""
 
@@ -100,7 +106,7 @@ def convolved_sides(layout: ImageLayout, windows: Sequence[Window]) -> tuple[int
     """
     sides = [_convolved(side, windows) for side in layout.sides]
     if None in sides:
-        smallest = next(side for side in range(1, 2**20) if _convolved(side, windows) is not None)
+        smallest = 1 + bisect.bisect_left(range(1, 2**20), True, key=lambda side: _convolved(side, windows) is not None)
         raise ValueError(f"an image of shape {layout.shape} is too small: both sides must be at least {smallest}")
     height, width = sides
     assert height is not None

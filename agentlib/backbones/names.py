@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Thing = TypeVar("Thing")
 
 
+LONGEST = 200
+"""Characters of a value in a message."""
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = LONGEST
+
+
+def shown(value: Any) -> str:
+    """A value for a message: short, whatever it is; what a file says may be long, deep, or refer to itself."""
+    try:
+        text = _SHORT.repr(value)
+    except ValueError:  # an int of more digits than Python prints
+        text = f"a {type(value).__name__} of thousands of digits"
+    return text if len(text) <= LONGEST else text[:LONGEST] + "..."
+
+
+def one_line(error: object) -> str:
+    """An error or a text for a message: one line, not too long, without the stack of C++ that torch appends."""
+    return " ".join(str(error).partition("Exception raised from")[0].split())[: 3 * LONGEST]
+
+
 def close_matches(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: what was probably meant, or all that is known."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    known = [one[:LONGEST] for one in known]
+    close = difflib.get_close_matches(name[:LONGEST], known, n=3, cutoff=0.5)
     return f"; close matches: {', '.join(close)}" if close else f"; known: {', '.join(known)}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from agentlib.backbones.base import Spec
-from agentlib.backbones.names import close_matches
+from agentlib.backbones.names import close_matches, shown
 from agentlib.backbones.randomness import host_generator_kept
 
 Classes = Mapping[str, Callable[..., nn.Module]]
@@ -89,12 +89,12 @@ def from_spec(spec: Spec, classes: Classes | None = None) -> nn.Module:
         return [build(item) for item in value] if isinstance(value, list) else value
 
     if not isinstance(spec, dict) or set(spec) != {"name", "arguments"} or not isinstance(spec["arguments"], dict):
-        raise ValueError(f'a spec is {{"name": ..., "arguments": {{...}}}}, not {str(spec)[:200]}')
+        raise ValueError(f'a spec is {{"name": ..., "arguments": {{...}}}}, not {shown(spec)}')
     name = spec["name"]
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(
-            f"unknown network {name!r}{close_matches(str(name), known)}. A class of your own is passed at load, "
-            f"classes={{{name!r}: YourClass}}; a network of a newer agentlib needs that agentlib"
+            f"unknown network {shown(name)}{close_matches(str(name), known)}. A class of your own is passed at load, "
+            f"classes={{{shown(name)}: YourClass}}; a network of a newer agentlib needs that agentlib"
         )
     try:
         return known[name](**{key: build(value) for key, value in spec["arguments"].items()})

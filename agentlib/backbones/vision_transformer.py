@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from agentlib.backbones.attention import Layer, Stack
 from agentlib.backbones.base import Backbone, Spec
-from agentlib.backbones.images import ImageLayout
+from agentlib.backbones.images import ImageLayout, tiling
 from agentlib.backbones.names import close_matches
 
 
@@ -31,7 +31,7 @@ def patch_grid(layout: ImageLayout, patch: int) -> tuple[int, int]:
     """
     height, width = layout.sides
     if patch < 1 or height % patch or width % patch:
-        fitting = [size for size in range(1, min(height, width) + 1) if height % size == width % size == 0]
+        fitting = tiling(height, width)
         raise ValueError(
             f"patches of {patch}x{patch} do not tile an image of {height}x{width}; sides that do: {fitting}"
         )
@@ -252,10 +252,9 @@ class Swin(Backbone):
         if min(sides) <= side:
             side, shift = min(sides), 0
         if sides[0] % side or sides[1] % side:
-            fitting = [size for size in range(1, min(sides) + 1) if sides[0] % size == sides[1] % size == 0]
             raise ValueError(
                 f"windows of {side}x{side} do not tile the {sides[0]}x{sides[1]} tokens of stage {stage + 1}; sides "
-                f"that do: {fitting}"
+                f"that do: {tiling(*sides)}"
             )
         layer = Layer(
             dim,

@@ -14,8 +14,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-LARGEST = 1 << 24
-"""Numbers in the largest observation that a file may describe; Gymnasium allocates its bounds."""
+from agentlib.backbones.names import one_line, shown
+
+LARGEST = 1 << 23
+"""Numbers in the largest observation that a file may describe, all its parts together; Gymnasium allocates bounds."""
 
 FEW = 32
 """Numbers that Python sums more quickly than numpy."""
@@ -256,17 +258,29 @@ def space_from_json(description: dict[str, Any]) -> spaces.Space[Any]:
     Raises:
         ValueError: not such a description.
     """
+    return _space(description, [LARGEST])
+
+
+def _space(description: Any, left: list[int]) -> spaces.Space[Any]:
+    """The space; `left` are the numbers that it may still have."""
     try:
         kind = description["type"]
         if kind == "Dict":
             # Pairs, because a dict would be sorted, and the order is that of the leaves.
-            return spaces.Dict([(key, space_from_json(part)) for key, part in description["spaces"].items()])
+            return spaces.Dict([(key, _space(part, left)) for key, part in description["spaces"].items()])
         if kind == "Tuple":
-            return spaces.Tuple([space_from_json(part) for part in description["spaces"]])
+            return spaces.Tuple([_space(part, left) for part in description["spaces"]])
         if kind == "Box":
             shape, dtype = tuple(description["shape"]), np.dtype(description["dtype"])
-            if math.prod(shape) > LARGEST:
-                raise ValueError(f"a Box of shape {shape} is larger than any observation that is read from a file")
+            if dtype.kind not in "biuf":
+                raise ValueError(f"a Box of {one_line(dtype)} is none of numbers")
+            if not all(type(side) is int and side >= 0 for side in shape):  # a number times a list is a long list
+                raise ValueError(f"a Box of shape {shown(shape)}")
+            left[0] -= math.prod(shape)
+            if left[0] < 0:
+                raise ValueError(
+                    f"a Box of shape {shown(shape)} is larger than any observation that is read from a file"
+                )
             low, high = (_bound_from_json(description[side], shape, dtype) for side in ("low", "high"))
             return spaces.Box(low, high, shape, dtype.type)
         if kind == "Discrete":
@@ -279,8 +293,8 @@ def space_from_json(description: dict[str, Any]) -> spaces.Space[Any]:
         if kind == "MultiBinary":
             return spaces.MultiBinary(description["n"])
     except (KeyError, TypeError, AttributeError, AssertionError, OverflowError, RecursionError) as error:
-        raise ValueError(f"not the description of a space: {error!r}") from None
-    raise ValueError(f"unknown kind of space {kind!r}")
+        raise ValueError(f"not the description of a space: {one_line(repr(error))}") from None
+    raise ValueError(f"unknown kind of space {shown(kind)}")
 
 
 def _bound_to_json(bound: NDArray[Any]) -> Any:

@@ -137,9 +137,10 @@ class MultiCategoricalPolicy(DiscretePolicy):
         super().__init__(backbone, sizes.tolist(), int(sizes.sum()))
         self.nvec = grid
         # Where each option of each choice (k, largest) lies among the logits; one past the end where there is none.
-        option, start = np.arange(sizes.max()), np.cumsum(sizes) - sizes
-        columns = np.where(option < sizes[:, None], start[:, None] + option, sizes.sum())
-        self.register_buffer("columns", torch.from_numpy(columns), persistent=False)
+        width = torch.tensor(sizes)[:, None]  # by torch, which takes no memory for it on the device "meta"
+        option, start = torch.arange(int(sizes.max())), width.cumsum(0) - width
+        columns = torch.where(option < width, start + option, int(sizes.sum()))
+        self.register_buffer("columns", columns, persistent=False)
 
     @property
     def spec(self) -> Spec:

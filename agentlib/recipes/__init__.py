@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from agentlib.backbones.names import close_matches as close_matches
+from agentlib.backbones.names import shown
 from agentlib.recipes import (
     decision_transformer,
     diffusion_bc,
@@ -53,7 +54,7 @@ def recipe_of(what: Any) -> Recipe:
     if isinstance(what, str):
         if what in RECIPES:
             return RECIPES[what]
-        raise ValueError(f"unknown learner {what!r}{close_matches(what, list(RECIPES))}")
+        raise ValueError(f"unknown learner {shown(what)}{close_matches(what, list(RECIPES))}")
     for recipe in RECIPES.values():
         if type(what) is recipe.config:
             return recipe

@@ -36,6 +36,11 @@ class RunFolder:
         self.segments = Segments(self.path / "replay")
 
     @property
+    def config_file(self) -> Path:
+        """What `create` writes."""
+        return self.path / "config.json"
+
+    @property
     def agent_file(self) -> Path:
         """Where the agent is."""
         return self.path / "agent.safetensors"
@@ -46,13 +51,13 @@ class RunFolder:
         Raises:
             ValueError: the folder holds a run already.
         """
-        if (self.path / "config.json").exists():
+        if self.config_file.exists():
             raise ValueError(
                 f"{self.path} holds a run already: choose another folder with out=..., "
                 f"or go on with resume={str(self.path)!r}"
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "config.json", {**record, **provenance()})
+        write_json(self.config_file, {**record, **provenance()})
 
     def record(self) -> dict[str, Any]:
         """What `config.json` says.
@@ -61,13 +66,16 @@ class RunFolder:
             FileNotFoundError: no run in this folder.
             ValueError: the file is damaged.
         """
-        path = self.path / "config.json"
+        path = self.config_file
         if not path.is_file():
             raise FileNotFoundError(f"no run in {self.path}: it has no config.json")
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged: {error}") from None
+        if not isinstance(record, dict):
+            raise ValueError(f"{path} is damaged: it does not hold the fields of a run")
+        return record
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints, oldest first."""

@@ -2,16 +2,60 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from agentlib.recipes import recipe_of
+from agentlib.recipes.folder import RunFolder
 from agentlib.recipes.problem import Problem, Recipe
-from agentlib.training.config import config_to_json
+from agentlib.training.config import config_from_json, config_to_json
 from agentlib.training.loop import Compile, Precision
 
 ORIGINS = ("env", "data", "demos", "expert")
 """What a run learns from; which of them, its recipe says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What `record_of` told, checked field by field. The later fields are not in the records of earlier versions."""
+
+    what: str
+    config: dict[str, Any]
+    env: str | None
+    data: str | None
+    demos: str | None
+    expert: str | None
+    n_envs: int
+    env_kwargs: dict[str, Any] | None
+    steps: int | None
+    seed: int
+    backbone: str | dict[str, Any] | None
+    device: str
+    eval_every: int | None
+    objects: tuple[str, ...] = ()
+    compile: Compile = "auto"
+    precision: Precision = "float32"
+    threads: int | Literal["auto"] | None = None
+    from_agent: bool = False
+
+
+def read_record(folder: RunFolder) -> tuple[Record, Recipe, Any]:
+    """What a run's folder says of it, the recipe and the config.
+
+    Raises:
+        FileNotFoundError: no run in this folder.
+        ValueError: the file is damaged, or of another version; the message names the field.
+    """
+    told, names = folder.record(), {field.name for field in dataclasses.fields(Record)}
+    try:
+        record = config_from_json(Record, {name: value for name, value in told.items() if name in names})
+        recipe = recipe_of(record.what)
+        return record, recipe, config_from_json(recipe.config, record.config)
+    except ValueError as error:
+        raise ValueError(f"{folder.config_file}: {error}") from None
 
 
 def record_of(

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
+from agentlib.backbones.names import shown
 from agentlib.recipes import Recipe, close_matches
 from agentlib.recipes.presets import is_atari
 from agentlib.recipes.zoo_file import literal, load_sections, schedule_from_text, section_for
-from agentlib.training.config import config_from_json, config_to_json
+from agentlib.training.config import config_from_json, hints_of, to_json
 
 BACKBONES = {"MlpPolicy": "mlp", "CnnPolicy": "nature_cnn", "MultiInputPolicy": "auto"}
 """SB3's policies, and the backbone that is like theirs."""
@@ -79,7 +80,7 @@ def read_zoo(path: str | Path, env_id: str, recipe: Recipe) -> ZooSettings:
 
 
 def _settings(section: str, values: dict[str, Any], env_id: str, recipe: Recipe) -> ZooSettings:
-    hints = get_type_hints(recipe.config)
+    hints = hints_of(recipe.config)
     hyperparameters: dict[str, Any] = {}
     run: dict[str, Any] = {}
     notes: list[str] = []
@@ -92,8 +93,12 @@ def _settings(section: str, values: dict[str, Any], env_id: str, recipe: Recipe)
             notes += [f"{key} is left out: {WITHOUT_EFFECT[key]}"] if value else []
         else:
             run |= _run_setting(key, value, env_id, recipe)
-    # Through JSON and back: that checks each field's type.
-    config = config_from_json(recipe.config, config_to_json(recipe.config(**hyperparameters)))
+    try:  # as JSON, so that each field's type is checked before the config's own checks
+        config = config_from_json(
+            recipe.config, {name: to_json(value, name) for name, value in hyperparameters.items()}
+        )
+    except TypeError as error:
+        raise ValueError(str(error)) from None
     hyperparameters = {name: getattr(config, name) for name in hyperparameters}
     return ZooSettings(section=section, hyperparameters=hyperparameters, notes=tuple(notes), **run)
 
@@ -104,24 +109,24 @@ def _run_setting(key: str, value: Any, env_id: str, recipe: Recipe) -> dict[str,
         return {"steps": _fitting(key, value, int)}
     if key == "n_envs":
         return {"n_envs": _fitting(key, value, int)}
-    if key == "policy" and value in BACKBONES:
+    if key == "policy" and isinstance(value, str) and value in BACKBONES:
         return {"backbone": BACKBONES[value]}
     if key == "env_kwargs":
         return {"env_kwargs": _mapping(key, literal(value))}
     if key not in REFUSED:
-        known = [*get_type_hints(recipe.config), *RUN_KEYS, *WITHOUT_EFFECT, *REFUSED]
-        raise ValueError(f"{recipe.name} has no setting {key!r}{close_matches(key, known)}")
+        known = [*hints_of(recipe.config), *RUN_KEYS, *WITHOUT_EFFECT, *REFUSED]
+        raise ValueError(f"{recipe.name} has no setting {shown(key)}{close_matches(str(key), known)}")
     same = {"frame_stack": (ATARI_FRAMES,), "env_wrapper": (ATARI_WRAPPER, [ATARI_WRAPPER])} if is_atari(env_id) else {}
     if not value or value in same.get(key, ()):
         return {}
     if key == "replay_buffer_kwargs" and literal(value) == {"handle_timeout_termination": True}:
         return {}
-    raise ValueError(f"{key}: {value!r} would change the run, and is not supported{REFUSED[key]}")
+    raise ValueError(f"{key}: {shown(value)} would change the run, and is not supported{REFUSED[key]}")
 
 
 def _mapping(key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value or {}, dict):
-        raise ValueError(f"{key} must be a mapping, not {value!r}")
+        raise ValueError(f"{key} must be a mapping, not {shown(value)}")
     return dict(value or {})
 
 
@@ -130,12 +135,14 @@ def _fitting(key: str, value: Any, hint: Any) -> Any:
     options = get_args(hint) or (hint,)  # of a union
     if isinstance(value, list | tuple) and key == "train_freq":
         if len(value) != 2 or value[1] != "step":
-            raise ValueError(f"train_freq: {value!r} is not supported; it counts environment steps here: give a number")
+            raise ValueError(
+                f"train_freq: {shown(value)} is not supported; it counts environment steps here: give a number"
+            )
         value = value[0]
     if isinstance(value, str) and {int, float} & set(options):
         value = schedule_from_text(value)
     if isinstance(value, float) and int in options and float not in options:
-        if value != int(value):
+        if not value.is_integer():
             raise ValueError(f"{key} must be a whole number, not {value}")
         return int(value)
     return tuple(value) if isinstance(value, list) else value
@@ -145,10 +152,10 @@ def _policy_kwargs(value: Any, hints: dict[str, Any]) -> dict[str, Any]:
     values = _mapping("policy_kwargs", value)
     unknown = set(values) - (set(hints) & {"net_arch"})
     if unknown:
-        raise ValueError(f"policy_kwargs: {', '.join(sorted(unknown))} is not supported, only net_arch")
+        raise ValueError(f"policy_kwargs: {', '.join(sorted(map(str, unknown)))} is not supported, only net_arch")
     widths = values.get("net_arch")
     if widths is not None and not (isinstance(widths, list | tuple) and all(type(width) is int for width in widths)):
-        raise ValueError(f"policy_kwargs: net_arch must be a list of widths, not {widths!r}")
+        raise ValueError(f"policy_kwargs: net_arch must be a list of widths, not {shown(widths)}")
     return {} if widths is None else {"net_arch": tuple(widths)}
 
 
@@ -156,7 +163,7 @@ def _normalize(value: Any, hints: dict[str, Any]) -> dict[str, Any]:
     settings = dict(value) if isinstance(value, dict) else {"norm_obs": bool(value), "norm_reward": bool(value)}
     observations, rewards = settings.pop("norm_obs", True), settings.pop("norm_reward", True)
     if settings or rewards:
-        what = "normalized rewards are" if rewards else f"{', '.join(settings)} is"
+        what = "normalized rewards are" if rewards else f"{', '.join(map(str, settings))} is"
         raise ValueError(f"normalize: {what} not supported; {{'norm_obs': True, 'norm_reward': False}} is")
     if observations and "normalize" not in hints:
         raise ValueError("normalize: not supported by this algorithm")

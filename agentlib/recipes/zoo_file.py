@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agentlib.backbones import Cosine, Linear, Schedule
+from agentlib.backbones.names import one_line, shown
 from agentlib.recipes import close_matches
 from agentlib.recipes.presets import is_atari
 
@@ -20,6 +21,11 @@ WHOLE_NUMBERS = (
     "n_timesteps", "policy_delay", "sde_sample_freq", "seed", "target_update_interval", "train_freq",
 )  # fmt: skip
 """What YAML may give as 1e5."""
+
+LARGEST_FILE = 1 << 17
+"""Bytes; those of the zoo have a tenth of it."""
+LARGEST_TREE = 1 << 16
+"""Values in a file, where what is referred to (`*name`) counts each time."""
 
 RUN_KEYS: tuple[str, ...] = ("callback", "vec_env_wrapper", "vec_env_kwargs", "monitor_kwargs")
 """What is no argument of an algorithm, and has no field of its own in `ZooSection`."""
@@ -126,7 +132,7 @@ def _plain(key: str, value: Any) -> Any:
 
 def _mapping(key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value or {}, dict):
-        raise ValueError(f"{key} must be a mapping, not {value!r}")
+        raise ValueError(f"{key} must be a mapping, not {shown(value)}")
     return dict(value or {})
 
 
@@ -135,7 +141,7 @@ def _wrappers(value: Any) -> tuple[tuple[str, dict[str, Any]], ...]:
     found: list[tuple[str, dict[str, Any]]] = []
     for part in value if isinstance(value, list) else [value] if value else []:
         if not isinstance(part, str | dict):
-            raise ValueError(f"env_wrapper: {part!r} is neither a name nor a name with its arguments")
+            raise ValueError(f"env_wrapper: {shown(part)} is neither a name nor a name with its arguments")
         named = {part: {}} if isinstance(part, str) else part
         found += [(str(name), _mapping("env_wrapper", arguments)) for name, arguments in named.items()]
     return tuple(found)
@@ -156,13 +162,38 @@ def load_sections(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no settings file at {path}")
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{path} is no settings file of the zoo: it has more than {LARGEST_FILE:,} bytes")
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML file that can be read safely: {' '.join(str(error).split())}") from None
+        reading = loader(path.read_text(encoding="utf-8"))
+        try:
+            node = reading.get_single_node()
+            _size_of(node, {})
+            content = None if node is None else reading.construct_document(node)
+        finally:
+            reading.dispose()
+    except Exception as error:  # PyYAML raises anything, such as IndexError for `!!int ""`
+        told = error if isinstance(error, ValueError | yaml.YAMLError) else repr(error)
+        raise ValueError(f"{path} is no YAML file that can be read safely: {one_line(told)}") from None
     if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
         raise ValueError(f"{path} is no settings file of the zoo: it must hold a section for each environment")
     return content
+
+
+def _size_of(node: Any, known: dict[int, int]) -> int:
+    """How many values a node of YAML stands for; a few lines of references to references can stand for millions."""
+    if id(node) in known:
+        if known[id(node)] == 0:
+            raise ValueError("a part of it contains itself")
+        return known[id(node)]
+    known[id(node)] = 0
+    parts = node.value if isinstance(getattr(node, "value", None), list) else []
+    size = 1 + sum(_size_of(part, known) for each in parts for part in (each if isinstance(each, tuple) else (each,)))
+    if size > LARGEST_TREE:
+        raise ValueError(f"it holds more than {LARGEST_TREE:,} values")
+    known[id(node)] = size
+    return size
 
 
 def section_for(path: str | Path, content: dict[str, Any], env_id: str) -> str:
@@ -195,7 +226,9 @@ def schedule_from_text(text: str) -> Schedule:
         start, end, over = (*given, *(0.0, 1.0)[len(given) - 1 :])
         return (Linear if kind == "lin" else Cosine)(start, end, over)
     except ValueError:
-        raise ValueError(f"{text!r} is neither a number nor a schedule such as lin_2.3e-3 or lin_0.4_1.0") from None
+        raise ValueError(
+            f"{shown(text)} is neither a number nor a schedule such as lin_2.3e-3 or lin_0.4_1.0"
+        ) from None
 
 
 def schedule_to_text(schedule: Schedule) -> str:
@@ -224,7 +257,7 @@ def literal(value: Any, names: bool = False) -> Any:
         return _value_of(ast.parse(value.strip(), mode="eval").body, names)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         raise ValueError(
-            f"{value!r} is not a literal such as dict(net_arch=[64, 64]), and is never evaluated"
+            f"{shown(value)} is not a literal such as dict(net_arch=[64, 64]), and is never evaluated"
         ) from None
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from agentlib.backbones.files import replacing as replacing
+from agentlib.backbones.names import one_line
 from agentlib.data.ring import Ring
 from agentlib.data.source import Source
 from agentlib.training.learner import Learner
@@ -91,8 +92,8 @@ def load_checkpoint(
             module.load_state_dict(state[part])
         except DamagedFile:
             raise
-        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path} does not fit the {part} {_name_of(module)}: {error}") from error
+        except Exception as error:  # whatever a state of another structure, or one made to do harm, leads to
+            raise ValueError(f"{path} does not fit the {part} {_name_of(module)}: {one_line(error)}") from error
     extra: dict[str, Any] = state["extra"]
     return extra
 
@@ -137,14 +138,14 @@ def load_state(path: str | os.PathLike[str], segments: Segments | None = None) -
             # Copies: the tensors of an open file are views of it, and would change or vanish with it.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
-        raise DamagedFile(f"{path} is cut off, or no safetensors file at all: {error}") from None
+        raise DamagedFile(f"{path} is cut off, or no safetensors file at all: {one_line(error)}") from None
     text = metadata.get("tree", "") + metadata.get("segments", "")
     if version > 1 and metadata.get("checksum") != checksum(text, tensors):
         raise DamagedFile(f"{path} is damaged: its checksum is another one")
     try:
         return migrated(_Reader(tensors, segments).decode(json.loads(metadata["tree"])), version)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise DamagedFile(f"{path} is damaged: its metadata cannot be read ({error!r})") from None
+    except Exception as error:  # whatever metadata that nobody wrote lead to
+        raise DamagedFile(f"{path} is damaged: its metadata cannot be read ({one_line(repr(error))})") from None
 
 
 def _version_of(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> int:
@@ -170,7 +171,7 @@ def segments_named(path: str | os.PathLike[str]) -> list[str]:
         with safe_open(str(path), framework="pt") as file:
             return list(json.loads((file.metadata() or {}).get("segments", "[]")))
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise DamagedFile(f"{path} cannot be read: {error}") from None
+        raise DamagedFile(f"{path} cannot be read: {one_line(error)}") from None
 
 
 class _Writer:
@@ -264,10 +265,10 @@ class _Reader:
             items = [self.decode(item) for item in content]
             return items if kind == "list" else tuple(items)
         if kind == "ring":
-            return self._ring(content)
+            return self._stored_ring(content)
         raise KeyError(kind)
 
-    def _ring(self, content: dict[str, Any]) -> Ring | StoredRing:
+    def _stored_ring(self, content: dict[str, Any]) -> Ring | StoredRing:
         counts = [int(count) for count in content["counts"]]
         if "column" in content:
             return Ring(self.tensors[content["column"]], counts)

@@ -8,7 +8,9 @@ import math
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from weakref import WeakKeyDictionary
 
+from agentlib.backbones.names import shown
 from agentlib.backbones.schedules import Cosine, InverseSquareRoot, Linear, Warmup
 
 Config = TypeVar("Config")
@@ -44,8 +46,7 @@ def config_to_json(config: Any) -> dict[str, Any]:
         raise TypeError(f"a config is an instance of a dataclass, not {config!r}")
     name = type(config).__name__
     return {
-        field.name: _to_json(getattr(config, field.name), f"{name}.{field.name}")
-        for field in dataclasses.fields(config)
+        field.name: to_json(getattr(config, field.name), f"{name}.{field.name}") for field in dataclasses.fields(config)
     }
 
 
@@ -57,21 +58,31 @@ def config_from_json(cls: type[Config], values: Mapping[str, Any]) -> Config:
             without a default that is missing; each message names the field.
     """
     if not isinstance(values, Mapping):
-        raise ValueError(f"{cls.__name__} is described by a dict of its fields, not by {values!r}")
+        raise ValueError(f"{cls.__name__} is described by a dict of its fields, not by {shown(values)}")
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in values:
         if name not in fields:
-            raise ValueError(f"{cls.__name__} has no field {name!r}; {_suggestion(str(name), list(fields))}")
+            raise ValueError(f"{cls.__name__} has no field {shown(name)}; {_suggestion(str(name), list(fields))}")
     missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
     if missing:
         raise ValueError(f"{cls.__name__} needs a value for {', '.join(missing)}")
-    hints = get_type_hints(cls)
+    hints = hints_of(cls)
     built = {name: _from_json(value, hints[name], f"{cls.__name__}.{name}") for name, value in values.items()}
     return cls(**built)
 
 
+_HINTS: WeakKeyDictionary[type[Any], dict[str, Any]] = WeakKeyDictionary()
+
+
+def hints_of(cls: type[Any]) -> dict[str, Any]:
+    """The types of a config's fields; kept, since Python evaluates them anew each time."""
+    if cls not in _HINTS:
+        _HINTS[cls] = get_type_hints(cls)
+    return _HINTS[cls]
+
+
 def _suggestion(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3)
+    close = difflib.get_close_matches(name[:200], known, n=3)
     return f"did you mean {' or '.join(map(repr, close))}?" if close else f"it has {', '.join(known)}"
 
 
@@ -79,13 +90,14 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _to_json(value: Any, where: str) -> Any:
+def to_json(value: Any, where: str) -> Any:
+    """A field's value as JSON; what `config_to_json` does with each."""
     if isinstance(value, float) and not math.isfinite(value):
         raise TypeError(f"{where} is {value}, which JSON cannot hold")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple):
-        return [_to_json(item, where) for item in value]
+        return [to_json(item, where) for item in value]
     if type(value) in SCHEDULES.values():
         return {"schedule": type(value).__name__, **config_to_json(value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -99,7 +111,7 @@ def _from_json(value: Any, hint: Any, where: str) -> Any:
         found = _as(value, option, where)
         if found is not _NO:
             return found
-    raise ValueError(f"{where} is {value!r}, but must be {_described(hint)}")
+    raise ValueError(f"{where} is {shown(value)}, but must be {_described(hint)}")
 
 
 _NO = object()
@@ -118,11 +130,16 @@ def _as(value: Any, hint: Any, where: str) -> Any:
     if hint is None or hint is type(None):
         return None if value is None else _NO
     if hint is float:  # a whole number is one too; True is not
-        return float(value) if isinstance(value, float | int) and not isinstance(value, bool) else _NO
+        try:
+            return float(value) if isinstance(value, float | int) and not isinstance(value, bool) else _NO
+        except OverflowError:  # a whole number beyond all floats
+            return _NO
     if hint in (int, str, bool):
         return value if type(value) is hint else _NO
     if origin is Literal:
         return next((choice for choice in arguments if choice == value and type(choice) is type(value)), _NO)
+    if origin is dict:
+        return value if isinstance(value, dict) else _NO
     if origin is tuple or hint is tuple:
         return _as_tuple(value, arguments, where)
     if hint in SCHEDULES.values() or hint is Callable or origin is Callable:
@@ -149,8 +166,8 @@ def _as_schedule(value: Any, where: str) -> Any:
     if not isinstance(value, Mapping) or "schedule" not in value:
         return _NO
     name = value["schedule"]
-    if name not in SCHEDULES:
-        raise ValueError(f"{where}: unknown schedule {name!r}; {_suggestion(str(name), list(SCHEDULES))}")
+    if not isinstance(name, str) or name not in SCHEDULES:
+        raise ValueError(f"{where}: unknown schedule {shown(name)}; {_suggestion(str(name), list(SCHEDULES))}")
     arguments = {key: item for key, item in value.items() if key != "schedule"}
     try:
         return config_from_json(SCHEDULES[name], arguments)

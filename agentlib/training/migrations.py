@@ -14,6 +14,8 @@ from agentlib.data.ring import Ring
 VERSION = 3
 """Of what is written now. Who changes what a checkpoint holds adds 1, and a function to `MIGRATIONS`."""
 
+MOST_ENVS = 1 << 16
+
 
 def _from_1(state: Any) -> Any:
     """Episodes under way became part of the state, and large columns of replay memory rings."""
@@ -30,6 +32,8 @@ def _from_1(state: Any) -> Any:
         source["buffer._extra_state"] = buffer
     if "collector" in own:
         n, has_memory = buffer["layout"]["num_envs"], "period" in buffer["layout"]
+        if n > MOST_ENVS:
+            raise ValueError(f"it says that it has {n} environments")
         began = {"envs": {"steps": own["collector"]["steps"]}, "return": np.zeros(n), "length": np.zeros(n, np.int64)}
         own["collector"] = own["collector"] | began
         if has_memory:
@@ -50,8 +54,11 @@ def _from_2(state: Any) -> Any:
     if not isinstance(source, dict) or name + "entries" not in source:
         return state
     layout = source["buffer._extra_state"]["layout"]
+    entries = torch.as_tensor(source[name + "entries"]).flatten()
+    if layout["transitions"] > len(entries):  # memory is taken for what is there
+        raise ValueError(f"it has {len(entries)} priorities, not {layout['transitions']}")
     priorities = Priorities(layout["transitions"])
-    entries = torch.as_tensor(source[name + "entries"]).flatten()[: layout["transitions"]]
+    entries = entries[: layout["transitions"]]
     for index in torch.arange(len(entries)).split(1 << 14):
         priorities.set(index, entries[index])
     kept = {key: value for key, value in source.items() if not key.startswith(name)}

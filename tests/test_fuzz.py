@@ -1,0 +1,19 @@
+"""A few of the changed files that `make test-long` feeds to the readers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FUZZ = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["agent", "checkpoint", "config", "zoo"])
+def test_the_fuzzer_finds_nothing(target, tmp_path):
+    pytest.importorskip("atheris")
+    command = [sys.executable, str(FUZZ), "--target", target, "--inputs", "300"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "300 inputs, 0 findings" in done.stdout
