@@ -78,6 +78,11 @@ def rmsprop(learning_rate: Schedule, alpha: float = 0.99, eps: float = 1e-8, wei
     return Rule(learning_rate, ("square",), change, weight_decay=weight_decay)
 
 
+def once(number: Tensor) -> Tensor:
+    """A 0-dim tensor, computed before it is used: compiled code would compute it anew for every few numbers."""
+    return number.as_strided((), ())
+
+
 def _adam(
     learning_rate: Schedule, betas: tuple[float, float], eps: float, weight_decay: float, decoupled: bool
 ) -> Rule:
@@ -88,8 +93,8 @@ def _adam(
         square = memory["square"].mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
         # The corrections are taken in float64: 1 - 0.999**t loses five digits in float32, and training amplifies it.
         # The powers are remembered, since a compiled update would raise them anew for every few parameters.
-        scale = rate / (1.0 - memory["beta1_power"].mul_(beta1))  # 0-dim
-        root = (1.0 - memory["beta2_power"].mul_(beta2)).sqrt()  # 0-dim
+        scale = once(rate / (1.0 - memory["beta1_power"].mul_(beta1)))
+        root = once((1.0 - memory["beta2_power"].mul_(beta2)).sqrt())
         return (-scale * mean) / (square.sqrt() / root + eps)  # in the order of torch.optim, to the last bit
 
     powers = {"beta1_power": 1.0, "beta2_power": 1.0}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones.optimizers import Rule
+from agentlib.backbones.optimizers import Rule, once
 from agentlib.backbones.schedules import Clock, at
 
 Trained = nn.Module | nn.Parameter
@@ -120,7 +120,7 @@ class Step(nn.Module):
             # The norm of the pieces' norms, as torch's own clipping rounds it.
             norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(one) for one in gradients]))
             if self.max_grad_norm is not None:
-                gradient = gradient * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+                gradient = gradient * once((self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
             self.count += 1  # as `add_(1)` the compiler drops it
             if self.rule is None:
                 self._torch_step(gradient)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from agentlib.backbones import CNN, NatureCNN, ResNet, UNet
+from agentlib.backbones.cnn import BlockConv2d
 from agentlib.backbones.images import ImageLayout, convolved_sides, convolved_size
 
 
@@ -50,9 +51,23 @@ def test_nature_cnn_is_the_layers_of_the_paper():
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(mine, other)
     x = pixels(2, 4, 84, 84)
-    assert torch.equal(ours(x), theirs(x.float() / 255.0))
+    torch.testing.assert_close(ours(x), theirs(x.float() / 255.0), rtol=1e-4, atol=1e-6)
     assert_same_gradients(ours.double(), theirs.double(), numbers(2, 4, 84, 84).requires_grad_())
     assert [tuple(one.shape[1:]) for one in ours.maps(x)] == [(32, 20, 20), (64, 9, 9), (64, 7, 7)]
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "height", "width"),
+    [(4, 8, 4, 84, 84), (3, 4, 2, 11, 9), (1, 6, 3, 13, 20), (2, 3, 1, 7, 7)],
+)
+def test_blocks_of_pixels_give_the_same_convolution(channels, kernel, stride, height, width):
+    """Also where rows and columns are left over."""
+    ours = seeded(lambda: BlockConv2d(channels, 5, kernel, stride)).double()
+    theirs = nn.Conv2d(channels, 5, kernel, stride).double()
+    theirs.load_state_dict(ours.state_dict())
+    assert_same_gradients(ours, theirs, numbers(2, channels, height, width).requires_grad_())
+    with pytest.raises(ValueError, match="multiple of the stride"):
+        BlockConv2d(1, 1, 5, 2)
 
 
 @pytest.mark.parametrize("norm", ["none", "layer", "group", "batch"])
