@@ -357,7 +357,10 @@ def _environments() -> dict[str, str]:
             group = entry.removeprefix("gymnasium.envs.").split(":")[0].split(".")[0]
             groups.setdefault(group, []).append(env_id)
     known = {group: ", ".join(sorted(ids)) for group, ids in groups.items()}
-    return known | {"atari": "ALE/Pong-v5 and others, with pip install 'agentlib[atari]'"}
+    return known | {
+        "atari": "ALE/Pong-v5 and others, with pip install 'agentlib[atari]'",
+        "minigrid": "MiniGrid-Empty-5x5-v0 and others, with pip install 'agentlib[minigrid]'",
+    }
 
 
 def _print_table(title: str, rows: dict[str, str]) -> None:

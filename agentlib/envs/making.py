@@ -21,7 +21,8 @@ def make_env(
     """One environment.
 
     Atari games (ids of ALE) get the usual preprocessing: 84x84 grey frames, every fourth one, four of them stacked.
-    For training, rewards are cut to their sign and a lost life ends the episode; otherwise the game is scored whole.
+    For training, rewards are cut to their sign and a lost life ends the episode; otherwise the game is scored whole. Of
+    MiniGrid's observations the mission, a sentence, is left out.
 
     Raises:
         ValueError: an unknown id (the message names close ones), or a factory that makes no environment.
@@ -40,6 +41,8 @@ def make_env(
         kwargs["render_mode"] = render_mode
     if env.startswith("ALE/") or _is_atari(env):
         return _make_atari(env, kwargs, training)
+    if env.startswith(("MiniGrid-", "BabyAI-")):
+        return _make_minigrid(env, kwargs)
     return _registered(env, kwargs)
 
 
@@ -75,6 +78,14 @@ def _make_atari(env_id: str, kwargs: dict[str, Any], training: bool) -> gymnasiu
     if training:
         env = Signed(env)
     return gymnasium.wrappers.FrameStackObservation(env, 4)
+
+
+def _make_minigrid(env_id: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+    try:
+        import minigrid  # noqa: F401 - registers its environments
+    except ImportError:
+        raise ImportError(f"{env_id} needs the grid worlds: pip install 'agentlib[minigrid]'") from None
+    return gymnasium.wrappers.FilterObservation(_registered(env_id, kwargs), ["direction", "image"])
 
 
 def frame_stack(env: Any) -> int:
