@@ -81,12 +81,14 @@ class MLP(Backbone):
         return self.norm == "none" and not self.residual
 
     def forward(self, observation: Tensor) -> Tensor:
-        features: Tensor = self.layers(observation.flatten(1).to(dtype_of(self)))  # (B, feature_dim)
+        features: Tensor = self.layers(
+            observation.reshape(len(observation), self.input_dim).to(dtype_of(self))
+        )  # (B, feature_dim)
         return features
 
     def maps(self, observation: Tensor) -> list[Tensor]:
         """The output `(B, width)` of each hidden layer; the last are the features."""
-        x = observation.flatten(1).to(dtype_of(self))
+        x = observation.reshape(len(observation), self.input_dim).to(dtype_of(self))
         found = [] if self.ends else [x]
         for i, layer in enumerate(self.layers):
             x = layer(x)
