@@ -61,5 +61,5 @@ def test_it_is_learned_from(way, space):
         arguments = {"demos": record_episodes(One(), env, 3), "steps": 3}
     if what == "dagger":
         arguments = {"env": env, "expert": One()}
-    agent = agentlib.train(what, progress=False, compile=False, **arguments, **WAYS[way])
+    agent: Any = agentlib.train(what, progress=False, compile=False, **arguments, **WAYS[way])
     assert agent.act(space.sample()) in range(3)

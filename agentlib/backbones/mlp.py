@@ -81,14 +81,16 @@ class MLP(Backbone):
         return self.norm == "none" and not self.residual
 
     def forward(self, observation: Tensor) -> Tensor:
-        features: Tensor = self.layers(
-            observation.reshape(len(observation), self.input_dim).to(dtype_of(self))
-        )  # (B, feature_dim)
+        features: Tensor = self.layers(self._rows(observation))  # (B, feature_dim)
         return features
+
+    def _rows(self, observation: Tensor) -> Tensor:
+        """`(B, input_dim)`, also of `(B,)`."""
+        return observation.reshape(len(observation), self.input_dim).to(dtype_of(self))
 
     def maps(self, observation: Tensor) -> list[Tensor]:
         """The output `(B, width)` of each hidden layer; the last are the features."""
-        x = observation.reshape(len(observation), self.input_dim).to(dtype_of(self))
+        x = self._rows(observation)
         found = [] if self.ends else [x]
         for i, layer in enumerate(self.layers):
             x = layer(x)
