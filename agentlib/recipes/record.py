@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,5 +100,7 @@ def _recorded(backbone: Any) -> Any:
 
 def about_of(recipe: Recipe, problem: Problem, seed: int) -> dict[str, Any]:
     """What an agent's file says of how it was trained."""
-    about = {"learner": recipe.name, "trained_on": problem.key, "steps": problem.steps, "seed": seed}
-    return about | ({"env_kwargs": {k: repr(v) for k, v in problem.env_kwargs.items()}} if problem.env_kwargs else {})
+    about: dict[str, Any] = {"learner": recipe.name, "trained_on": problem.key, "steps": problem.steps, "seed": seed}
+    if problem.env_kwargs:
+        about["env_kwargs"] = json.loads(json.dumps(problem.env_kwargs, default=repr))
+    return about

@@ -61,7 +61,7 @@ def test_too_few_examples_of_a_class():
 def test_unknown_names():
     with pytest.raises(ValueError, match="unknown data set 'digit'; close matches: digits"):
         dataset("digit")
-    with pytest.raises(ValueError, match="or a Dataset, not int"):
+    with pytest.raises(ValueError, match=r"a Dataset or a pair of arrays .*, not int"):
         dataset(3)
 
 

@@ -243,7 +243,7 @@ def test_what_is_no_data(tmp_path):
         dataset(tmp_path / "nothing.csv")
     with pytest.raises(ValueError, match=r"is of no kind that is known: .csv"):
         dataset(write(tmp_path / "data.xyz", ""))
-    with pytest.raises(ValueError, match="or a Dataset, not int"):
+    with pytest.raises(ValueError, match=r"a Dataset or a pair of arrays .*, not int"):
         parts(3)
 
 

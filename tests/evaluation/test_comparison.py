@@ -26,7 +26,7 @@ class Still:
     """Always the same action."""
 
     def __init__(self, action=0):
-        self.action = action
+        self.action, self.about = action, dict[str, Any]()
 
     def predict(self, observation, state=None, episode_start=None, deterministic=False):
         return np.array(self.action), state
