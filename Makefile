@@ -34,8 +34,9 @@ test: .venv/.dev ## the whole test suite (WORKERS=1 for one process)
 test-fast: .venv/.dev ## the tests that are neither slow nor for a GPU
 	$(PYTEST) -m "not slow and not gpu"
 
-test-long: .venv/.dev ## what takes longer than a test may: 200 kills of training runs, 100,000 files made to do harm
+test-long: .venv/.dev ## what takes longer than a test may: 200 kills, half an hour of eight threads, 100,000 harmful files
 	$(THREADS) $(BIN)/python benchmarks/kills.py --kills 200
+	$(THREADS) $(BIN)/python benchmarks/soak.py --minutes 30
 	$(THREADS) $(BIN)/python benchmarks/fuzz.py --inputs 100000
 
 lint: .venv/.dev ## style and format, nothing changed

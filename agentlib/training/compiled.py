@@ -87,12 +87,12 @@ class CompiledCycle:
         return self.calls == 1 or not graph.follow() or (self.calls % CHECK_EVERY == 0 and bool(graph.changes()))
 
     def _traced(self, learner: Learner, source: Source) -> Graph:
-        before, graph = self.graph, Graph(traced(learner, source))
+        before, trace = self.graph, traced(learner, source)
         self.traces += 1
         if before is None:
-            return graph
+            return Graph(trace)
         if self.calls == 1 and before.follow() and not before.changes():
-            difference = before.trace.difference(graph.trace)
+            difference = before.trace.difference(trace)
             if difference is not None:
                 raise CannotCompile(
                     "two updates were not the same tensor work: what changes belongs in tensors, as the batch's clock "
@@ -101,7 +101,7 @@ class CompiledCycle:
         if self.traces > MOST_TRACES:
             changes = ", ".join(before.changes()) or "tensors of other sizes"
             raise CannotCompile(f"it was traced {MOST_TRACES} times ({changes}): what changes belongs in tensors")
-        return graph
+        return Graph(trace)
 
 
 class Place(NamedTuple):
@@ -181,8 +181,7 @@ def traced(learner: Learner, source: Source) -> Trace:
             reported = Update(tape.refs(update.metrics), tape.refs(update.per_sample))
     finally:
         for held, old in (pair for dicts in before for pair in dicts):
-            held.clear()
-            held.update(old)
+            _restore(held, old)
         torch.set_rng_state(state)
         tape.undo()
     if tape.changed_twice:
@@ -204,6 +203,15 @@ def _copy_back(module: nn.Module, held: dict[str, Any], before: dict[str, Any]) 
             old.copy_(new)
 
 
+def _restore(held: dict[str, Any], before: dict[str, Any]) -> None:
+    """Entry by entry: another thread may be acting with these modules."""
+    for name in [name for name in held if name not in before]:
+        del held[name]
+    for name, old in before.items():
+        if held.get(name) is not old or name not in held:
+            held[name] = old
+
+
 def _form(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.shape, tensor.dtype, tensor.stride(), tensor.device
 
@@ -216,12 +224,13 @@ class Graph:
         self.inputs = list(trace.inputs.values())
         self.owned = [number for number, ref in enumerate(trace.inputs) if ref in trace.places]
         self.looks = [trace.places[ref].look for ref in trace.inputs if ref in trace.places]
-        self.names = [name for name, value in trace.update.metrics.items() if isinstance(value, Ref)]
+        self.metrics: dict[str, Any] = dict(trace.update.metrics)
+        self.names = [name for name, value in self.metrics.items() if isinstance(value, Ref)]
         self.library = library(trace)
 
     def __call__(self) -> Update:
         outputs = self.library.run(self.inputs)
-        metrics = dict(zip(self.names, outputs, strict=False))
+        metrics = self.metrics | dict(zip(self.names, outputs, strict=False))
         return Update(metrics, outputs[-1] if self.trace.update.per_sample is not None else None)
 
     def follow(self) -> bool:
