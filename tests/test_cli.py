@@ -417,7 +417,7 @@ def test_only_what_sb3_has_is_compared_with_it(capsys, name):
 @pytest.mark.slow
 def test_a_reader_who_leaves_stops_the_training(tmp_path):
     """As `agentlib train ... | head -1` does: what was learned is kept, and the exit code says that it was stopped."""
-    command = [sys.executable, "-m", "agentlib.cli", "train", "dqn", "--env", IDENTITY, "--steps", "200000"]
+    command = [sys.executable, "-m", "agentlib.cli", "train", "dqn", "--env", IDENTITY, "--steps", "30000"]
     command += [*FLAGS[:-2], "--progress", "table", "--out", str(tmp_path / "run")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

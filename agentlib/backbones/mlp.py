@@ -86,7 +86,8 @@ class MLP(Backbone):
 
     def _rows(self, observation: Tensor) -> Tensor:
         """`(B, input_dim)`, also of `(B,)`."""
-        return observation.reshape(len(observation), self.input_dim).to(dtype_of(self))
+        rows = observation.flatten(1) if observation.dim() > 1 else observation[:, None]
+        return rows.to(dtype_of(self))
 
     def maps(self, observation: Tensor) -> list[Tensor]:
         """The output `(B, width)` of each hidden layer; the last are the features."""
