@@ -170,10 +170,10 @@ def traced(learner: Learner, source: Source) -> Trace:
             for leaf, tensor in enumerate(leaves(held[name]) if name not in INTERNAL else ()):
                 places.setdefault(id(tensor), Place(held, name, leaf))
     before = [[(held, dict(held)) for held in (m.__dict__, m._parameters, m._buffers)] for m in modules]
-    tape = Tape()
-    state = torch.get_rng_state()
+    tape, device = Tape(), source.ticks.device
     try:
-        with attributes_read(modules) as reads, tape:
+        forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with forked, attributes_read(modules) as reads, tape:
             update = cycle(learner, source)
             for module, dicts in zip(modules, before, strict=True):
                 for held, old in dicts:
@@ -182,7 +182,6 @@ def traced(learner: Learner, source: Source) -> Trace:
     finally:
         for held, old in (pair for dicts in before for pair in dicts):
             _restore(held, old)
-        torch.set_rng_state(state)
         tape.undo()
     if tape.changed_twice:
         raise CannotCompile("tensors of the learner or its source that share memory are changed")
@@ -251,17 +250,22 @@ class Graph:
 def library(trace: Trace) -> Any:
     """The machine code of a trace, from memory, from the disk or built now; `run(tensors)` calls it."""
     text = trace.text()
-    header = [torch.__version__, _processor(), str(torch.get_num_threads()), repr(sorted(OPTIONS.items()))]
+    device = next(iter(trace.inputs.values())).device
+    processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    header = [torch.__version__, processor, str(torch.get_num_threads()), repr(sorted(OPTIONS.items()))]
     digest = hashlib.sha256("\n".join([*header, text]).encode()).hexdigest()
     path = _folder() / f"{digest[:32]}.so"
     if not path.exists():
         _build(trace, path)
-    return _loaded(str(path))
+    return _loaded(str(path), str(device))
 
 
 @cache
-def _loaded(path: str) -> Any:
-    return torch._C._aoti.AOTIModelContainerRunnerCpu(path, 1)
+def _loaded(path: str, device: str) -> Any:
+    runners: Any = torch._C._aoti
+    if device == "cpu":
+        return runners.AOTIModelContainerRunnerCpu(path, 1)
+    return runners.AOTIModelContainerRunnerCuda(path, 1, device)  # only in builds of torch with CUDA
 
 
 def _build(trace: Trace, path: Path) -> None:
