@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from agentlib.training.trees import leaves
+
 INTERNAL = nn.Module().__dict__.keys() - {"training"}
 """What torch keeps in every module."""
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
@@ -151,8 +153,8 @@ class Read(NamedTuple):
     def still_holds(self) -> bool:
         """Whether it would be read so again."""
         now = self.module.__dict__.get(self.name, self)
-        if isinstance(self.value, Tensor):
-            return isinstance(now, Tensor)  # its values are looked up at each update
+        if tensors := leaves(self.value):  # which are looked up at each update
+            return len(leaves(now)) == len(tensors)
         same = isinstance(now, PLAIN) and type(now) is type(self.value) and now == self.value
         return same or now is self.value
 

@@ -247,6 +247,18 @@ class Plain:
         return [values[ref].clone() for ref in self.trace.outputs]
 
 
+def test_batches_that_are_replaced_are_no_reason_to_trace_again(monkeypatch):
+    traces = []
+
+    def library(trace):
+        traces.append(trace)
+        return Plain(trace)
+
+    monkeypatch.setattr(compiled, "library", library)
+    trained(Scaled(6), Prepared(6), 4 * CHECK_EVERY, True)
+    assert len(traces) == 2
+
+
 def test_sizes_that_keep_changing(monkeypatch):
     class Grows(Draws):
         def advance(self):
