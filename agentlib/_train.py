@@ -15,11 +15,12 @@ from torch import nn
 
 from agentlib.agent import Agent
 from agentlib.backbones.schedules import Clock
+from agentlib.envs.making import is_made
 from agentlib.evaluation.recording import torch_threads
 from agentlib.recipes import Job, Problem, Result, configure, recipe_of, steps_of
 from agentlib.recipes.folder import RunFolder
 from agentlib.recipes.lock import Lock
-from agentlib.recipes.problem import is_large, is_made
+from agentlib.recipes.problem import is_large
 from agentlib.recipes.record import about_of, read_record, record_of
 from agentlib.training.compiled import telling
 from agentlib.training.learner import Update

@@ -103,13 +103,18 @@ def frame_stack(env: Any) -> int:
     return 1
 
 
+def is_made(env: Any) -> bool:
+    """Whether it is an environment, or several (also SB3's), and not an id or what makes one."""
+    return isinstance(env, gymnasium.Env | VectorEnv) or hasattr(env, "step_wait")
+
+
 def make_envs(env: EnvLike, n_envs: int = 1, env_kwargs: dict[str, Any] | None = None) -> Any:
     """One environment, or `n_envs` of them side by side; an instance is taken as it is.
 
     Raises:
         ValueError: what `make_env` raises; or `n_envs` with an instance, which cannot be copied.
     """
-    if isinstance(env, gymnasium.Env | VectorEnv) or hasattr(env, "step_wait"):
+    if is_made(env):
         if n_envs != 1:
             raise ValueError("n_envs needs an id or a factory: an environment that exists already cannot be multiplied")
         return env

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import torch
 from torch import nn
 
@@ -156,11 +155,6 @@ class Recipe:
     """Which of them it can use besides."""
     steps: int | None = None
     """How long a run is if neither the caller nor a preset says; None where the caller must."""
-
-
-def is_made(env: Any) -> bool:
-    """Whether it is an environment, or several, and not an id or what makes one."""
-    return isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv) or hasattr(env, "step_wait")
 
 
 def episodes_played(problem: Problem, product: Callable[[], Any]) -> Callable[[], dict[str, float]]:
