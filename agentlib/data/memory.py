@@ -51,6 +51,14 @@ def replay_columns(
     return columns
 
 
+def size_for(buffer_size: int, most: int) -> int:
+    """The size of a buffer of `buffer_size` in a run that cannot give it more than `most`.
+
+    Powers of two, so that a compiled update, which is built for one size, serves runs of many lengths.
+    """
+    return min(buffer_size, 1 << (most - 1).bit_length())
+
+
 def nbytes(columns: Columns) -> int:
     """Bytes of all columns together."""
     return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in columns.values())

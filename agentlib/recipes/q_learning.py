@@ -13,6 +13,7 @@ from torch import nn
 from agentlib.agent import Agent
 from agentlib.backbones import Linear, adam
 from agentlib.data import Replay, ReplayBuffer
+from agentlib.data.memory import size_for
 from agentlib.envs.making import frame_stack, make_envs
 from agentlib.envs.spaces import choices, without_mask
 from agentlib.envs.vector import Environments
@@ -111,8 +112,7 @@ def _source(config: DQNConfig, envs: Environments, policy: QPolicy, stacked: int
     buffer = ReplayBuffer(
         envs.observation_space,
         envs.action_space,
-        # A run cannot fill more than its own steps.
-        min(config.buffer_size, steps + config.train_freq + envs.num_envs),
+        size_for(config.buffer_size, most=steps + config.train_freq + envs.num_envs),
         num_envs=envs.num_envs,
         frame_stack=stacked,
         prioritized=config.prioritized,

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from agentlib.agent import Agent
 from agentlib.backbones import Linear, adam
 from agentlib.data import SequenceBuffer, SequenceReplay
+from agentlib.data.memory import size_for
 from agentlib.envs.making import make_envs
 from agentlib.envs.vector import Environments
 from agentlib.learners.q_learning.recurrent_dqn import RecurrentDQN, RecurrentDQNConfig
@@ -92,8 +93,8 @@ def _source(config: RecurrentDQNConfig, envs: Environments, policy: QPolicy, ste
     assert isinstance(envs.action_space, spaces.Discrete)
     device = next(policy.parameters()).device
     length = config.burn_in + config.sequence_length
-    # A run cannot fill more than its own steps, and the final frames of its episodes.
-    frames = max(min(config.buffer_size, 2 * steps), envs.num_envs * (length + 2 * config.sequence_period))
+    # A run gives no more than its own steps, and the final frames of its episodes.
+    frames = max(size_for(config.buffer_size, most=2 * steps), envs.num_envs * (length + 2 * config.sequence_period))
     buffer = SequenceBuffer(
         envs.observation_space,
         envs.action_space,
