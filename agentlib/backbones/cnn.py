@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.backbones.activations import activation_named
-from agentlib.backbones.base import Backbone, Spec, dtype_of
-from agentlib.backbones.images import ImageLayout, Window, convolved_sides
+from agentlib.backbones.base import Backbone, Spec, dtype_of, once
+from agentlib.backbones.images import ImageLayout, Window, convolved_sides, scaled
 from agentlib.backbones.initialization import initialize
 from agentlib.backbones.names import look_up
 from agentlib.backbones.normalization import normalized, shifts
@@ -19,10 +19,12 @@ POOLINGS: dict[str, type[nn.MaxPool2d | nn.AvgPool2d]] = {"max": nn.MaxPool2d, "
 
 
 class BlockConv2d(nn.Conv2d):
-    """`nn.Conv2d` without padding, its kernel's side a multiple of the stride; quicker where there are few channels.
+    """`nn.Conv2d` of images, without padding, its kernel's side a multiple of the stride; quicker for few channels.
 
     With stride s, an image is taken as blocks of s by s pixels, whose numbers become channels. A kernel of side k then
     covers k/s by k/s blocks, and moves by one. Processors like many channels, and have them last in memory.
+
+    uint8 images are divided by 255, once they are in blocks: bytes are moved more quickly than floating-point numbers.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
@@ -33,15 +35,19 @@ class BlockConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         rows, columns = ((length // self.side) * self.side for length in input.shape[-2:])
-        image = self._in_blocks(input[..., :rows, :columns])
-        return functional.conv2d(image, self._in_blocks(self.weight), self.bias)
+        blocks = self._in_blocks(input[..., :rows, :columns])  # (B, H/s, W/s, C s s)
+        if not blocks.is_floating_point():
+            blocks = once(blocks)
+        blocks = scaled(blocks, self.weight.dtype)
+        kernels = self._in_blocks(self.weight)
+        return functional.conv2d(blocks.permute(0, 3, 1, 2), kernels.permute(0, 3, 1, 2), self.bias)
 
     def _in_blocks(self, image: Tensor) -> Tensor:
-        """`(B, C, H, W)` as `(B, C s s, H/s, W/s)`, the channels last in memory."""
+        """`(B, C, H, W)` as `(B, H/s, W/s, C s s)`."""
         batch, channels, height, width = image.shape
         side = self.side
         blocks = image.reshape(batch, channels, height // side, side, width // side, side).permute(0, 2, 4, 1, 3, 5)
-        return blocks.reshape(batch, height // side, width // side, channels * side * side).permute(0, 3, 1, 2)
+        return blocks.reshape(batch, height // side, width // side, channels * side * side)
 
 
 class NatureCNN(Backbone):
@@ -86,13 +92,13 @@ class NatureCNN(Backbone):
         return {"name": "nature_cnn", "arguments": arguments}
 
     def forward(self, observation: Tensor) -> Tensor:
-        maps = self.convolutions(self.layout(observation, dtype_of(self)))  # (B, 64, h, w)
+        maps = self.convolutions(self.layout(observation))  # (B, 64, h, w)
         features: Tensor = self.linear(maps.flatten(1))  # (B, feature_dim)
         return features
 
     def maps(self, observation: Tensor) -> list[Tensor]:
         """The output `(B, C, h, w)` of each of the three convolutions."""
-        return _outputs(self.convolutions, [1, 3, 5], self.layout(observation, dtype_of(self)))
+        return _outputs(self.convolutions, [1, 3, 5], self.layout(observation))
 
 
 class CNN(Backbone):

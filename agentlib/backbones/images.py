@@ -53,8 +53,8 @@ class ImageLayout:
         """Height and width."""
         return (self.shape[-3], self.shape[-2]) if self.channels_last else (self.shape[-2], self.shape[-1])
 
-    def __call__(self, observation: Tensor, dtype: torch.dtype) -> Tensor:
-        """Images `(B, C, H, W)` in a floating-point type.
+    def __call__(self, observation: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Images `(B, C, H, W)` in a floating-point type; without one, in their own and not divided.
 
         Flat images `(B, C * H * W)`, and those without an axis for their one channel, are taken too.
 
@@ -66,7 +66,7 @@ class ImageLayout:
         if self.channels_last:
             image = image.movedim(-1, -3)  # (B, C, H, W) or (B, S, C, H, W)
             image = image.flatten(1, -3)  # (B, S * C, H, W)
-        return image.to(dtype) if image.is_floating_point() else image.to(dtype) / 255.0
+        return image if dtype is None else scaled(image, dtype)
 
     def _check(self, found: tuple[int, ...]) -> None:
         plain = tuple(self.sides) if self.channels == 1 else self.shape
@@ -81,6 +81,11 @@ class ImageLayout:
             if found[-3:] == tuple(self.shape[axis] for axis in axes):
                 message += f": those are {turned}; turn them, images.movedim{move}"
         raise ValueError(message)
+
+
+def scaled(image: Tensor, dtype: torch.dtype) -> Tensor:
+    """An image in a floating-point type; uint8 is divided by 255."""
+    return image.to(dtype) if image.is_floating_point() else image.to(dtype) / 255.0
 
 
 def tiling(height: int, width: int) -> list[int]:

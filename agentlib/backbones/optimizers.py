@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from agentlib.backbones.base import once
 from agentlib.backbones.schedules import Schedule
 
 Change = Callable[[Tensor, dict[str, Tensor], float | Tensor], Tensor]
@@ -77,11 +78,6 @@ def rmsprop(learning_rate: Schedule, alpha: float = 0.99, eps: float = 1e-8, wei
         return -rate * (gradient / (square.sqrt() + eps))
 
     return Rule(learning_rate, ("square",), change, weight_decay=weight_decay)
-
-
-def once(number: Tensor) -> Tensor:
-    """A 0-dim tensor, computed before it is used: compiled code would compute it anew for every few numbers."""
-    return number.as_strided((), ())
 
 
 def without_denormals(memory: Tensor) -> Tensor:
