@@ -40,6 +40,13 @@ class Source(nn.Module, ABC):
         self.planned_updates = 0
         self.register_buffer("ticks", torch.zeros(3, dtype=torch.float64), persistent=False)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # At every update, and plain attributes by far the most often: `nn.Module` would first look for parameters.
+        if name in self.__dict__ and type(value) in (int, Tensor):
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def advance(self) -> None:
         """Gets the next update's data ready: steps environments, loads files, builds tasks."""
 

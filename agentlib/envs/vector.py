@@ -107,6 +107,7 @@ class Environments:
             (leaf, (self.num_envs, *leaf_shape(leaf)), {np.dtype(leaf.dtype)})
             for leaf in leaf_spaces(self.observation_space)
         ]
+        self._is_leaf = not isinstance(self.observation_space, spaces.Dict | spaces.Tuple)
         self.observation: Any = None
         """What to act on next, batched; None before the first reset."""
         self._worlds: list[gymnasium.Env[Any, Any]] = [env] if isinstance(env, gymnasium.Env) else []
@@ -193,7 +194,8 @@ class Environments:
         return stepped
 
     def _check_observation(self, observation: Any) -> None:
-        for leaf, (space, shape, known) in zip(flatten(self.observation_space, observation), self._leaves, strict=True):
+        leaves = [observation] if self._is_leaf else flatten(self.observation_space, observation)
+        for leaf, (space, shape, known) in zip(leaves, self._leaves, strict=True):
             if leaf.shape != shape or leaf.dtype not in known:
                 if leaf.shape != shape or not np.can_cast(leaf.dtype, np.dtype(space.dtype), "same_kind"):
                     raise EnvironmentFailure(

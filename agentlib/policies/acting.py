@@ -139,6 +139,8 @@ class GreedyActor:
             their means.
     """
 
+    always_asked = False
+
     def __init__(self, policy: nn.Module, observation_space: spaces.Space[Any], noise_seed: int | None = None) -> None:
         self.policy, self.space = policy, observation_space
         self.shortcut = numpy_shortcut(policy)

@@ -221,8 +221,7 @@ class Graph:
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
         self.inputs = list(trace.inputs.values())
-        self.owned = [number for number, ref in enumerate(trace.inputs) if ref in trace.places]
-        self.looks = [trace.places[ref].look for ref in trace.inputs if ref in trace.places]
+        self.owned = [(number, trace.places[ref]) for number, ref in enumerate(trace.inputs) if ref in trace.places]
         self.metrics: dict[str, Any] = dict(trace.update.metrics)
         self.names = [name for name, value in self.metrics.items() if isinstance(value, Ref)]
         self.library = library(trace)
@@ -234,12 +233,13 @@ class Graph:
 
     def follow(self) -> bool:
         """Takes the tensors that modules hold now; False where those are of other sizes or types."""
-        for number, look in zip(self.owned, self.looks, strict=True):
-            now, before = look(), self.inputs[number]
-            if now is not before:
-                if now is None or _form(now) != _form(before):
+        inputs = self.inputs
+        for number, (held, name, leaf) in self.owned:
+            if held.get(name) is not inputs[number]:  # almost always it is, and this is done at every update
+                now, before = Place(held, name, leaf).look(), inputs[number]
+                if now is None or (now is not before and _form(now) != _form(before)):
                     return False
-                self.inputs[number] = now
+                inputs[number] = now
         return True
 
     def changes(self) -> list[str]:

@@ -117,20 +117,20 @@ def _autocast(device_type: str, precision: Precision) -> AbstractContextManager[
 def _own_random_state(source: Source) -> Iterator[None]:
     """The source's random state; the caller's again afterwards."""
     on_cuda = source.ticks.is_cuda
-    host_state = torch.get_rng_state()
+    host_state = torch.default_generator.get_state()
     host_cuda_state = torch.cuda.get_rng_state(source.ticks.device) if on_cuda else None
-    torch.set_rng_state(source.random_state)
+    torch.default_generator.set_state(source.random_state)
     if on_cuda:
         if source.cuda_random_state is None:
             source.cuda_random_state = torch.Generator(source.ticks.device).manual_seed(source.seed).get_state()
         torch.cuda.set_rng_state(source.cuda_random_state, source.ticks.device)
     try:
         yield
-        source.random_state = torch.get_rng_state()
+        source.random_state = torch.default_generator.get_state()
         if on_cuda:
             source.cuda_random_state = torch.cuda.get_rng_state(source.ticks.device)
     finally:
-        torch.set_rng_state(host_state)
+        torch.default_generator.set_state(host_state)
         if host_cuda_state is not None:
             torch.cuda.set_rng_state(host_cuda_state, source.ticks.device)
 

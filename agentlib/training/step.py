@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones.optimizers import Rule, once
+from agentlib.backbones.base import once
+from agentlib.backbones.optimizers import Rule
 from agentlib.backbones.schedules import Clock, at
 
 Trained = nn.Module | nn.Parameter

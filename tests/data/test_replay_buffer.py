@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agentlib.backbones.schedules import Clock
 from agentlib.data import Episode, ReplayBuffer
+from agentlib.data.replay_buffer import _OnDevice
 from agentlib.data.collection import Collector
 from agentlib.envs.vector import Environments
 from tests.data.scripted import LEAVES, VECTOR, Script, Scripted, facts_of, key, leaves, outcome, stacked
@@ -457,7 +458,8 @@ def test_tensors_are_written_as_arrays_are(kind):
     """On a GPU the buffer writes through tensors: the same code, tried on the CPU."""
     space = spaces.Tuple([LEAVES["image"], LEAVES["discrete"], LEAVES["bits"], LEAVES["double"]])
     run = Run([TALK, TALK[2:]], kind, space, stack=3, buffer_size=24, large=True, prioritized=True)
-    run.buffer._arrays = {}
+    buffer, run.buffer._window = run.buffer, None
+    buffer._rows = [{name: _OnDevice(getattr(buffer, name)[row]) for name in buffer._rows[row]} for row in range(2)]
     for _ in range(4):
         run.go(9).check(2)
 

@@ -168,8 +168,8 @@ class DQN(Learner):
         """The target follows, once for each `target_update_interval` environment steps since the last time."""
         interval = self.config.target_update_interval
         due = int(clock.steps) // interval - self.synced_at // interval
-        self.synced_at = int(clock.steps)
         if due > 0:
+            self.synced_at = int(clock.steps)
             self.target.follow(self.policy, 1.0 - (1.0 - self.config.tau) ** due)
 
     def get_extra_state(self) -> dict[str, Any]:
