@@ -24,8 +24,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agentlib.backbones.schedules import Clock
 from agentlib.data import Episode, ReplayBuffer
-from agentlib.data.replay_buffer import _OnDevice
 from agentlib.data.collection import Collector
+from agentlib.data.replay_buffer import _OnDevice
 from agentlib.envs.vector import Environments
 from tests.data.scripted import LEAVES, VECTOR, Script, Scripted, facts_of, key, leaves, outcome, stacked
 
