@@ -52,6 +52,7 @@ format: .venv/.dev ## mend what `make lint` finds, where a tool can
 
 bench: .venv/.dev ## measure speed against Stable-Baselines3
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/growth.py
 
 results: .venv/.dev ## train what the printed results claim
 	$(BIN)/python benchmarks/results.py

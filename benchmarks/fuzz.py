@@ -639,7 +639,7 @@ def fuzz(name: str, inputs: int, seed: int, place: Path) -> None:
         f"-runs={inputs}",
         f"-seed={seed + 1}",
         f"-max_len={largest}",
-        "-timeout=60",
+        "-timeout=86400",  # `judged` has the limit that counts: of work, not of waiting
         "-mutate_depth=1",
         "-rss_limit_mb=8192",
     ]

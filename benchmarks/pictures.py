@@ -113,14 +113,19 @@ def draw() -> list[str]:
     figure = q_learning_options()
     if figure is None:
         return []
+    return [save(figure, "q_learning_options")]
+
+
+def save(figure: Figure, name: str) -> str:
+    """Writes a picture of the documents; its path."""
     PICTURES.mkdir(exist_ok=True)
-    path = PICTURES / "q_learning_options.svg"
+    path = PICTURES / f"{name}.svg"
     # Without a date and with fixed names, so that the same numbers give the same file.
     settings: dict[str, Any] = {"svg.hashsalt": "agentlib", "svg.fonttype": "path"}
     with matplotlib.rc_context(settings):
         figure.savefig(path, metadata={"Date": None})
     path.write_text("\n".join(line.rstrip() for line in path.read_text().splitlines()) + "\n")
-    return [str(path)]
+    return str(path)
 
 
 if __name__ == "__main__":

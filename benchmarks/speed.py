@@ -93,9 +93,10 @@ def each(work: Callable[[], Any], times: int) -> float:
     return float(np.median(series))
 
 
-def dqn_job(settings: Mapping[str, Any], env: str, steps: int, seed: int) -> Any:
+def dqn_job(settings: Mapping[str, Any], env: Any, steps: int, seed: int, n_envs: int = 1) -> Any:
     config = DQNConfig(**{**settings, "net_arch": tuple(settings["net_arch"]) if "net_arch" in settings else None})
-    return recipe_of(config).build(config, Problem(env=env, steps=steps), backbone="auto", device="cpu", seed=seed)
+    problem = Problem(env=env, steps=steps, n_envs=n_envs)
+    return recipe_of(config).build(config, problem, backbone="auto", device="cpu", seed=seed)
 
 
 def through(updates: Iterator[Any]) -> None:
@@ -315,38 +316,39 @@ def atari_bytes(pair: int) -> Times:
 # Replay --------------------------------------------------------------------------------------------------------------
 
 
+class Nothing(learners.Learner):
+    """Hands back what it was given, so that only sampling and priorities take time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def update(self, batch: Any) -> learners.Update:
+        return learners.Update({"loss": batch.reward.mean()}, batch.reward.abs() + batch.observation[:, 0].abs())
+
+
 @cache
-def replays() -> dict[str, Iterator[Any]]:
-    """Runs of a learner that hands back what it drew, so that only sampling and priorities take time."""
-
-    class Nothing(learners.Learner):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.zeros(()))
-
-        def update(self, batch: Any) -> learners.Update:
-            return learners.Update({"loss": batch.reward.mean()}, batch.reward.abs() + batch.observation[:, 0].abs())
-
-    sides = {}
-    for name, prioritized in (("ours", True), ("theirs", False)):
-        job = dqn_job(DEFAULTS | {"batch_size": 256, "prioritized": prioritized}, "CartPole-v1", 10**9, 0)
-        buffer, n = job.source.buffer, 1_000_000
-        assert len(buffer) == 0
-        generator = np.random.default_rng(0)
-        observations = generator.normal(size=(n + 1, 1, 4)).astype(np.float32)
-        no, action, reward = np.zeros(1, bool), np.zeros(1, np.int64), np.ones(1)
-        job.source.collector.reset(0)
-        for t in range(n):
-            buffer.add(action, reward, no, no, observations[t])
-        buffer.flush()
-        job.source.updates_due = 10**9
-        sides[name] = run(Nothing(), job.source, 10**9, compile=True)
-        next(sides[name])
-    return sides
+def sampling(prioritized: bool, entries: int) -> Iterator[Any]:
+    """A run that does no more than draw batches of 256 from so many transitions."""
+    settings = DEFAULTS | {"batch_size": 256, "prioritized": prioritized, "buffer_size": entries}
+    job = dqn_job(settings, "CartPole-v1", 10**9, 0)
+    buffer = job.source.buffer
+    assert len(buffer) == 0
+    observations = np.random.default_rng(0).normal(size=(entries + 1, 1, 4)).astype(np.float32)
+    no, action, reward = np.zeros(1, bool), np.zeros(1, np.int64), np.ones(1)
+    job.source.collector.reset(0)
+    for t in range(entries):
+        buffer.add(action, reward, no, no, observations[t])
+    buffer.flush()
+    job.source.updates_due = 10**9
+    updates = run(Nothing(), job.source, 10**9, compile=True)
+    next(updates)
+    return updates
 
 
 def prioritized(pair: int) -> Times:
-    return {name: each(partial(next, updates), 200) for name, updates in replays().items()}
+    sides = {"ours": sampling(True, 1_000_000), "theirs": sampling(False, 1_000_000)}
+    return {name: each(partial(next, updates), 200) for name, updates in sides.items()}
 
 
 # Imitation -----------------------------------------------------------------------------------------------------------

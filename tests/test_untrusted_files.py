@@ -21,10 +21,10 @@ from safetensors.torch import save_file
 import agentlib
 from agentlib import Agent
 from agentlib._inspect import inspected
-from agentlib.backbones import from_spec, load_backbone, save_backbone
+from agentlib.backbones import MLP, from_spec, load_backbone, save_backbone
 from agentlib.backbones.files import rebuilt
 from agentlib.learners import DQN
-from agentlib.policies import POLICIES
+from agentlib.policies import POLICIES, QPolicy
 from agentlib.recipes import RECIPES, Problem
 from agentlib.recipes.folder import RunFolder
 from agentlib.recipes.record import read_record, record_of
@@ -160,6 +160,10 @@ def changed(good):
         tensors,
     )
     box = {"type": "Box", "shape": [1 << 23], "dtype": "float64", "low": 0, "high": 1}
+    yield "a type of numbers that is evaluated", with_(observation_space={**box, "dtype": "0000000001V"}), tensors
+    returns = QPolicy(MLP(4, hidden=(16,)), n_actions=2, distributional="c51")
+    beyond = policy("q", **{**returns.spec["arguments"], "v_max": 1e300})
+    yield "returns beyond all numbers", with_(policy=beyond), returns.state_dict()
     yield "many large observations", with_(observation_space={"type": "Tuple", "spaces": [box] * 20}), tensors
     yield "an observation of less than nothing", with_(observation_space={**box, "shape": [-1, 0]}), tensors
     yield "an observation of so many lists", with_(observation_space={**box, "shape": [10**9, [0] * 1000]}), tensors
@@ -449,6 +453,7 @@ try:
     Agent.load(sys.argv[1])  # what is imported late, is imported now
 except ValueError:
     pass
+torch.linspace(0.0, 1.0, 2, device="meta")  # this, too, imports what is written as text
 allowed, seen = set(sys.argv[1:]), []
 def hook(event, arguments):
     if event == "open":

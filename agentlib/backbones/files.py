@@ -135,14 +135,9 @@ def rebuilt(path: Path, spec: Any, tensors: dict[str, Tensor], classes: Classes 
     Raises:
         ValueError: the spec or the weights do not fit.
     """
-    try:
-        with _Budget(100 * len(tensors) + 1000), torch.device("meta"):
-            sketch = from_spec(spec, classes)
-            expected = {name: _form(tensor) for name, tensor in sketch.state_dict().items()}
-    except ValueError as error:
-        raise ValueError(f"{path}: {one_line(error)}") from None
-    except Exception as error:  # whatever the arguments in a file lead to
-        raise ValueError(f"{path}: its network cannot be built: {type(error).__name__}: {one_line(error)}") from None
+    with _Budget(100 * len(tensors) + 1000), torch.device("meta"):
+        sketch = _built(path, spec, classes)
+        expected = {name: _form(tensor) for name, tensor in sketch.state_dict().items()}
     given = {name: _form(tensor) for name, tensor in tensors.items()}
     if expected != given:
         names = sorted(name for name in {*expected, *given} if expected.get(name) != given.get(name))
@@ -150,12 +145,21 @@ def rebuilt(path: Path, spec: Any, tensors: dict[str, Tensor], classes: Classes 
     if sum(map(_bytes, sketch.buffers())) > 2 * sum(map(_bytes, tensors.values())) + TABLES:
         raise ValueError(f"{path}: the network needs far more memory than the weights in the file explain")
     with host_generator_kept():  # the first weights, which are overwritten, are nobody's to draw
-        network = from_spec(spec, classes)
+        network = _built(path, spec, classes)
     dtypes = {tensors[name].dtype for name, _ in network.named_parameters()}
     if len(dtypes) == 1:
         network.to(dtypes.pop())
     network.load_state_dict(tensors)
     return network.eval()
+
+
+def _built(path: Path, spec: Any, classes: Classes | None) -> nn.Module:
+    try:
+        return from_spec(spec, classes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {one_line(error)}") from None
+    except Exception as error:  # whatever the arguments in a file lead to
+        raise ValueError(f"{path}: its network cannot be built: {type(error).__name__}: {one_line(error)}") from None
 
 
 def _form(tensor: Tensor) -> tuple[torch.Size, bool]:

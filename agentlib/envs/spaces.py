@@ -243,12 +243,12 @@ def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
     leaf = leaf_spaces(space)[0]
     if isinstance(leaf, spaces.Box):
         bounds = {"low": _bound_to_json(leaf.low), "high": _bound_to_json(leaf.high)}
-        return {"type": "Box", "shape": list(leaf.shape), "dtype": str(leaf.dtype), **bounds}
+        return {"type": "Box", "shape": list(leaf.shape), "dtype": leaf.dtype.name, **bounds}
     if isinstance(leaf, spaces.Discrete):
-        return {"type": "Discrete", "n": int(leaf.n), "start": int(leaf.start), "dtype": str(leaf.dtype)}
+        return {"type": "Discrete", "n": int(leaf.n), "start": int(leaf.start), "dtype": leaf.dtype.name}
     if isinstance(leaf, spaces.MultiDiscrete):
         numbers = {"nvec": leaf.nvec.tolist(), "start": leaf.start.tolist()}
-        return {"type": "MultiDiscrete", **numbers, "dtype": str(leaf.dtype)}
+        return {"type": "MultiDiscrete", **numbers, "dtype": leaf.dtype.name}
     return {"type": "MultiBinary", "n": leaf.n if isinstance(leaf.n, int) else list(leaf.n)}
 
 
@@ -271,9 +271,7 @@ def _space(description: Any, left: list[int]) -> spaces.Space[Any]:
         if kind == "Tuple":
             return spaces.Tuple([_space(part, left) for part in description["spaces"]])
         if kind == "Box":
-            shape, dtype = tuple(description["shape"]), np.dtype(description["dtype"])
-            if dtype.kind not in "biuf":
-                raise ValueError(f"a Box of {one_line(dtype)} is none of numbers")
+            shape, dtype = tuple(description["shape"]), _dtype(description["dtype"])
             if not all(type(side) is int and side >= 0 for side in shape):  # a number times a list is a long list
                 raise ValueError(f"a Box of shape {shown(shape)}")
             left[0] -= math.prod(shape)
@@ -284,17 +282,25 @@ def _space(description: Any, left: list[int]) -> spaces.Space[Any]:
             low, high = (_bound_from_json(description[side], shape, dtype) for side in ("low", "high"))
             return spaces.Box(low, high, shape, dtype.type)
         if kind == "Discrete":
-            dtype = np.dtype(description.get("dtype", "int64"))
+            dtype = _dtype(description.get("dtype", "int64"))
             other = {} if dtype == np.int64 else {"dtype": dtype.type}  # an argument that older Gymnasium lacks
             return spaces.Discrete(description["n"], start=description["start"], **other)
         if kind == "MultiDiscrete":
-            dtype = np.dtype(description.get("dtype", "int64"))
+            dtype = _dtype(description.get("dtype", "int64"))
             return spaces.MultiDiscrete(description["nvec"], dtype.type, start=description["start"])
         if kind == "MultiBinary":
             return spaces.MultiBinary(description["n"])
     except (KeyError, TypeError, AttributeError, AssertionError, OverflowError, RecursionError) as error:
         raise ValueError(f"not the description of a space: {one_line(repr(error))}") from None
     raise ValueError(f"unknown kind of space {shown(kind)}")
+
+
+def _dtype(name: Any) -> Any:
+    """A type of numbers by its name: numpy also takes descriptions of records, some of which it evaluates."""
+    known = {np.dtype(kind).name: np.dtype(kind) for kind in np.typecodes["AllInteger"] + "?" + np.typecodes["Float"]}
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"{shown(name)} is no type of numbers")
+    return known[name]
 
 
 def _bound_to_json(bound: NDArray[Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -51,7 +51,7 @@ def run(
     learner.train()
     source.planned_updates = max(source.planned_updates, source.updates + updates)
     device = source.ticks.device.type
-    autocast = _autocast(device, precision)
+    autocast, own_random_state = _autocast(device, precision), _OwnRandomState(source)
     for _ in range(updates):
         with _modes(device):
             source.advance()
@@ -60,7 +60,7 @@ def run(
             source.fill_ticks(clock)
             if not learner.training:  # the caller may have evaluated in between
                 learner.train()
-            with generator_lock(), _own_random_state(source), autocast:
+            with generator_lock(), own_random_state, autocast:
                 try:
                     update = step(learner, source)
                 except CannotCompile as error:
@@ -113,26 +113,31 @@ def _autocast(device_type: str, precision: Precision) -> AbstractContextManager[
     return torch.autocast(device_type, torch.bfloat16)
 
 
-@contextmanager
-def _own_random_state(source: Source) -> Iterator[None]:
-    """The source's random state; the caller's again afterwards."""
-    on_cuda = source.ticks.is_cuda
-    host_state = torch.default_generator.get_state()
-    host_cuda_state = torch.cuda.get_rng_state(source.ticks.device) if on_cuda else None
-    torch.default_generator.set_state(source.random_state)
-    if on_cuda:
-        if source.cuda_random_state is None:
-            source.cuda_random_state = torch.Generator(source.ticks.device).manual_seed(source.seed).get_state()
-        torch.cuda.set_rng_state(source.cuda_random_state, source.ticks.device)
-    try:
-        yield
-        source.random_state = torch.default_generator.get_state()
-        if on_cuda:
-            source.cuda_random_state = torch.cuda.get_rng_state(source.ticks.device)
-    finally:
-        torch.default_generator.set_state(host_state)
-        if host_cuda_state is not None:
-            torch.cuda.set_rng_state(host_cuda_state, source.ticks.device)
+class _OwnRandomState:
+    """Inside, torch draws from the source's random state; afterwards from the caller's again."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.device = source.ticks.device if source.ticks.is_cuda else None
+        if self.device is not None and source.cuda_random_state is None:
+            source.cuda_random_state = torch.Generator(self.device).manual_seed(source.seed).get_state()
+
+    def __enter__(self) -> None:
+        self.host_state = torch.default_generator.get_state()
+        torch.default_generator.set_state(self.source.random_state)
+        if self.device is not None:
+            assert self.source.cuda_random_state is not None
+            self.host_cuda_state = torch.cuda.get_rng_state(self.device)
+            torch.cuda.set_rng_state(self.source.cuda_random_state, self.device)
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.source.random_state = torch.default_generator.get_state()
+            if self.device is not None:
+                self.source.cuda_random_state = torch.cuda.get_rng_state(self.device)
+        torch.default_generator.set_state(self.host_state)
+        if self.device is not None:
+            torch.cuda.set_rng_state(self.host_cuda_state, self.device)
 
 
 def _modes(device_type: str) -> AbstractContextManager[object]:
