@@ -17,7 +17,11 @@ from agentlib.evaluation.detection import detection, max_softmax_score
 from agentlib.evaluation.robustness import Attacked
 from benchmarks.experiments import Claim, Experiment
 
-ENV, EPSILON, EPISODES = "CartPole-v1", 0.3, 20
+ENV, EPISODES = "CartPole-v1", 20
+READINGS = np.float32([0.1, 0.2, 0.025, 0.25])
+"""How far an attack may change what is read: m, m/s, rad, rad/s."""
+SHARE = 0.4
+"""Of that, while the policy is trained."""
 
 
 def trained(seed: int) -> agentlib.Agent:
@@ -29,21 +33,28 @@ def trained(seed: int) -> agentlib.Agent:
 
 
 def attacked_dqn(seed: int) -> dict[str, float]:
-    """Returns under PGD on the observations, epsilon in standard deviations, before and after adversarial training."""
-    agent = trained(seed)
-    seen = played(agent, gymnasium.make(ENV), 10_000, random_share=0.2, seed=seed).observation
+    """Returns under PGD on the observations, before and after adversarial training of the policy.
+
+    The policy learns to do as it did, from readings that are attacked at a share of the size: on what it sees in usual
+    play, and, since an attack leads it elsewhere, on what it saw under attack.
+    """
+    agent, env = trained(seed), gymnasium.make(ENV)
+    under_attack = Attacked(agent, 1.0, scale=READINGS, seed=seed)
+    seen = np.concatenate(
+        [played(one, env, 5_000, random_share=0.2, seed=seed).observation for one in (agent, under_attack)]
+    )
     data = Dataset(torch.from_numpy(seen), torch.from_numpy(agent.act(seen)).long(), ("left", "right"))
     robust = agentlib.train(
-        "adversarial", data=data, agent=agent, steps=1_500, epsilon=0.1, low=None, high=None, attack_steps=5,
-        batch_size=128, learning_rate=Cosine(1e-3), seed=seed, progress=False,
+        "adversarial", data=data, agent=agent, steps=3_000, epsilon=float((SHARE * READINGS / seen.std(0)).mean()),
+        low=None, high=None, attack_steps=5, batch_size=128, learning_rate=Cosine(1e-3), average=0.995, seed=seed,
+        progress=False,
     ).agent  # fmt: skip
     assert robust is not None
-    scale = seen.std(axis=0)
     found: dict[str, float] = {}
     for name, one in (("before", agent), ("after", robust)):
         found[name] = agentlib.evaluate(one, ENV, episodes=EPISODES, seed=seed).mean
         for kind in ("noise", "attack"):
-            side = Attacked(one, EPSILON, scale=scale, noise=kind == "noise", seed=seed)
+            side = Attacked(one, 1.0, scale=READINGS, noise=kind == "noise", seed=seed)
             found[f"{name}_{kind}"] = agentlib.evaluate(side, ENV, episodes=EPISODES, seed=seed).mean
     found["gain"] = found["after_attack"] - found["before_attack"]
     return found
@@ -86,7 +97,7 @@ EXPERIMENTS = [
     Experiment(
         name="attacked_dqn",
         family="Robustness",
-        data=f"CartPole-v1, DQN of 50,000 steps; PGD on observations, {EPSILON} standard deviations",
+        data="CartPole-v1, DQN of 50,000 steps; PGD on readings, by up to 0.1 m, 0.2 m/s, 0.025 rad and 0.25 rad/s",
         measure=attacked_dqn,
         seeds=10,
         claims=(
@@ -97,7 +108,7 @@ EXPERIMENTS = [
             Claim("gain", "gain under attack", statistic="mean", at_least=0.0, of="interval"),
             Claim("after", "return without attack, after adversarial training", statistic="mean"),
         ),
-        note="The settings, training at a third of the attacked size among them, were chosen on a clone of the expert.",
+        note="The settings, training at 0.4 of the attacked size among them, were chosen on agents of other seeds.",
     ),
     Experiment(
         name="alarms_cartpole",
