@@ -209,7 +209,8 @@ class ReplayBuffer(nn.Module):
             columns[name][frame_slot] = leaf if self.frame_stack == 1 else leaf[-1]
         self._count[row] = number + 1
         self._frames[row] = frame + 1
-        self._write_mask(row, mask)
+        if mask is not None or self.masked:
+            self._write_mask(row, mask)
         if self.priorities is not None:
             self._changed[row * self.capacity + slot] = True
 

@@ -171,10 +171,12 @@ class GreedyActor:
         return None if shortcut is None or shortcut.policy is not None else shortcut.output(observation)
 
     def _shortcut(self, observation: Any) -> NumpyShortcut | None:
-        if self.shortcut is None or len(observation) > NUMPY_ROWS:
+        shortcut = self.shortcut
+        if shortcut is None or len(observation) > NUMPY_ROWS:
             return None
-        if not self.shortcut.is_current():
-            self.shortcut = numpy_shortcut(self.policy)
+        if shortcut.is_current():  # nearly always
+            return shortcut
+        self.shortcut = numpy_shortcut(self.policy)
         return self.shortcut
 
     def state(self) -> dict[str, Any]:
@@ -207,8 +209,8 @@ class NumpyShortcut:
             (linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in linears
         ]
         self.activation = activation
-        self.parameters = [parameter for linear in linears for parameter in (linear.weight, linear.bias)]
-        self.addresses = [parameter.data_ptr() for parameter in self.parameters]
+        parameters = [parameter for linear in linears for parameter in (linear.weight, linear.bias)]
+        self.addresses = [(parameter, parameter.data_ptr()) for parameter in parameters]
         self.policy = policy if isinstance(policy, GaussianPolicy) else None
         if self.policy is not None:
             bounds = self.policy.bounds
@@ -217,7 +219,10 @@ class NumpyShortcut:
 
     def is_current(self) -> bool:
         """Whether the views look at the weights: `to` moves these, and so does sending a policy to another process."""
-        return [parameter.data_ptr() for parameter in self.parameters] == self.addresses
+        for parameter, address in self.addresses:
+            if parameter.data_ptr() != address:
+                return False
+        return True
 
     def output(self, observation: NDArray[Any]) -> NDArray[np.float32]:
         """The head's numbers `(B, n)` for observations `(B, ...)`."""
