@@ -219,7 +219,7 @@ class NumpyShortcut:
 
     def is_current(self) -> bool:
         """Whether the views look at the weights: `to` moves these, and so does sending a policy to another process."""
-        for parameter, address in self.addresses:
+        for parameter, address in self.addresses:  # noqa: SIM110 - a third quicker, and done for each action
             if parameter.data_ptr() != address:
                 return False
         return True
