@@ -282,9 +282,13 @@ def test_every_flipped_bit_of_a_checkpoint_is_found(tmp_path):
     path = RunFolder(tmp_path / "run").checkpoints()[-1]
     content = path.read_bytes()
     generator = np.random.default_rng(0)
-    for position in [*range(200), *generator.integers(len(content), size=300).tolist()]:
+    anywhere = [*range(200), *generator.integers(len(content), size=300).tolist()]
+    places = [(position, int(generator.integers(8))) for position in anywhere]
+    # Where a file of an earlier version would be another one: those had no checksum, or one that is of less.
+    places += [(content.index(b'"version":"') + len(b'"version":"'), bit) for bit in range(8)]
+    for position, bit in places:
         changed = bytearray(content)
-        changed[position] ^= 1 << int(generator.integers(8))
+        changed[position] ^= 1 << bit
         path.write_bytes(changed)
         with pytest.raises(ValueError, match=r"damaged|cut off|no state that agentlib saved|update agentlib"):
             load_state(path)

@@ -159,7 +159,7 @@ def changed(good):
         with_(observation_space={"type": "Box", "shape": [1], "dtype": "S1000000000", "low": 0, "high": 1}),
         tensors,
     )
-    box = {"type": "Box", "shape": [1 << 23], "dtype": "float64", "low": 0, "high": 1}
+    box = {"type": "Box", "shape": [1 << 22], "dtype": "float64", "low": 0, "high": 1}
     yield "a type of numbers that is evaluated", with_(observation_space={**box, "dtype": "0000000001V"}), tensors
     returns = QPolicy(MLP(4, hidden=(16,)), n_actions=2, distributional="c51")
     beyond = policy("q", **{**returns.spec["arguments"], "v_max": 1e300})

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from agentlib.backbones.names import one_line, shown
 
-LARGEST = 1 << 23
+LARGEST = 1 << 22
 """Numbers in the largest observation that a file may describe, all its parts together; Gymnasium allocates bounds."""
 
 FEW = 32

@@ -116,7 +116,7 @@ def save_state(path: str | os.PathLike[str], state: Any, segments: Segments | No
     tree = json.dumps(writer.encode(state, "state"), allow_nan=False, separators=(",", ":"))
     metadata = {"format": FORMAT, "version": str(VERSION), "tree": tree}
     metadata["segments"] = json.dumps(sorted(writer.segment_files))
-    metadata["checksum"] = checksum(tree + metadata["segments"], writer.tensors)
+    metadata["checksum"] = checksum(_covered(metadata), writer.tensors)
     with replacing(path) as temporary:
         save_file(writer.tensors, temporary, metadata)
 
@@ -139,13 +139,19 @@ def load_state(path: str | os.PathLike[str], segments: Segments | None = None) -
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
         raise DamagedFile(f"{path} is cut off, or no safetensors file at all: {one_line(error)}") from None
-    text = metadata.get("tree", "") + metadata.get("segments", "")
-    if version > 1 and metadata.get("checksum") != checksum(text, tensors):
+    has_checksum = version > 1 or "checksum" in metadata
+    if has_checksum and metadata.get("checksum") != checksum(_covered(metadata), tensors):
         raise DamagedFile(f"{path} is damaged: its checksum is another one")
     try:
         return migrated(_Reader(tensors, segments).decode(json.loads(metadata["tree"])), version)
     except Exception as error:  # whatever metadata that nobody wrote lead to
         raise DamagedFile(f"{path} is damaged: its metadata cannot be read ({one_line(repr(error))})") from None
+
+
+def _covered(metadata: Mapping[str, str]) -> str:
+    """The text that the checksum is of; until version 3 without the version, so that a flipped bit could change it."""
+    version = "" if metadata["version"] in ("1", "2", "3") else metadata["version"] + " "
+    return version + metadata.get("tree", "") + metadata.get("segments", "")
 
 
 def _version_of(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> int:

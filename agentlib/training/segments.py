@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from agentlib.backbones.files import replacing
+from agentlib.backbones.names import shown
 from agentlib.data.ring import Ring, Rows, gathered, still_there, unsaved
 
 FORMAT = "agentlib segment"
@@ -135,10 +137,10 @@ def segments_from_json(value: Any) -> list[Segment]:
     """What `segments_to_json` gave.
 
     Raises:
-        ValueError: a file's name that leads elsewhere.
+        ValueError: a file's name that is none of ours, and may lead elsewhere.
     """
     found = [Segment(str(file), [Rows(*map(int, rows)) for rows in each], str(digest)) for file, each, digest in value]
     for segment in found:
-        if Path(segment.file).name != segment.file:
-            raise ValueError(f"a segment is called {segment.file!r}")
+        if re.fullmatch(r"[0-9]{8,12}\.safetensors", segment.file) is None:
+            raise ValueError(f"a segment is called {shown(segment.file)}")
     return found

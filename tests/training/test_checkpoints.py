@@ -18,6 +18,7 @@ from agentlib.training import checkpoints, run
 from agentlib.training.checkpoints import load_checkpoint, load_state, save_checkpoint, save_state
 from agentlib.training.config import config_from_json, config_to_json
 from agentlib.training.migrations import VERSION
+from agentlib.training.segments import segments_from_json
 from agentlib.training.trees import copied, difference
 
 
@@ -284,3 +285,9 @@ def test_configs_that_json_cannot_hold():
         config_to_json(Config(rate=1, limit=math.inf))
     with pytest.raises(TypeError, match="dataclass"):
         config_to_json({"rate": 1})
+
+
+@pytest.mark.parametrize("name", ["../../secret.safetensors", "00000001.pickle", "x" * 3000, "00000001.safetensors\n"])
+def test_segments_with_other_names_than_ours_are_refused(name):
+    with pytest.raises(ValueError, match=r"^a segment is called .{1,200}$"):
+        segments_from_json([[name, [], "0"]])
