@@ -108,10 +108,10 @@ EXPERIMENTS = [
             Claim("gain", "gain under attack", statistic="mean", at_least=0.0, of="interval"),
             Claim("after", "return without attack, after adversarial training", statistic="mean"),
         ),
-        note="A second design. In the first the attack was 0.3 of each agent's own deviations and training saw usual play "
-        "only: gains of -37.5, 137.2, -123.3 and -246.1 on seeds 0 to 3, then given up. Size and units of the attack, the "
-        "data and the share 0.4 were chosen on agents of seeds 100 to 107, among four shares and three other ways (also "
-        "Q-learning under attack), most of which gained nothing reliably.",
+        note="A second design. In the first the attack was 0.3 of each agent's own deviations and training saw usual "
+        "play only: gains of -37.5, 137.2, -123.3 and -246.1 on seeds 0 to 3, then given up. Size and units of the "
+        "attack, the data and the share 0.4 were chosen on agents of seeds 100 to 107, among four shares and three "
+        "other ways (also Q-learning under attack), most of which gained nothing reliably.",
     ),
     Experiment(
         name="alarms_cartpole",
