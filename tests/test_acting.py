@@ -13,7 +13,7 @@ from torch import nn
 
 import agentlib
 from agentlib import Agent
-from agentlib.backbones import MLP, from_spec
+from agentlib.backbones import MLP, NatureCNN, from_spec
 from agentlib.backbones.schedules import Clock
 from agentlib.data import ReplayBuffer
 from agentlib.data.collection import Collector
@@ -162,6 +162,38 @@ def test_numpys_shortcut_for_one_observation_is_the_network(kind, activation):
     np.testing.assert_allclose(after, decide(policy, OBSERVATIONS, observations(50))[0], rtol=1e-4, atol=1e-6)
     assert (after != before).any()
     assert GreedyActor(DeterministicPolicy(backbone, box), OBSERVATIONS).shortcut is None
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_numpys_shortcut_for_one_image_is_the_network(dtype):
+    space = spaces.Box(0, 255 if dtype == np.uint8 else 1, (2, 44, 40), dtype)
+    with fresh_weights(0):
+        policy = QPolicy(NatureCNN((2, 44, 40), 32), 5)
+    actor, generator = GreedyActor(policy, space), np.random.default_rng(0)
+    images = generator.integers(0, 256, (40, 2, 44, 40)).astype(dtype)
+    if dtype == np.float32:
+        images /= 255.0
+    for _ in range(2):
+        for image in images:
+            numbers = actor.logits(image[None])
+            with torch.no_grad():
+                expected = policy(torch.from_numpy(image[None]))[0].numpy()
+            assert numbers is not None
+            np.testing.assert_allclose(numbers, expected, rtol=1e-4, atol=1e-6)
+            assert actor(image[None]) == expected.argmax(1)
+        with torch.no_grad():
+            for parameter in policy.parameters():  # the views look at the weights as they are now
+                parameter.mul_(-1.5)
+    assert actor.logits(images) is None  # several are quicker in torch
+    np.testing.assert_array_equal(actor(images), decide(policy, space, images)[0])
+    turned = np.moveaxis(images[:1], 1, -1)
+    with pytest.raises(ValueError, match=r"turn them"):
+        actor(turned)
+    for parameter in policy.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)  # no view of it in rows
+    assert GreedyActor(policy, space).shortcut is None
+    np.testing.assert_array_equal(actor(images[:1]), decide(policy, space, images[:1])[0])
 
 
 class Memory(nn.Module):

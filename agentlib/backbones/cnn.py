@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,6 +17,9 @@ from agentlib.backbones.normalization import normalized, shifts
 
 POOLINGS: dict[str, type[nn.MaxPool2d | nn.AvgPool2d]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 """Over 2x2 pixels, with stride 2."""
+
+WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Types as wide as a block's row of bytes."""
 
 
 class BlockConv2d(nn.Conv2d):
@@ -35,19 +39,22 @@ class BlockConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         rows, columns = ((length // self.side) * self.side for length in input.shape[-2:])
-        blocks = self._in_blocks(input[..., :rows, :columns])  # (B, H/s, W/s, C s s)
-        if not blocks.is_floating_point():
-            blocks = once(blocks)
+        image = input[..., :rows, :columns]
+        if image.dtype == torch.uint8 and self.side in WORDS:
+            words = self._in_blocks(once(image.contiguous()).view(WORDS[self.side]), width=1)
+            blocks = once(words).view(torch.uint8)
+        else:
+            blocks = self._in_blocks(image, width=self.side)  # (B, H/s, W/s, C s s)
         blocks = scaled(blocks, self.weight.dtype)
-        kernels = self._in_blocks(self.weight)
+        kernels = self._in_blocks(self.weight, width=self.side)
         return functional.conv2d(blocks.permute(0, 3, 1, 2), kernels.permute(0, 3, 1, 2), self.bias)
 
-    def _in_blocks(self, image: Tensor) -> Tensor:
+    def _in_blocks(self, image: Tensor, width: int) -> Tensor:
         """`(B, C, H, W)` as `(B, H/s, W/s, C s s)`."""
-        batch, channels, height, width = image.shape
+        batch, channels, height, columns = image.shape
         side = self.side
-        blocks = image.reshape(batch, channels, height // side, side, width // side, side).permute(0, 2, 4, 1, 3, 5)
-        return blocks.reshape(batch, height // side, width // side, channels * side * side)
+        blocks = image.reshape(batch, channels, height // side, side, columns // width, width).permute(0, 2, 4, 1, 3, 5)
+        return blocks.reshape(batch, height // side, columns // width, channels * side * width)
 
 
 class NatureCNN(Backbone):

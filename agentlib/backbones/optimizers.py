@@ -1,7 +1,7 @@
 """Optimizer rules: pure tensor functions from a gradient to a change of the parameters.
 
-A rule sees all parameters of one step as a single flat vector, so that a whole update is a handful of operations and
-fits into one compiled graph. `agentlib.training.Step` keeps the slots and applies the change.
+A rule sees parameters joined to flat vectors, so that a whole update is a handful of operations and fits into one
+compiled graph. `agentlib.training.Step` joins them, keeps the slots and applies the change.
 
 Each rule equals its namesake in `torch.optim`, step by step.
 """
@@ -17,9 +17,13 @@ from torch import Tensor
 from agentlib.backbones.base import once
 from agentlib.backbones.schedules import Schedule
 
-Change = Callable[[Tensor, dict[str, Tensor], float | Tensor], Tensor]
-"""(gradient (N,), memory, learning rate) -> change (N,). The memory, slots (N,) and scalars, is updated in place,
-before it is read: compiled code was seen to write the new value of a number before all had read the old one."""
+Rate = float | Tensor
+"""A learning rate; a 0-dim tensor if it follows a schedule."""
+Numbers = Callable[[dict[str, Tensor], Rate], tuple[Rate, ...]]
+"""(scalars, learning rate) -> what one step uses for all parameters. The scalars are updated in place, before they are
+read: compiled code was seen to write the new value of a number before all had read the old one."""
+Change = Callable[..., Tensor]
+"""(gradient (N,), slots (N,) by name, *numbers) -> change (N,), element by element. The slots are updated in place."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Rule:
     """The rule itself. The change is proportional to the learning rate, so that modules can have rates of their own."""
     scalars: Mapping[str, float] = field(default_factory=dict)
     """Names and first values of the 0-dim float64 numbers that the rule remembers."""
+    numbers: Numbers = lambda scalars, rate: (rate,)
+    """What is the same for all parameters, taken once in a step; the learning rate by default."""
     weight_decay: float = 0.0
     """Strength of the decay of matrices and filters; biases and gains (one dimension) are left alone."""
     decoupled: bool = False
@@ -51,7 +57,7 @@ def sgd(learning_rate: Schedule, momentum: float = 0.0, nesterov: bool = False, 
     if nesterov and momentum <= 0.0:
         raise ValueError("sgd(nesterov=True) needs momentum > 0")
 
-    def change(gradient: Tensor, memory: dict[str, Tensor], rate: float | Tensor) -> Tensor:
+    def change(gradient: Tensor, memory: dict[str, Tensor], rate: Rate) -> Tensor:
         if momentum == 0.0:
             return -rate * gradient
         velocity = without_denormals(memory["momentum"].mul_(momentum).add_(gradient))
@@ -63,7 +69,7 @@ def sgd(learning_rate: Schedule, momentum: float = 0.0, nesterov: bool = False, 
 def adagrad(learning_rate: Schedule = 1e-2, eps: float = 1e-10, weight_decay: float = 0.0) -> Rule:
     """Adagrad (Duchi et al. 2011): s <- s + g^2;  theta <- theta - learning_rate g / (sqrt(s) + eps)."""
 
-    def change(gradient: Tensor, memory: dict[str, Tensor], rate: float | Tensor) -> Tensor:
+    def change(gradient: Tensor, memory: dict[str, Tensor], rate: Rate) -> Tensor:
         square = memory["square"].addcmul_(gradient, gradient)
         return -rate * (gradient / (square.sqrt() + eps))
 
@@ -73,7 +79,7 @@ def adagrad(learning_rate: Schedule = 1e-2, eps: float = 1e-10, weight_decay: fl
 def rmsprop(learning_rate: Schedule, alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0.0) -> Rule:
     """RMSProp (Hinton 2012, lecture 6e): s <- alpha s + (1-alpha) g^2;  theta <- theta - lr g / (sqrt(s) + eps)."""
 
-    def change(gradient: Tensor, memory: dict[str, Tensor], rate: float | Tensor) -> Tensor:
+    def change(gradient: Tensor, memory: dict[str, Tensor], rate: Rate) -> Tensor:
         square = without_denormals(memory["square"].mul_(alpha).addcmul_(gradient, gradient, value=1.0 - alpha))
         return -rate * (gradient / (square.sqrt() + eps))
 
@@ -95,17 +101,19 @@ def _adam(
 ) -> Rule:
     beta1, beta2 = betas
 
-    def change(gradient: Tensor, memory: dict[str, Tensor], rate: float | Tensor) -> Tensor:
-        mean = without_denormals(memory["mean"].lerp_(gradient, 1.0 - beta1))
-        square = without_denormals(memory["square"].mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2))
+    def numbers(scalars: dict[str, Tensor], rate: Rate) -> tuple[Tensor, Tensor]:
         # The corrections are taken in float64: 1 - 0.999**t loses five digits in float32, and training amplifies it.
         # The powers are remembered, since a compiled update would raise them anew for every few parameters.
-        scale = once(rate / (1.0 - memory["beta1_power"].mul_(beta1)))
-        root = once((1.0 - memory["beta2_power"].mul_(beta2)).sqrt())
+        scale = rate / (1.0 - scalars["beta1_power"].mul_(beta1))
+        return once(scale), once((1.0 - scalars["beta2_power"].mul_(beta2)).sqrt())
+
+    def change(gradient: Tensor, memory: dict[str, Tensor], scale: Tensor, root: Tensor) -> Tensor:
+        mean = without_denormals(memory["mean"].lerp_(gradient, 1.0 - beta1))
+        square = without_denormals(memory["square"].mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2))
         return (-scale * mean) / (square.sqrt() / root + eps)  # in the order of torch.optim, to the last bit
 
     powers = {"beta1_power": 1.0, "beta2_power": 1.0}
-    return Rule(learning_rate, ("mean", "square"), change, powers, weight_decay, decoupled)
+    return Rule(learning_rate, ("mean", "square"), change, powers, numbers, weight_decay, decoupled)
 
 
 def adam(

@@ -69,7 +69,7 @@ def _make_atari(env_id: str, kwargs: dict[str, Any], training: bool) -> gymnasiu
     from agentlib.envs.wrappers import EpisodicLife, FireOnReset, Signed
 
     gymnasium.register_envs(ale_py)
-    env = _registered(env_id, {"frameskip": 1, **kwargs})
+    env = _registered(env_id, {"frameskip": 1, "obs_type": "grayscale", **kwargs})  # no colours, which nobody looks at
     env = gymnasium.wrappers.AtariPreprocessing(env, noop_max=30, frame_skip=4, screen_size=84)
     if training:
         env = EpisodicLife(env)

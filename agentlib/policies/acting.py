@@ -6,15 +6,17 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from agentlib.backbones.cnn import NatureCNN
 from agentlib.backbones.mlp import MLP
 from agentlib.envs.spaces import flatten, is_masked, observed_mask, unflatten
 from agentlib.policies.base import noted
@@ -129,8 +131,8 @@ def decide(
 class GreedyActor:
     """The best actions for batches of observations, always by the policy's present weights; without memory.
 
-    A plain MLP on the CPU is computed by numpy on views of its weights, for up to `NUMPY_ROWS` observations at once: a
-    forward pass of modules costs several times its arithmetic there.
+    A plain MLP on the CPU is computed by numpy on views of its weights, for up to `NUMPY_ROWS` observations at once,
+    and the Nature CNN for one. A forward pass of modules costs several times its arithmetic there.
 
     Args:
         policy: as `agentlib.policies` has them.
@@ -172,7 +174,7 @@ class GreedyActor:
 
     def _shortcut(self, observation: Any) -> NumpyShortcut | None:
         shortcut = self.shortcut
-        if shortcut is None or len(observation) > NUMPY_ROWS:
+        if shortcut is None or not shortcut.takes(observation):
             return None
         if shortcut.is_current():  # nearly always
             return shortcut
@@ -194,28 +196,42 @@ NUMPY_ROWS = 1_024
 
 
 class NumpyShortcut:
-    """The best actions of a policy with one head on a plain MLP, computed by numpy on views of its weights.
+    """The best actions of a policy with one head on a plain network, computed by numpy on views of its weights.
 
     Args:
-        linears: the layers of the MLP, and the head.
+        convolutions: those before the linear layers, each with a ReLU, without padding.
+        shape: of one image `(C, H, W)`, where there are convolutions.
+        linears: the linear layers, and the head.
         activation: between them.
         policy: whose they are.
     """
 
     def __init__(
-        self, linears: list[nn.Linear], activation: Callable[[NDArray[Any]], NDArray[Any]], policy: nn.Module
+        self,
+        convolutions: list[nn.Conv2d],
+        shape: tuple[int, ...],
+        linears: list[nn.Linear],
+        activation: Callable[[NDArray[Any]], NDArray[Any]],
+        policy: nn.Module,
     ) -> None:
+        self.convolutions, self.shape = [_Convolution.of(module) for module in convolutions], shape
         self.layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = [
             (linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in linears
         ]
         self.activation = activation
-        parameters = [parameter for linear in linears for parameter in (linear.weight, linear.bias)]
+        parameters = [parameter for module in (*convolutions, *linears) for parameter in module.parameters()]
         self.addresses = [(parameter, parameter.data_ptr()) for parameter in parameters]
         self.policy = policy if isinstance(policy, GaussianPolicy) else None
         if self.policy is not None:
             bounds = self.policy.bounds
             sides = bounds.low, bounds.high, bounds.middle, bounds.half_range, bounds.bounded
             self.low, self.high, self.middle, self.half_range, self.bounded = (side.numpy() for side in sides)
+
+    def takes(self, observation: Any) -> bool:
+        """Whether it is a batch for which this is quicker than torch."""
+        if self.convolutions:
+            return type(observation) is np.ndarray and observation.shape == (1, *self.shape)
+        return len(observation) <= NUMPY_ROWS
 
     def is_current(self) -> bool:
         """Whether the views look at the weights: `to` moves these, and so does sending a policy to another process."""
@@ -227,6 +243,11 @@ class NumpyShortcut:
     def output(self, observation: NDArray[Any]) -> NDArray[np.float32]:
         """The head's numbers `(B, n)` for observations `(B, ...)`."""
         x: NDArray[Any] = np.asarray(observation, np.float32)
+        if self.convolutions:
+            x = x[0] if observation.dtype.kind == "f" else x[0] / BYTE
+            for convolution in self.convolutions:
+                x = convolution(x)
+            x = x[None]
         x = x.ravel() if len(x) == 1 else x.reshape(len(x), -1)  # vectors are quicker than matrices of one row
         for weight, bias in self.layers[:-1]:
             x = x.dot(weight)  # quicker than @
@@ -249,6 +270,34 @@ class NumpyShortcut:
         return real
 
 
+class _Convolution(NamedTuple):
+    """One convolution and its ReLU."""
+
+    weight: NDArray[np.float32]  # (out, C k k)
+    bias: NDArray[np.float32]  # (out, 1)
+    kernel: int
+    stride: int
+
+    @classmethod
+    def of(cls, module: nn.Conv2d) -> _Convolution:
+        assert module.bias is not None
+        weight, bias = module.weight.detach().numpy(), module.bias.detach().numpy()
+        return cls(weight.reshape(len(weight), -1), bias[:, None], module.kernel_size[0], module.stride[0])
+
+    def __call__(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`(C, H, W)` to `(out, h, w)`."""
+        kernel, stride = self.kernel, self.stride
+        channels, height, width = image.shape
+        rows, columns = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        plane, row, column = image.strides
+        strides = plane, row, column, row * stride, column * stride
+        # A view in which each pixel occurs once for every place that a kernel has it at; reshaping makes it real.
+        windows = as_strided(image, (channels, kernel, kernel, rows, columns), strides)
+        x: NDArray[np.float32] = self.weight.dot(windows.reshape(-1, rows * columns))
+        x += self.bias
+        return _relu(x).reshape(-1, rows, columns)
+
+
 def _relu(x: NDArray[Any]) -> NDArray[Any]:
     return np.maximum(x, ZERO, out=x)  # type: ignore[no-any-return]
 
@@ -257,22 +306,31 @@ def _tanh(x: NDArray[Any]) -> NDArray[Any]:
     return np.tanh(x, out=x)  # type: ignore[no-any-return]
 
 
-ZERO = np.zeros((), np.float32)
+ZERO, BYTE = np.zeros((), np.float32), np.float32(255)
 """Of the same type as activations: a Python number would be converted at every call."""
 NUMPY_ACTIVATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {"relu": _relu, "tanh": _tanh}
 """In place."""
 
 
 def numpy_shortcut(policy: nn.Module) -> NumpyShortcut | None:
-    """The shortcut for action values, one choice or real numbers on a plain MLP on the CPU; else None."""
-    if type(policy) not in (QPolicy, CategoricalPolicy, GaussianPolicy):
+    """The shortcut for action values, one choice or real numbers on a network that it knows, on the CPU; else None.
+
+    Those are the plain MLP, and the Nature CNN of images `(C, H, W)`.
+    """
+    if type(policy) not in (QPolicy, CategoricalPolicy, GaussianPolicy) or type(policy.head) is not nn.Linear:
         return None
-    backbone, head = policy.backbone, policy.head
-    if type(backbone) is not MLP or not backbone.is_plain or type(head) is not nn.Linear:
+    backbone, activation = policy.backbone, "relu"
+    convolutions: list[nn.Conv2d] = []
+    shape: tuple[int, ...] = ()
+    if type(backbone) is NatureCNN and not backbone.layout.channels_last:
+        convolutions = [module for module in backbone.convolutions if isinstance(module, nn.Conv2d)]
+        layers, shape = backbone.linear, backbone.layout.shape
+    elif type(backbone) is MLP and backbone.is_plain and backbone.activation in NUMPY_ACTIVATIONS:
+        layers, activation = backbone.layers, backbone.activation
+    else:
         return None
-    if backbone.activation not in NUMPY_ACTIVATIONS:
+    linears = [module for module in (*layers, policy.head) if isinstance(module, nn.Linear)]
+    weights = [module.weight for module in (*convolutions, *linears)]
+    if any(w.device.type != "cpu" or w.dtype != torch.float32 or not w.is_contiguous() for w in weights):
         return None
-    linears = [module for module in (*backbone.layers, head) if isinstance(module, nn.Linear)]
-    if any(linear.weight.device.type != "cpu" or linear.weight.dtype != torch.float32 for linear in linears):
-        return None
-    return NumpyShortcut(linears, NUMPY_ACTIVATIONS[backbone.activation], policy)
+    return NumpyShortcut(convolutions, shape, linears, NUMPY_ACTIVATIONS[activation], policy)

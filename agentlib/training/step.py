@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -92,6 +93,7 @@ class Step(nn.Module):
         if not isinstance(rule, Rule) and set(self.factors) != {1.0}:
             raise ValueError("a module's own learning rate needs a rule of agentlib.backbones, such as adam")
         self.sizes = [parameter.numel() for parameter in self.parameter_list]
+        self.runs = _runs(self.sizes)
         self.max_grad_norm = max_grad_norm
         self.rule = rule if isinstance(rule, Rule) else None
         self.optimizer = None if isinstance(rule, Rule) else rule(self.parameter_list)
@@ -105,6 +107,7 @@ class Step(nn.Module):
             if self.rule.weight_decay:
                 decayed = [like.new_full((p.numel(),), float(p.dim() > 1)) for p in self.parameter_list]
                 self.register_buffer("decayed", torch.cat(decayed), persistent=False)
+            self._divide()
 
     def forward(self, loss: Tensor, clock: Clock) -> Tensor:
         """One step downhill on a 0-dim loss; returns the gradient's global norm before clipping, 0-dim, detached."""
@@ -117,38 +120,57 @@ class Step(nn.Module):
     def _step(self, loss: Tensor, clock: Clock) -> Tensor:
         gradients = torch.autograd.grad(loss, self.parameter_list, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
-            gradient = torch.cat([piece.reshape(-1) for piece in gradients])  # (N,)
             # The norm of the pieces' norms, as torch's own clipping rounds it.
             norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(one) for one in gradients]))
-            if self.max_grad_norm is not None:
-                gradient = gradient * once((self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+            share = None if self.max_grad_norm is None else once((self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
             self.count += 1  # as `add_(1)` the compiler drops it
             if self.rule is None:
-                self._torch_step(gradient)
+                self._torch_step(gradients, share)
             else:
-                self._follow_rule(self.rule, gradient, clock)
+                self._follow_rule(self.rule, gradients, share, clock)
         return norm
 
-    def _follow_rule(self, rule: Rule, gradient: Tensor, clock: Clock) -> None:
-        rate = at(rule.learning_rate, clock)
-        memory = {name: getattr(self, name) for name in (*rule.slots, *rule.scalars)}
-        if rule.weight_decay:
-            weights = torch.cat([parameter.reshape(-1) for parameter in self.parameter_list])
-            shrink = weights * (rule.weight_decay * self.decayed)  # type: ignore[operator]
-            if rule.decoupled:
-                change = rule.change(gradient, memory, rate) - rate * shrink
-            else:
-                change = rule.change(gradient + shrink, memory, rate)
-        else:
-            change = rule.change(gradient, memory, rate)
-        pieces = change.split(self.sizes)
-        for parameter, piece, factor in zip(self.parameter_list, pieces, self.factors, strict=True):
-            parameter.add_(piece.view_as(parameter), alpha=factor)
+    def _divide(self) -> None:
+        """Views of the slots, of each run its own, as attributes `mean_0`, `mean_1`, ...
 
-    def _torch_step(self, gradient: Tensor) -> None:
+        A compiler changes whole tensors in place, but copies one of which only a part is changed.
+        """
+        assert self.rule is not None
+        for name in (*self.rule.slots, *["decayed"] * bool(self.rule.weight_decay)):
+            lengths = [sum(self.sizes[run.start : run.stop]) for run in self.runs]
+            for number, part in enumerate(getattr(self, name).split(lengths)):
+                setattr(self, f"{name}_{number}", part)
+
+    def _apply(self, *arguments: Any, **settings: Any) -> Step:
+        super()._apply(*arguments, **settings)  # type: ignore[no-untyped-call]
+        if self.rule is not None:
+            self._divide()  # the slots are other tensors now
+        return self
+
+    def _follow_rule(self, rule: Rule, gradients: Sequence[Tensor], share: Tensor | None, clock: Clock) -> None:
+        rate = at(rule.learning_rate, clock)
+        numbers = rule.numbers({name: getattr(self, name) for name in rule.scalars}, rate)
+        for number, run in enumerate(self.runs):
+            gradient = _joined(gradients[run])  # (n,)
+            if share is not None:
+                gradient = gradient * share
+            slots = {name: getattr(self, f"{name}_{number}") for name in rule.slots}
+            if rule.weight_decay:
+                shrink = _joined(self.parameter_list[run]) * (rule.weight_decay * getattr(self, f"decayed_{number}"))
+                if rule.decoupled:
+                    change = rule.change(gradient, slots, *numbers) - rate * shrink
+                else:
+                    change = rule.change(gradient + shrink, slots, *numbers)
+            else:
+                change = rule.change(gradient, slots, *numbers)
+            pieces = change.split(self.sizes[run])
+            for parameter, piece, factor in zip(self.parameter_list[run], pieces, self.factors[run], strict=True):
+                parameter.add_(piece.view_as(parameter), alpha=factor)
+
+    def _torch_step(self, gradients: Sequence[Tensor], share: Tensor | None) -> None:
         assert self.optimizer is not None
-        for parameter, piece in zip(self.parameter_list, gradient.split(self.sizes), strict=True):
-            parameter.grad = piece.view_as(parameter)
+        for parameter, gradient in zip(self.parameter_list, gradients, strict=True):
+            parameter.grad = gradient if share is None else gradient * share
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -160,3 +182,25 @@ class Step(nn.Module):
         """Puts back what `get_extra_state` gave."""
         if self.optimizer is not None:
             self.optimizer.load_state_dict(state)
+
+
+LARGE = 1 << 16
+"""From so many numbers on, a parameter is treated by itself."""
+
+
+def _runs(sizes: Sequence[int]) -> list[slice]:
+    """Parameters that are joined to one vector: small ones in a row, so that operations are few, and large ones alone.
+
+    Joining costs reading and writing all numbers once more, which counts where they do not fit into a cache.
+    """
+    edges = {0, len(sizes)}
+    for i, size in enumerate(sizes):
+        if size >= LARGE:
+            edges |= {i, i + 1}
+    return [slice(start, stop) for start, stop in pairwise(sorted(edges))]
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    if len(tensors) == 1:
+        return tensors[0].reshape(-1)
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])

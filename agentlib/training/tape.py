@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -110,7 +111,7 @@ class Tape(TorchDispatchMode):
     @property
     def changed_twice(self) -> bool:
         """Whether a tensor from before was changed, and through its memory another one."""
-        return any(len(self._in_storage[storage]) > 1 for storage in self._saved)
+        return any(_overlap(self._in_storage[storage]) for storage in self._saved)
 
     def undo(self) -> None:
         """Gives all tensors from before their values back."""
@@ -121,6 +122,19 @@ class Tape(TorchDispatchMode):
 
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata  # type: ignore[no-any-return]
+
+
+def _overlap(tensors: list[Tensor]) -> bool:
+    """Whether tensors of one storage reach into each other's part of it."""
+    parts = [(t.storage_offset(), t.storage_offset() + _reach(t)) for t in tensors]
+    parts.sort()
+    return any(second[0] < first[1] for first, second in pairwise(parts))
+
+
+def _reach(tensor: Tensor) -> int:
+    """Numbers from a tensor's first to its last one."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return 1 + sum((size - 1) * stride for size, stride in steps) if tensor.numel() else 0
 
 
 def _check(func: Any, args: Any) -> None:

@@ -58,7 +58,7 @@ def test_nature_cnn_is_the_layers_of_the_paper():
 
 @pytest.mark.parametrize(
     ("channels", "kernel", "stride", "height", "width"),
-    [(4, 8, 4, 84, 84), (3, 4, 2, 11, 9), (1, 6, 3, 13, 20), (2, 3, 1, 7, 7)],
+    [(4, 8, 4, 84, 84), (3, 4, 2, 11, 9), (2, 8, 8, 16, 25), (1, 6, 3, 13, 20), (2, 3, 1, 7, 7)],
 )
 def test_blocks_of_pixels_give_the_same_convolution(channels, kernel, stride, height, width):
     """Also where rows and columns are left over."""
@@ -66,6 +66,9 @@ def test_blocks_of_pixels_give_the_same_convolution(channels, kernel, stride, he
     theirs = nn.Conv2d(channels, 5, kernel, stride).double()
     theirs.load_state_dict(ours.state_dict())
     assert_same_gradients(ours, theirs, numbers(2, channels, height, width).requires_grad_())
+    bytes_ = pixels(2, channels, height, width)
+    for images in (bytes_, bytes_.transpose(2, 3).contiguous().transpose(2, 3)):
+        torch.testing.assert_close(ours(images), theirs(images.double() / 255.0), rtol=0.0, atol=1e-12)
     with pytest.raises(ValueError, match="multiple of the stride"):
         BlockConv2d(1, 1, 5, 2)
 

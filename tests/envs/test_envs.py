@@ -16,6 +16,7 @@ from agentlib.envs.chain import CLIMB, Chain
 from agentlib.envs.corridor import Corridor
 from agentlib.envs.experts import Expert, catch_expert, expert_for
 from agentlib.envs.identity import Identity
+from agentlib.envs.making import make_env
 
 NAMES = ["Identity", "CartPoleNoVel", "CartPoleVaried", "Catch", "Chain", "Corridor", "Detour", "Dials"]
 IDS = [f"agentlib/{name}-v0" for name in NAMES]
@@ -284,3 +285,21 @@ def test_a_picture_of_the_detour():
     env.step(np.array([0.0, 1.0], np.float32))
     second: Any = env.render()
     assert not np.array_equal(first, second)
+
+
+@pytest.mark.slow
+def test_atari_frames_are_the_same_without_colours():
+    """The game is asked for grey screens, which is quicker; who asks for colours gets the same frames."""
+    pytest.importorskip("ale_py")
+    grey, coloured = (make_env("ALE/Breakout-v5", env_kwargs=kwargs) for kwargs in ({}, {"obs_type": "rgb"}))
+    assert [len(env.unwrapped.observation_space.shape or ()) for env in (grey, coloured)] == [2, 3]
+    for env in (grey, coloured):
+        env.action_space.seed(0)
+    first = [env.reset(seed=1)[0] for env in (grey, coloured)]
+    np.testing.assert_array_equal(*first)
+    for _ in range(100):
+        seen = [env.step(env.action_space.sample()) for env in (grey, coloured)]
+        np.testing.assert_array_equal(seen[0][0], seen[1][0])
+        assert seen[0][1:4] == seen[1][1:4]
+        if seen[0][2]:
+            np.testing.assert_array_equal(*(env.reset()[0] for env in (grey, coloured)))

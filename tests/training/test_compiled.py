@@ -199,6 +199,22 @@ class Shares(Scaled):
         self.network.bias = nn.Parameter(self.network.weight.data[0, :1])
 
 
+class Neighbours(Scaled):
+    """Two parameters side by side in one piece of memory."""
+
+    def __init__(self, seed=0):
+        super().__init__(seed)
+        weight, bias = torch.cat([self.network.weight.data.ravel(), self.network.bias.data]).split([3, 1])
+        self.network.weight, self.network.bias = nn.Parameter(weight.view(1, 3)), nn.Parameter(bias)
+        self.step = Step(self.network, adam(0.01))
+
+
+def test_parts_of_one_piece_of_memory(monkeypatch):
+    monkeypatch.setattr(compiled, "library", lambda trace: Plain(trace))
+    one, other = (trained(Neighbours(), Draws(), 40, compile) for compile in (True, False))
+    assert difference(state_of(one)[0], state_of(other)[0]) is None
+
+
 @pytest.mark.parametrize(
     ("learner", "source", "message"),
     [

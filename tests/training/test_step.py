@@ -11,7 +11,7 @@ from torch import nn
 from agentlib.backbones import Clock, Linear, adagrad, adam, adamw, at, rmsprop, sgd
 from agentlib.training import Step
 from agentlib.training.compiled import compiler_found
-from agentlib.training.step import learning_rate_factors, parameters_of
+from agentlib.training.step import LARGE, _runs, learning_rate_factors, parameters_of
 
 START = Clock(0, 0, 0.0)
 
@@ -81,9 +81,11 @@ RULES = {
 }
 
 
+@pytest.mark.parametrize("large", [1 << 16, 10, 1], ids=["all joined", "matrices alone", "each alone"])
 @pytest.mark.parametrize(("rule", "optimizer", "weight_decay"), RULES.values(), ids=RULES)
-def test_rules_equal_torch(rule, optimizer, weight_decay):
+def test_rules_equal_torch(rule, optimizer, weight_decay, large, monkeypatch):
     """100 steps in float64, with a learning rate that changes at each."""
+    monkeypatch.setattr("agentlib.training.step.LARGE", large)
     rate = Linear(0.03, 0.001, over=0.7)
     mine, theirs = small_network(), small_network()
     step = Step(mine, rule(rate))
@@ -278,7 +280,16 @@ def test_a_frozen_backbone_with_a_head_that_learns():
     assert len(step.parameter_list) == 2
 
 
-def test_state_goes_on_where_it_was():
+def test_large_parameters_are_not_joined():
+    assert _runs([3, 4, 5]) == [slice(0, 3)]
+    assert _runs([3, LARGE, 4, 5, LARGE + 1, LARGE]) == [
+        slice(*ends) for ends in ((0, 1), (1, 2), (2, 4), (4, 5), (5, 6))
+    ]
+
+
+@pytest.mark.parametrize("large", [1 << 16, 1], ids=["joined", "alone"])
+def test_state_goes_on_where_it_was(large, monkeypatch):
+    monkeypatch.setattr("agentlib.training.step.LARGE", large)
     network = small_network()
     step = Step(network, adamw(0.01))
     for batch in batches(5):
@@ -293,15 +304,20 @@ def test_state_goes_on_where_it_was():
         both[1](loss_of(both[0], batch), START)
     assert_equal(network, other, 0.0)
     assert_equal(network, both[0], 0.0)
+    for one in (again, both[1]):
+        torch.testing.assert_close(one.state_dict(), step.state_dict(), rtol=0.0, atol=0.0)
 
 
-def test_moves_with_its_network():
+@pytest.mark.parametrize("large", [1 << 16, 1], ids=["joined", "alone"])
+def test_moves_with_its_network(large, monkeypatch):
+    monkeypatch.setattr("agentlib.training.step.LARGE", large)
     network = small_network()
     learner = nn.ModuleDict({"network": network, "step": Step(network, adamw(0.01))})
     learner.float()
     batch = [part.float() for part in next(batches(1))]
     learner["step"](loss_of(network, batch), START)
     assert network[0].weight.dtype == learner["step"].mean.dtype == torch.float32
+    assert learner["step"].state_dict()["mean"].all()
 
 
 def test_errors():
