@@ -438,9 +438,10 @@ def test_checkpoints_that_do_not_fit_are_refused(value, tmp_path):
         ["source", {"dict": []}],
         ["extra", {"dict": []}],
     ]
-    for part in (1, 2):
+    nested = json.loads('{"list":[' * 400 + "]}" * 400)  # refused for its name, in few words
+    for part, other in ((0, value), (0, nested), (0, "x" * 10**5), (1, value), (2, value)):
         changed = [list(pair) for pair in parts]
-        changed[part][1] = value
+        changed[part][1] = other
         checkpoint_with(path, {"dict": changed})
         refused(path, lambda: load_checkpoint(path, learner, source))
 

@@ -86,7 +86,7 @@ def load_checkpoint(
     if not isinstance(state, dict) or set(state) != {"learner_class", "learner", "source", "extra"}:
         raise ValueError(f"{path} holds a state of agentlib, but no checkpoint of a run")
     if state["learner_class"] != _name_of(learner):
-        raise ValueError(f"{path} is a checkpoint of {state['learner_class']}, not of {_name_of(learner)}")
+        raise ValueError(f"{path} is a checkpoint of {one_line(state['learner_class'])}, not of {_name_of(learner)}")
     for part, module in (("learner", learner), ("source", source)):
         try:
             module.load_state_dict(state[part])
