@@ -40,9 +40,9 @@ class BlockConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         rows, columns = ((length // self.side) * self.side for length in input.shape[-2:])
         image = input[..., :rows, :columns]
-        if image.dtype == torch.uint8 and self.side in WORDS:
+        if image.dtype == torch.uint8 and self.side in WORDS and not torch.compiler.is_exporting():  # ONNX has no view
             words = self._in_blocks(once(image.contiguous()).view(WORDS[self.side]), width=1)
-            blocks = once(words).view(torch.uint8)
+            blocks = once(words.contiguous()).view(torch.uint8)
         else:
             blocks = self._in_blocks(image, width=self.side)  # (B, H/s, W/s, C s s)
         blocks = scaled(blocks, self.weight.dtype)
