@@ -6,8 +6,7 @@ import gymnasium
 import numpy as np
 
 import agentlib
-from agentlib.backbones import MLP, Chain, Linear, RunningNorm
-from agentlib.backbones.initialization import initialize
+from agentlib.backbones import MLP, Chain, Linear, RunningNorm, initialize
 from agentlib.data import Demonstration, Demonstrations, record_episodes
 from agentlib.envs.experts import cartpole_expert, chain_expert, expert_for
 from agentlib.evaluation.returns import episode_seed
@@ -265,9 +264,9 @@ EXPERIMENTS = [
             Claim("mountain_car_labels_theirs", "labels, theirs", statistic="mean"),
         ),
         seeds=15,
-        note="`imitation` 1.0.1 with Stable-Baselines3 2.2 in an environment of its own; both normalize observations. Both "
-        "start from weights as SB3 draws them. Ours had torch's before, of which the head's are larger: MountainCar was "
-        "then -0.61 [-1.53, 0.06] on seeds 0 to 8. What does it was looked for on seeds 100 to 123.",
+        note="`imitation` 1.0.1 with Stable-Baselines3 2.2 in an environment of its own; both normalize observations, and "
+        "both start from weights as SB3 draws them. Ours started from torch's before, with a larger head: MountainCar "
+        "was then -0.61 [-1.53, 0.06] on seeds 0 to 8. The cause was looked for on seeds 100 to 123.",
     ),
     Experiment(
         name="imitation_gated",
