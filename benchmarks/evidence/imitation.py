@@ -264,8 +264,8 @@ EXPERIMENTS = [
             Claim("mountain_car_labels_theirs", "labels, theirs", statistic="mean"),
         ),
         seeds=15,
-        note="`imitation` 1.0.1 with Stable-Baselines3 2.2 in an environment of its own; both normalize observations, and "
-        "both start from weights as SB3 draws them. Ours started from torch's before, with a larger head: MountainCar "
+        note="`imitation` 1.0.1 with Stable-Baselines3 2.2 in an environment of its own; both normalize observations "
+        "and start from weights as SB3 draws them. Ours started from torch's before, with a larger head: MountainCar "
         "was then -0.61 [-1.53, 0.06] on seeds 0 to 8. The cause was looked for on seeds 100 to 123.",
     ),
     Experiment(
