@@ -93,7 +93,7 @@ class Step(nn.Module):
         if not isinstance(rule, Rule) and set(self.factors) != {1.0}:
             raise ValueError("a module's own learning rate needs a rule of agentlib.backbones, such as adam")
         self.sizes = [parameter.numel() for parameter in self.parameter_list]
-        self.runs = _runs(self.sizes)
+        self.groups = _groups(self.sizes)
         self.max_grad_norm = max_grad_norm
         self.rule = rule if isinstance(rule, Rule) else None
         self.optimizer = None if isinstance(rule, Rule) else rule(self.parameter_list)
@@ -131,13 +131,13 @@ class Step(nn.Module):
         return norm
 
     def _divide(self) -> None:
-        """Views of the slots, of each run its own, as attributes `mean_0`, `mean_1`, ...
+        """Views of the slots, for each group its own, as attributes `mean_0`, `mean_1`, ...
 
         A compiler changes whole tensors in place, but copies one of which only a part is changed.
         """
         assert self.rule is not None
         for name in (*self.rule.slots, *["decayed"] * bool(self.rule.weight_decay)):
-            lengths = [sum(self.sizes[run.start : run.stop]) for run in self.runs]
+            lengths = [sum(self.sizes[group]) for group in self.groups]
             for number, part in enumerate(getattr(self, name).split(lengths)):
                 setattr(self, f"{name}_{number}", part)
 
@@ -150,27 +150,27 @@ class Step(nn.Module):
     def _follow_rule(self, rule: Rule, gradients: Sequence[Tensor], share: Tensor | None, clock: Clock) -> None:
         rate = at(rule.learning_rate, clock)
         numbers = rule.numbers({name: getattr(self, name) for name in rule.scalars}, rate)
-        for number, run in enumerate(self.runs):
-            gradient = _joined(gradients[run])  # (n,)
+        for number, group in enumerate(self.groups):
+            gradient = _joined(gradients[group])  # (n,)
             if share is not None:
                 gradient = gradient * share
             slots = {name: getattr(self, f"{name}_{number}") for name in rule.slots}
             if rule.weight_decay:
-                shrink = _joined(self.parameter_list[run]) * (rule.weight_decay * getattr(self, f"decayed_{number}"))
+                shrink = _joined(self.parameter_list[group]) * (rule.weight_decay * getattr(self, f"decayed_{number}"))
                 if rule.decoupled:
                     change = rule.change(gradient, slots, *numbers) - rate * shrink
                 else:
                     change = rule.change(gradient + shrink, slots, *numbers)
             else:
                 change = rule.change(gradient, slots, *numbers)
-            pieces = change.split(self.sizes[run])
-            for parameter, piece, factor in zip(self.parameter_list[run], pieces, self.factors[run], strict=True):
+            pieces = change.split(self.sizes[group])
+            for parameter, piece, factor in zip(self.parameter_list[group], pieces, self.factors[group], strict=True):
                 parameter.add_(piece.view_as(parameter), alpha=factor)
 
     def _torch_step(self, gradients: Sequence[Tensor], share: Tensor | None) -> None:
         assert self.optimizer is not None
         for parameter, gradient in zip(self.parameter_list, gradients, strict=True):
-            parameter.grad = gradient if share is None else gradient * share
+            parameter.grad = gradient.clone() if share is None else gradient * share  # no part of another's
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -188,7 +188,7 @@ LARGE = 1 << 16
 """From so many numbers on, a parameter is treated by itself."""
 
 
-def _runs(sizes: Sequence[int]) -> list[slice]:
+def _groups(sizes: Sequence[int]) -> list[slice]:
     """Parameters that are joined to one vector: small ones in a row, so that operations are few, and large ones alone.
 
     Joining costs reading and writing all numbers once more, which counts where they do not fit into a cache.

@@ -11,7 +11,7 @@ from torch import nn
 from agentlib.backbones import Clock, Linear, adagrad, adam, adamw, at, rmsprop, sgd
 from agentlib.training import Step
 from agentlib.training.compiled import compiler_found
-from agentlib.training.step import LARGE, _runs, learning_rate_factors, parameters_of
+from agentlib.training.step import LARGE, _groups, learning_rate_factors, parameters_of
 
 START = Clock(0, 0, 0.0)
 
@@ -281,8 +281,8 @@ def test_a_frozen_backbone_with_a_head_that_learns():
 
 
 def test_large_parameters_are_not_joined():
-    assert _runs([3, 4, 5]) == [slice(0, 3)]
-    assert _runs([3, LARGE, 4, 5, LARGE + 1, LARGE]) == [
+    assert _groups([3, 4, 5]) == [slice(0, 3)]
+    assert _groups([3, LARGE, 4, 5, LARGE + 1, LARGE]) == [
         slice(*ends) for ends in ((0, 1), (1, 2), (2, 4), (4, 5), (5, 6))
     ]
 
