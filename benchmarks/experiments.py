@@ -33,10 +33,15 @@ class Claim:
     at_most: float | None = None
     statistic: Literal["median", "mean", "iqm"] = "median"
     """Over the seeds."""
-    of: Literal["statistic", "interval"] = "statistic"
-    """What has to lie within the bounds: the statistic, or its whole 95% interval."""
+    of: Literal["statistic", "interval", "part"] = "statistic"
+    """What has to lie within the bounds: the statistic, its whole 95% interval, or a part of that at least."""
     reference: str = ""
     """What others reach, and who."""
+
+
+def not_below(number: str, what: str) -> Claim:
+    """A paired difference whose interval is not wholly below 0."""
+    return Claim(number, what, statistic="mean", at_least=0, of="part")
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,8 @@ def judged(claim: Claim, rows: Sequence[Mapping[str, float]], experiment: Experi
         found = {"value": float(STATISTICS[claim.statistic](each)), "each": each.tolist()}
         low, high = bootstrap_interval(each, STATISTICS[claim.statistic])
     found |= {"number": claim.number, "low": float(low), "high": float(high)}
-    lowest, highest = (low, high) if claim.of == "interval" else (found["value"], found["value"])
+    value = found["value"]
+    lowest, highest = {"statistic": (value, value), "interval": (low, high), "part": (high, low)}[claim.of]
     met = None
     if claim.at_least is not None or claim.at_most is not None:
         met = bool(
@@ -141,7 +147,7 @@ def row(claim: Claim, result: Mapping[str, Any], experiment: Experiment, command
     each = f"{statistic}{', '.join(readable(one) for one in result['each'])}" if result["each"] else "all"
     bounds = [f"at least {claim.at_least:g}"] if claim.at_least is not None else []
     bounds += [f"at most {claim.at_most:g}"] if claim.at_most is not None else []
-    whole = "interval " if claim.of == "interval" and bounds else ""
+    whole = {"statistic": "", "interval": "interval ", "part": "a part of the interval "}[claim.of] if bounds else ""
     verdict = "" if result["met"] is None else ": met" if result["met"] else ": **not met**"
     asked = f"{whole}{' and '.join(bounds)}{verdict}"
     cells = (claim.what, experiment.data, claim.reference, value + interval, each, asked, f"`{command}`")
