@@ -1,5 +1,6 @@
 """A few of the changed files that `make test-long` feeds to the readers."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,4 +17,8 @@ def test_the_fuzzer_finds_nothing(target, tmp_path):
     command = [sys.executable, str(FUZZ), "--target", target, "--inputs", "300"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "300 inputs, 0 findings" in done.stdout
+    count = re.search(
+        r"^(\d+) inputs, 0 findings$", done.stdout, re.MULTILINE
+    )  # a few more than were asked for at times
+    assert count is not None, done.stdout
+    assert int(count[1]) >= 300
