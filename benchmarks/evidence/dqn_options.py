@@ -308,8 +308,8 @@ EXPERIMENTS = [
         measure=partial(heads, CARTPOLE, "CartPole-v1", 30_000),
         seeds=40,
         claims=HEAD_CLAIMS,
-        note="Twenty seeds were planned, and gave -23.2 [-45.8, -0.1] for the dueling head. Twenty more were measured "
-        "after that was seen, to know whether it is below the plain one.",
+        note="Twenty seeds were planned, and gave -23.2 [-45.8, -0.1] for the dueling head. The others "
+        "were measured after that was seen, to know whether it is below the plain one; forty is where they end.",
     ),
     Experiment(
         name="heads_lunarlander",
