@@ -39,11 +39,6 @@ class Claim:
     """What others reach, and who."""
 
 
-def not_below(number: str, what: str) -> Claim:
-    """A paired difference whose interval is not wholly below 0."""
-    return Claim(number, what, statistic="mean", at_least=0, of="part")
-
-
 @dataclass(frozen=True)
 class Experiment:
     """One thing that is measured on several seeds."""
