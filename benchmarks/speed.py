@@ -290,6 +290,15 @@ def pong(pair: int, precision: Any = "float32", steps: int = 1_600) -> Times:
     return {"ours": ours(), "theirs": theirs()}
 
 
+def pong_at_best_threads(pair: int) -> Times:
+    """Each side with one thread and with as many as there are cores; its better time."""
+    times = []
+    for threads in (1, os.cpu_count() or 1):
+        with torch_threads(threads):
+            times.append(pong(pair))
+    return {side: min(one[side] for one in times) for side in ("ours", "theirs")}
+
+
 def atari_bytes(pair: int) -> Times:
     """Bytes, not seconds; the whole by the formula, which is measured at a tenth."""
     space, actions = spaces.Box(0, 255, (4, 84, 84), np.uint8), spaces.Discrete(6)
@@ -494,6 +503,7 @@ ROWS = [
     Row("update", "one update of DQN, 64-64, batch 64", "SB3", update_alone, 7, 15, unit=MICRO),
     Row("pong", "DQN, ALE/Pong-v5, one environment, batch 32, the loop", "SB3", pong, 2, 2.5, pairs=3),
     Row("pong_bfloat16", 'the same, `precision="bfloat16"`', "SB3", partial(pong, precision="bfloat16"), 3, 4, pairs=3),
+    Row("pong_threads", "float32, each at its best thread count", "SB3", pong_at_best_threads, 2, 2.5, pairs=3),
     Row("bc", "one update of BC, 32-32, batch 32", "imitation 1.0.1", bc, 10, 25, unit=MICRO),
     Row("dagger", "DAgger, CartPole-v1, 5 rounds, 4 epochs each, warm", "imitation 1.0.1", dagger, 6, 12),
     Row("act", "one action, MLP", "SB3's predict", act, 8, 12, unit=MICRO),

@@ -19,6 +19,7 @@ from agentlib.data import ReplayBuffer
 from agentlib.data.collection import Collector
 from agentlib.envs.spaces import action_from_space, action_to_space
 from agentlib.envs.vector import Environments
+from agentlib.evaluation.recording import torch_threads
 from agentlib.evaluation.returns import episode_seed
 from agentlib.policies import (
     CategoricalPolicy,
@@ -162,6 +163,71 @@ def test_numpys_shortcut_for_one_observation_is_the_network(kind, activation):
     np.testing.assert_allclose(after, decide(policy, OBSERVATIONS, observations(50))[0], rtol=1e-4, atol=1e-6)
     assert (after != before).any()
     assert GreedyActor(DeterministicPolicy(backbone, box), OBSERVATIONS).shortcut is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dueling": True},
+        {"dueling": True, "hidden": (8, 8)},
+        {"distributional": "quantile", "n_atoms": 7},
+        {"distributional": "quantile", "n_atoms": 7, "dueling": True, "hidden": (8,)},
+    ],
+)
+def test_numpys_shortcut_through_heads_of_layers_and_quantiles(options):
+    with fresh_weights(0):
+        policy: Any = QPolicy(MLP(3, (16,)), 4, **options)
+        for parameter in policy.parameters():
+            nn.init.normal_(parameter)
+    batch = observations(300)
+    with torch.no_grad():  # each action is the best somewhere
+        policy.head.advantages[0][-1].bias -= policy(torch.from_numpy(batch))[0].mean(0).flatten()
+    actor = GreedyActor(policy, OBSERVATIONS)
+    assert actor.shortcut is not None
+    mask = np.random.default_rng(0).random((300, 4)) < 0.5
+    mask[:, 2] = True
+    expected = decide(policy, OBSERVATIONS, batch)[0]
+    assert len(set(expected.tolist())) > 2
+    np.testing.assert_array_equal(actor(batch), expected)
+    np.testing.assert_array_equal(np.concatenate([actor(row[None]) for row in batch]), expected)
+    np.testing.assert_array_equal(actor(batch, mask), decide(policy, OBSERVATIONS, batch, mask=mask)[0])
+    assert actor.logits(batch) is None  # it ranks, and leaves out what all actions share
+
+
+def test_heads_that_numpys_shortcut_leaves_to_torch():
+    for policy in (
+        QPolicy(MLP(3), 4, distributional="c51"),
+        QPolicy(MLP(3), 4, noisy=True),
+        QPolicy(MLP(3), [4, 2], dueling=True),
+        QPolicy(MLP(3, (16,), "tanh"), 4, hidden=(8,)),
+    ):
+        actor = GreedyActor(policy, OBSERVATIONS)
+        assert actor.shortcut is None
+        np.testing.assert_array_equal(actor(observations(9)), decide(policy, OBSERVATIONS, observations(9))[0])
+
+
+@pytest.mark.parametrize("rows", [1, 3, 300])
+def test_large_products_are_torchs_where_it_has_several_threads(rows, monkeypatch):
+    with fresh_weights(0):
+        policy = QPolicy(MLP(3, (200, 100)), 4)
+    asked: list[int] = []
+    from_numpy = torch.from_numpy
+
+    def noted(array: Any) -> torch.Tensor:
+        asked.append(array.size)
+        return from_numpy(array)
+
+    monkeypatch.setattr(torch, "from_numpy", noted)
+
+    def found(threads: int) -> Any:
+        with torch_threads(threads):
+            return GreedyActor(policy, OBSERVATIONS).logits(observations(rows))
+
+    alone = found(1)
+    assert not asked
+    np.testing.assert_allclose(found(2), alone, rtol=1e-4, atol=1e-6)
+    assert 200 * 100 in asked  # weights of the second layer
+    assert 100 * 4 not in asked or rows > 23  # and of the third, where it is large
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])

@@ -22,7 +22,7 @@ from agentlib.envs.spaces import flatten, is_masked, observed_mask, unflatten
 from agentlib.policies.base import noted
 from agentlib.policies.continuous import GaussianPolicy
 from agentlib.policies.discrete import CategoricalPolicy
-from agentlib.policies.q_heads import NoisyLinear, noisy_weights
+from agentlib.policies.q_heads import NoisyLinear, QHead, noisy_weights
 from agentlib.policies.q_policy import QPolicy
 from agentlib.training.trees import mapped
 
@@ -169,7 +169,7 @@ class GreedyActor:
 
     def logits(self, observation: Any) -> NDArray[np.float32] | None:
         """Logits or values `(B, n)` of one choice by the shortcut; None where there is none."""
-        shortcut = self._shortcut(observation)
+        shortcut = self._shortcut(observation) if type(self.policy.head) is nn.Linear else None
         return None if shortcut is None or shortcut.policy is not None else shortcut.output(observation)
 
     def _shortcut(self, observation: Any) -> NumpyShortcut | None:
@@ -201,9 +201,11 @@ class NumpyShortcut:
     Args:
         convolutions: those before the linear layers, each with a ReLU, without padding.
         shape: of one image `(C, H, W)`, where there are convolutions.
-        linears: the linear layers, and the head.
+        linears: the linear layers, and the head's. Of a dueling head the advantages' are enough: the state's value is
+            the same for all actions.
         activation: between them.
         policy: whose they are.
+        n_atoms: numbers per action in the last layer, whose mean tells which is best.
     """
 
     def __init__(
@@ -213,7 +215,9 @@ class NumpyShortcut:
         linears: list[nn.Linear],
         activation: Callable[[NDArray[Any]], NDArray[Any]],
         policy: nn.Module,
+        n_atoms: int = 1,
     ) -> None:
+        self.n_atoms = n_atoms
         self.convolutions, self.shape = [_Convolution.of(module) for module in convolutions], shape
         self.layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = [
             (linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in linears
@@ -241,7 +245,7 @@ class NumpyShortcut:
         return True
 
     def output(self, observation: NDArray[Any]) -> NDArray[np.float32]:
-        """The head's numbers `(B, n)` for observations `(B, ...)`."""
+        """The last layer's numbers `(B, n)`, or their means, for observations `(B, ...)`."""
         x: NDArray[Any] = np.asarray(observation, np.float32)
         if self.convolutions:
             x = x[0] if observation.dtype.kind == "f" else x[0] / BYTE
@@ -250,13 +254,14 @@ class NumpyShortcut:
             x = x[None]
         x = x.ravel() if len(x) == 1 else x.reshape(len(x), -1)  # vectors are quicker than matrices of one row
         for weight, bias in self.layers[:-1]:
-            x = x.dot(weight)  # quicker than @
+            x = _product(x, weight)
             x += bias
             x = self.activation(x)
         weight, bias = self.layers[-1]
-        x = x.dot(weight)
+        x = _product(x, weight)
         x += bias
-        return x if x.ndim == 2 else x[None]
+        x = x if x.ndim == 2 else x[None]
+        return x if self.n_atoms == 1 else x.reshape(len(x), -1, self.n_atoms).mean(2)
 
     def __call__(self, observation: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Actions `(B, ...)` for observations `(B, ...)`, among the legal ones if a mask `(B, A)` is given."""
@@ -293,9 +298,25 @@ class _Convolution(NamedTuple):
         strides = plane, row, column, row * stride, column * stride
         # A view in which each pixel occurs once for every place that a kernel has it at; reshaping makes it real.
         windows = as_strided(image, (channels, kernel, kernel, rows, columns), strides)
-        x: NDArray[np.float32] = self.weight.dot(windows.reshape(-1, rows * columns))
+        x = _product(self.weight, windows.reshape(-1, rows * columns))
         x += self.bias
         return _relu(x).reshape(-1, rows, columns)
+
+
+SMALL_PRODUCT = 9_216
+"""Multiplications from which on numpy's OpenBLAS takes several threads for a vector and a matrix."""
+
+
+def _product(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    """The matrix product.
+
+    numpy takes threads of its own for large ones. Where torch has several, too, both wait for theirs in loops, on the
+    same processors, and everything takes several times as long; then torch does it.
+    """
+    if a.size * b.shape[1] > SMALL_PRODUCT and torch.get_num_threads() > 1:
+        return torch.from_numpy(a).matmul(torch.from_numpy(b)).numpy()
+    product: NDArray[Any] = a.dot(b)  # quicker than @
+    return product
 
 
 def _relu(x: NDArray[Any]) -> NDArray[Any]:
@@ -317,8 +338,14 @@ def numpy_shortcut(policy: nn.Module) -> NumpyShortcut | None:
 
     Those are the plain MLP, and the Nature CNN of images `(C, H, W)`.
     """
-    if type(policy) not in (QPolicy, CategoricalPolicy, GaussianPolicy) or type(policy.head) is not nn.Linear:
+    if type(policy) not in (QPolicy, CategoricalPolicy, GaussianPolicy):
         return None
+    head: list[Any] = [policy.head]
+    n_atoms = 1
+    if isinstance(policy, QPolicy) and isinstance(policy.head, QHead):
+        if policy.is_branched or policy.noisy or policy.distributional == "c51":
+            return None
+        head, n_atoms = list(policy.head.advantages[0].children()), policy.head.n_atoms or 1
     backbone, activation = policy.backbone, "relu"
     convolutions: list[nn.Conv2d] = []
     shape: tuple[int, ...] = ()
@@ -329,8 +356,10 @@ def numpy_shortcut(policy: nn.Module) -> NumpyShortcut | None:
         layers, activation = backbone.layers, backbone.activation
     else:
         return None
-    linears = [module for module in (*layers, policy.head) if isinstance(module, nn.Linear)]
+    if len(head) > 1 and activation != "relu":  # the head's own
+        return None
+    linears = [module for module in (*layers, *head) if isinstance(module, nn.Linear)]
     weights = [module.weight for module in (*convolutions, *linears)]
     if any(w.device.type != "cpu" or w.dtype != torch.float32 or not w.is_contiguous() for w in weights):
         return None
-    return NumpyShortcut(convolutions, shape, linears, NUMPY_ACTIVATIONS[activation], policy)
+    return NumpyShortcut(convolutions, shape, linears, NUMPY_ACTIVATIONS[activation], policy, n_atoms)
