@@ -217,7 +217,7 @@ HEAD_CLAIMS = (
 )
 
 
-# Streams, where plain deep Q-learning is settled by others --------------------------------------------------------------
+# Streams, with settings that others published --------------------------------------------------------------------------
 
 CLEANRL = DQNConfig(
     learning_rate=2.5e-4,
@@ -360,9 +360,9 @@ EXPERIMENTS = [
         measure=partial(streams, CLEANRL, "CartPole-v1", 500_000, (120, 84)),
         seeds=20,
         claims=STREAM_CLAIMS,
-        note="Settings, seeds and what is asked, that the interval is not wholly below 0, were fixed before any of these "
-        "seeds was run; settings that others published, with which plain DQN learns the task, were looked for on seed "
-        "100.",
+        note="Settings, seeds and what is asked, that the interval is not wholly below 0, were fixed before any of "
+        "these seeds was run. Settings that others published, with which plain DQN learns the task, were looked for on "
+        "seeds 100 and 101.",
     ),
     Experiment(
         name="dueling_lunarlander",
