@@ -217,7 +217,7 @@ HEAD_CLAIMS = (
 )
 
 
-# Streams, with settings that others published --------------------------------------------------------------------------
+# Streams, with settings that others published -------------------------------------------------------------------------
 
 CLEANRL = DQNConfig(
     learning_rate=2.5e-4,
