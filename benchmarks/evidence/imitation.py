@@ -286,10 +286,10 @@ EXPERIMENTS = [
         measure=partial(beside_imitation, "falling"),
         claims=BESIDE_CLAIMS,
         seeds=20,
-        note="The rate was chosen on seeds 100 to 115 of MountainCar-v0, where the expert has -119.4: ours reach -123.4 "
-        "with 0.001 to 0, -120.5 with 0.003 to 0, -119.8 with 0.01 to 0, and -120.5 and -120.0 with 0.001 and 0.003 "
-        "throughout; theirs, on seeds 100 to 111, -121.3 with 0.003 and -120.0 +- 1.3 with 0.01, where single runs "
-        "have -110 and -131.",
+        note="The rate was chosen on seeds 100 to 115 of MountainCar-v0, where the expert has -119.4: ours reach "
+        "-123.4 with 0.001 to 0, -120.5 with 0.003 to 0, -119.8 with 0.01 to 0, and -120.5 and -120.0 with 0.001 and "
+        "0.003 throughout; theirs, on seeds 100 to 111, -121.3 with 0.003 and -120.0 +- 1.3 with 0.01, where "
+        "single runs have -110 and -131.",
     ),
     Experiment(
         name="imitation_gated",
