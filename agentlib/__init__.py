@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import agentlib.envs  # noqa: F401 - registers our environments
 
 if TYPE_CHECKING:
+    from agentlib._compare import compare
     from agentlib._train import train
     from agentlib.agent import Agent
-    from agentlib.evaluation import Comparison, Evaluation, compare, evaluate
+    from agentlib.evaluation import Comparison, Evaluation, evaluate
     from agentlib.recipes import Result
 
 __version__ = "0.1.0.dev0"
@@ -22,7 +23,7 @@ _HOMES = {
     "Comparison": "agentlib.evaluation",
     "Evaluation": "agentlib.evaluation",
     "Result": "agentlib.recipes",
-    "compare": "agentlib.evaluation",
+    "compare": "agentlib._compare",
     "evaluate": "agentlib.evaluation",
     "train": "agentlib._train",
 }

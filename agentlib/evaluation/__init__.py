@@ -1,6 +1,6 @@
 """How good an agent is, and how sure that is: returns with intervals, and the comparison with Stable-Baselines3."""
 
-from agentlib.evaluation.comparison import Comparison, compare
+from agentlib.evaluation.comparison import Comparison
 from agentlib.evaluation.intervals import Estimate, Interval, bootstrap_interval, interquartile_mean, paired_difference
 from agentlib.evaluation.returns import Evaluation, evaluate
 
@@ -10,7 +10,6 @@ __all__ = [
     "Evaluation",
     "Interval",
     "bootstrap_interval",
-    "compare",
     "evaluate",
     "interquartile_mean",
     "paired_difference",

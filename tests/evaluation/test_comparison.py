@@ -11,8 +11,9 @@ import torch
 from gymnasium import spaces
 
 import agentlib
+from agentlib import compare
 from agentlib.backbones import Cosine, Linear
-from agentlib.evaluation import Comparison, Evaluation, compare, evaluate
+from agentlib.evaluation import Comparison, Evaluation, evaluate
 from agentlib.evaluation.comparison import Run
 from agentlib.evaluation.recording import Recorded, TrainingLog, global_generators_kept, torch_threads
 from agentlib.evaluation.sb3 import SHARED, lacks_space, sb3_arguments, unsupported_options
@@ -37,7 +38,7 @@ class Still:
 
 @pytest.fixture
 def calls(monkeypatch):
-    """`agentlib.train` replaced by a few random steps; the calls that it got."""
+    """Our training replaced by a few random steps; the calls that it got."""
     made = []
 
     def train(config, *, env, steps, seed, device, progress):
@@ -51,7 +52,7 @@ def calls(monkeypatch):
         world.close()
         return Still()
 
-    monkeypatch.setitem(vars(agentlib), "train", train)
+    monkeypatch.setattr("agentlib._compare.train", train)
     return made
 
 
