@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -80,42 +81,36 @@ def attack(
     _check(x, epsilon, norm, steps, restarts)
     if bounds is not None:
         check_scale(x, epsilon, norm, bounds, scale)
-    random_start = steps > 1 if random_start is None else random_start
-    if restarts > 1 and not random_start:
-        raise ValueError("restarts differ in their random start: give random_start=True")
+    if y is None and targeted:
+        raise ValueError("a targeted attack needs the label y that the model shall give")
+    random_start = _starts_anywhere(random_start, steps, restarts)
     loss = loss if loss is not None else loss_of(model)
     with attackable(model):
         x = x.detach().clone()  # one made in inference mode would not take a gradient
-        if y is None and targeted:
-            raise ValueError("a targeted attack needs the label y that the model shall give")
         y = y.clone() if y is not None else _choice(model, x)
         sign = -1.0 if targeted else 1.0
 
         def height(point: Tensor) -> Tensor:
             return sign * loss(_output(model, point), y)
 
-        worst, worst_height = x, torch.full((len(x),), -math.inf, dtype=x.dtype, device=x.device)
-        for _ in range(restarts):
-            found = perturb(
-                height,
-                x,
-                epsilon=epsilon,
-                norm=norm,
-                steps=steps,
-                step_size=step_size if step_size is not None else default_step_size(epsilon, steps),
-                bounds=bounds,
-                scale=scale,
-                random_start=random_start,
-                generator=generator,
-            )
-            if restarts == 1:
-                return found
-            with torch.no_grad():
-                reached = height(found)
-            better = reached > worst_height
-            worst_height = torch.where(better, reached, worst_height)
-            worst = torch.where(better.view(-1, *[1] * (x.dim() - 1)), found, worst)
-    return worst
+        size = step_size if step_size is not None else default_step_size(epsilon, steps)
+        search = partial(perturb, height, x, epsilon=epsilon, norm=norm, steps=steps, step_size=size, bounds=bounds,
+                         scale=scale, random_start=random_start, generator=generator)  # fmt: skip
+        return search() if restarts == 1 else _worst(height, [search() for _ in range(restarts)])
+
+
+def _starts_anywhere(random_start: bool | None, steps: int, restarts: int) -> bool:
+    random_start = steps > 1 if random_start is None else random_start
+    if restarts > 1 and not random_start:
+        raise ValueError("restarts differ in their random start: give random_start=True")
+    return random_start
+
+
+def _worst(height: Callable[[Tensor], Tensor], found: list[Tensor]) -> Tensor:
+    """Of each example the highest point; the first of equal ones."""
+    with torch.no_grad():
+        heights = torch.stack([height(points) for points in found]).nan_to_num(-math.inf)  # (restarts, B)
+    return torch.stack(found)[heights.argmax(0), torch.arange(len(found[0]), device=heights.device)]
 
 
 def loss_of(model: Model) -> Loss:
