@@ -1,5 +1,6 @@
 """What each option of deep Q-learning changes, one task for each."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -234,14 +235,20 @@ CLEANRL = DQNConfig(
 """The settings of CleanRL's `dqn.py` for CartPole-v1, but for its layers."""
 
 
+FRESH = 200
+"""Seeds from here on were not seen before the design was fixed."""
+
+
 def streams(config: DQNConfig, env: str, steps: int, widths: tuple[int, int], seed: int) -> dict[str, float]:
-    """Two layers, and the same with the second one in each of two streams."""
+    """Two layers; and the same with the second one in each of two streams, at half the learning rate.
+
+    Both streams move the value of an action, so that a step of Adam moves it twice as far as with one layer.
+    """
     first, second = widths
-    kinds: dict[str, dict[str, Any]] = {
-        "plain": {"net_arch": (first, second)},
-        "dueling": {"net_arch": (first,), "head_arch": (second,), "dueling": True},
-    }
-    found = {name: late_return(configure(config, None, options), env, steps, seed) for name, options in kinds.items()}
+    rate: Any = config.learning_rate
+    dueling = replace(config, net_arch=(first,), head_arch=(second,), dueling=True, learning_rate=rate / 2)
+    kinds = {"plain": replace(config, net_arch=widths), "dueling": dueling}
+    found = {name: late_return(kind, env, steps, FRESH + seed) for name, kind in kinds.items()}
     return found | {"difference": found["dueling"] - found["plain"]}
 
 
@@ -358,20 +365,21 @@ EXPERIMENTS = [
         family=FAMILY,
         data="CartPole-v1, CleanRL's settings, layers 120 and 84, 500,000 steps, evaluations of the last fifth",
         measure=partial(streams, CLEANRL, "CartPole-v1", 500_000, (120, 84)),
-        seeds=20,
+        seeds=15,
         claims=STREAM_CLAIMS,
-        note="Settings, seeds and what is asked, that the interval is not wholly below 0, were fixed before any of "
-        "these seeds was run. Settings that others published, with which plain DQN learns the task, were looked for on "
-        "seeds 100 and 101.",
+        note="Settings, seeds (200 and up) and what is asked, that the interval is not wholly below 0, were fixed "
+        "before any of these seeds was run. It is the second design: with one learning rate for both, six of twenty "
+        "planned seeds gave 500 without streams, and with them 13 and 24 less on two seeds; two of ten on LunarLander "
+        "gave 90 and 16 less. The cause was looked for on those seeds: at half the rate these two gave 500.",
     ),
     Experiment(
         name="dueling_lunarlander",
         family=FAMILY,
         data="LunarLander-v3, the RL Zoo's settings, layers 256 and 256, 100,000 steps, evaluations of the last fifth",
         measure=partial(streams, configure("dqn", "LunarLander-v3", {}), "LunarLander-v3", 100_000, (256, 256)),
-        seeds=10,
+        seeds=8,
         claims=STREAM_CLAIMS,
-        note="Fixed beforehand in the same way.",
+        note="The same design.",
     ),
     Experiment(
         name="rainbow_catch",
