@@ -36,6 +36,8 @@ def record(options: Record, screen: Screen | None = None) -> str:
     out = options.out or _usual_name(options)
     if not _is_data(out):
         return _film(options, Path(out))
+    if not out.startswith(MINARI) and Path(out).exists():
+        raise UsageError(f"{out} exists already: choose another name with --out")
     if options.play:
         demonstrations = _played(options, screen)
     else:

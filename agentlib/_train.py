@@ -138,7 +138,8 @@ def _resume(
     rest: list[str],
 ) -> Agent | Result:
     if rest:
-        raise ValueError(f"a run is resumed with its own settings: {', '.join(rest)} cannot be changed")
+        raise ValueError(f"a run is resumed with its own settings: {', '.join(rest)} cannot be changed; a new run goes "
+                         "on from its agent: agent=Agent.load(...)")  # fmt: skip
     folder = RunFolder(path)
     record, recipe, config = read_record(folder)
     for name in set(record.objects) & set(origins):

@@ -261,7 +261,7 @@ class Agent:
     def save(self, path: str | Path) -> Path:
         """Writes the agent to one safetensors file, whole or not at all; returns its path (suffix .safetensors)."""
         path = Path(path)
-        path = path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
+        path = path if path.suffix == ".safetensors" else Path(f"{path}.safetensors")
         description = {
             "file": FILE_KIND,
             "version": FILE_VERSION,
@@ -318,7 +318,7 @@ class Agent:
         path = Path(path)
         if not path.is_file():
             # The folder of a run, or a name without its suffix, as `save` takes it.
-            others = (path / "agent.safetensors", path.with_name(path.name + ".safetensors"))
+            others = (path / "agent.safetensors", Path(f"{path}.safetensors"))
             found = [other for other in others if other.is_file()]
             if not found:
                 raise FileNotFoundError(f"no agent file at {path}")

@@ -435,7 +435,3 @@ def _remove_if_unused(folder: Path, asked: Path | None) -> None:
     """Takes away a folder that we made for a run that came to nothing."""
     if asked is None and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -66,7 +66,6 @@ def check_learner(learner_class: type[Any], *, compile: bool = False, devices: S
     """
     contract = _Contract(learner_class)
     with torch.random.fork_rng(devices=[]):
-        contract.check_docstring()
         contract.check_config()
         contract.check_updates()
         contract.check_loss()
@@ -76,6 +75,7 @@ def check_learner(learner_class: type[Any], *, compile: bool = False, devices: S
             contract.check_device(device)
         if compile:
             contract.check_compiled()
+        contract.check_docstring()
 
 
 class _Contract:

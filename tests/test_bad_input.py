@@ -20,7 +20,8 @@ import agentlib
 import agentlib._train
 from agentlib import Agent
 from agentlib.cli import main
-from agentlib.envs.vector import EnvironmentFailure
+from agentlib.envs.vector import EnvironmentFailure, Environments
+from agentlib.learners import DQN, DQNConfig, run
 from agentlib.recipes.folder import RunFolder
 from tests.tiny import FLAGS, IDENTITY, tiny_run
 
@@ -254,8 +255,9 @@ def test_files_that_are_no_agents(how, message, capsys, tmp_path):
 
 
 def test_files_and_folders_that_are_not_there(capsys, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no agent file at"):
-        Agent.load(tmp_path / "agent")
+    for path in (tmp_path / "agent", "", "."):
+        with pytest.raises(FileNotFoundError, match="no agent file at"):
+            Agent.load(path)
     assert "no agent file at" in shell(capsys, "evaluate", str(tmp_path / "agent"), "--env", IDENTITY)
     with pytest.raises(FileNotFoundError, match="no run in"):
         agentlib.train(resume=tmp_path)
@@ -311,6 +313,70 @@ def test_a_loss_that_is_nan_keeps_the_last_good_checkpoint(capsys, tmp_path, tro
         assert all(torch.isfinite(tensor).all() for tensor in agent.policy.state_dict().values())
 
 
+@pytest.mark.parametrize("name", ["learning_rate", "importance_exponent"])
+def test_a_schedule_of_another_library(name):
+    def config(schedule: Any) -> DQNConfig:
+        settings: Any = {name: schedule}
+        return DQNConfig(**settings)
+
+    with pytest.raises(ValueError, match=rf"DQNConfig.{name} is a number, a schedule such as Linear.*TypeError"):
+        config(lambda remaining: 1e-3 * remaining)
+    with pytest.raises(ValueError, match=rf"DQNConfig.{name} must be .*, not -1.0"):
+        config(lambda clock: -1)
+    config(lambda clock: 1e-3 * (1.0 - clock.fraction))
+
+
+@pytest.mark.parametrize("returned", [torch.zeros(()), {"loss": torch.zeros(())}, None])
+@pytest.mark.parametrize("compile", [True, False])
+def test_an_update_that_returns_something_else(returned, compile):
+    learner, source = DQN.tiny()
+    learner.update = lambda batch: returned  # type: ignore[method-assign]
+    with pytest.raises(TypeError, match=r"DQN\.update returned a \w+, and not an Update of its metrics"):
+        next(run(learner, source, 2, compile=compile))
+
+
+def test_a_run_is_not_made_longer(tmp_path):
+    tiny_run(out=tmp_path / "run")
+    with pytest.raises(
+        ValueError, match=r"steps cannot be changed; a new run goes on from its agent: agent=Agent.load"
+    ):
+        agentlib.train(resume=tmp_path / "run", steps=10_000)
+
+
+@pytest.mark.parametrize("learner", ["classifier", "adversarial"])
+def test_labels_that_are_all_the_same(learner):
+    data = np.zeros((40, 3)), np.full(40, "yes")
+    with pytest.raises(ValueError, match="all examples have the label yes: there is nothing to tell apart"):
+        agentlib.train(learner, data=data, steps=2)
+
+
+@pytest.mark.parametrize("learner", ["bc", "decision_transformer"])
+def test_no_demonstrations(learner):
+    with pytest.raises(ValueError, match="there are no demonstrations: give demos="):
+        agentlib.train(learner, steps=2)
+    with pytest.raises(ValueError, match=r"not tuple; of arrays, Demonstrations.from_arrays makes them"):
+        agentlib.train(learner, demos=(np.zeros((3, 2)), np.zeros(3)), steps=2)
+
+
+def test_a_reset_without_an_info():
+    class Old(gymnasium.Env[Any, Any]):
+        observation_space, action_space = spaces.Box(-1, 1, (3,)), spaces.Discrete(2)
+
+    class Empty(Old):
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            return None
+
+    class Long(Old):
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            return np.zeros(3, np.float32)
+
+    for kind in (Empty, Long):
+        with pytest.raises(EnvironmentFailure, match=r"reset gave no pair \(observation, info\)"):
+            Environments(kind()).reset(seed=0)
+    with pytest.raises(EnvironmentFailure, match=r"gave no pair \(observation, info\)"):
+        tiny_run(env=Long)
+
+
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 def test_a_learning_rate_out_of_bounds():
@@ -340,7 +406,7 @@ def test_a_callback_stopped_by_ctrl_c(tmp_path):
 
 def test_ctrl_c_in_the_shell(tmp_path):
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "agentlib.cli", "train", "dqn", "--env", IDENTITY, "--steps", "7_000_000"]
+    command = [sys.executable, "-m", "agentlib", "train", "dqn", "--env", IDENTITY, "--steps", "7_000_000"]
     with subprocess.Popen(
         [*command, "--out", str(folder), *FLAGS, "--train-freq", "1000", "--gradient-steps", "1"],
         stderr=subprocess.PIPE,

@@ -225,6 +225,16 @@ def test_record(capsys, tmp_path):
         assert 2 < film.n_frames <= steps + 2  # equal frames are stored once
 
 
+def test_demonstrations_are_not_overwritten(capsys, tmp_path):
+    path, out = str(tiny_run(steps=30).save(tmp_path / "agent")), tmp_path / "demos.safetensors"
+    arguments = ["record", path, "--env", IDENTITY, "--episodes", "2", "--out", str(out)]
+    output(capsys, *arguments)
+    before = out.read_bytes()
+    assert main([*arguments, "--seed", "5"]) == 2
+    assert "demos.safetensors exists already: choose another name with --out" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
 @pytest.mark.filterwarnings("ignore:.*not in the possible render_modes:UserWarning")
 def test_what_cannot_be_filmed(capsys, tmp_path, monkeypatch):
     path = str(tiny_run(steps=30).save(tmp_path / "agent"))
@@ -366,7 +376,7 @@ def test_version(capsys):
 
 
 def agentlib_process(*arguments):
-    command = [sys.executable, "-m", "agentlib.cli", *arguments]
+    command = [sys.executable, "-m", "agentlib", *arguments]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
 
@@ -417,7 +427,7 @@ def test_only_what_sb3_has_is_compared_with_it(capsys, name):
 @pytest.mark.slow
 def test_a_reader_who_leaves_stops_the_training(tmp_path):
     """As `agentlib train ... | head -1` does: what was learned is kept, and the exit code says that it was stopped."""
-    command = [sys.executable, "-m", "agentlib.cli", "train", "dqn", "--env", IDENTITY, "--steps", "30000"]
+    command = [sys.executable, "-m", "agentlib", "train", "dqn", "--env", IDENTITY, "--steps", "30000"]
     command += [*FLAGS[:-2], "--progress", "table", "--out", str(tmp_path / "run")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

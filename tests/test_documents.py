@@ -52,7 +52,7 @@ def test_shell_lines_run(document, tmp_path):
         if words[0] == "compare":
             words += ["--steps", "1500", "--episodes", "2"] if "--steps" not in words else ["--episodes", "2"]
         done = subprocess.run(
-            [sys.executable, "-m", "agentlib.cli", *words],
+            [sys.executable, "-m", "agentlib", *words],
             cwd=tmp_path,
             capture_output=True,
             text=True,

@@ -227,7 +227,7 @@ def test_a_lock_within_one_process(tmp_path):
 
 
 def started(folder):
-    command = [sys.executable, "-m", "agentlib.cli", "train", "dqn", "--env", IDENTITY, "--steps", "7_000_000"]
+    command = [sys.executable, "-m", "agentlib", "train", "dqn", "--env", IDENTITY, "--steps", "7_000_000"]
     process = subprocess.Popen(
         [*command, "--out", str(folder), *FLAGS, "--train-freq", "1000", "--gradient-steps", "1"],
         stderr=subprocess.PIPE,

@@ -40,7 +40,7 @@ def save_backbone(backbone: nn.Module, path: str | os.PathLike[str]) -> Path:
         ValueError: the network has no spec, so that it could not be built again.
     """
     path = Path(path)
-    path = path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
+    path = path if path.suffix == ".safetensors" else Path(f"{path}.safetensors")
     description = {"file": KIND, "version": VERSION, "backbone": spec_of(backbone)}
     # Clones: safetensors does not write two names of one memory, such as tied weights.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in backbone.state_dict().items()}

@@ -159,6 +159,7 @@ class Aggregate(Source):
             TypeError: the expert's answer is of another kind than the environment's actions.
             ValueError: the expert's answer does not fit; the message names the round and the index. Or there is still
                 nothing to learn from, because the expert left or was never asked.
+            RuntimeError: the expert raised something else.
         """
         if not self.collecting:
             self.collecting, self.steps_before = True, self.steps
@@ -229,9 +230,13 @@ class Aggregate(Source):
     def _answers(self, asked: Bools) -> NDArray[Any]:
         try:
             return self.expert(self.recorder.observation, asked, self.recorder.begun)
-        except (TypeError, ValueError) as error:
-            where = f"round {self.round + 1}, step {self.steps - self.steps_before}"
-            raise type(error)(f"the expert, {where}: {error}") from None
+        except ExpertLeft:
+            raise
+        except Exception as error:
+            where = f"the expert, round {self.round + 1}, step {self.steps - self.steps_before}"
+            if type(error) in (TypeError, ValueError):
+                raise type(error)(f"{where}: {error}") from None
+            raise RuntimeError(f"{where}, raised {type(error).__name__}: {error}{self.expert.hint}") from error
 
     # State -------------------------------------------------------------------------------------------------------
 

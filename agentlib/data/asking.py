@@ -114,14 +114,18 @@ class Expert:
             if len(actions) != count:
                 raise ValueError(f"{len(actions)} actions for {count} observations")
         except ValueError as error:
-            hint = ""
-            if not self.worlds and not self.predicts and np.shape(answer)[:1] != (count,):
-                hint = (
-                    ". An expert takes a batch of observations; wrap one that takes a single observation: "
-                    "Onlooker(lambda env, observation: expert(observation))"
-                )
-            raise ValueError(f"{error}{hint}") from None
+            raise ValueError(f"{error}{self.hint if np.shape(answer)[:1] != (count,) else ''}") from None
         return actions
+
+    @property
+    def hint(self) -> str:
+        """What may be wrong with a function that was written for one observation."""
+        if self.worlds or self.predicts:
+            return ""
+        return (
+            ". An expert takes a batch of observations; wrap one that takes a single observation: "
+            "Onlooker(lambda env, observation: expert(observation))"
+        )
 
 
 class TakeoverGate:

@@ -72,7 +72,9 @@ class Dataset:
         if self.classes:
             return self
         y = self.targets
-        if y.dim() != 1 or (y.is_floating_point() and not bool((y == y.round()).all())):
+        if y.dim() != 1:
+            raise ValueError(f"targets of shape {tuple(y.shape)} are no labels: of one-hot rows take y.argmax(1)")
+        if y.is_floating_point() and not bool((y == y.round()).all()):
             raise ValueError("the targets are no labels but numbers with fractions: a regressor learns such")
         values, labels = y.long().unique(return_inverse=True)
         return Dataset(self.x, labels, tuple(str(int(value)) for value in values))

@@ -20,7 +20,7 @@ FILE_KIND, FILE_VERSION = "agentlib demonstrations", 1
 def save_demonstrations(demonstrations: Demonstrations, path: str | Path) -> Path:
     """Writes the file, whole or not at all; returns its path (suffix .safetensors)."""
     path = Path(path)
-    path = path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
+    path = path if path.suffix == ".safetensors" else Path(f"{path}.safetensors")
     description = {
         "file": FILE_KIND,
         "version": FILE_VERSION,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 
 import numpy as np
 from gymnasium import spaces
@@ -110,8 +110,16 @@ class Demonstrations:
         """Where each episode begins, `(episodes,)`: among the steps, and among the frames."""
         return np.array(self._first_step, np.int64), np.array(self._first_frame, np.int64)
 
-    def __getitem__(self, index: int) -> Demonstration:
-        """An episode; views, not copies."""
+    @overload
+    def __getitem__(self, index: int) -> Demonstration: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Demonstrations: ...
+
+    def __getitem__(self, index: int | slice) -> Demonstration | Demonstrations:
+        """An episode, or some of them as `select` gives them; views, not copies."""
+        if isinstance(index, slice):
+            return self.select(range(len(self))[index])
         if not -len(self) <= index < len(self):
             raise IndexError(f"episode {index} of {len(self)}")
         step, frame, n = self._first_step[index], self._first_frame[index], self._length[index]
@@ -231,9 +239,12 @@ class Demonstrations:
         no = np.zeros(count, np.bool_)
         ends = [no if flags is None else np.asarray(flags, np.bool_) for flags in (terminated, truncated)]
         rewards = np.zeros(count) if rewards is None else np.asarray(rewards)
-        lengths = [len(array) for array in (*leaves, *following, actions, rewards, *ends)]
-        if len(set(lengths)) > 1:
-            raise ValueError(f"the arrays have different lengths: {lengths}")
+        if count == 0:
+            raise ValueError("the arrays are empty")
+        names = "next_observations", "actions", "rewards", "terminated", "truncated"
+        for name, array in zip(names, (following[0], actions, rewards, *ends), strict=True):
+            if len(array) != count:
+                raise ValueError(f"there are {count} observations and {len(array)} {name}")
         made = cls(observation_space, action_space)
         begin = 0
         for last in sorted({*np.flatnonzero(ends[0] | ends[1]).tolist(), count - 1}):
@@ -266,10 +277,10 @@ class Demonstrations:
         Raises:
             ValueError: the share is not between 0 and 1, or there are too few episodes.
         """
-        if not 0.0 < share < 1.0 or len(self) < 2:
-            raise ValueError(
-                f"cannot set aside a share of {share} of {len(self)} episodes: it takes at least 2 of them"
-            )
+        if not 0.0 < share < 1.0:
+            raise ValueError(f"the share of the second part lies between 0 and 1, and is not {share}")
+        if len(self) < 2:
+            raise ValueError(f"two parts need at least 2 episodes, and here is {len(self)}")
         order = np.random.default_rng(seed).permutation(len(self))
         count = min(max(round(share * len(self)), 1), len(self) - 1)
         return self.select(np.sort(order[count:])), self.select(np.sort(order[:count]))

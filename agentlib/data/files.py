@@ -10,11 +10,10 @@ import csv
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from agentlib.data.datasets import Dataset
 
@@ -116,8 +115,8 @@ def load_npz(path: str | Path) -> Loaded:
     return {part: from_arrays(x, y, names) for part, (x, y) in parts.items()}
 
 
-def from_arrays(x: NDArray[Any], y: NDArray[Any] | None = None, classes: Sequence[str] = ()) -> Dataset:
-    """A data set of numpy arrays.
+def from_arrays(x: ArrayLike, y: ArrayLike | None = None, classes: Sequence[str] = ()) -> Dataset:
+    """A data set of arrays, or of what numpy makes arrays of: lists, tensors on the CPU, columns of a DataFrame.
 
     Args:
         x: examples; uint8 arrays of three or four axes are images.
@@ -126,12 +125,16 @@ def from_arrays(x: NDArray[Any], y: NDArray[Any] | None = None, classes: Sequenc
             indices from 0.
 
     Raises:
-        ValueError: labels that are none of the classes.
+        ValueError: labels that are none of the classes, or several for one example.
     """
+    x = np.asarray(x)
     images = torch.from_numpy(_pixels(x) if x.dtype == np.uint8 and x.ndim > 2 else x.astype(np.float32))
     if y is None:
         return Dataset(images)
+    y = np.asarray(y)
     y = y.ravel() if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.ndim != 1 and y.dtype.kind != "f":
+        raise ValueError(f"y has shape {y.shape}: give one label for each example; of one-hot rows, y.argmax(1)")
     if y.dtype.kind == "f":
         return Dataset(images, torch.from_numpy(y.astype(np.float32)))
     found = list(map(str, np.unique(y)))

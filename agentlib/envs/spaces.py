@@ -146,7 +146,8 @@ def to_batch(space: spaces.Space[Any], value: Any) -> tuple[list[NDArray[Any]], 
     try:
         parts = flatten(space, value)
     except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise TypeError(f"the observation does not have the structure of {space}: {error!r}") from None
+        found = f"there is no part {error}" if isinstance(error, KeyError) else f"it is a {type(value).__name__}"
+        raise TypeError(f"the observation does not have the structure of {space}: {found}") from None
     leaves, single = [], None
     for leaf, part in zip(leaf_spaces(space), parts, strict=True):
         try:
@@ -164,7 +165,8 @@ def to_batch(space: spaces.Space[Any], value: Any) -> tuple[list[NDArray[Any]], 
                 f"or (n, {', '.join(map(str, shape))}) for a batch".replace("(n, )", "(n,)")
             )
         if array.dtype.kind == "f" and not finite_sum(array) and np.isnan(array).any():
-            raise ValueError(f"the observation contains NaN (space {leaf})")
+            row = "" if is_single else f" at index {int(np.isnan(array).reshape(len(array), -1).any(1).argmax())}"
+            raise ValueError(f"the observation{row} contains NaN (space {leaf})")
         single = is_single
         leaves.append(array[None] if is_single else array)
     if len({len(leaf) for leaf in leaves}) > 1:

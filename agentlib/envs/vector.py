@@ -131,6 +131,10 @@ class Environments:
             observation = self._reset_all(seed)
         except KeyError as error:
             raise EnvironmentFailure(f"the environment's reset {_did(error)}") from error
+        except (TypeError, ValueError) as error:
+            if "unpack" not in str(error):
+                raise
+            raise EnvironmentFailure("the environment's reset gave no pair (observation, info)") from error
         self._seeds = None if seed is None else np.random.default_rng(seed)
         self._begun.clear()
         for lane in range(len(self._worlds) or 1):

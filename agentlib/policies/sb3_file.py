@@ -78,7 +78,7 @@ def read_sb3_file(
         ValueError: no such model, a damaged or oversized file, or a space that its text does not give whole.
     """
     path = Path(path)
-    found = path if path.is_file() else path.with_name(path.name + ".zip")
+    found = path if path.is_file() else Path(f"{path}.zip")
     if not found.is_file():
         raise FileNotFoundError(f"no model file at {path}")
     try:

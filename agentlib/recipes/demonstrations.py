@@ -39,8 +39,10 @@ def demonstrations_of(demos: Any) -> Demonstrations:
         demos = Demonstrations.load(demos)
     elif hasattr(demos, "iterate_episodes"):
         demos = Demonstrations.from_minari(demos)
+    if demos is None:
+        raise ValueError('there are no demonstrations: give demos=, such as demos="minari:ID", or a path')
     if not isinstance(demos, Demonstrations):
-        hint = ""
+        hint = "; of arrays, Demonstrations.from_arrays makes them"
         if isinstance(demos, list | tuple) and demos and isinstance(demos[0], Episode | Demonstration):
             hint = ": make them by Demonstrations.from_episodes(episodes, observation_space, action_space)"
         raise ValueError(

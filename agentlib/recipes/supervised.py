@@ -113,6 +113,8 @@ def prepared(
 ) -> tuple[Any, spaces.Box]:
     """The model, built or a copy of `problem.agent`'s, with the training part's statistics; and its inputs' space."""
     space = space_of(splits.train)
+    if len(splits.train.classes) == 1:
+        raise ValueError(f"all examples have the label {splits.train.classes[0]}: there is nothing to tell apart")
     if problem.agent is not None:
         if problem.agent.observation_space.shape != space.shape:
             raise ValueError(f"the agent takes {problem.agent.observation_space}, and an example is {space}")

@@ -51,9 +51,16 @@ def compiler_found() -> bool:
 
 
 def cycle(learner: Learner, source: Source) -> Update:
-    """Sample, update, feedback: what is compiled as one graph."""
+    """Sample, update, feedback: what is compiled as one graph.
+
+    Raises:
+        TypeError: the learner's `update` returned something else.
+    """
     batch = source.sample()
     update = learner.update(batch)
+    if not isinstance(update, Update):
+        name, found = type(learner).__name__, type(update).__name__
+        raise TypeError(f"{name}.update returned a {found}, and not an Update of its metrics")
     source.feedback(batch, update.per_sample)
     return update
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from weakref import WeakKeyDictionary
 
 from agentlib.backbones.names import shown
-from agentlib.backbones.schedules import Cosine, InverseSquareRoot, Linear, Warmup
+from agentlib.backbones.schedules import Clock, Cosine, InverseSquareRoot, Linear, Warmup
 
 Config = TypeVar("Config")
 
@@ -24,13 +24,25 @@ SCHEDULES: dict[str, type[Any]] = {
 def check_range(config: Any, lowest: float, highest: float, *names: str) -> None:
     """Raises ValueError, naming the field, if one of these numbers lies outside [lowest, highest]; for `__post_init__`.
 
-    None and schedules pass.
+    None passes; a schedule is asked for its first value.
     """
     for name in names:
-        value = getattr(config, name)
+        value, where = getattr(config, name), f"{type(config).__name__}.{name}"
+        if callable(value):
+            value = _first(value, where)
         if isinstance(value, int | float) and not lowest <= value <= highest:
             bounds = f"at least {lowest}" if highest == math.inf else f"between {lowest} and {highest}"
-            raise ValueError(f"{type(config).__name__}.{name} must be {bounds}, not {value}")
+            raise ValueError(f"{where} must be {bounds}, not {value}")
+
+
+def _first(schedule: Callable[[Clock], Any], where: str) -> float:
+    try:
+        return float(schedule(Clock(0, 0, 0.0)))
+    except Exception as error:
+        raise ValueError(
+            f"{where} is a number, a schedule such as Linear(1e-3, 0.0), or a function of the clock, such as "
+            f"lambda clock: 1e-3 * (1.0 - clock.fraction); this one raised {type(error).__name__}: {error}"
+        ) from error
 
 
 def config_to_json(config: Any) -> dict[str, Any]:

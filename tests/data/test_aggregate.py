@@ -238,6 +238,18 @@ def test_answers_of_another_kind(answer, error, message):
         Aggregate(scripted([(3, "terminated")]), Zeros(), answer, **ROUND).collect()
 
 
+def test_whatever_an_expert_raises_is_told_with_the_place():
+    def of_one(observation):
+        return int(observation[1] > 0)
+
+    source = Aggregate(scripted([(3, "terminated")]), Zeros(), of_one, **ROUND)
+    with pytest.raises(RuntimeError, match=r"the expert, round 1, step 0, raised IndexError.*Onlooker\("):
+        source.collect()
+    looking = Aggregate(scripted([(3, "terminated")]), Zeros(), Onlooker(lambda env, o: 1 // 0), **ROUND)
+    with pytest.raises(RuntimeError, match=r"raised ZeroDivisionError: [^.]*$"):
+        looking.collect()
+
+
 def leaves_after(answers):
     def expert(env, observation):
         nonlocal answers

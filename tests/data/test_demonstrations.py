@@ -1,6 +1,7 @@
 """Demonstrations: what goes in comes out exactly, by every door, and nothing is copied that need not be."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -142,7 +143,7 @@ def test_parts_are_whole_episodes_over_the_same_columns(tmp_path):
 
 @pytest.mark.parametrize(("share", "lengths"), [(0.5, [3]), (0.0, [3, 3]), (1.0, [3, 3])])
 def test_what_cannot_be_parted(share, lengths):
-    with pytest.raises(ValueError, match="share of"):
+    with pytest.raises(ValueError, match=r"the share of|at least 2 episodes"):
         some(lengths=lengths)[0].split(share)
 
 
@@ -181,8 +182,30 @@ def test_arrays_without_final_observations_leave_out_the_last_action():
     np.testing.assert_array_equal(made[0].observations, observations[:3])
     np.testing.assert_array_equal(made[1].observations, observations[4:])
     assert [episode.actions.tolist() for episode in made] == [[2, 3], [6]]
-    with pytest.raises(ValueError, match="different lengths"):
+    with pytest.raises(ValueError, match="there are 6 observations and 5 actions"):
         Demonstrations.from_arrays(observations, actions[:5], observation_space=space, action_space=done)
+
+
+def test_arrays_that_say_where_they_are_wrong():
+    space, action_space = LEAVES["vector"], ACTIONS["discrete"]
+    observations, actions = np.zeros((6, 3), np.float32), np.full(6, 3)
+    make = partial(Demonstrations.from_arrays, observation_space=space, action_space=action_space)
+    with pytest.raises(ValueError, match="there are 6 observations and 4 truncated"):
+        make(observations, actions, truncated=np.zeros(4, bool))
+    with pytest.raises(ValueError, match="the arrays are empty"):
+        make(observations[:0], actions[:0])
+    observations[4, 1] = np.nan
+    with pytest.raises(ValueError, match="the observation at index 4 contains NaN"):
+        make(observations, actions)
+
+
+def test_slices_are_demonstrations():
+    found, episodes = some(LEAVES["vector"])
+    part = found[1:]
+    assert isinstance(part, Demonstrations)
+    assert part.lengths.tolist() == found.lengths[1:].tolist()
+    np.testing.assert_array_equal(part[0].actions, found[1].actions)
+    assert len(found[::-1]) == len(episodes)
 
 
 def test_a_replay_buffer_is_filled():
@@ -224,7 +247,11 @@ WRONG = [
     ({"actions": np.array([2, 3])}, ValueError, "4 observations, 2 actions, 2 labels and 3 rewards"),
     ({"observations": np.zeros((3, 3), np.float32)}, ValueError, "T steps have T . 1 observations"),
     ({"observations": np.zeros((4, 2), np.float32)}, ValueError, r"episode 1: an observation of shape \(4, 2\)"),
-    ({"observations": np.full((4, 3), np.nan, np.float32)}, ValueError, "episode 1: the observation contains NaN"),
+    (
+        {"observations": np.full((4, 3), np.nan, np.float32)},
+        ValueError,
+        "episode 1: the observation at index 0 contains NaN",
+    ),
     ({"rewards": np.array([0.0, np.inf, 0.0])}, ValueError, "episode 1: the reward at step 1 is not finite"),
     ({"rewards": np.zeros(0)}, ValueError, "episode 1 has no steps"),
 ]

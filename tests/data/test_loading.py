@@ -100,6 +100,17 @@ def test_grey_images_numbers_and_names():
         from_arrays(grey, np.array(["no", "maybe"] * 3), ("no", "yes"))
 
 
+@pytest.mark.parametrize("kind", [list, torch.tensor])
+def test_what_numpy_makes_arrays_of(kind):
+    found = from_arrays(kind([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]), kind([1, 0, 1]))
+    assert found.x.tolist() == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
+    assert (found.targets.tolist(), found.classes) == ([1, 0, 1], ("0", "1"))
+    for of_type in (int, float):
+        one_hot = np.eye(2, dtype=of_type)[[1, 0, 1]]
+        with pytest.raises(ValueError, match=r"shape \(3, 2\).*y.argmax\(1\)"):
+            parts((kind([[0.0], [2.0], [4.0]]), one_hot), predict="classes")
+
+
 def test_arrays_in_parts(tmp_path):
     x, y = np.arange(40, dtype=np.float32)[:, None], np.arange(40) % 2
     np.savez(tmp_path / "a.npz", x_train=x[:30], y_train=y[:30], x_test=x[30:], y_test=y[30:])
