@@ -169,8 +169,8 @@ class GreedyActor:
 
     def logits(self, observation: Any) -> NDArray[np.float32] | None:
         """Logits or values `(B, n)` of one choice by the shortcut; None where there is none."""
-        shortcut = self._shortcut(observation) if type(self.policy.head) is nn.Linear else None
-        return None if shortcut is None or shortcut.policy is not None else shortcut.output(observation)
+        shortcut = self._shortcut(observation)
+        return None if shortcut is None or not shortcut.gives_logits else shortcut.output(observation)
 
     def _shortcut(self, observation: Any) -> NumpyShortcut | None:
         shortcut = self.shortcut
@@ -226,6 +226,7 @@ class NumpyShortcut:
         parameters = [parameter for module in (*convolutions, *linears) for parameter in module.parameters()]
         self.addresses = [(parameter, parameter.data_ptr()) for parameter in parameters]
         self.policy = policy if isinstance(policy, GaussianPolicy) else None
+        self.gives_logits = self.policy is None and type(policy.head) is nn.Linear  # others only rank the actions
         if self.policy is not None:
             bounds = self.policy.bounds
             sides = bounds.low, bounds.high, bounds.middle, bounds.half_range, bounds.bounded

@@ -394,7 +394,7 @@ def test_playing_on_the_shell(tmp_path, monkeypatch, capsys):
     assert "demos.safetensors: 1 episode, 5 steps" in text
     assert "agentlib train bc --demos demos.safetensors" in text
     assert Demonstrations.load("demos.safetensors")[0].actions.tolist() == [1, 1, 2, 2, 2]
-    assert main(play) == 0  # nobody there
+    assert main([*play, "--out", "more.safetensors"]) == 0  # nobody there
     assert "nothing was played" in capsys.readouterr().out
     for wrong in (["record", "--env", IDENTITY], ["record", "x", "--play", "--env", IDENTITY], [*play, "--keys", "a"]):
         assert main(wrong) == 2
