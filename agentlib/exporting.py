@@ -110,7 +110,9 @@ def _to_onnx(exported: Exported, about: str) -> tuple[bytes, Run]:
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
         raise RuntimeError(f"nothing was written: this policy has no form in ONNX: {reason}") from error
     program.model.metadata_props["agentlib"] = about
-    content: bytes = program.model_proto.SerializeToString()
+    model = program.model_proto
+    _name_batch(model.graph)
+    content: bytes = model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     wanted = {node.name for node in session.get_inputs()}
 
@@ -119,6 +121,14 @@ def _to_onnx(exported: Exported, about: str) -> tuple[bytes, Run]:
         return dict(zip(names, session.run(names, given), strict=True))
 
     return content, run
+
+
+def _name_batch(graph: Any) -> None:
+    """Calls the one free axis by its name; torch calls it as its tracer did."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param.isidentifier():  # no sum or product of it
+                axis.dim_param = "batch"
 
 
 def _compare(exported: Exported, twin: Agent, run: Run) -> None:

@@ -74,6 +74,8 @@ class Onnx:
 
     def __init__(self, path):
         self.session = onnxruntime.InferenceSession(path)
+        nodes = *self.session.get_inputs(), *self.session.get_outputs()
+        assert {axis for node in nodes for axis in node.shape if isinstance(axis, str)} == {"batch"}
         self.states: dict[str, Any] = {}
 
     def __call__(self, batch, **inputs):
