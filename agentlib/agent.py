@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from agentlib.backbones import spec_of
-from agentlib.backbones.files import read, rebuilt, replacing
+from agentlib.backbones.files import read, rebuilt, replacing, with_suffix
 from agentlib.backbones.names import one_line
 from agentlib.envs.masks import Masks
 from agentlib.envs.spaces import (
@@ -260,8 +260,7 @@ class Agent:
 
     def save(self, path: str | Path) -> Path:
         """Writes the agent to one safetensors file, whole or not at all; returns its path (suffix .safetensors)."""
-        path = Path(path)
-        path = path if path.suffix == ".safetensors" else Path(f"{path}.safetensors")
+        path = with_suffix(path)
         description = {
             "file": FILE_KIND,
             "version": FILE_VERSION,
@@ -318,7 +317,7 @@ class Agent:
         path = Path(path)
         if not path.is_file():
             # The folder of a run, or a name without its suffix, as `save` takes it.
-            others = (path / "agent.safetensors", Path(f"{path}.safetensors"))
+            others = (path / "agent.safetensors", with_suffix(path))
             found = [other for other in others if other.is_file()]
             if not found:
                 raise FileNotFoundError(f"no agent file at {path}")

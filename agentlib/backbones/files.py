@@ -26,6 +26,11 @@ TABLES = 1 << 24
 """Bytes that a network from a file may keep beside its weights, such as the table of a noise schedule."""
 
 
+def with_suffix(path: str | os.PathLike[str]) -> Path:
+    """The path, ending in .safetensors."""
+    return Path(path) if Path(path).suffix == ".safetensors" else Path(f"{Path(path)}.safetensors")
+
+
 def save_backbone(backbone: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Writes a network to one file, its parameters and buffers, whole or not at all.
 
@@ -39,8 +44,7 @@ def save_backbone(backbone: nn.Module, path: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: the network has no spec, so that it could not be built again.
     """
-    path = Path(path)
-    path = path if path.suffix == ".safetensors" else Path(f"{path}.safetensors")
+    path = with_suffix(path)
     description = {"file": KIND, "version": VERSION, "backbone": spec_of(backbone)}
     # Clones: safetensors does not write two names of one memory, such as tied weights.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in backbone.state_dict().items()}

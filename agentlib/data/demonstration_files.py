@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from agentlib.backbones.files import replacing
+from agentlib.backbones.files import replacing, with_suffix
 from agentlib.data.demonstrations import Demonstrations
 from agentlib.envs.spaces import space_from_json, space_to_json, to_actions
 
@@ -19,8 +19,7 @@ FILE_KIND, FILE_VERSION = "agentlib demonstrations", 1
 
 def save_demonstrations(demonstrations: Demonstrations, path: str | Path) -> Path:
     """Writes the file, whole or not at all; returns its path (suffix .safetensors)."""
-    path = Path(path)
-    path = path if path.suffix == ".safetensors" else Path(f"{path}.safetensors")
+    path = with_suffix(path)
     description = {
         "file": FILE_KIND,
         "version": FILE_VERSION,

@@ -59,6 +59,13 @@ def _did(error: Exception) -> str:
     return "raised"
 
 
+def _pair(found: Any) -> tuple[Any, dict[str, Any]]:
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise EnvironmentFailure("the environment's reset gave no pair (observation, info)")
+    observation, info = found
+    return observation, info
+
+
 class Environments:
     """Steps n environments and resets those that are done.
 
@@ -131,10 +138,6 @@ class Environments:
             observation = self._reset_all(seed)
         except KeyError as error:
             raise EnvironmentFailure(f"the environment's reset {_did(error)}") from error
-        except (TypeError, ValueError) as error:
-            if "unpack" not in str(error):
-                raise
-            raise EnvironmentFailure("the environment's reset gave no pair (observation, info)") from error
         self._seeds = None if seed is None else np.random.default_rng(seed)
         self._begun.clear()
         for lane in range(len(self._worlds) or 1):
@@ -145,9 +148,9 @@ class Environments:
     def _reset_all(self, seed: int | None) -> Any:
         self._done[:] = False
         if isinstance(self.env, VectorEnv):
-            observation, info = self.env.reset(seed=seed)
+            observation, info = _pair(self.env.reset(seed=seed))
         elif isinstance(self.env, gymnasium.Env):
-            observation, info = self.env.reset(seed=seed)
+            observation, info = _pair(self.env.reset(seed=seed))
             observation = self._batched(observation)
         else:
             if seed is not None:
@@ -318,7 +321,7 @@ class Environments:
         self.action_mask = mask = self._mask(batched, info)
         ended = bool(terminated or truncated)
         if ended:
-            observation, begin_info = self.env.reset(seed=self._next_seed(0))
+            observation, begin_info = _pair(self.env.reset(seed=self._next_seed(0)))
             following = self._batched(observation)
             begun = self._all
             self.action_mask = self._mask(following, begin_info)
@@ -357,7 +360,7 @@ class Environments:
             seeds: list[int | None] | None = None
             if self._worlds:
                 seeds = [self._next_seed(row) if done[row] else None for row in range(self.num_envs)]
-            observation, begin_info = self.env.reset(seed=seeds, options={"reset_mask": done.copy()})
+            observation, begin_info = _pair(self.env.reset(seed=seeds, options={"reset_mask": done.copy()}))
             self.action_mask = self._joined(done, self._mask(observation, begin_info), mask)
         ends = terminated, truncated
         return Stepped(observation, final, reward, *ends, self._all, done, True, ended, ended, info, mask)

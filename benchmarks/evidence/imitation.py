@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 
 import agentlib
-from agentlib.backbones import MLP, Chain, Linear, RunningNorm, initialize
+from agentlib.backbones import MLP, Chain, Linear, RunningNorm, Schedule, initialize
 from agentlib.data import Demonstration, Demonstrations, record_episodes
 from agentlib.envs.experts import cartpole_expert, chain_expert, expert_for
 from agentlib.evaluation.returns import episode_seed
@@ -126,12 +126,8 @@ def untrained(env: gymnasium.Env[Any, Any], seed: int) -> agentlib.Agent:
     return agentlib.Agent(policy, env.observation_space, env.action_space)
 
 
-RATES: dict[str, Any] = {"same": (1e-3, 1e-3), "falling": (Linear(1e-2, 0.0), 1e-3)}
-"""Learning rates of Adam, ours and theirs; 1e-3 is their default, and ours."""
-
-
-def beside_imitation(rates: str, seed: int) -> dict[str, float]:
-    our_rate, their_rate = RATES[rates]
+def beside_imitation(learning_rate: Schedule, seed: int) -> dict[str, float]:
+    """With this rate on our side; theirs has their default, 1e-3, which is ours too."""
     found: dict[str, float] = {}
     for name, env in zip(("cartpole", "mountain_car"), ENVIRONMENTS, strict=True):
         seeds = [episode_seed(seed, index) for index in range(100)]
@@ -141,7 +137,6 @@ def beside_imitation(rates: str, seed: int) -> dict[str, float]:
             "net_arch": [32, 32],
             "beta_rounds": 15,
             "normalize": True,
-            "learning_rate": their_rate,
             "evaluation_seeds": seeds,
         }
         theirs = run_peer("imitation", "imitation_dagger.py", SHARED | settings)
@@ -151,7 +146,7 @@ def beside_imitation(rates: str, seed: int) -> dict[str, float]:
             rollout_round_min_episodes=SHARED["round_episodes"],
             epochs=SHARED["epochs"],
             batch_size=SHARED["batch_size"],
-            learning_rate=our_rate,
+            learning_rate=learning_rate,
             beta=Linear(1.0, 1.0 - SHARED["rounds"] / 15),
         )
         labels: dict[str, float] = {}
@@ -272,7 +267,7 @@ EXPERIMENTS = [
         name="imitation_beside_imitation",
         family=FAMILY,
         data="5 rounds of 500 steps and 3 episodes, 4 epochs, layers 32 and 32",
-        measure=partial(beside_imitation, "same"),
+        measure=partial(beside_imitation, 1e-3),
         claims=BESIDE_CLAIMS,
         seeds=15,
         note="`imitation` 1.0.1 with Stable-Baselines3 2.2 in an environment of its own; both normalize observations "
@@ -283,7 +278,7 @@ EXPERIMENTS = [
         name="dagger_falling_rate",
         family=FAMILY,
         data="the same, but that our learning rate falls from 0.01 to 0; theirs stays at their default of 0.001",
-        measure=partial(beside_imitation, "falling"),
+        measure=partial(beside_imitation, Linear(1e-2, 0.0)),
         claims=BESIDE_CLAIMS,
         seeds=20,
         note="The rate was chosen on seeds 100 to 115 of MountainCar-v0, where the expert has -119.4: ours reach "

@@ -53,7 +53,6 @@ def main() -> None:
         action_space=venv.action_space,
         rng=rng,
         batch_size=settings["batch_size"],
-        optimizer_kwargs={"lr": settings.get("learning_rate", 1e-3)},
         policy=ActorCriticPolicy(
             venv.observation_space, venv.action_space, lambda _: 1e-3, net_arch=settings["net_arch"], **extractor
         ),

@@ -141,9 +141,16 @@ def test_parts_are_whole_episodes_over_the_same_columns(tmp_path):
     assert_equal(again, list(held_out), found.observation_space)
 
 
-@pytest.mark.parametrize(("share", "lengths"), [(0.5, [3]), (0.0, [3, 3]), (1.0, [3, 3])])
-def test_what_cannot_be_parted(share, lengths):
-    with pytest.raises(ValueError, match=r"the share of|at least 2 episodes"):
+@pytest.mark.parametrize(
+    ("share", "lengths", "message"),
+    [
+        (0.5, [3], "two parts need at least 2 episodes, and here is 1"),
+        (0.0, [3, 3], "between 0 and 1, and is not 0.0"),
+        (1.0, [3, 3], "between 0 and 1, and is not 1.0"),
+    ],
+)
+def test_what_cannot_be_parted(share, lengths, message):
+    with pytest.raises(ValueError, match=message):
         some(lengths=lengths)[0].split(share)
 
 
