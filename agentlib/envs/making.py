@@ -66,14 +66,19 @@ def _make_atari(env_id: str, kwargs: dict[str, Any], training: bool) -> gymnasiu
         import ale_py
     except ImportError:
         raise ImportError(f"{env_id} needs the Atari emulator: pip install 'agentlib[atari]'") from None
-    from agentlib.envs.wrappers import EpisodicLife, FireOnReset, Signed
+    from agentlib.envs.wrappers import EpisodicLife, FireOnReset, SeededGame, Signed
 
     gymnasium.register_envs(ale_py)
-    env = _registered(env_id, {"frameskip": 1, "obs_type": "grayscale", **kwargs})  # no colours, which nobody looks at
-    env = gymnasium.wrappers.AtariPreprocessing(env, noop_max=30, frame_skip=4, screen_size=84)
+    frames = {"frameskip": 1, "obs_type": "ram", **kwargs, "repeat_action_probability": 0.0}
+    env: gymnasium.Env[Any, Any] = SeededGame(_registered(env_id, frames))
+    if stickiness := (gymnasium.spec(env_id).kwargs | kwargs).get("repeat_action_probability", 0.0):
+        env = gymnasium.wrappers.StickyAction(env, stickiness)
+    meanings: list[str] = env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
+    noops = 30 if meanings[0] == "NOOP" else 0  # two games have no such action
+    env = gymnasium.wrappers.AtariPreprocessing(env, noop_max=noops, frame_skip=4, screen_size=84)
     if training:
         env = EpisodicLife(env)
-    if env.unwrapped.get_action_meanings()[1] == "FIRE":  # type: ignore[attr-defined]
+    if meanings[1] == "FIRE":
         env = FireOnReset(env)
     if training:
         env = Signed(env)

@@ -5,8 +5,42 @@ from __future__ import annotations
 from typing import Any, SupportsFloat
 
 import gymnasium
+import numpy as np
+from gymnasium.utils import seeding
 
 Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
+
+
+class SeededGame(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An Atari game without chance of its own, below `AtariPreprocessing`; a seed doesn't load it anew.
+
+    Loading takes as long as 2,000 frames. Here all games start from one state of the emulator. What is left to chance
+    around it, the no-ops before a game and sticky actions, draws from `np_random`, which is seeded.
+
+    The preprocessing takes the screens that it needs from the emulator itself, and of the space only their sides. So
+    the observations of each frame may be anything; the emulator's memory is the quickest.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self._start: Any = None
+        self.observation_space = gymnasium.spaces.Box(0, 255, self.ale.getScreenDims(), np.uint8)
+
+    @property
+    def ale(self) -> Any:
+        """The emulator, which cannot be pickled: so it is no attribute."""
+        return self.unwrapped.ale  # type: ignore[attr-defined]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if seed is None:
+            return self.env.reset(options=options)
+        found = self.env.reset(seed=0 if self._start is None else None, options=options)
+        if self._start is None:
+            self._start = self.ale.cloneState()
+        else:
+            self.ale.restoreState(self._start)  # a reset by itself leaves some games' random numbers as they are
+        self.unwrapped.np_random = seeding.np_random(seed)[0]
+        return found
 
 
 class EpisodicLife(gymnasium.Wrapper[Any, Any, Any, Any]):

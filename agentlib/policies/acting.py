@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from gymnasium import spaces
-from numpy.lib.stride_tricks import as_strided
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -218,7 +219,10 @@ class NumpyShortcut:
         n_atoms: int = 1,
     ) -> None:
         self.n_atoms = n_atoms
-        self.convolutions, self.shape = [_Convolution.of(module) for module in convolutions], shape
+        self.convolutions, self.shape = list[_Convolution](), shape
+        for module in convolutions:
+            self.convolutions.append(_Convolution.of(module, shape))
+            shape = self.convolutions[-1].shape
         self.layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = [
             (linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in linears
         ]
@@ -281,27 +285,26 @@ class _Convolution(NamedTuple):
 
     weight: NDArray[np.float32]  # (out, C k k)
     bias: NDArray[np.float32]  # (out, 1)
-    kernel: int
-    stride: int
+    windows: NDArray[np.intp]  # (C k k, h w), where in the flat image the numbers under the kernel are
+    shape: tuple[int, ...]  # (out, h, w)
 
     @classmethod
-    def of(cls, module: nn.Conv2d) -> _Convolution:
+    def of(cls, module: nn.Conv2d, shape: tuple[int, ...]) -> _Convolution:
+        """Of a module without padding, for images of one shape `(C, H, W)`."""
         assert module.bias is not None
         weight, bias = module.weight.detach().numpy(), module.bias.detach().numpy()
-        return cls(weight.reshape(len(weight), -1), bias[:, None], module.kernel_size[0], module.stride[0])
+        sides, stride = module.kernel_size, module.stride[0]
+        places = np.arange(math.prod(shape)).reshape(shape)
+        windows = sliding_window_view(places, sides, (1, 2))[:, ::stride, ::stride]  # (C, h, w, k, k)
+        rows, columns = windows.shape[1:3]
+        windows = windows.transpose(0, 3, 4, 1, 2).reshape(-1, rows * columns)
+        return cls(weight.reshape(len(weight), -1), bias[:, None], windows, (len(weight), rows, columns))
 
     def __call__(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """`(C, H, W)` to `(out, h, w)`."""
-        kernel, stride = self.kernel, self.stride
-        channels, height, width = image.shape
-        rows, columns = (height - kernel) // stride + 1, (width - kernel) // stride + 1
-        plane, row, column = image.strides
-        strides = plane, row, column, row * stride, column * stride
-        # A view in which each pixel occurs once for every place that a kernel has it at; reshaping makes it real.
-        windows = as_strided(image, (channels, kernel, kernel, rows, columns), strides)
-        x = _product(self.weight, windows.reshape(-1, rows * columns))
+        x = _product(self.weight, image.ravel().take(self.windows))
         x += self.bias
-        return _relu(x).reshape(-1, rows, columns)
+        return _relu(x).reshape(self.shape)
 
 
 SMALL_PRODUCT = 9_216

@@ -25,11 +25,14 @@ from torch import Tensor, fx, nn
 
 from agentlib.data.source import Source
 from agentlib.training.learner import Learner, Update
+from agentlib.training.rewriting import rewrite
 from agentlib.training.tape import INTERNAL, PLAIN, CannotCompile, Operation, Read, Ref, Tape, attributes_read
 from agentlib.training.trees import leaves
 
 CHECK_EVERY = 16
 """Updates from one look at the attributes that the graph takes for granted to the next."""
+WRITING = 3
+"""Raised when other code is written for the same trace."""
 MOST_TRACES = 64
 """Times that one run is traced before that is thought to happen without end."""
 
@@ -259,7 +262,7 @@ def library(trace: Trace) -> Any:
     text = trace.text()
     device = next(iter(trace.inputs.values())).device
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    header = [torch.__version__, processor, str(torch.get_num_threads()), repr(sorted(OPTIONS.items()))]
+    header = [str(WRITING), torch.__version__, processor, str(torch.get_num_threads()), repr(sorted(OPTIONS.items()))]
     digest = hashlib.sha256("\n".join([*header, text]).encode()).hexdigest()
     path = _folder() / f"{digest[:32]}.so"
     if not path.exists():
@@ -293,6 +296,7 @@ def _build(trace: Trace, path: Path) -> None:
                 nodes[result] = graph.call_function(getitem, (node, position)) if is_tuple else node
     # Copies, since what an update reports must not change with the tensors that it was read from.
     graph.output([graph.call_function(torch.ops.aten.clone.default, (nodes[ref],)) for ref in trace.outputs])
+    rewrite(graph)
     telling.get()("compiling the update: half a minute, only this time")
     from torch import _inductor
 

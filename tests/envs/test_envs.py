@@ -288,11 +288,83 @@ def test_a_picture_of_the_detour():
 
 
 @pytest.mark.slow
+def played(env, seed, steps=200):
+    """What an episode shows, under fixed actions."""
+    observation, _ = env.reset(seed=seed)
+    seen, actions = [(observation.sum(), 0.0, 0)], np.random.default_rng(0)
+    for _ in range(steps):
+        observation, reward, terminated, truncated, info = env.step(int(actions.integers(env.action_space.n)))
+        seen.append((observation.sum(), reward, info["lives"]))
+        if terminated or truncated:
+            break
+    return seen
+
+
+@pytest.mark.parametrize("game", ["Seaquest", "Qbert", "Backgammon"])
+def test_an_atari_episode_depends_on_its_seed_alone(game):
+    """The game isn't loaded again; a reset leaves Seaquest's random numbers as they are, and something of Qbert."""
+    pytest.importorskip("ale_py")
+    env, another = make_env(f"ALE/{game}-v5"), make_env(f"ALE/{game}-v5")
+    first = played(env, 1)
+    other = played(env, 2, steps=77)
+    played(another, 3, steps=33)
+    assert played(env, 1) == played(another, 1) == first
+    assert other != first[: len(other)]
+
+
+def test_an_atari_game_of_its_own_chance_is_the_same_with_a_seed():
+    pytest.importorskip("ale_py")
+    from agentlib.envs.wrappers import SeededGame
+
+    plain, seeded = (
+        gymnasium.make("ALE/Pong-v5", frameskip=1, obs_type="grayscale", repeat_action_probability=0.0)
+        for _ in range(2)
+    )
+    seeded = SeededGame(seeded)
+    for seed in (0, 1):  # the first loads the game, the second does not
+        assert played(seeded, seed) == played(plain, seed)
+    assert seeded.np_random.integers(1 << 30) == np.random.default_rng(1).integers(1 << 30)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "share"),
+    [
+        ("ALE/Pong-v5", {}, 0.25),
+        ("ALE/Pong-v5", {"repeat_action_probability": 0.5}, 0.5),
+        ("ALE/Pong-v5", {"repeat_action_probability": 0.0}, 0.0),
+        ("PongNoFrameskip-v4", {}, 0.0),
+    ],
+)
+def test_atari_actions_stick_as_the_game_s_version_says(env_id, kwargs, share):
+    pytest.importorskip("ale_py")
+    env = make_env(env_id, env_kwargs=kwargs)
+    taken = []
+    env.reset(seed=0)
+    frame = env.unwrapped.step
+
+    def noted(action):
+        taken.append(action)
+        return frame(action)
+
+    env.unwrapped.step = noted  # type: ignore[method-assign]
+    chosen = []
+    for i in range(400):
+        chosen += [i % 2 + 2] * 4  # four frames each
+        if any(env.step(chosen[-1])[2:4]):
+            break
+    differ = np.mean([a != b for a, b in zip(taken, chosen, strict=True)])
+    if share == 0.0:
+        assert differ == 0.0
+    else:  # after a change of action, each frame keeps the old one with this probability
+        kept = sum(share**k for k in range(1, 5)) / 4
+        assert abs(differ - kept) < 0.04
+
+
 def test_atari_frames_are_the_same_without_colours():
-    """The game is asked for grey screens, which is quicker; who asks for colours gets the same frames."""
+    """The game is asked for no screens, which is quickest; who asks for colours gets the same frames."""
     pytest.importorskip("ale_py")
     grey, coloured = (make_env("ALE/Breakout-v5", env_kwargs=kwargs) for kwargs in ({}, {"obs_type": "rgb"}))
-    assert [len(env.unwrapped.observation_space.shape or ()) for env in (grey, coloured)] == [2, 3]
+    assert [len(env.unwrapped.observation_space.shape or ()) for env in (grey, coloured)] == [1, 3]
     for env in (grey, coloured):
         env.action_space.seed(0)
     first = [env.reset(seed=1)[0] for env in (grey, coloured)]
