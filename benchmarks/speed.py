@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
@@ -23,6 +24,7 @@ from stable_baselines3 import DQN as SB3DQN
 from stable_baselines3.common.buffers import ReplayBuffer as SB3ReplayBuffer
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecFrameStack
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 import agentlib
@@ -78,6 +80,13 @@ ZOO: dict[str, Any] = {
     "exploration_final_eps": 0.04,
 }
 """The RL Zoo's settings for CartPole-v1."""
+
+
+@contextmanager
+def threads_of_all(count: int) -> Iterator[None]:
+    """torch's threads, and those that numpy's products have of their own."""
+    with torch_threads(count), threadpool_limits(count):
+        yield
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -294,7 +303,7 @@ def pong_at_best_threads(pair: int) -> Times:
     """Each side with one thread and with as many as there are cores; its better time."""
     times = []
     for threads in (1, os.cpu_count() or 1):
-        with torch_threads(threads):
+        with threads_of_all(threads):
             times.append(pong(pair))
     return {side: min(one[side] for one in times) for side in ("ours", "theirs")}
 
@@ -501,9 +510,9 @@ ROWS = [
     ),
     Row("dqn_sbx", f"{CARTPOLE}, the same, each at its best thread count", "SBX 0.28", dqn_beside_sbx, 1, 1.5),
     Row("update", "one update of DQN, 64-64, batch 64", "SB3", update_alone, 7, 15, unit=MICRO),
-    Row("pong", "DQN, ALE/Pong-v5, one environment, batch 32, the loop", "SB3", pong, 2, 2.5, pairs=3),
-    Row("pong_bfloat16", 'the same, `precision="bfloat16"`', "SB3", partial(pong, precision="bfloat16"), 3, 4, pairs=3),
-    Row("pong_threads", "float32, each at its best thread count", "SB3", pong_at_best_threads, 2, 2.5, pairs=3),
+    Row("pong", "DQN, ALE/Pong-v5, one environment, batch 32, the loop", "SB3", pong, 2, 2.5),
+    Row("pong_bfloat16", 'the same, `precision="bfloat16"`', "SB3", partial(pong, precision="bfloat16"), 3, 4),
+    Row("pong_threads", "float32, each at its best thread count", "SB3", pong_at_best_threads, 2, 2.5),
     Row("bc", "one update of BC, 32-32, batch 32", "imitation 1.0.1", bc, 10, 25, unit=MICRO),
     Row("dagger", "DAgger, CartPole-v1, 5 rounds, 4 epochs each, warm", "imitation 1.0.1", dagger, 6, 12),
     Row("act", "one action, MLP", "SB3's predict", act, 8, 12, unit=MICRO),
@@ -536,7 +545,7 @@ ROWS = [
 
 def measured(row: Row, pairs: int | None = None) -> dict[str, list[float]]:
     """All pairs of a row."""
-    with torch_threads(1):
+    with threads_of_all(1):
         if row.steps is not None:
             row.steps()
         found = [row.measure(pair) for pair in range(pairs or row.pairs)]
