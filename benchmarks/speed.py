@@ -497,7 +497,7 @@ ROWS = [
         partial(dqn_cold, DEFAULTS, 20_000),
         2,
         4,
-        steps=lambda: cold("ours", DEFAULTS, 2_000, 0),
+        steps=lambda: cold("ours", DEFAULTS, 20_000, 0),
     ),
     Row(
         "dqn_zoo_cold",
@@ -506,7 +506,7 @@ ROWS = [
         partial(dqn_cold, ZOO, 50_000),
         3,
         5,
-        steps=lambda: cold("ours", ZOO, 2_000, 0),
+        steps=lambda: cold("ours", ZOO, 50_000, 0),
     ),
     Row("dqn_sbx", f"{CARTPOLE}, the same, each at its best thread count", "SBX 0.28", dqn_beside_sbx, 1, 1.5),
     Row("update", "one update of DQN, 64-64, batch 64", "SB3", update_alone, 7, 15, unit=MICRO),
