@@ -31,7 +31,7 @@ from agentlib.training.trees import leaves
 
 CHECK_EVERY = 16
 """Updates from one look at the attributes that the graph takes for granted to the next."""
-WRITING = 3
+WRITING = 4
 """Raised when other code is written for the same trace."""
 MOST_TRACES = 64
 """Times that one run is traced before that is thought to happen without end."""

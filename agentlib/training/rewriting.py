@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from agentlib.backbones.base import once
+from agentlib.training.tape import changed_by
 
 aten = torch.ops.aten
 VIEWS = (aten.t.default, aten.detach.default)
@@ -46,17 +47,23 @@ def _replace(node: fx.Node, first: fx.Node, function: Any, args: Any) -> None:
 
 def _unchanged_product(node: Any) -> fx.Node | None:
     """The product of matrices whose numbers a node has, if nothing changes these."""
-    while isinstance(node, fx.Node) and not any(map(_changes, node.users)):
-        if node.target is aten.mm.default:
-            return node
-        if node.target not in VIEWS:
-            break
+    while isinstance(node, fx.Node) and node.target in VIEWS:
         node = node.args[0]
-    return None
+    return node if node.target is aten.mm.default and not _is_changed(node) else None
 
 
-def _changes(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+def _is_changed(node: fx.Node) -> bool:
+    """Whether anything writes to a node's numbers, also through a view of them."""
+    for user in node.users:
+        schema = getattr(user.target, "_schema", None)
+        if schema is None:
+            continue
+        changed: list[Any] = list(changed_by(user.target, user.args, dict(user.kwargs)))
+        if node in changed:
+            return True
+        if any(result.alias_info is not None for result in schema.returns) and _is_changed(user):
+            return True
+    return False
 
 
 def linear(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:

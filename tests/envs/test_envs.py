@@ -287,7 +287,6 @@ def test_a_picture_of_the_detour():
     assert not np.array_equal(first, second)
 
 
-@pytest.mark.slow
 def played(env, seed, steps=200):
     """What an episode shows, under fixed actions."""
     observation, _ = env.reset(seed=seed)
@@ -360,6 +359,7 @@ def test_atari_actions_stick_as_the_game_s_version_says(env_id, kwargs, share):
         assert abs(differ - kept) < 0.04
 
 
+@pytest.mark.slow
 def test_atari_frames_are_the_same_without_colours():
     """The game is asked for no screens, which is quickest; who asks for colours gets the same frames."""
     pytest.importorskip("ale_py")

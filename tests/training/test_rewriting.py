@@ -91,7 +91,7 @@ def test_the_norm_of_a_large_product(transposed):
     assert put_in == [norm_of_product]
     exact = torch.linalg.vector_norm(a.double() @ b.double())
     assert abs(found - exact) < 1e-6 * exact
-    assert abs(expected - exact) < 1e-4 * exact
+    assert abs(found - exact) <= abs(expected - exact)
 
 
 def test_the_norm_of_nothing_is_zero():
@@ -104,10 +104,13 @@ def test_a_small_product_is_read():
     assert torch.equal(norm_of_product(a, b, a @ b), torch.linalg.vector_norm(a @ b))
 
 
-def test_a_product_that_is_changed_is_read():
+@pytest.mark.parametrize("through", [lambda x: x, Tensor.detach, Tensor.t, lambda x: x.view(-1)[1:]])
+def test_a_product_that_is_changed_is_read(through):
+    """Also where it is changed through a view."""
+
     def work(a: Tensor, b: Tensor) -> Tensor:
         product = a @ b
-        product.mul_(2.0)
+        through(product).mul_(2.0)
         return torch.linalg.vector_norm(product)
 
     expected, found, put_in = both_ways(work, torch.randn(1_200, 16), torch.randn(16, 1_000))
@@ -124,7 +127,7 @@ def test_what_a_pattern_reads_may_change_after_it():
         return torch.linalg.vector_norm(product)
 
     a, b = torch.randn(1_200, 16), torch.randn(16, 1_000)
-    expected, found, put_in = both_ways(work, a, b)
+    _, found, put_in = both_ways(work, a, b)
     assert put_in == [norm_of_product]
-    assert expected > 0.0
-    assert abs(found - expected) < 1e-4 * expected
+    exact = torch.linalg.vector_norm(a.double() @ b.double())
+    assert abs(found - exact) < 1e-6 * exact
