@@ -487,7 +487,7 @@ ROWS = [
         dqn_warm,
         7,
         12,
-        steps=lambda: (our_run(DEFAULTS, 4_000, 0), sb3_run(DEFAULTS, 2_000, 0)),
+        steps=lambda: (our_run(DEFAULTS, 100_000, 0), sb3_run(DEFAULTS, 2_000, 0)),
     ),
     Row("dqn_eager", f"{CARTPOLE}, the same, 20,000 steps, `compile=False`", "SB3", dqn_eager, 1),
     Row(

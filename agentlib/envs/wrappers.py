@@ -23,7 +23,10 @@ class SeededGame(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
-        self._start: Any = None
+        chance = self.unwrapped.np_random
+        self.unwrapped.reset(seed=0)
+        self._start: Any = self.ale.cloneState()
+        self.unwrapped.np_random = chance  # until it is seeded
         self.observation_space = gymnasium.spaces.Box(0, 255, self.ale.getScreenDims(), np.uint8)
 
     @property
@@ -32,14 +35,10 @@ class SeededGame(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self.unwrapped.ale  # type: ignore[attr-defined]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        if seed is None:
-            return self.env.reset(options=options)
-        found = self.env.reset(seed=0 if self._start is None else None, options=options)
-        if self._start is None:
-            self._start = self.ale.cloneState()
-        else:
+        found = self.env.reset(options=options)
+        if seed is not None:
             self.ale.restoreState(self._start)  # a reset by itself leaves some games' random numbers as they are
-        self.unwrapped.np_random = seeding.np_random(seed)[0]
+            self.unwrapped.np_random = seeding.np_random(seed)[0]
         return found
 
 
