@@ -30,7 +30,7 @@ from agentlib.policies import (
     QPolicy,
     policy_for,
 )
-from agentlib.policies.acting import decide
+from agentlib.policies.acting import decide, to_tensors
 from agentlib.recipes.problem import fresh_weights
 from tests.data.scripted import Scripted
 from tests.tiny import host_generators
@@ -230,23 +230,26 @@ def test_large_products_are_torchs_where_it_has_several_threads(rows, monkeypatc
     assert 100 * 4 not in asked or rows > 23  # and of the third, where it is large
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_numpys_shortcut_for_one_image_is_the_network(dtype):
-    space = spaces.Box(0, 255 if dtype == np.uint8 else 1, (2, 44, 40), dtype)
+@pytest.mark.parametrize("shape", [(2, 44, 40), (3, 47, 54), (32, 36, 36)])  # in blocks of 4; not; as many as maps
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_numpys_shortcut_for_one_image_is_the_network(dtype, shape):
+    space = spaces.Box(0, 255 if dtype == np.uint8 else 1, shape, dtype)
     with fresh_weights(0):
-        policy = QPolicy(NatureCNN((2, 44, 40), 32), 5)
+        policy = QPolicy(NatureCNN(shape, 32), 5)
     actor, generator = GreedyActor(policy, space), np.random.default_rng(0)
-    images = generator.integers(0, 256, (40, 2, 44, 40)).astype(dtype)
-    if dtype == np.float32:
+    images = generator.integers(0, 256, (40, *shape)).astype(dtype)
+    if dtype != np.uint8:
         images /= 255.0
     for _ in range(2):
         for image in images:
             numbers = actor.logits(image[None])
             with torch.no_grad():
-                expected = policy(torch.from_numpy(image[None]))[0].numpy()
+                expected = policy(to_tensors(space, image[None]))[0].numpy()
             assert numbers is not None
             np.testing.assert_allclose(numbers, expected, rtol=1e-4, atol=1e-6)
             assert actor(image[None]) == expected.argmax(1)
+            in_other_order = np.moveaxis(np.ascontiguousarray(np.moveaxis(image, 0, -1)), -1, 0)
+            np.testing.assert_array_equal(actor.logits(in_other_order[None]), numbers)
         with torch.no_grad():
             for parameter in policy.parameters():  # the views look at the weights as they are now
                 parameter.mul_(-1.5)

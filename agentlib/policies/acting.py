@@ -17,7 +17,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agentlib.backbones.cnn import NatureCNN
+from agentlib.backbones.cnn import BlockConv2d, NatureCNN
 from agentlib.backbones.mlp import MLP
 from agentlib.envs.spaces import flatten, is_masked, observed_mask, unflatten
 from agentlib.policies.base import noted
@@ -219,10 +219,12 @@ class NumpyShortcut:
         n_atoms: int = 1,
     ) -> None:
         self.n_atoms = n_atoms
-        self.convolutions, self.shape = list[_Convolution](), shape
-        for module in convolutions:
-            self.convolutions.append(_Convolution.of(module, shape))
-            shape = self.convolutions[-1].shape
+        self.convolutions, self.shape = list[_BlockConvolution | _Convolution](), shape
+        if convolutions:
+            self.convolutions.append(_BlockConvolution.of(convolutions[0], shape))
+        for module in convolutions[1:]:
+            before = self.convolutions[-1]
+            self.convolutions.append(_Convolution.of(module, before.shape, isinstance(before, _BlockConvolution)))
         self.layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = [
             (linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in linears
         ]
@@ -251,12 +253,14 @@ class NumpyShortcut:
 
     def output(self, observation: NDArray[Any]) -> NDArray[np.float32]:
         """The last layer's numbers `(B, n)`, or their means, for observations `(B, ...)`."""
-        x: NDArray[Any] = np.asarray(observation, np.float32)
+        x: NDArray[Any]
         if self.convolutions:
-            x = x[0] if observation.dtype.kind == "f" else x[0] / BYTE
+            x = np.ascontiguousarray(observation[0])
             for convolution in self.convolutions:
                 x = convolution(x)
             x = x[None]
+        else:
+            x = np.asarray(observation, np.float32)
         x = x.ravel() if len(x) == 1 else x.reshape(len(x), -1)  # vectors are quicker than matrices of one row
         for weight, bias in self.layers[:-1]:
             x = _product(x, weight)
@@ -280,8 +284,54 @@ class NumpyShortcut:
         return real
 
 
+class _BlockConvolution(NamedTuple):
+    """The first convolution and its ReLU, as `BlockConv2d` has it: a kernel covers n by n blocks of s by s pixels.
+
+    Each block is multiplied with all n n parts of the kernels in one product, and the parts are added where they meet.
+    Windows would hold each number n n times.
+    """
+
+    weight: NDArray[np.void]  # (n, n, out, C, s), each item a row of s numbers
+    bias: NDArray[np.float32]  # (out,)
+    shape: tuple[int, ...]  # (out, h, w)
+
+    @classmethod
+    def of(cls, module: nn.Conv2d, shape: tuple[int, ...]) -> _BlockConvolution:
+        """For images of one shape `(C, H, W)`."""
+        assert isinstance(module, BlockConv2d)
+        assert module.bias is not None
+        side, out = module.side, module.out_channels
+        count = module.kernel_size[0] // side
+        rows, columns = (length // side - count + 1 for length in shape[1:])
+        weight = _in_rows(module.weight.detach().numpy(), side).reshape(out, shape[0], count, side, count)
+        return cls(weight.transpose(2, 4, 0, 1, 3), module.bias.detach().numpy(), (out, rows, columns))
+
+    def __call__(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """`(C, H, W)` to `(h, w, out)`; bytes are divided by 255, once they have become sums."""
+        (count, _, out, channels, side), (_, rows, columns) = self.weight.shape, self.shape
+        down, across = rows + count - 1, columns + count - 1
+        blocks = _in_rows(image[:, : down * side, : across * side], side).reshape(channels, down, side, across)
+        blocks = np.ascontiguousarray(blocks.transpose(1, 3, 0, 2)).view(image.dtype)  # (down, across, C, s s)
+        weight = np.ascontiguousarray(self.weight).view(np.float32).reshape(count * count * out, -1)
+        products = _product(blocks.reshape(down * across, -1).astype(np.float32, copy=False), weight.T)
+        parts = products.reshape(down, across, count, count, out)
+        x = np.zeros((rows, columns, out), np.float32)
+        for i in range(count):
+            for j in range(count):
+                x += parts[i : i + rows, j : j + columns, i, j]
+        if image.dtype.kind != "f":
+            x /= BYTE
+        x += self.bias
+        return _relu(x)
+
+
+def _in_rows(numbers: NDArray[Any], side: int) -> NDArray[np.void]:
+    """`(..., N)` as `(..., N/s)` items of s numbers, which numpy moves at once."""
+    return numbers.view(np.dtype((np.void, side * numbers.itemsize)))
+
+
 class _Convolution(NamedTuple):
-    """One convolution and its ReLU."""
+    """Another convolution and its ReLU."""
 
     weight: NDArray[np.float32]  # (out, C k k)
     bias: NDArray[np.float32]  # (out, 1)
@@ -289,19 +339,20 @@ class _Convolution(NamedTuple):
     shape: tuple[int, ...]  # (out, h, w)
 
     @classmethod
-    def of(cls, module: nn.Conv2d, shape: tuple[int, ...]) -> _Convolution:
-        """Of a module without padding, for images of one shape `(C, H, W)`."""
+    def of(cls, module: nn.Conv2d, shape: tuple[int, ...], channels_last: bool) -> _Convolution:
+        """Of a module without padding, for images of one shape `(C, H, W)`, which may lie in memory as `(H, W, C)`."""
         assert module.bias is not None
         weight, bias = module.weight.detach().numpy(), module.bias.detach().numpy()
         sides, stride = module.kernel_size, module.stride[0]
-        places = np.arange(math.prod(shape)).reshape(shape)
+        places = np.arange(math.prod(shape))
+        places = places.reshape(*shape[1:], -1).transpose(2, 0, 1) if channels_last else places.reshape(shape)
         windows = sliding_window_view(places, sides, (1, 2))[:, ::stride, ::stride]  # (C, h, w, k, k)
         rows, columns = windows.shape[1:3]
         windows = windows.transpose(0, 3, 4, 1, 2).reshape(-1, rows * columns)
         return cls(weight.reshape(len(weight), -1), bias[:, None], windows, (len(weight), rows, columns))
 
     def __call__(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """`(C, H, W)` to `(out, h, w)`."""
+        """`(C, H, W)`, or `(H, W, C)`, to `(out, h, w)`."""
         x = _product(self.weight, image.ravel().take(self.windows))
         x += self.bias
         return _relu(x).reshape(self.shape)
