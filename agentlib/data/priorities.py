@@ -5,16 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-WIDTH = 32
+BITS = 5
+WIDTH = 1 << BITS
 """Numbers per node: a draw looks at one node of each level. Wider nodes are fewer, and longer to look through."""
 
 
 class Priorities(nn.Module):
     """Draws entries with probability proportional to their priority (Schaul et al. 2016, section 3.3).
 
-    A tree with wide nodes: the entries are `level_0`, the sums of their nodes `level_1`, and so on up to a single node.
-    A draw is one search at each level, done for the whole batch at once; a change recomputes the sums above it, so that
-    nothing drifts.
+    A tree with wide nodes: the entries are `level_0`, the sums of their nodes `level_1`, and so on up to a level of so
+    few nodes that it is searched as a whole. A draw is one search at each level, done for the whole batch at once; a
+    change recomputes the sums above it, so that nothing drifts.
 
     Args:
         size: number of entries; all priorities start at 0, and such an entry is never drawn.
@@ -23,7 +24,7 @@ class Priorities(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.depth, nodes = 0, size
-        while nodes > 1 or self.depth == 0:
+        while self.depth == 0 or nodes > WIDTH:
             nodes = -(-nodes // WIDTH)
             dtype = torch.float64 if self.depth else torch.float32
             self.register_buffer(f"level_{self.depth}", torch.zeros(nodes, WIDTH, dtype=dtype))
@@ -32,8 +33,8 @@ class Priorities(nn.Module):
     def set(self, index: Tensor, priority: Tensor) -> None:
         """Gives entries `index (B,)` the priorities `(B,)`; an entry named twice must have the same one twice."""
         for level in self._levels():
-            node = torch.div(index, WIDTH, rounding_mode="floor")
-            level[node, index - node * WIDTH] = priority.to(level.dtype)
+            node = index >> BITS
+            level[node, index & (WIDTH - 1)] = priority.to(level.dtype)
             index, priority = node, level[node].sum(1, dtype=torch.float64)
 
     def get(self, index: Tensor) -> Tensor:
@@ -42,25 +43,25 @@ class Priorities(nn.Module):
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """One entry from each of `count` equal strata of the total mass: indices and probabilities `(count,)`."""
-        levels = self._levels()
-        total = levels[-1].sum(dtype=torch.float64)
+        *levels, top = self._levels()
+        sums = top.flatten().cumsum(0, dtype=torch.float64)
+        total = sums[-1]
         strata = torch.arange(count, device=total.device, dtype=torch.float64)
         mass = (strata + torch.rand(count, device=total.device, dtype=torch.float64)) * (total / count)  # (B,)
-        index = torch.zeros(count, device=total.device, dtype=torch.int64)
+        index, mass = _search(sums, mass)
         for level in reversed(levels):
-            position, mass = self._search(level[index].double(), mass)
+            position, mass = _search(level[index].cumsum(1, dtype=torch.float64), mass)
             index = index * WIDTH + position
         return index, self.get(index) / total
 
     def _levels(self) -> list[Tensor]:
         return [getattr(self, f"level_{number}") for number in range(self.depth)]
 
-    @staticmethod
-    def _search(weights: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
-        """In each row of weights `(B, n)`, the position `(B,)` that holds the mass `(B,)`, and how far in."""
-        sums = weights.cumsum(1)
-        # Rounding may lead past the end. Below the last sum there is always a position, and never one without weight.
-        mass = torch.minimum(mass, sums[:, -1] * (1.0 - 2.0**-52))
-        position = torch.searchsorted(sums, mass[:, None], right=True)[:, 0]
-        before = sums.gather(1, (position - 1).clamp(min=0)[:, None])[:, 0]
-        return position, mass - before * (position > 0)
+
+def _search(sums: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
+    """In cumulative sums `(n,)`, or in each row of `(B, n)`, the position `(B,)` of the mass `(B,)`, and how far in."""
+    # Rounding may lead past the end. Below the last sum there is always a position, and never one without weight.
+    mass = torch.minimum(mass, sums[..., -1] * (1.0 - 2.0**-52))
+    position = torch.searchsorted(sums, mass[:, None], right=True)[:, 0]
+    before = sums.expand(len(mass), -1).gather(1, (position - 1).clamp(min=0)[:, None])[:, 0]
+    return position, mass - before * (position > 0)

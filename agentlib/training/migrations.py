@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 
-from agentlib.data.priorities import Priorities
+from agentlib.data.priorities import WIDTH, Priorities
 from agentlib.data.ring import Ring
 
-VERSION = 4
+VERSION = 5
 """Of what is written now. Who changes what a checkpoint holds adds 1, and a function to `MIGRATIONS`."""
 
 MOST_ENVS = 1 << 16
@@ -70,7 +71,18 @@ def _from_3(state: Any) -> Any:
     return state
 
 
-MIGRATIONS: dict[int, Callable[[Any], Any]] = {1: _from_1, 2: _from_2, 3: _from_3}
+def _from_4(state: Any) -> Any:
+    """Up to 32 nodes of priorities have no sums above them."""
+    source = state.get("source") if isinstance(state, dict) else None
+    if not isinstance(source, dict):
+        return state
+    name = "buffer.priorities.level_"
+    levels = sorted((key for key in source if key.startswith(name)), key=lambda key: int(key.removeprefix(name)))
+    needless = {above for level, above in pairwise(levels) if len(source[level]) <= WIDTH}
+    return state | {"source": {key: value for key, value in source.items() if key not in needless}}
+
+
+MIGRATIONS: dict[int, Callable[[Any], Any]] = {1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4}
 """From each version to the next."""
 
 

@@ -17,8 +17,8 @@ from agentlib.data import ReplayBuffer
 from agentlib.data.priorities import Priorities
 
 quick = partial(settings, deadline=None, derandomize=True)
-SIZES = [1, 2, 31, 32, 33, 1_025, 32_769]
-"""Around one node (32 entries), and two and three levels of them."""
+SIZES = [1, 2, 31, 32, 33, 1_024, 1_025, 32_769]
+"""Around one node (32 entries), and one, two and three levels of them."""
 
 
 @pytest.fixture(autouse=True)
