@@ -22,8 +22,6 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN as SB3DQN
 from stable_baselines3.common.buffers import ReplayBuffer as SB3ReplayBuffer
-from stable_baselines3.common.env_util import make_atari_env
-from stable_baselines3.common.vec_env import VecFrameStack
 from threadpoolctl import threadpool_limits
 from torch import nn
 
@@ -277,34 +275,20 @@ def act(pair: int, n: int | None = None) -> Times:
 PONG: dict[str, Any] = {"buffer_size": 5_000, "learning_starts": 400, "train_freq": 4, "batch_size": 32}
 
 
-def pong(pair: int, precision: Any = "float32", steps: int = 1_600) -> Times:
-    """From the first update on: the loop, not the start."""
-
-    def ours() -> float:
-        job = dqn_job(PONG, "ALE/Pong-v5", PONG["learning_starts"] + steps, pair)
-        updates = run(job.learner, job.source, job.updates, compile=True, precision=precision)
-        next(updates)
-        seconds, _ = timed(partial(through, updates))
-        job.close()
-        return seconds
-
-    def theirs() -> float:
-        env = VecFrameStack(make_atari_env("PongNoFrameskip-v4", n_envs=1, seed=pair), 4)
-        model = SB3DQN("CnnPolicy", env, device="cpu", seed=pair, **PONG)
-        model.learn(PONG["learning_starts"])
-        seconds, _ = timed(partial(model.learn, steps, reset_num_timesteps=False))
-        env.close()
-        return seconds
-
-    return {"ours": ours(), "theirs": theirs()}
+def pong(pair: int, precision: str = "float32", threads: int = 1, steps: int = 1_600) -> Times:
+    """From the first update on, each side in a process of its own: the loop, not the start."""
+    given = {"settings": PONG, "steps": steps, "seed": pair, "precision": precision, "threads": threads}
+    seconds = {}
+    for side in ("ours", "sb3"):
+        command = [sys.executable, str(Path(__file__).parent / "pong.py"), side, json.dumps(given)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        seconds[side] = float(json.loads(done.stdout.splitlines()[-1])["seconds"])
+    return {"ours": seconds["ours"], "theirs": seconds["sb3"]}
 
 
 def pong_at_best_threads(pair: int) -> Times:
     """Each side with one thread and with as many as there are cores; its better time."""
-    times = []
-    for threads in (1, os.cpu_count() or 1):
-        with threads_of_all(threads):
-            times.append(pong(pair))
+    times = [pong(pair, threads=threads) for threads in (1, os.cpu_count() or 1)]
     return {side: min(one[side] for one in times) for side in ("ours", "theirs")}
 
 
@@ -510,8 +494,8 @@ ROWS = [
     ),
     Row("dqn_sbx", f"{CARTPOLE}, the same, each at its best thread count", "SBX 0.28", dqn_beside_sbx, 1, 1.5),
     Row("update", "one update of DQN, 64-64, batch 64", "SB3", update_alone, 7, 15, unit=MICRO),
-    Row("pong", "DQN, ALE/Pong-v5, one environment, batch 32, the loop", "SB3", pong, 2, 2.5),
-    Row("pong_bfloat16", 'the same, `precision="bfloat16"`', "SB3", partial(pong, precision="bfloat16"), 3, 4),
+    Row("pong", "DQN, ALE/Pong-v5, one environment, batch 32, the loop", "SB3", pong, 2, 2.5, pairs=9),
+    Row("pong_bfloat16", 'the same, `precision="bfloat16"`', "SB3", partial(pong, precision="bfloat16"), 3, 4, pairs=9),
     Row("pong_threads", "float32, each at its best thread count", "SB3", pong_at_best_threads, 2, 2.5),
     Row("bc", "one update of BC, 32-32, batch 32", "imitation 1.0.1", bc, 10, 25, unit=MICRO),
     Row(
