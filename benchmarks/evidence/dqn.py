@@ -1,10 +1,18 @@
 """Deep Q-learning beside Stable-Baselines3's, with the same settings."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 import agentlib
+from agentlib.recipes import configure
+from agentlib.training.loop import Precision
 from benchmarks.experiments import Claim, Experiment
+
+CATCH = "agentlib/Catch-v0"
 
 
 def cartpole(seed: int) -> dict[str, float]:
@@ -27,6 +35,35 @@ def compiled_and_eager(seed: int) -> dict[str, float]:
         )
         scores[name] = agentlib.evaluate(agent, "CartPole-v1", episodes=100, seed=seed).mean
     return scores | {"difference": scores["compiled"] - scores["eager"]}
+
+
+QUARTERS = ("first", "second", "third", "last")
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+
+
+def precisions(seed: int) -> dict[str, float]:
+    """The greedy policy's return over each quarter of a run, from evaluations of ten episodes."""
+    found: dict[str, float] = {}
+    for precision in PRECISIONS:
+        seen: dict[str, list[float]] = {quarter: [] for quarter in QUARTERS}
+
+        def remember(clock: Any, metrics: Mapping[str, float], seen: dict[str, list[float]] = seen) -> None:
+            if metrics.get("eval/mean_reward") is not None:
+                seen[QUARTERS[min(int(clock.fraction * 4), 3)]].append(metrics["eval/mean_reward"])
+
+        agentlib.train(
+            configure("rainbow", CATCH, {}),
+            env=CATCH,
+            steps=20_000,
+            seed=seed,
+            eval_every=1_000,
+            callback=remember,
+            compile=True,
+            precision=precision,
+            progress=False,
+        )
+        found |= {f"{precision}_{quarter}": float(np.mean(returns)) for quarter, returns in seen.items()}
+    return found | {"difference": found["bfloat16_last"] - found["float32_last"]}
 
 
 EXPERIMENTS = [
@@ -57,5 +94,27 @@ EXPERIMENTS = [
             Claim("difference", "paired difference, compiled less plain", statistic="mean"),
         ),
         note="Whether the compiler is to blame for runs that end low: it is not, if the interval holds 0.",
+    ),
+    Experiment(
+        name="bfloat16_catch",
+        family="Q-learning",
+        data="agentlib/Catch-v0, all options, 20,000 steps",
+        measure=precisions,
+        seeds=10,
+        claims=(
+            *(
+                Claim(f"{precision}_{quarter}", f"{precision}, return over the {quarter} quarter", statistic="mean")
+                for quarter in QUARTERS
+                for precision in PRECISIONS
+            ),
+            Claim(
+                "difference",
+                "bfloat16 less float32 over the last quarter, paired",
+                statistic="mean",
+                at_least=0,
+                of="part",
+            ),
+        ),
+        note="Seeds, settings and what is asked, that the interval is not wholly below 0, were fixed before any run.",
     ),
 ]
