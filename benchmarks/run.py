@@ -83,7 +83,8 @@ def page() -> str:
         "rows. Absolute numbers move from machine to machine, the ratios less.",
         "",
         "Times are medians; the ratio is theirs over ours (of prioritized sampling, ours over theirs), pair by pair, "
-        "its median and 95% interval. One thread where nothing else is said, both sides in turns. The limit is what "
+        "its median and 95% interval. One thread where nothing else is said, both sides in turns; on Pong each side "
+        "has a process of its own ([why](performance.md#images-the-nature-cnn-batches-of-32)). The limit is what "
         "cannot be avoided: the environment's steps, one forward for each action and the updates' matrix products, "
         "each measured alone in the same run.",
         "",
