@@ -70,6 +70,15 @@ def returns(times) -> str:
     return ", ".join(f"{ours:.0f} and {theirs:.0f}" for ours, theirs in pairs)
 
 
+def gpu_lines() -> list[str]:
+    path = KEPT / "gpu.json"
+    if not path.is_file():
+        return ["Rows for a GPU: not measured; `python benchmarks/gpu.py` fills them in.", ""]
+    found = json.loads(path.read_text())
+    columns = "work | against | ours | theirs | ratio [95%] | asked"
+    return [f"On {found['gpu']}:", "", f"| {columns} |", "|---|---|---|---|---|---|", *found["rows"].values(), ""]
+
+
 def page() -> str:
     kept = {
         row: json.loads((KEPT / f"{row.name}.json").read_text())
@@ -92,6 +101,7 @@ def page() -> str:
         "|---|---|---|---|---|---|---|",
         *(line(row, one["times"]) for row, one in kept.items()),
         "",
+        *gpu_lines(),
         "How cost grows (`python benchmarks/growth.py`); a dashed line would be cost in proportion to size:",
         "",
         "![cost against batch size, width, buffer, environments and episodes](pictures/growth.svg)",
@@ -103,7 +113,7 @@ def page() -> str:
     ]
     for one in list(kept.values())[-1:]:
         versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
-        lines += [f"Versions: {versions}; {one['machine']['cores']} cores. GPU rows: not measured.", ""]
+        lines += [f"Versions: {versions}; {one['machine']['cores']} cores.", ""]
     return "\n".join(lines)
 
 

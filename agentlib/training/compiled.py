@@ -2,7 +2,8 @@
 
 An update is traced once per run: all that torch does in it, gradients and optimizer included, is written down. What is
 written names a library of machine code that does the same. Inductor, torch's compiler, builds it the first time, and it
-is kept on disk: a later run of the same structure, in this process or another, only traces.
+is kept on disk: a later run of the same structure, in this process or another, only traces. On a GPU, where starting
+a kernel takes longer than most kernels, the trace is captured as a CUDA graph instead (`captured.py`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from agentlib.data.source import Source
+from agentlib.training.captured import Captured
 from agentlib.training.learner import Learner, Update
 from agentlib.training.rewriting import rewrite
 from agentlib.training.tape import INTERNAL, PLAIN, CannotCompile, Operation, Read, Ref, Tape, attributes_read
@@ -258,24 +260,26 @@ class Graph:
 
 
 def library(trace: Trace) -> Any:
-    """The machine code of a trace, from memory, from the disk or built now; `run(tensors)` calls it."""
+    """The machine code of a trace, from memory, from the disk or built now; `run(tensors)` calls it.
+
+    On a GPU, a graph of the kernels that torch has already.
+    """
+    if next(iter(trace.inputs.values())).is_cuda:
+        return Captured(trace)
     text = trace.text()
-    device = next(iter(trace.inputs.values())).device
-    processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    header = [str(WRITING), torch.__version__, processor, str(torch.get_num_threads()), repr(sorted(OPTIONS.items()))]
+    threads = str(torch.get_num_threads())
+    header = [str(WRITING), torch.__version__, _processor(), threads, repr(sorted(OPTIONS.items()))]
     digest = hashlib.sha256("\n".join([*header, text]).encode()).hexdigest()
     path = _folder() / f"{digest[:32]}.so"
     if not path.exists():
         _build(trace, path)
-    return _loaded(str(path), str(device))
+    return _loaded(str(path))
 
 
 @cache
-def _loaded(path: str, device: str) -> Any:
+def _loaded(path: str) -> Any:
     runners: Any = torch._C._aoti
-    if device == "cpu":
-        return runners.AOTIModelContainerRunnerCpu(path, 1)
-    return runners.AOTIModelContainerRunnerCuda(path, 1, device)  # only in builds of torch with CUDA
+    return runners.AOTIModelContainerRunnerCpu(path, 1)
 
 
 def _build(trace: Trace, path: Path) -> None:

@@ -38,7 +38,8 @@ def run(
         source: where its batches come from.
         updates: how many updates to do, on top of those already done.
         compile: True compiles sample, update and feedback into one graph; "try" does, or warns and runs plain PyTorch
-            where that cannot be; "auto" tries for long runs where a compiler is at hand; False runs plain PyTorch.
+            where that cannot be; "auto" tries for long runs where a compiler is at hand; False runs plain PyTorch. On a
+            GPU no compiler is needed: the update is captured as a CUDA graph.
         precision: "bfloat16" computes matrix products and convolutions of updates with 8 bits of mantissa in place of
             24 (torch's autocast), which is quicker for large networks on processors and GPUs that can do it. Acting
             stays as it is.
@@ -82,7 +83,7 @@ def compiles(learner: Learner, updates: int, compile: Compile) -> bool:
     if compile == "auto":
         if updates < AUTO_COMPILE_UPDATES or eager_steps:
             return False
-        if not compiler_found():
+        if not compiler_found() and next(learner.parameters()).device.type != "cuda":
             warnings.warn(
                 "no C++ compiler found (g++ or clang++): training runs uncompiled, several times slower", stacklevel=3
             )
