@@ -49,7 +49,7 @@ POINTS = {
 }
 """What `check_learner` asserts, by number."""
 
-UPDATES, RESUMED_UPDATES, FIXED_BATCH_UPDATES = 6, 20, 100
+UPDATES, RESUMED_UPDATES, FIXED_BATCH_UPDATES, COMPILED_UPDATES = 6, 20, 100, 100
 
 
 def check_learner(learner_class: type[Any], *, compile: bool = False, devices: Sequence[str] | None = None) -> None:
@@ -229,19 +229,21 @@ class _Contract:
                 step.rule = sgd(1e-3)
             start = _flat(learner)
             try:
-                metrics = [copied(update.metrics) for _, update in run(learner, source, UPDATES, compile=compiled)]
+                updates = run(learner, source, COMPILED_UPDATES, compile=compiled)
+                metrics = [copied(update.metrics) for _, update in updates]
             except CannotCompile as refusal:
                 self.require(False, 7, f"it cannot be compiled: {refusal}")
                 return
             runs.append((metrics, start, _flat(learner)))
         (metrics, start, end), (compiled_metrics, _, compiled_end) = runs
-        for here, there in zip(metrics, compiled_metrics, strict=True):
+        # Single losses part from each other in time, by rounding; the parameters are compared at the end.
+        for here, there in zip(metrics[:UPDATES], compiled_metrics[:UPDATES], strict=True):
             for name, value in here.items():
                 close = torch.allclose(value, there[name], rtol=1e-3, atol=1e-5)
                 self.require(close, 7, f"{name} is {value} eager and {there[name]} compiled")
         error, way = float((end - compiled_end).norm()), float((end - start).norm())
-        told = f"after {UPDATES} updates that moved the parameters by {way:.3g}, they differ by {error:.3g} compiled"
-        self.require(error <= 1e-3 * way + 1e-6, 7, told)
+        moved = f"after {COMPILED_UPDATES} updates that moved the parameters by {way:.3g}"
+        self.require(error <= 1e-3 * way + 1e-6, 7, f"{moved}, they differ by {error:.3g} compiled")
 
     def on_one_batch(self) -> tuple[Learner, _OneBatch]:
         learner, source = self.tiny(0)

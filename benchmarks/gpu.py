@@ -30,7 +30,7 @@ from agentlib.recipes import Problem, recipe_of
 from agentlib.training.compiled import cycle
 from benchmarks.experiments import ROOT
 from benchmarks.run import PAGE, page
-from benchmarks.speed import timed, usual
+from benchmarks.speed import each, usual
 
 KEPT = ROOT / "docs" / "benchmarks" / "gpu.json"
 
@@ -52,9 +52,9 @@ class Screens(gymnasium.Env):
         return self.np_random.integers(0, 256, (4, 84, 84), np.uint8)
 
 
-def each(work, times, device):
-    """Seconds of one call, the median over ten series of calls."""
-    times, series = (times, 10) if device == "cuda" else (1, 3)
+def seconds_of(work, times, device):
+    """Seconds of one call, once all that was queued is done."""
+    times = times if device == "cuda" else 1
 
     def calls():
         for _ in range(times):
@@ -62,8 +62,7 @@ def each(work, times, device):
         if device == "cuda":
             torch.cuda.synchronize()
 
-    calls()
-    return float(np.median([timed(calls)[0] / times for _ in range(series)]))
+    return each(calls, 1) / times
 
 
 def job_of(config, device, **problem):
@@ -126,15 +125,12 @@ def encoder_sides(device):
     with FlopCounterMode(display=False) as counter:
         work()
     square = torch.randn(side, side, device=device, dtype=dtype)
-    seconds = each(lambda: square @ square, 5, device)
     share = counter.get_total_flops() / (2 * side**3)
-    return {"ours": work, "theirs": lambda: None, "at_peak": share * seconds}
+    return {"ours": work, "theirs": share * seconds_of(lambda: square @ square, 5, device)}
 
 
-def sides_of(kind, device, times):
-    sides = kind(device)
-    found = {side: each(sides[side], times, device) for side in ("ours", "theirs")}
-    return found | ({"theirs": sides["at_peak"]} if "at_peak" in sides else {})
+def pair_of(kind, device, times):
+    return {side: seconds_of(work, times, device) if callable(work) else work for side, work in kind(device).items()}
 
 
 ROWS = {
@@ -158,7 +154,7 @@ def main():
     for name in arguments.names or ROWS:
         work, against, kind, times, asked = ROWS[name]
         with global_generators_kept():
-            pairs = [sides_of(kind, arguments.device, times) for _ in range(arguments.pairs)]
+            pairs = [pair_of(kind, arguments.device, times) for _ in range(arguments.pairs)]
         ours, theirs = (np.array([pair[side] for pair in pairs]) for side in ("ours", "theirs"))
         low, high = bootstrap_interval(theirs / ours, np.median)
         numbers = f"{np.median(ours) * 1e6:,.4g} µs | {np.median(theirs) * 1e6:,.4g} µs"

@@ -263,9 +263,15 @@ def library(trace: Trace) -> Any:
     """The machine code of a trace, from memory, from the disk or built now; `run(tensors)` calls it.
 
     On a GPU, a graph of the kernels that torch has already.
+
+    Raises:
+        CannotCompile: for another device.
     """
-    if next(iter(trace.inputs.values())).is_cuda:
+    device = next(iter(trace.inputs.values())).device.type
+    if device == "cuda":
         return Captured(trace)
+    if device != "cpu":
+        raise CannotCompile(f"updates are compiled on the CPU and captured on CUDA, not on {device}")
     text = trace.text()
     threads = str(torch.get_num_threads())
     header = [str(WRITING), torch.__version__, _processor(), threads, repr(sorted(OPTIONS.items()))]

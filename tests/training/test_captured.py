@@ -8,34 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from agentlib import learners
-from agentlib.learners import run
+from agentlib.learners import Regressor, Update, run
 from agentlib.training import captured
 from agentlib.training.captured import Captured, replayed
-from agentlib.training.compiled import cycle, traced
-from agentlib.training.tape import CannotCompile
+from agentlib.training.compiled import Trace, cycle, library, traced
+from agentlib.training.tape import CannotCompile, Ref
+from tests.test_contract import LEARNERS
 
-EACH = [
-    "DQN",
-    "BC",
-    "Classifier",
-    "Regressor",
-    "AdversarialTraining",
-    "VAE",
-    "GAN",
-    "WGAN",
-    "Diffusion",
-    "DiffusionBC",
-    "SimCLR",
-    "MAML",
-    "Prototypical",
-    "DecisionTransformer",
-    "RecurrentDQN",
-]
+each_learner = pytest.mark.parametrize("learner_class", LEARNERS, ids=lambda one: one.__name__)
 
 
-def ready(name):
-    learner, source = getattr(learners, name).tiny(seed=0)
+def ready(learner_class):
+    learner, source = learner_class.tiny(seed=0)
     for _ in run(learner, source, 3, compile=False):
         pass
     source.planned_updates = 10
@@ -52,9 +36,9 @@ def state(*modules):
     return {key: value.clone() for key, value in found.items() if isinstance(value, torch.Tensor)}
 
 
-@pytest.mark.parametrize("name", EACH)
-def test_what_a_trace_says_is_the_update_bit_for_bit(name):
-    learner, source = ready(name)
+@each_learner
+def test_what_a_trace_says_is_the_update_bit_for_bit(learner_class):
+    learner, source = ready(learner_class)
     with torch.random.fork_rng():
         torch.manual_seed(3)
         trace = traced(learner, source)
@@ -112,7 +96,7 @@ def with_graphs(monkeypatch):
 
 
 def test_a_graph_is_captured_once_and_anew_where_tensors_lie_elsewhere(monkeypatch):
-    learner, source = ready("Regressor")
+    learner, source = ready(Regressor)
     plain, plain_source = deepcopy((learner, source))
     graphs = with_graphs(monkeypatch)
     monkeypatch.setattr("agentlib.training.compiled.library", Captured)
@@ -134,7 +118,7 @@ def test_a_graph_is_captured_once_and_anew_where_tensors_lie_elsewhere(monkeypat
 
 
 def test_what_cannot_be_captured_is_said(monkeypatch):
-    learner, source = ready("Regressor")
+    learner, source = ready(Regressor)
     trace = traced(learner, source)
     tensors = list(trace.inputs.values())
     with pytest.raises(CannotCompile, match="tensors of the CPU"):
@@ -156,13 +140,19 @@ def test_what_cannot_be_captured_is_said(monkeypatch):
     assert len(captured.capture(trace, tensors)[1]) == len(trace.outputs)
 
 
+def test_other_devices_are_refused():
+    trace = Trace([], {Ref(0): torch.zeros(1, device="meta")}, {}, Update({}), [])
+    with pytest.raises(CannotCompile, match="not on meta"):
+        library(trace)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("name", EACH)
-def test_a_captured_update_is_the_plain_one(name):
+@each_learner
+def test_a_captured_update_is_the_plain_one(learner_class):
     states = []
     for compile in (True, False):
-        learner, source = getattr(learners, name).tiny(seed=0)
+        learner, source = learner_class.tiny(seed=0)
         modules: list[nn.Module] = [learner.to("cuda"), source.to("cuda")]
         for _ in run(learner, source, 40, compile=compile):
             pass
