@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -217,3 +219,25 @@ def test_a_vector_environment_must_say_how_it_resets():
 def test_what_is_no_environment_is_refused(thing):
     with pytest.raises(TypeError, match=r"is no environment: give a gymnasium\.Env"):
         Environments(thing)
+
+
+@pytest.mark.parametrize("kind", ["ale_py", "envpool"])
+def test_vector_environments_of_others(kind):
+    """ALE's own, and EnvPool's: what is stepped while one is reset is no transition."""
+    module = pytest.importorskip(kind)
+    if kind == "ale_py":
+        gymnasium.register_envs(module)
+        make = partial(gymnasium.make_vec, "ALE/Breakout-v5", vectorization_mode="vector_entry_point")
+        env, action = make(num_envs=2, max_num_frames_per_episode=60), 0
+    else:
+        env, action = module.make("CartPole-v1", env_type="gymnasium", num_envs=2, seed=0), 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # EnvPool is seeded when it is made
+        envs = Environments(env)
+        first = envs.reset(seed=0)
+    assert len(first) == 2
+    stepped = [envs.step(np.full(2, action)) for _ in range(40)]
+    ended = np.array([one.terminated | one.truncated for one in stepped])
+    assert ended.any(axis=0).all()
+    np.testing.assert_array_equal(np.array([one.valid for one in stepped])[1:], ~ended[:-1])
+    env.close()
