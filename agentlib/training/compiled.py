@@ -176,13 +176,14 @@ def traced(learner: Learner, source: Source) -> Trace:
         CannotCompile: it does what is not the same tensor work each time.
     """
     modules = list(dict.fromkeys([*learner.modules(), *source.modules()]))
-    places: dict[int, Place] = {}
+    places, known = dict[int, Place](), dict[int, Tensor]()
     for held in (held for module in modules for held in (module._parameters, module._buffers, module.__dict__)):
         for name in held:
             for leaf, tensor in enumerate(leaves(held[name]) if name not in INTERNAL else ()):
                 places.setdefault(id(tensor), Place(held, name, leaf))
+                known[id(tensor)] = tensor
     before = [[(held, dict(held)) for held in (m.__dict__, m._parameters, m._buffers)] for m in modules]
-    tape, device = Tape(), source.ticks.device
+    tape, device = Tape(known.values()), source.ticks.device
     try:
         forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         with forked, attributes_read(modules) as reads, tape:
@@ -197,6 +198,8 @@ def traced(learner: Learner, source: Source) -> Trace:
         tape.undo()
     if tape.changed_twice:
         raise CannotCompile("tensors of the learner or its source that share memory are changed")
+    if tape.has_other_forms:
+        raise CannotCompile("update leaves a tensor with another `grad`, another size or other memory")
     inputs = {ref: tape.tensors[ref.number] for ref in tape.inputs}
     found = {ref: places[id(tensor)] for ref, tensor in inputs.items() if id(tensor) in places}
     return Trace(tape.operations, inputs, found, reported, reads())

@@ -16,6 +16,9 @@ from agentlib.training.trees import leaves
 INTERNAL = nn.Module().__dict__.keys() - {"training"}
 """What torch keeps in every module."""
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
+aten = torch.ops.aten
+BATCH_NORMS = (aten.native_batch_norm.default, aten.cudnn_batch_norm.default, aten.miopen_batch_norm.default)
+"""They change the fourth and the fifth argument, the running mean and variance, and their schema does not say so."""
 
 
 class CannotCompile(RuntimeError):
@@ -42,13 +45,42 @@ class Operation(NamedTuple):
     """Whether the results come together, even if there is only one."""
 
 
+class Form(NamedTuple):
+    """What belongs to a tensor besides its numbers."""
+
+    tensor: Tensor
+    alias: Tensor
+    """The same memory, shape and strides."""
+    gradient: Tensor | None
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Form:
+        """The form of a tensor now."""
+        return cls(tensor, tensor.detach(), tensor.grad if tensor.is_leaf else None)
+
+    def holds(self) -> bool:
+        """Whether the tensor has this form still."""
+        gradient = self.tensor.grad if self.tensor.is_leaf else None
+        return _region(self.tensor) == _region(self.alias) and gradient is self.gradient
+
+    def put_back(self) -> None:
+        """Gives the tensor this form again."""
+        self.tensor.data = self.alias
+        if self.tensor.is_leaf:
+            self.tensor.grad = self.gradient
+
+
 class Tape(TorchDispatchMode):
     """Writes down each operation of torch that runs inside, gradients included; it does run.
 
-    What it changed in tensors that were there before, `undo` puts back.
+    What it changed in tensors that were there before, `undo` puts back. Each operation's schema says which tensors it
+    writes. These are saved before it runs, whichever view of a storage they are, unless the storage was made inside.
+
+    Args:
+        known: tensors whose memory, shape and `grad` are put back, too, whether or not an operation is given them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
         self.tensors: list[Tensor] = []
@@ -57,7 +89,13 @@ class Tape(TorchDispatchMode):
         """Tensors that no operation here made."""
         self._numbers: dict[int, Ref] = {}
         self._in_storage: dict[int, list[Tensor]] = {}
-        self._saved: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._made: dict[int, torch.UntypedStorage] = {}
+        """The storages made inside; kept, so that no address is given twice."""
+        self._saved: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+        """By their regions, in the order of the first writes: a tensor on the memory, and a copy of its numbers."""
+        self._forms = {id(tensor): Form.of(tensor) for tensor in known if tensor.layout is torch.strided}
+        self.has_other_forms = False
+        """Whether a tensor from before was given other memory, another shape or another `grad`; known after `undo`."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -70,6 +108,8 @@ class Tape(TorchDispatchMode):
         ref = self._new(tensor)
         self.inputs.append(ref)
         self._in_storage.setdefault(_storage(tensor), []).append(tensor)
+        if id(tensor) not in self._forms:
+            self._forms[id(tensor)] = Form.of(tensor)
         return ref
 
     def _new(self, tensor: Tensor) -> Ref:
@@ -95,38 +135,62 @@ class Tape(TorchDispatchMode):
         operation = func, self.refs(args), self.refs(kwargs)
         changed = list(changed_by(func, args, kwargs))
         for tensor in changed:
-            self._save(_storage(tensor))
+            self._save(tensor)
         out = func(*args, **kwargs)
         results = out if isinstance(out, list | tuple) else [out]
-        made = [isinstance(one, Tensor) and (self._numbers.get(id(one)) or self._new(one)) for one in results]
+        made = [self._result(one) if isinstance(one, Tensor) else None for one in results]
         if any(made) or changed:
             together = isinstance(out, list | tuple)
-            self.operations.append(Operation(*operation, tuple(ref or None for ref in made), together))
+            self.operations.append(Operation(*operation, tuple(made), together))
         return out
 
-    def _save(self, storage: int) -> None:
-        if storage in self._in_storage and storage not in self._saved:
-            self._saved[storage] = [(tensor, tensor.detach().clone()) for tensor in self._in_storage[storage]]
+    def _result(self, tensor: Tensor) -> Ref:
+        if id(tensor) in self._numbers:
+            return self._numbers[id(tensor)]
+        storage = _storage(tensor)
+        if storage not in self._in_storage:  # else it is a view of what was there before
+            self._made[storage] = tensor.untyped_storage()
+        return self._new(tensor)
+
+    def _save(self, tensor: Tensor) -> None:
+        region = _region(tensor)
+        if region[0] not in self._made and region not in self._saved:
+            alias = tensor.detach()
+            self._saved[region] = alias, alias.clone()
 
     @property
     def changed_twice(self) -> bool:
         """Whether a tensor from before was changed, and through its memory another one."""
-        return any(_overlap(self._in_storage[storage]) for storage in self._saved)
+        return any(_overlap(self._in_storage.get(storage, [])) for storage, *_ in self._saved)
 
     def undo(self) -> None:
-        """Gives all tensors from before their values back."""
+        """Gives all tensors from before their values back, and their forms.
+
+        Regions can overlap. A number was saved for the first time before it was first written; this comes back last.
+        """
+        forms = [form for form in self._forms.values() if not form.holds()]
+        self.has_other_forms |= bool(forms)
         with torch.no_grad():
-            for tensor, value in (pair for pairs in self._saved.values() for pair in pairs):
-                tensor.copy_(value)
+            for form in forms:
+                form.put_back()
+            for alias, value in reversed(self._saved.values()):
+                alias.copy_(value)
 
 
 def _storage(tensor: Tensor) -> int:
+    if tensor.layout is not torch.strided:
+        raise CannotCompile(f"a tensor of layout {tensor.layout} cannot be compiled")
     return tensor.untyped_storage()._cdata  # type: ignore[no-any-return]
+
+
+def _region(tensor: Tensor) -> tuple[Any, ...]:
+    """Which memory a tensor reads, and how."""
+    return _storage(tensor), tensor.dtype, tensor.storage_offset(), tensor.shape, tensor.stride()
 
 
 def _overlap(tensors: list[Tensor]) -> bool:
     """Whether tensors of one storage reach into each other's part of it."""
-    parts = [(t.storage_offset(), t.storage_offset() + _reach(t)) for t in tensors]
+    parts = [(t.storage_offset() * t.itemsize, (t.storage_offset() + _reach(t)) * t.itemsize) for t in tensors]
     parts.sort()
     return any(second[0] < first[1] for first, second in pairwise(parts))
 
@@ -155,6 +219,8 @@ def changed_by(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterat
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = args[position] if position < len(args) else kwargs.get(argument.name)
             yield from value if isinstance(value, list | tuple) else () if value is None else (value,)
+    if func in BATCH_NORMS and args[5]:  # training
+        yield from (statistic for statistic in args[3:5] if statistic is not None)
 
 
 class Read(NamedTuple):
