@@ -19,7 +19,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-fast test-long lint type format bench results clean
+.PHONY: help demo test test-all test-fast test-long lint type format bench results clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -28,7 +28,10 @@ demo: .venv/.demo ## train our DQN and SB3's on CartPole-v1, compare them in run
 	rm -rf runs/demo
 	$(BIN)/agentlib compare dqn --env CartPole-v1 --seeds $(SEEDS) --steps $(STEPS) --threads 1 --out runs/demo
 
-test: .venv/.dev ## the whole test suite (WORKERS=1 for one process)
+test: .venv/.dev ## the test suite (WORKERS=1 for one process)
+	$(PYTEST) -m "not thorough"
+
+test-all: .venv/.dev ## the same, with the compiled contract of every learner
 	$(PYTEST)
 
 test-fast: .venv/.dev ## the tests that are neither slow nor for a GPU

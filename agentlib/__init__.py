@@ -8,24 +8,27 @@ from typing import TYPE_CHECKING, Any
 import agentlib.envs  # noqa: F401 - registers our environments
 
 if TYPE_CHECKING:
-    from agentlib._compare import compare
-    from agentlib._train import train
     from agentlib.agent import Agent
-    from agentlib.evaluation import Comparison, Evaluation, evaluate
-    from agentlib.recipes import Result
+    from agentlib.core import Recipe
+    from agentlib.experience import Evaluation, evaluate
+    from agentlib.runs.result import Result
+    from agentlib.runs.train import train
+    from agentlib.sb3 import Comparison
+    from agentlib.sb3.compare import compare
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["Agent", "Comparison", "Evaluation", "Result", "compare", "evaluate", "train"]
+__all__ = ["Agent", "Comparison", "Evaluation", "Recipe", "Result", "compare", "evaluate", "train"]
 
 _HOMES = {
     "Agent": "agentlib.agent",
-    "Comparison": "agentlib.evaluation",
-    "Evaluation": "agentlib.evaluation",
-    "Result": "agentlib.recipes",
-    "compare": "agentlib._compare",
-    "evaluate": "agentlib.evaluation",
-    "train": "agentlib._train",
+    "Comparison": "agentlib.sb3",
+    "Evaluation": "agentlib.experience",
+    "Recipe": "agentlib.core",
+    "Result": "agentlib.runs.result",
+    "compare": "agentlib.sb3.compare",
+    "evaluate": "agentlib.experience",
+    "train": "agentlib.runs.train",
 }
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from agentlib.cli import main
+from agentlib.shell.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,9 +17,9 @@ from torch import nn
 
 from agentlib.backbones import spec_of
 from agentlib.backbones.files import read, rebuilt, replacing, with_suffix
-from agentlib.backbones.names import one_line
-from agentlib.envs.masks import Masks
-from agentlib.envs.spaces import (
+from agentlib.core.modes import in_eval_mode
+from agentlib.core.names import one_line
+from agentlib.core.spaces import (
     action_to_space,
     choices,
     observed_mask,
@@ -27,16 +27,16 @@ from agentlib.envs.spaces import (
     space_from_json,
     space_to_json,
     to_batch,
+    to_tensors,
     unflatten,
 )
+from agentlib.core.trees import mapped
+from agentlib.envs.masks import Masks
 from agentlib.policies import POLICIES, GreedyActor
-from agentlib.policies.acting import decide, in_eval_mode, to_tensors
+from agentlib.policies.acting import decide
 from agentlib.policies.base import noted
 from agentlib.policies.exploration import random_actions
 from agentlib.policies.exported import tensors_of
-from agentlib.policies.sb3 import look_at, policy_from_sb3
-from agentlib.policies.sb3_file import read_sb3_file
-from agentlib.training.trees import mapped
 
 FILE_KIND, FILE_VERSION = "agentlib agent", 1
 
@@ -291,7 +291,7 @@ class Agent:
             TypeError: masks, and the policy knows none.
             ValueError: another ending.
         """
-        from agentlib.exporting import export
+        from agentlib.policies.exporting import export
 
         return export(self, Path(path), action_mask)
 
@@ -362,19 +362,10 @@ class Agent:
             TypeError: neither a path nor a model.
             ValueError: a damaged or foreign file, a model that is not supported, or spaces that do not fit.
         """
-        if isinstance(model, str | Path):
-            read = read_sb3_file(model, observation_space, action_space)
-        elif hasattr(model, "policy") and hasattr(model, "policy_kwargs"):
-            read = look_at(model)
-        else:
-            raise TypeError(f"from_sb3 takes a path or a model of Stable-Baselines3, not {type(model).__name__}")
-        read = replace(
-            read,
-            observation_space=read.observation_space if observation_space is None else observation_space,
-            action_space=read.action_space if action_space is None else action_space,
-        )
+        # By name, since that room is above this one; most programs never need it.
+        policy, read = import_module("agentlib.sb3.conversion").converted(model, observation_space, action_space)
         return cls(
-            policy_from_sb3(read).to(device),
+            policy.to(device),
             read.observation_space,
             read.action_space,
             exploration_rate=read.exploration_rate,

@@ -24,16 +24,17 @@ import torch
 from torch import Tensor, nn
 
 from agentlib.backbones.optimizers import sgd
-from agentlib.backbones.schedules import Clock
-from agentlib.data.source import Source
-from agentlib.training.checkpoints import load_checkpoint, save_checkpoint
-from agentlib.training.config import config_from_json, config_to_json
-from agentlib.training.learner import Learner, Update
-from agentlib.training.loop import run
-from agentlib.training.step import Step
-from agentlib.training.tape import CannotCompile
-from agentlib.training.target import Target
-from agentlib.training.trees import copied, difference, mapped
+from agentlib.core.config import config_from_json, config_to_json
+from agentlib.core.learner import Learner, Update, cycle
+from agentlib.core.schedules import Clock
+from agentlib.core.source import Source
+from agentlib.core.step import Step
+from agentlib.core.target import Target
+from agentlib.core.trees import copied, difference, leaves, mapped
+from agentlib.engine.loop import run
+from agentlib.engine.tape import CannotCompile
+from agentlib.engine.torch_private import fake_tensors
+from agentlib.runs.checkpoints import load_checkpoint, save_checkpoint
 
 POINTS = {
     1: "metrics are finite, detached and 0-dim",
@@ -71,6 +72,7 @@ def check_learner(learner_class: type[Any], *, compile: bool = False, devices: S
         contract.check_loss()
         contract.check_seeds_and_evaluation()
         contract.check_resume()
+        contract.check_placement()
         for device in devices if devices is not None else ["cuda"] if torch.cuda.is_available() else []:
             contract.check_device(device)
         if compile:
@@ -203,6 +205,30 @@ class _Contract:
             copy.deepcopy(learner).requires_grad_(False)
             next(run(*bystander, 1, compile=False))
         self.require_equal(_state(*first), _state(learner, source), point=9, when="with eval() and other runs between")
+
+    def check_placement(self) -> None:
+        """One update on fake tensors of a second device, which refuse to meet those of the CPU."""
+        learner, source = self.tiny(0)
+        list(run(learner, source, 1, compile=False))
+        source.advance()
+        learner.before_update(source.clock)
+        source.fill_ticks(source.clock)
+        mode, fakes = fake_tensors(), dict[int, Any]()
+        for module in dict.fromkeys([*learner.modules(), *source.modules()]):
+            for held in (module._parameters, module._buffers, module.__dict__):
+                for tensor in (tensor for value in list(held.values()) for tensor in leaves(value)):
+                    fake = mode.from_tensor(tensor.detach().to("meta"))
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    fakes[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_parameter else fake
+        # A deep copy takes what is in its memory for what was copied already.
+        elsewhere, its_source = copy.deepcopy((learner, source), fakes)
+        try:
+            with mode:
+                update = cycle(elsewhere, its_source)
+        except Exception as error:
+            raise AssertionError(f"{self.name}, point 7 ({POINTS[7]}): on a second device: {error}") from error
+        for name, value in update.metrics.items():
+            self.require(value.device.type == "meta", 7, f"{name} stays on the {value.device.type}")
 
     def check_device(self, device: str) -> None:
         (learner, one), (same, two), (moved, three) = (self.on_one_batch() for _ in range(3))

@@ -10,16 +10,16 @@ import sys
 
 
 def ours(given):
+    from agentlib.core.recipe import Problem
     from agentlib.learners import DQNConfig, run
-    from agentlib.recipes import Problem, recipe_of
+    from agentlib.runs.plan import job_of
 
     config = DQNConfig(**{**given["settings"], "net_arch": tuple(given["settings"]["net_arch"])})
-    problem = Problem(env="CartPole-v1", steps=given["steps"])
-    job = recipe_of(config).build(config, problem, backbone="auto", device="cpu", seed=given["seed"])
-    for _ in run(job.learner, job.source, job.updates, compile=given["compile"]):
+    job = job_of(config, Problem(env="CartPole-v1", steps=given["steps"], device="cpu", seed=given["seed"]))
+    for _ in run(job.learner, job.source, job.length.updates, compile=given["compile"]):
         pass
     returns = job.source.collector.returns
-    job.close()
+    job.source.close()
     return returns
 
 

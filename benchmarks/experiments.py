@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from agentlib.evaluation import bootstrap_interval, interquartile_mean
-from agentlib.evaluation.intervals import readable
-from agentlib.evaluation.report import provenance
+from agentlib.core.names import readable
+from agentlib.metrics import bootstrap_interval, interquartile_mean
+from agentlib.plots.report import provenance
 
 ROOT = Path(__file__).parent.parent
 EVIDENCE = ROOT / "benchmarks" / "evidence"
@@ -60,12 +60,18 @@ class Experiment:
 
 def experiments() -> dict[str, Experiment]:
     """All experiments by name, in the order of the files' names."""
-    files = sorted(path.stem for path in EVIDENCE.glob("*.py") if path.stem != "__init__")
+    files = sorted(path.stem for path in EVIDENCE.glob("*.py") if path.stem not in ("__init__", "references"))
     modules = [importlib.import_module(f"benchmarks.evidence.{name}") for name in files]
     found = [experiment for module in modules for experiment in module.EXPERIMENTS]
     names = [experiment.name for experiment in found]
     assert len(set(names)) == len(names), f"two experiments have one name: {sorted(names)}"
     return dict(zip(names, found, strict=True))
+
+
+def known(numbers: Mapping[tuple[str, str], tuple[float, str]], data: str, measure: str) -> str:
+    """A number of `benchmarks/evidence/references.py` and whose it is, for a claim's `reference`."""
+    value, whose = numbers[data, measure]
+    return f"{value:g}, {whose}"
 
 
 def load(name: str) -> dict[str, Any]:
@@ -111,8 +117,8 @@ def judged(claim: Claim, rows: Sequence[Mapping[str, float]], experiment: Experi
 
 def page(found: Mapping[str, Experiment]) -> str:
     """The page of results, from the files alone."""
-    told = "Written by `make results` from the files in `docs/results`; nothing is typed in by hand."
-    lines = ["# Results", "", told, "Intervals are 95% bootstrap intervals over seeds.", ""]
+    source = "Written by `make results` from the files in `docs/results`; nothing is typed in by hand."
+    lines = ["# Results", "", source, "Intervals are 95% bootstrap intervals over seeds.", ""]
     measured = [one for one in found.values() if (RESULTS / f"{one.name}.json").is_file()]
     families = dict.fromkeys(experiment.family for experiment in measured)
     for family in families:

@@ -6,11 +6,11 @@ A reader gives what is in the file, or one ValueError: its message is one line o
 names the file. Anything else is a finding: another exception, more than a second, memory far beyond the file's size,
 any other file opened. Findings are printed, and kept as files with --keep; the exit code is then 1.
 
-The inputs start from valid files (every network, every kind of policy, checkpoints of all versions, all configs, files
-of the zoo) and are changed by structure: values in the JSON of the metadata, rows of the table of tensors, nodes of
-the YAML; lengths, offsets and checksums are made right again, and the weights are made to fit the changed network, so
-that changes get past the first check. Some are changed as raw bytes. The inputs that reached something new are
-replayed at the end to print which lines and branches of each reader they reach.
+The inputs start from valid files (every network, every kind of policy, checkpoints, all configs, files of the zoo) and
+are changed by structure: values in the JSON of the metadata, rows of the table of tensors, nodes of the YAML; lengths,
+offsets and checksums are made right again, and the weights are made to fit the changed network, so that changes get
+past the first check. Some are changed as raw bytes. The inputs that reached something new are replayed at the end to
+print which lines and branches of each reader they reach.
 """
 
 import argparse
@@ -30,6 +30,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,24 +48,26 @@ LONGEST = 1000
 READERS = {
     "agent": {
         "agent": "load",
-        "backbones/files": "load_backbone|header|read|rebuilt|_form|__init__|__torch_function__|_without_repetition",
+        "backbones/files": "load_backbone|header|read|rebuilt|_built|_form|_bytes|__init__|__torch_function__"
+        "|_without_repetition",
         "backbones/specs": "from_spec|build",
-        "envs/spaces": "space_from_json|_space|_bound_from_json",
-        "_inspect": "inspected|_described|_told|_network|_brief|_size",
+        "core/spaces": "space_from_json|_space|_dtype|_bound_from_json",
+        "shell/inspect": "inspected|_described|_as_text|_network|_brief|_size",
     },
     "checkpoint": {
-        "training/checkpoints": "load_checkpoint|_name_of|load_state|_version_of|segments_named|decode|_stored_ring",
-        "training/segments": "copy_to|checksum|segments_from_json",
-        "training/migrations": "_from_1|_from_2|migrated",
+        "runs/checkpoints": "load_checkpoint|_name_of|load_state|_covered|_check_version|segments_named|decode"
+        "|_stored_ring",
+        "runs/segments": "copy_to|checksum|segments_from_json",
     },
     "config": {
-        "recipes/folder": "record|config_file",
-        "recipes/record": "read_record",
-        "training/config": "(?!config_to_json|to_json)\\w+",
+        "runs/folder": "record|config_file",
+        "runs/options": "read_record",
+        "runs/train": "_resumed",
+        "core/config": "(?!config_to_json|to_json)\\w+",
     },
     "zoo": {
-        "recipes/zoo": "\\w+",
-        "recipes/zoo_file": "(?!schedule_to_text)\\w+",
+        "sb3/zoo": "\\w+",
+        "sb3/zoo_file": "(?!schedule_to_text)\\w+",
     },
 }
 """Modules, and the functions in them that read: those whose coverage is shown."""
@@ -73,10 +76,16 @@ What no input can reach: another path than a file's; PyYAML not installed; a fil
 config that is no mapping, or has a field of any type or a config inside (none of ours); DQN without normalization;
 tensors that are not contiguous (those of a file are)."""
 INSTRUMENTED = {
-    "agent": ["agentlib.agent", "agentlib.backbones", "agentlib.policies", "agentlib.envs.spaces", "agentlib._inspect"],
-    "checkpoint": ["agentlib.training", "agentlib.data"],
-    "config": ["agentlib.recipes", "agentlib.training.config", "agentlib.learners"],
-    "zoo": ["agentlib.recipes.zoo", "agentlib.recipes.zoo_file", "agentlib.training.config"],
+    "agent": [
+        "agentlib.agent",
+        "agentlib.backbones",
+        "agentlib.policies",
+        "agentlib.core.spaces",
+        "agentlib.shell.inspect",
+    ],
+    "checkpoint": ["agentlib.runs", "agentlib.experience", "agentlib.data"],
+    "config": ["agentlib.runs", "agentlib.families", "agentlib.core.config", "agentlib.learners"],
+    "zoo": ["agentlib.sb3.zoo", "agentlib.sb3.zoo_file", "agentlib.core.config"],
 }
 """What guides the fuzzer: more than is shown."""
 SHARE = {"agent": 0.05, "checkpoint": 0.1, "config": 0.55, "zoo": 0.3}
@@ -273,7 +282,8 @@ def other_agent(rng: random.Random, data: bytes, other: bytes) -> bytes:
 def other_checkpoint(rng: random.Random, data: bytes, other: bytes) -> bytes:
     import safetensors.torch
 
-    from agentlib.training.segments import checksum
+    from agentlib.runs.checkpoints import _covered
+    from agentlib.runs.segments import checksum
 
     (metadata, tensors), (lent, _) = parts_of(data), parts_of(other)
     kind = rng.randrange(10)
@@ -284,11 +294,8 @@ def other_checkpoint(rng: random.Random, data: bytes, other: bytes) -> bytes:
     else:
         metadata = changed(rng, metadata, lent)
     if isinstance(metadata, dict) and rng.random() < 0.95:
-        try:
-            text = metadata.get("tree", "") + metadata.get("segments", "")
-            metadata["checksum"] = checksum(text, safetensors.torch.load(joined((metadata, tensors))))
-        except Exception:  # no such file is valid
-            pass
+        with suppress(Exception):  # no such file is valid
+            metadata["checksum"] = checksum(_covered(metadata), safetensors.torch.load(joined((metadata, tensors))))
     return joined((metadata, tensors))
 
 
@@ -344,7 +351,7 @@ def agent_seeds(folder: Path) -> list[bytes]:
 
     from agentlib import Agent, policies
     from agentlib.backbones import CNN, GRU, LSTM, MLP, Chain, RunningNorm, save_backbone
-    from agentlib.training.checkpoints import save_state
+    from agentlib.runs.checkpoints import save_state
     from tests.backbones.examples import EXAMPLES
 
     vector, image = spaces.Box(-np.inf, np.inf, (3,)), spaces.Box(0, 255, (1, 8, 8), np.uint8)
@@ -389,8 +396,8 @@ def size_of(network: Any) -> int:
 
 def agent_readers() -> list[Callable[[Path], Any]]:
     from agentlib import Agent
-    from agentlib._inspect import inspected
     from agentlib.backbones import load_backbone
+    from agentlib.shell.inspect import inspected
 
     def load(path: Path) -> Any:
         return load_backbone(path) if b"agentlib backbone" in path.read_bytes() else Agent.load(path)
@@ -398,15 +405,33 @@ def agent_readers() -> list[Callable[[Path], Any]]:
     return [load, inspected]
 
 
+CONTROL: dict[str, Any] = {
+    "net_arch": (4,),
+    "learning_starts": 20,
+    "batch_size": 4,
+    "train_freq": 4,
+    "gradient_steps": 1,
+}
+SEQUENCES = {"batch_size": 2, "burn_in": 2, "sequence_length": 4, "sequence_period": 4, "buffer_size": 40}
+DAGGER = {"rounds": 2, "epochs": 1, "rollout_round_min_timesteps": 20, "rollout_round_min_episodes": 1}
+ACTING: dict[str, Any] = {"env": "CartPole-v1", "steps": 80}
+RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "dqn": (ACTING, {"prioritized": True, "buffer_size": 40, **CONTROL}),
+    "recurrent_dqn": (ACTING | {"backbone": "gru"}, {"net_arch": (4,), "learning_starts": 20, **SEQUENCES}),
+    "dagger": ({"env": "CartPole-v1", "expert": "scripted"}, {"net_arch": (4,), **DAGGER}),
+    "vae": ({"data": "digits", "steps": 3}, {"net_arch": (4,), "latent_dim": 2}),
+}
+"""Small runs: what each learns from, and its hyperparameters."""
+
+
 def checkpoint_seeds(folder: Path) -> list[bytes]:
     import numpy as np
     import torch
     import torch._subclasses.schema_check_mode  # torch imports it late, which would look like a finding
 
-    import agentlib.training.checkpoints
-    from agentlib.training.checkpoints import save_state
-    from agentlib.training.segments import Segments
-    from tests.training.fixtures.make import FOLDER, RUNS, train
+    import agentlib.runs.checkpoints
+    from agentlib.runs.checkpoints import save_state
+    from agentlib.runs.segments import Segments
 
     with tempfile.TemporaryDirectory() as place:
         state = {
@@ -414,27 +439,28 @@ def checkpoint_seeds(folder: Path) -> list[bytes]:
             3: {"b": torch.ones(1, dtype=torch.bool)},
         }
         save_state(Path(place, "state.safetensors"), state, Segments(Path(place, "none")))
+
+        def train(name: str, out: str) -> None:
+            problem, settings = RUNS[name]
+            agentlib.train(name, **problem, **settings, out=Path(place, out), progress=False, compile=False)
+
         for name in RUNS:
-            train(name, out=Path(place, name))
-        agentlib.training.checkpoints.SMALL = 1  # the replay memory of the next one goes into segments
-        train("recurrent_dqn", out=Path(place, "with segments"))
+            train(name, name)
+        agentlib.runs.checkpoints.SMALL = 1  # the replay memory of the next one goes into segments
+        train("recurrent_dqn", "with segments")
         shutil.copytree(Path(place, "with segments", "replay"), folder / "replay")
-        files = [
-            *Path(place).glob("*.safetensors"),
-            *Path(place).glob("*/checkpoints/*.safetensors"),
-            *FOLDER.glob("*_1.safetensors"),
-            FOLDER / "dqn_2.safetensors",
-        ]
+        files = [*Path(place).glob("*.safetensors"), *Path(place).glob("*/checkpoints/*.safetensors")]
         return [path.read_bytes() for path in sorted(files)]
 
 
 def checkpoint_readers() -> list[Callable[[Path], Any]]:
-    from agentlib.training.checkpoints import load_checkpoint, load_state, segments_named
-    from agentlib.training.segments import Segments
-    from tests.training.fixtures.make import RUNS
-    from tests.training.test_migrations import job_of
+    from agentlib.core.recipe import Problem
+    from agentlib.runs.checkpoints import load_checkpoint, load_state, segments_named
+    from agentlib.runs.plan import job_of
+    from agentlib.runs.segments import Segments
 
-    jobs = {type(job.learner).__qualname__.encode(): job for job in map(job_of, RUNS)}
+    made = [job_of(name, Problem(**problem), **settings) for name, (problem, settings) in RUNS.items()]
+    jobs = {type(job.learner).__qualname__.encode(): job for job in made}
 
     def load(path: Path) -> Any:
         data = path.read_bytes()
@@ -450,31 +476,39 @@ def checkpoint_readers() -> list[Callable[[Path], Any]]:
 
 
 def config_seeds(folder: Path) -> list[bytes]:
-    from agentlib.backbones import Cosine, InverseSquareRoot, Linear, Warmup
-    from agentlib.recipes import RECIPES, Problem, configure
-    from agentlib.recipes.record import record_of
+    from agentlib.catalog import LEARNERS, recipe_of
+    from agentlib.core import Cosine, InverseSquareRoot, Linear, Warmup
+    from agentlib.runs.options import RunOptions, record_of
+    from agentlib.runs.plan import config_of
 
     found = []
     schedules: Any = [Linear(1.0, 0.1), Cosine(1.0, 0.1), InverseSquareRoot(1.0), Warmup(1.0, updates=10), 1e-3]
-    for i, recipe in enumerate(RECIPES.values()):
+    for i, recipe in enumerate(map(recipe_of, LEARNERS)):
         given = {"learning_rate": schedules[i % 5]} if "learning_rate" in recipe.config.__dataclass_fields__ else {}
-        problem = Problem(env="CartPole-v1", env_kwargs={"a": [1]}, steps=100, expert=len)
-        config = configure(recipe.name, None, given)
-        backbone = {"name": "mlp", "arguments": {"input_dim": 4}} if i % 2 else "auto"
-        record = record_of(recipe, config, problem, backbone, "cpu", 0, 10, "auto", "float32", "auto")
-        found.append(json.dumps(record).encode())
+        options = RunOptions(
+            env="CartPole-v1",
+            env_kwargs={"a": [1]},
+            steps=100,
+            expert=len if i == 1 else None,  # a function, which has to be given again
+            backbone={"name": "mlp", "arguments": {"input_dim": 4}} if i % 2 else "auto",
+            device="cpu",
+            eval_every=10,
+            threads="auto",
+            config=config_of(recipe.name, None, given),
+        )
+        found.append(json.dumps(record_of(recipe, options, has_own_recipe=i == 0)).encode())
     return found
 
 
 def config_readers() -> list[Callable[[Path], Any]]:
-    from agentlib.recipes.folder import RunFolder
-    from agentlib.recipes.record import read_record
+    import agentlib.runs.train as training
 
-    return [lambda path: read_record(RunFolder(path.parent))]
+    training._trained = lambda *arguments: arguments  # `resume` reads all, and stops where the run would begin
+    return [lambda path: training.train(resume=path.parent)]
 
 
 def zoo_seeds(folder: Path) -> list[bytes]:
-    from tests.recipes import test_zoo, test_zoo_file
+    from tests.sb3 import test_zoo, test_zoo_file
 
     ours = "".join(f"  {line}\n" for line in OURS)
     whole = [test_zoo.FILE, test_zoo_file.FILE, f"CartPole-v1:\n{ours}", "default:\n  env_kwargs: {a: 1}\n"]
@@ -482,9 +516,9 @@ def zoo_seeds(folder: Path) -> list[bytes]:
 
 
 def zoo_readers() -> list[Callable[[Path], Any]]:
-    from agentlib.recipes import RECIPES
-    from agentlib.recipes.zoo import read_zoo
-    from agentlib.recipes.zoo_file import read_zoo_section
+    from agentlib.catalog import recipe_of
+    from agentlib.sb3.zoo import read_zoo
+    from agentlib.sb3.zoo_file import read_zoo_section
 
     names = ("CartPole-v1", "ALE/Pong-v5", "Pendulum-v1", "MountainCarContinuous-v0", "CarRacing-v3")
 
@@ -494,7 +528,7 @@ def zoo_readers() -> list[Callable[[Path], Any]]:
 
     def read(path: Path) -> Any:
         if path.stat().st_size % 2:
-            return read_zoo(path, env(path), RECIPES["dqn"])
+            return read_zoo(path, env(path), recipe_of("dqn"))
         return read_zoo_section(path, env(path))
 
     return [read]
@@ -680,10 +714,10 @@ def cover(name: str, place: Path) -> None:
         watched.clear_exclude()
         watched.exclude(rf"def (?!{names}\()|class _Writer|import |__init__\(self, policy")
         analysis = watched._analyze(file)
-        told, missing = analysis.numbers, analysis.missing_formatted(branches=True)
+        counts, missing = analysis.numbers, analysis.missing_formatted(branches=True)
         print(
-            f"  {Path(file).relative_to(ROOT)}: lines {told.n_executed} of {told.n_statements}, "
-            f"branches {told.n_executed_branches} of {told.n_branches}; not reached: {missing or 'none'}"
+            f"  {Path(file).relative_to(ROOT)}: lines {counts.n_executed} of {counts.n_statements}, "
+            f"branches {counts.n_executed_branches} of {counts.n_branches}; not reached: {missing or 'none'}"
         )
 
 
@@ -714,8 +748,8 @@ def main() -> int:
             if code or not done:
                 print(text[-3000:], file=sys.stderr)
                 findings.append(f"{name}: the fuzzer stopped with code {code}")
-            told = place / "findings.txt"
-            here = told.read_text().splitlines() if told.exists() else []
+            log = place / "findings.txt"
+            here = log.read_text().splitlines() if log.exists() else []
             count = int(done[1]) if done else 0
             total += count
             findings += here

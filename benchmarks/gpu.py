@@ -21,13 +21,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import agentlib
 from agentlib.backbones import TransformerEncoder
+from agentlib.core.host import global_generators_kept
+from agentlib.core.recipe import Problem
+from agentlib.engine.compiled import cycle
 from agentlib.envs.experts import expert_for
-from agentlib.evaluation import bootstrap_interval
-from agentlib.evaluation.recording import global_generators_kept
-from agentlib.evaluation.report import provenance
 from agentlib.learners import BCConfig, DQNConfig, MAMLConfig, run
-from agentlib.recipes import Problem, recipe_of
-from agentlib.training.compiled import cycle
+from agentlib.metrics import bootstrap_interval
+from agentlib.plots.report import provenance
+from agentlib.runs.plan import job_of
 from benchmarks.experiments import ROOT
 from benchmarks.run import PAGE, page
 from benchmarks.speed import each, usual
@@ -65,10 +66,6 @@ def seconds_of(work, times, device):
     return each(calls, 1) / times
 
 
-def job_of(config, device, **problem):
-    return recipe_of(config).build(config, Problem(**problem), backbone="auto", device=device, seed=0)
-
-
 def ready(job):
     """A run of updates and nothing else, past its compilation."""
     updates = run(job.learner, job.source, 10**7, compile=True)
@@ -90,7 +87,7 @@ def plain(job):
 @cache
 def dqn_sides(device):
     settings = {"buffer_size": 2_000, "learning_starts": 500, "batch_size": 32}
-    job = job_of(DQNConfig(**settings), device, env=Screens, steps=10**6)
+    job = job_of(DQNConfig(**settings), Problem(env=Screens, steps=10**6, device=device))
     ours = ready(job)
     job.source.updates_due = 10**9
     model = SB3DQN("CnnPolicy", Screens(), device=device, seed=0, **settings)
@@ -100,14 +97,15 @@ def dqn_sides(device):
 
 @cache
 def clones(device, ensemble):
-    demos = agentlib.data.record_episodes(expert_for("agentlib/Catch-v0"), "agentlib/Catch-v0", 20, seed=0)
+    demos = agentlib.experience.record_episodes(expert_for("agentlib/Catch-v0"), "agentlib/Catch-v0", 20, seed=0)
     config = BCConfig(batch_size=64, epochs=10_000, ensemble=ensemble)
-    return {"ours": ready(job_of(config, device, demos=demos)), "theirs": plain(job_of(config, device, demos=demos))}
+    jobs = [job_of(config, Problem(demos=demos, device=device)) for _ in range(2)]
+    return {"ours": ready(jobs[0]), "theirs": plain(jobs[1])}
 
 
 @cache
 def maml_sides(device):
-    jobs = [job_of(MAMLConfig(), device, data="sinusoids", steps=10**6) for _ in range(2)]
+    jobs = [job_of(MAMLConfig(), Problem(data="sinusoids", steps=10**6, device=device)) for _ in range(2)]
     return {"ours": ready(jobs[0]), "theirs": plain(jobs[1])}
 
 

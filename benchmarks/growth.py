@@ -21,9 +21,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from agentlib.evaluation.recording import torch_threads
-from agentlib.evaluation.report import provenance
+from agentlib.core.host import torch_threads
 from agentlib.learners import run
+from agentlib.plots.report import provenance
 from benchmarks.experiments import ROOT
 from benchmarks.pictures import GRID, INK, OPTION, PLAIN, save
 from benchmarks.speed import DEFAULTS, dqn_job, each, sampling
@@ -128,7 +128,7 @@ def measured() -> list[list[list[float]]]:
         return [[[1e6 * line.measure(n) for n in line.sizes] for line in picture.lines] for picture in GROWTH]
 
 
-def drawn(costs: list[list[list[float]]]) -> Figure:
+def figure_of(costs: list[list[list[float]]]) -> Figure:
     """The five pictures; a dashed line is cost in proportion to size."""
     figure = Figure(figsize=(13.5, 2.9), layout="constrained", facecolor="white")
     FigureCanvasSVG(figure)
@@ -165,14 +165,14 @@ def draw_picture(axes: Axes, picture: Picture, costs: list[list[float]]) -> None
 
 def table(costs: list[list[list[float]]]) -> list[str]:
     """One line of text for each line of the pictures; a slope of 1 is cost in proportion to size."""
-    told = []
+    rows = []
     for picture, lines in zip(GROWTH, costs, strict=True):
         for line, cost in zip(picture.lines, lines, strict=True):
             pairs = ", ".join(f"{size:,}: {value:,.3g}" for size, value in zip(line.sizes, cost, strict=True))
             slope = np.log(cost[-1] / cost[0]) / np.log(line.sizes[-1] / line.sizes[0])
             of = f" ({line.name})" if line.name else ""
-            told.append(f"{picture.cost} by {picture.size}{of}: {pairs}; slope {slope:.2f}")
-    return told
+            rows.append(f"{picture.cost} by {picture.size}{of}: {pairs}; slope {slope:.2f}")
+    return rows
 
 
 def main() -> int:
@@ -181,7 +181,7 @@ def main() -> int:
     if not parser.parse_args().draw:
         KEPT.write_text(json.dumps({"costs": measured(), **provenance()}, indent=1) + "\n")
     costs = json.loads(KEPT.read_text())["costs"]
-    save(drawn(costs), "growth")
+    save(figure_of(costs), "growth")
     print("\n".join(table(costs)))
     return 0
 

@@ -32,15 +32,16 @@ import torch.utils.tensorboard
 from safetensors.torch import load_file
 
 import agentlib
-import agentlib._train
-import agentlib.training.checkpoints
-from agentlib.data import record_episodes
+import agentlib.runs.checkpoints
+import agentlib.runs.training
+from agentlib.catalog import recipe_of
+from agentlib.core.trees import copied, difference
 from agentlib.envs.experts import cartpole_expert
-from agentlib.evaluation.report import provenance
-from agentlib.recipes.folder import RunFolder
-from agentlib.training.checkpoints import load_state
-from agentlib.training.segments import StoredRing
-from agentlib.training.trees import copied, difference
+from agentlib.experience import record_episodes
+from agentlib.plots.report import provenance
+from agentlib.runs.checkpoints import load_state
+from agentlib.runs.folder import RunFolder
+from agentlib.runs.segments import StoredRing
 
 RESULT = ROOT / "docs" / "guarantees" / "kills.json"
 SETTINGS = {"net_arch": (32,), "learning_starts": 200, "batch_size": 32, "train_freq": 4, "gradient_steps": 1}
@@ -75,16 +76,16 @@ def train(settings: dict[str, Any], folder: Path) -> None:
 
 def life(settings: dict[str, Any], folder: Path, seconds: float | None) -> str:
     """A process that trains, for so many seconds if it takes longer: "ended", "killed", or what went wrong."""
-    told = folder.with_suffix(".told")
+    errors = folder.with_suffix(".errors")
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            with open(told, "w") as stream:
+            with open(errors, "w") as stream:
                 os.dup2(stream.fileno(), 2)
             warnings.simplefilter("error")  # "could not be brought back", "is damaged": all that must not be
-            agentlib._train.CHECKPOINTS_PER_RUN = 40
-            agentlib.training.checkpoints.SMALL = 1 << 14
+            agentlib.runs.training.CHECKPOINTS_PER_RUN = 40
+            agentlib.runs.checkpoints.SMALL = 1 << 14
             train(settings, folder)
             code = 0
         except BaseException as error:
@@ -100,7 +101,7 @@ def life(settings: dict[str, Any], folder: Path, seconds: float | None) -> str:
         ended = os.waitpid(child, 0)
     if os.WIFSIGNALED(ended[1]):
         return "killed"
-    return "ended" if ended[1] == 0 else f"failed: {told.read_text()[-500:]}"
+    return "ended" if ended[1] == 0 else f"failed: {errors.read_text()[-500:]}"
 
 
 def what_is_left(folder: Path) -> dict[str, Any]:
@@ -153,6 +154,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="where the result is written, in place of docs/guarantees/kills.json")
     arguments = parser.parse_args()
     names = arguments.runs.split(";") if arguments.runs else list(RUNS)
+    for name in names:
+        recipe_of(RUNS[name]["what"])  # imports the learner, so that no child has to
     generator = np.random.default_rng(arguments.seed)
     counts = {name: {"runs": 0, "kills": 0, "before_the_first_checkpoint": 0, "equal": 0} for name in names}
     troubles: list[str] = []

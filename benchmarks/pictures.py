@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from agentlib.evaluation import bootstrap_interval
+from agentlib.metrics import bootstrap_interval
 from benchmarks.experiments import ROOT, load
 
 PICTURES = ROOT / "docs" / "pictures"

@@ -12,19 +12,19 @@ import time
 
 
 def ours(given):
+    from agentlib.core.recipe import Problem
     from agentlib.learners import DQNConfig, run
-    from agentlib.recipes import Problem, recipe_of
+    from agentlib.runs.plan import job_of
 
     config, steps = DQNConfig(**given["settings"]), given["settings"]["learning_starts"] + given["steps"]
-    problem = Problem(env="ALE/Pong-v5", steps=steps)
-    job = recipe_of(config).build(config, problem, backbone="auto", device="cpu", seed=given["seed"])
-    updates = run(job.learner, job.source, job.updates, compile=True, precision=given["precision"])
+    job = job_of(config, Problem(env="ALE/Pong-v5", steps=steps, device="cpu", seed=given["seed"]))
+    updates = run(job.learner, job.source, job.length.updates, compile=True, precision=given["precision"])
     next(updates)
     started = time.perf_counter()
     for _ in updates:
         pass
     seconds = time.perf_counter() - started
-    job.close()
+    job.source.close()
     return seconds
 
 

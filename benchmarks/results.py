@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="experiments; all of them by default")
     parser.add_argument("--seeds", type=int, help="how many, in place of each experiment's own number")
     parser.add_argument("--jobs", type=int, default=1, help="seeds measured side by side")
-    parser.add_argument("--fresh", action="store_true", help="measure anew what was measured before")
+    parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
     parser.add_argument("--page", action="store_true", help="only judge what was measured, write the page and draw")
     parser.add_argument("--list", action="store_true", help="name the experiments")
     parser.add_argument("--one", nargs=2, metavar=("NAME", "SEED"), help=argparse.SUPPRESS)

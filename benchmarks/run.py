@@ -14,9 +14,9 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import numpy as np
 
-from agentlib.evaluation import bootstrap_interval
-from agentlib.evaluation.recording import global_generators_kept
-from agentlib.evaluation.report import provenance
+from agentlib.core.host import global_generators_kept
+from agentlib.metrics import bootstrap_interval
+from agentlib.plots.report import provenance
 from benchmarks.experiments import ROOT
 from benchmarks.speed import ROWS, measured
 

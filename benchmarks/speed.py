@@ -28,13 +28,14 @@ from torch import nn
 import agentlib
 from agentlib import learners
 from agentlib.backbones import MLP
-from agentlib.data import ReplayBuffer
+from agentlib.core import Step
+from agentlib.core.host import torch_threads
+from agentlib.core.recipe import Problem
+from agentlib.engine.compiled import CompiledCycle, cycle
 from agentlib.envs.experts import expert_for
-from agentlib.evaluation.recording import torch_threads
+from agentlib.experience import ReplayBuffer
 from agentlib.learners import BCConfig, DAggerConfig, DQNConfig, run
-from agentlib.recipes import Problem, recipe_of
-from agentlib.training import Step
-from agentlib.training.compiled import CompiledCycle, cycle
+from agentlib.runs.plan import job_of
 from benchmarks.peers import run_peer
 
 Times = dict[str, float]
@@ -102,8 +103,7 @@ def each(work: Callable[[], Any], times: int) -> float:
 
 def dqn_job(settings: Mapping[str, Any], env: Any, steps: int, seed: int, n_envs: int = 1) -> Any:
     config = DQNConfig(**{**settings, "net_arch": tuple(settings["net_arch"]) if "net_arch" in settings else None})
-    problem = Problem(env=env, steps=steps, n_envs=n_envs)
-    return recipe_of(config).build(config, problem, backbone="auto", device="cpu", seed=seed)
+    return job_of(config, Problem(env=env, steps=steps, n_envs=n_envs, device="cpu", seed=seed))
 
 
 def through(updates: Iterator[Any]) -> None:
@@ -119,8 +119,8 @@ def our_run(settings: Mapping[str, Any], steps: int, seed: int, compile: bool = 
 
     def work() -> float:
         job = dqn_job(settings, "CartPole-v1", steps, seed)
-        through(run(job.learner, job.source, job.updates, compile=compile))
-        job.close()
+        through(run(job.learner, job.source, job.length.updates, compile=compile))
+        job.source.close()
         return float(np.mean(job.source.collector.returns))
 
     return timed(work)
@@ -358,9 +358,9 @@ def prioritized(pair: int) -> Times:
 
 @cache
 def bc_updates() -> tuple[Iterator[Any], str]:
-    demos = agentlib.data.record_episodes(expert_for("CartPole-v1"), "CartPole-v1", 10, seed=0)
+    demos = agentlib.experience.record_episodes(expert_for("CartPole-v1"), "CartPole-v1", 10, seed=0)
     config = BCConfig(net_arch=(32, 32), batch_size=32, epochs=10_000)
-    job = recipe_of(config).build(config, Problem(demos=demos), backbone="auto", device="cpu", seed=0)
+    job = job_of(config, Problem(demos=demos, device="cpu"))
     updates = run(job.learner, job.source, 10**7, compile=True)
     next(updates)
     folder = tempfile.mkdtemp()

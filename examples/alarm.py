@@ -11,9 +11,9 @@ import torch
 from gymnasium.wrappers import TransformObservation
 
 import agentlib
-from agentlib.evaluation.alarm import DynamicsAlarm, played
-from agentlib.evaluation.calibration import logits_of
-from agentlib.evaluation.detection import detection, max_softmax_score
+from agentlib.learners.robustness.alarm import DynamicsAlarm, played
+from agentlib.metrics.calibration import logits_of
+from agentlib.metrics.detection import detection, max_softmax_score
 
 ENV = "CartPole-v1"
 

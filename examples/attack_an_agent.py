@@ -1,6 +1,6 @@
 """An agent under attack through its observations, before and after adversarial training.
 
-    python examples/attack_an_agent.py [--updates 2000] [--episodes 10]
+    python examples/attack_an_agent.py [--updates 2000] [--episodes 4]
 
 The agent is a clone of CartPole's scripted expert. Epsilon is in standard deviations of each number that it sees. Noise
 of the same size is the control.
@@ -12,10 +12,11 @@ import gymnasium
 import torch
 
 import agentlib
-from agentlib.data import Dataset, record_episodes
+from agentlib.data import Dataset
 from agentlib.envs.experts import expert_for
-from agentlib.evaluation.alarm import played
-from agentlib.evaluation.robustness import Attacked
+from agentlib.experience import record_episodes
+from agentlib.learners.robustness.alarm import played
+from agentlib.learners.robustness.attacked import Attacked
 
 ENV = "CartPole-v1"
 
@@ -23,7 +24,7 @@ ENV = "CartPole-v1"
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--updates", type=int, default=2_000)
-    parser.add_argument("--episodes", type=int, default=10)
+    parser.add_argument("--episodes", type=int, default=4)
     options = parser.parse_args()
     demonstrations = record_episodes(expert_for(ENV), ENV, 20, seed=0)
     agent = agentlib.train("bc", demos=demonstrations, steps=options.updates, seed=0)
@@ -38,8 +39,10 @@ def main():
     )  # fmt: skip
 
     scale = seen.std(axis=0)
+    clean = [agentlib.evaluate(one, ENV, episodes=options.episodes).mean for one in (agent, result.agent)]
+    print(f"without attack: {clean[0]:.0f}, and {clean[1]:.0f} after adversarial training")
     print("epsilon  noise  attacked  attacked after adversarial training")
-    for epsilon in (0.0, 0.5, 0.75, 1.0):
+    for epsilon in (0.5, 0.75, 1.0):
         sides = (
             Attacked(agent, epsilon, scale=scale, noise=True),
             Attacked(agent, epsilon, scale=scale),

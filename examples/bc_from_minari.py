@@ -10,8 +10,8 @@ import os
 import tempfile
 
 import agentlib
-from agentlib.data import Demonstrations, record_episodes
 from agentlib.envs.experts import expert_for
+from agentlib.experience import Demonstrations, record_episodes
 from agentlib.learners import BCConfig
 
 

@@ -8,8 +8,8 @@ import argparse
 import gymnasium
 
 import agentlib
-from agentlib.data.recording import record_episodes
 from agentlib.envs.experts import expert_for
+from agentlib.experience.recording import record_episodes
 
 DETOUR = "agentlib/Detour-v0"
 
@@ -27,7 +27,7 @@ def main() -> None:
     agent = agentlib.train("diffusion_bc", demos=demos, steps=arguments.steps)
     print("diffusion:", agentlib.evaluate(agent, DETOUR, episodes=arguments.episodes))
 
-    # The same file acts in two ways: `act` always takes the same one, `predict` draws one.
+    # The same file acts in two ways: `act` always takes the same one, `predict` samples one.
     agent = agentlib.Agent.load(agent.save("detour.safetensors"))
     env, sides = gymnasium.make(DETOUR), []
     for seed in range(arguments.episodes):
@@ -38,7 +38,7 @@ def main() -> None:
             observation, reward, terminated, truncated, info = env.step(action)
             done = terminated or truncated
         sides.append(info["side"] if reward else "crash")
-    print("drawn:", {side: sides.count(side) for side in sorted(set(sides))})
+    print("sampled:", {side: sides.count(side) for side in sorted(set(sides))})
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ import numpy as np
 
 import agentlib
 from agentlib.backbones import MLP, adam
-from agentlib.data import Pairs, Pools, labelled_steps, record_episodes
+from agentlib.core.randomness import fresh_weights
+from agentlib.data import Pairs, Pools, labelled_steps
 from agentlib.envs.cartpole_varied import Dynamics, balancing_expert, draw_dynamics
+from agentlib.experience import record_episodes
 from agentlib.learners import MAML, MAMLConfig, run
 from agentlib.policies import CategoricalPolicy
-from agentlib.recipes.problem import fresh_weights
 
 ENV = "agentlib/CartPoleVaried-v0"
 SHOTS = 20
@@ -56,13 +57,13 @@ def main() -> None:
     for number in range(arguments.new):
         dynamics = draw_dynamics(generator)
         steps = labelled_steps(demonstrated(dynamics, seed=10_000 + number))
-        told = []
+        scores = []
         for name, learner in learners.items():
             adapted = learner.adapt(Pairs(steps.x[:SHOTS], steps.y[:SHOTS]), steps=1)
             env = gymnasium.make(ENV, **dynamics._asdict())
             agent = agentlib.Agent(adapted, env.observation_space, env.action_space)
-            told.append(f"{name} {agentlib.evaluate(agent, env, episodes=5).mean:.0f}")
-        print(f"  half a pole of {dynamics.length:.2f} m, motor of {dynamics.force:+.1f} N: {', '.join(told)}")
+            scores.append(f"{name} {agentlib.evaluate(agent, env, episodes=5).mean:.0f}")
+        print(f"  half a pole of {dynamics.length:.2f} m, motor of {dynamics.force:+.1f} N: {', '.join(scores)}")
 
 
 if __name__ == "__main__":

@@ -13,13 +13,15 @@ more; docs/results.md has both.
 import argparse
 
 import agentlib
-from agentlib.backbones import Cosine, NatureCNN, adam, load_backbone, save_backbone
-from agentlib.data import Batches, frames, record_episodes
+from agentlib.backbones import NatureCNN, adam, load_backbone, save_backbone
+from agentlib.core import Cosine
+from agentlib.core.randomness import fresh_weights
+from agentlib.data import Batches, frames
 from agentlib.data.augmentation import RandomFrame
 from agentlib.envs.experts import catch_expert
+from agentlib.experience import record_episodes
 from agentlib.learners import SimCLR, SimCLRConfig, run
 from agentlib.learners.self_supervised.simclr import Projector
-from agentlib.recipes.problem import fresh_weights
 
 CATCH = "agentlib/Catch-v0"
 

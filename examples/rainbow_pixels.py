@@ -1,6 +1,8 @@
-"""Rainbow from pixels: DQN with all its options catches balls, seen as frames of 36 x 36 grey pixels.
+"""Rainbow from pixels: DQN with all its options learns to catch balls, seen as frames of 36 x 36 grey pixels.
 
 python examples/rainbow_pixels.py [--steps 8000]
+
+The best return is 10, and random play gets -0.8. 8,000 steps are the beginning; docs/results.md has 20,000.
 """
 
 import argparse

@@ -8,8 +8,9 @@ import argparse
 import gymnasium
 
 import agentlib
-from agentlib.backbones import MLP, Linear, adam
-from agentlib.data import Replay, ReplayBuffer
+from agentlib.backbones import MLP, adam
+from agentlib.core import Linear
+from agentlib.experience import Replay, ReplayBuffer
 from agentlib.learners import DQN, DQNConfig, run
 from agentlib.policies import EpsilonGreedy, GreedyActor, QPolicy
 

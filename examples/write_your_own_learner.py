@@ -1,71 +1,89 @@
-"""An algorithm of your own: one class with one method, checked by the same contract as ours.
+"""An algorithm of your own, with all that ours have: a folder, a report, resume, and the shell.
 
-    python examples/write_your_own_learner.py [--updates 2000]
+    python examples/write_your_own_learner.py [--updates 1000] [--gamma 2]
+    cd examples && agentlib train write_your_own_learner:RECIPE --data digits --gamma 1
 
-Here: one neuron that learns logical OR from noisy examples.
+Here: classification by the focal loss, which learns most from the examples that are still wrong.
 """
 
 import argparse
-from typing import NamedTuple, Self
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from agentlib.backbones import MLP, Clock, sgd
-from agentlib.learners import Learner, Update, run
-from agentlib.recipes.problem import fresh_weights
+import agentlib
+from agentlib.backbones import MLP, Optimized
+from agentlib.backbones.choice import space_of
+from agentlib.core import Recipe, Source, Step
+from agentlib.core.randomness import fresh_weights
+from agentlib.data import Batches, Dataset, Examples
+from agentlib.families.examples import ExampleFacts, on_examples
+from agentlib.learners import Learner, Update
+from agentlib.policies import CategoricalPolicy
 from agentlib.testing import check_learner
-from agentlib.training import Source, Step
 
 
-class Batch(NamedTuple):
-    x: Tensor  # (B, 2)
-    y: Tensor  # (B,)
-    clock: Clock
+@dataclass(frozen=True, kw_only=True)
+class FocalConfig(Optimized):  # has learning_rate, batch_size, max_grad_norm and optimizer()
+    gamma: float = 2.0
+    """Weight of hard examples; 0 is the cross-entropy."""
 
 
-class NoisyOr(Source):
-    """Points around the corners of the unit square, labelled by OR."""
+class Focal(Learner):
+    """L = -(1 - p[y])^gamma log p[y],  p = softmax(logits)  (Lin et al. 2017, arXiv:1708.02002)."""
 
-    def sample(self) -> Batch:
-        corner = (torch.rand(64, 2) < 0.5).float()
-        return Batch(corner + 0.2 * torch.randn(64, 2), corner.amax(1), self.batch_clock)
-
-
-class Logistic(Learner):
-    """Logistic regression: L = E[ log(1 + exp(-(2y - 1) w x)) ]  (Cox 1958, doi:10.1111/j.2517-6161.1958.tb00292.x)."""
-
-    def __init__(self, backbone: nn.Module, learning_rate: float = 0.5) -> None:
+    def __init__(self, policy: CategoricalPolicy, config: FocalConfig) -> None:
         super().__init__()
-        self.network = nn.Sequential(backbone, nn.Linear(int(backbone.feature_dim), 1))
-        self.step = Step(self.network, sgd(learning_rate))
+        self.config, self.policy = config, policy
+        self.step = Step(policy, config.optimizer(), config.max_grad_norm)
 
-    def update(self, batch: Batch) -> Update:
-        logits = self.network(batch.x)[:, 0]  # (B,)
-        loss = functional.binary_cross_entropy_with_logits(logits, batch.y)
+    @classmethod
+    def build(cls, backbone: nn.Module, config: FocalConfig, facts: ExampleFacts) -> Self:
+        """The family chooses the backbone for the data; the head is ours."""
+        return cls(CategoricalPolicy(backbone, facts.n_classes), config)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits `(B, K)`, by which the family judges."""
+        return self.policy(x)[0]
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss `(B,)` of each example; the family watches it on held-out ones."""
+        log_p = logits.log_softmax(1).gather(1, labels[:, None])[:, 0]
+        return -((1.0 - log_p.exp()) ** self.config.gamma) * log_p
+
+    def update(self, batch: Examples) -> Update:
+        loss = self.losses(self.predict(batch.x), batch.y).mean()
         self.step(loss, batch.clock)
-        accuracy = ((logits > 0) == (batch.y > 0.5)).float().mean()
-        return Update({"loss": loss.detach(), "accuracy": accuracy.detach()})
+        return Update({"loss": loss.detach()})
 
     @classmethod
     def tiny(cls, seed: int = 0) -> tuple[Self, Source]:
+        """A run of seconds, for `check_learner`: two clouds of points."""
+        labels = torch.arange(64) % 2
+        points = 2.0 * torch.eye(2)[labels] + torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+        data = Dataset(points, labels, ("right", "up"))
         with fresh_weights(seed):
-            return cls(MLP(2, hidden=())), NoisyOr(seed)
+            learner = cls.build(MLP(2, hidden=(16,)), FocalConfig(), ExampleFacts(data, space_of(points)))
+        return learner, Batches(data, learner.config.batch_size, seed=seed)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--updates", type=int, default=2_000)
-    arguments = parser.parse_args()
-
-    check_learner(Logistic)
-    print("the contract holds")
-    learner, source = Logistic.tiny()
-    for clock, update in run(learner, source, arguments.updates):
-        if clock.updates % max(arguments.updates // 5, 1) == 0:
-            print(f"update {clock.updates}: " + ", ".join(f"{k} {float(v):.3f}" for k, v in update.metrics.items()))
-
+RECIPE = Recipe("focal", Focal, FocalConfig, on_examples, "classification by the focal loss", steps=1_000)
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--updates", type=int, default=1_000)
+    parser.add_argument("--gamma", type=float, default=2.0)
+    arguments = parser.parse_args()
+
+    check_learner(Focal)
+    print("The contract that our learners keep holds.")
+    out = Path(tempfile.mkdtemp(), "focal")
+    settings = {"steps": arguments.updates, "gamma": arguments.gamma, "out": out}
+    agentlib.train(RECIPE, data="digits", callback=lambda clock, metrics: clock.fraction < 0.5, **settings)
+    print("Stopped half-way, as a callback can. Now the rest, from the folder alone:")
+    print(agentlib.train(RECIPE, resume=out))
+    print(f"The report: {out / 'report.html'}")

@@ -1,5 +1,9 @@
 """What all tests share."""
 
+import random
+from contextlib import contextmanager
+
+import numpy as np
 import pytest
 import torch
 
@@ -10,3 +14,22 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def _global_state():
+    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - the host's, only looked at
+    numpy_state = (str(kind), np.asarray(keys).tolist(), *rest)
+    return random.getstate(), numpy_state, torch.get_rng_state().tolist(), torch.get_num_threads()
+
+
+@pytest.fixture
+def globals_untouched():
+    """A context that must leave the global generators and the thread count as they were."""
+
+    @contextmanager
+    def watch():
+        before = _global_state()
+        yield
+        assert _global_state() == before
+
+    return watch

@@ -14,13 +14,14 @@ from torch import nn
 import agentlib
 from agentlib import Agent
 from agentlib.backbones import MLP, NatureCNN, from_spec
-from agentlib.backbones.schedules import Clock
-from agentlib.data import ReplayBuffer
-from agentlib.data.collection import Collector
-from agentlib.envs.spaces import action_from_space, action_to_space
+from agentlib.core.host import torch_threads
+from agentlib.core.randomness import fresh_weights
+from agentlib.core.schedules import Clock
+from agentlib.core.spaces import action_from_space, action_to_space, to_tensors
 from agentlib.envs.vector import Environments
-from agentlib.evaluation.recording import torch_threads
-from agentlib.evaluation.returns import episode_seed
+from agentlib.experience import ReplayBuffer
+from agentlib.experience.collection import Collector
+from agentlib.experience.evaluation import episode_seed
 from agentlib.policies import (
     CategoricalPolicy,
     DeterministicPolicy,
@@ -30,9 +31,8 @@ from agentlib.policies import (
     QPolicy,
     policy_for,
 )
-from agentlib.policies.acting import decide, to_tensors
-from agentlib.recipes.problem import fresh_weights
-from tests.data.scripted import Scripted
+from agentlib.policies.acting import decide
+from tests.experience.scripted import Scripted
 from tests.tiny import host_generators
 
 OBSERVATIONS = spaces.Box(-1.0, 1.0, (3,), np.float32)

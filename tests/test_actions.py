@@ -12,11 +12,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import agentlib
 from agentlib import Agent
 from agentlib.backbones import MLP, Chain, Nested
+from agentlib.catalog import recipe_of
 from agentlib.envs.dials import Dials
 from agentlib.policies import QPolicy
 from agentlib.policies.q_heads import QHead
-from agentlib.recipes import configure
-from agentlib.recipes.presets import RAINBOW, preset_for
+from agentlib.runs.plan import config_of, preset_of
 from tests.moody import Moody
 from tests.tiny import tiny_run
 
@@ -196,11 +196,12 @@ def test_head_arch_is_a_layer_as_wide_as_the_features_where_streams_are():
 
 
 def test_rainbow_is_dqn_with_its_options_on():
-    config = configure("rainbow", "CartPole-v1", {})
-    for name, value in preset_for("dqn", "CartPole-v1").items():
-        assert getattr(config, name) == RAINBOW.get(name, value)
-    assert all(getattr(config, name) == value for name, value in RAINBOW.items())
-    assert configure("rainbow", None, {"dueling": False}).dueling is False
+    config = config_of("rainbow", "CartPole-v1", {})
+    rainbow = preset_of(recipe_of("rainbow"), None)
+    for name, value in preset_of(recipe_of("dqn"), "CartPole-v1").items():
+        assert name == "steps" or getattr(config, name) == rainbow.get(name, value)
+    assert all(getattr(config, name) == value for name, value in rainbow.items() if name != "steps")
+    assert config_of("rainbow", None, {"dueling": False}).dueling is False
     agent = tiny_run("rainbow", steps=100)
     policy: Any = agent.policy
     assert (policy.dueling, policy.noisy, policy.distributional) == (True, True, "quantile")

@@ -16,9 +16,9 @@ from torch import nn
 
 from agentlib import Agent
 from agentlib.backbones import MLP
+from agentlib.backbones.choice import backbone_for
+from agentlib.core.randomness import fresh_weights
 from agentlib.policies import QPolicy
-from agentlib.recipes.backbones import backbone_for
-from agentlib.recipes.problem import fresh_weights
 from tests.tiny import host_generators, tiny_run
 
 CARTPOLE = gymnasium.make("CartPole-v1").observation_space

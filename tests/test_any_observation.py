@@ -9,8 +9,8 @@ from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 
 import agentlib
-from agentlib.data import record_episodes
-from tests.envs.test_spaces import any_space
+from agentlib.experience import record_episodes
+from tests.core.test_spaces import any_space
 
 DQN = {"buffer_size": 60, "learning_starts": 10, "batch_size": 4, "net_arch": (8,)}
 SEQUENCES = {"buffer_size": 60, "learning_starts": 16, "batch_size": 2}

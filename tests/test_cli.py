@@ -9,6 +9,7 @@ import sys
 import textwrap
 import warnings
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import pytest
@@ -16,11 +17,10 @@ from gymnasium import spaces
 
 import agentlib
 from agentlib import Agent
-from agentlib._options import keywords
-from agentlib.cli import COMPARABLE, _short_warnings, main
-from agentlib.learners import DQNConfig
-from agentlib.recipes import RECIPES
-from agentlib.recipes.folder import RunFolder
+from agentlib.catalog import LEARNERS, recipe_of
+from agentlib.runs.folder import RunFolder
+from agentlib.shell.main import _short_warnings, main
+from agentlib.shell.options import keywords
 from tests.tiny import FLAGS, IDENTITY, tiny_run
 
 SHORT = ["--env", IDENTITY, "--steps", "60", *FLAGS]
@@ -80,7 +80,8 @@ def test_the_settings_are_printed_by_where_they_come_from(capsys):
     assert lines[0] == "dqn on CartPole-v1: 10 steps, seed 0"
     assert lines[1] == "  given: learning_starts 5, net_arch 8 4"
     assert lines[2].startswith("  the preset for CartPole-v1: learning_rate 0.0023, ")
-    assert any(line.startswith("  the defaults: tau 1.0, gamma 0.99") for line in lines)
+    assert "  the defaults: " in "\n".join(lines)
+    assert "tau 1.0" in " ".join(lines)
     assert all(len(line) <= 100 for line in lines)
     agent = Agent.load("runs/dqn-CartPole-v1-1/agent.safetensors")
     assert agent.backbone.hidden == (8, 4)
@@ -169,7 +170,7 @@ def test_warnings_are_notes(capsys, monkeypatch):
     before = warnings.showwarning
     with warnings.catch_warnings(), _short_warnings():
         warnings.simplefilter("always")
-        warnings.warn_explicit("mind the gap", UserWarning, "/somewhere/agentlib/_train.py", 1)
+        warnings.warn_explicit("mind the gap", UserWarning, "/somewhere/agentlib/runs/train.py", 1)
         warnings.warn_explicit("not ours", UserWarning, "/somewhere/else.py", 1)
     error = capsys.readouterr().err
     assert "agentlib: note: mind the gap\n" in error
@@ -246,7 +247,7 @@ def test_what_cannot_be_filmed(capsys, tmp_path, monkeypatch):
         assert message in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     assert main(["record", path, "--env", IDENTITY, "--out", "film.mp4"]) == 1
-    assert "pip install 'agentlib[video]'" in capsys.readouterr().err
+    assert "pip install 'agentlib-rl[video]'" in capsys.readouterr().err
 
 
 def test_compare(capsys, tmp_path):
@@ -267,7 +268,7 @@ def test_compare(capsys, tmp_path):
 
 def test_list(capsys):
     everything = output(capsys, "list")
-    for name in (*RECIPES, "nature_cnn", "CartPole-v1", IDENTITY, "ALE/Pong-v5"):
+    for name in (*LEARNERS, "nature_cnn", "CartPole-v1", IDENTITY, "ALE/Pong-v5"):
         assert name in everything
     assert output(capsys, "list", "learners").startswith("learners\n  dqn ")
     assert "CartPole" not in output(capsys, "list", "backbones")
@@ -281,7 +282,7 @@ def test_help_is_complete(capsys):
         assert command in overview
         assert f"usage: agentlib {command}" in output(capsys, command, "--help")
     text = " ".join(output(capsys, "train", "--help").split())
-    assert "What to train, given first: dqn, " in text
+    assert "The learner, given first: dqn, " in text
     assert "agentlib train --resume DIR" in text
     flags = "env env-kwargs steps seed backbone device n-envs out zoo eval-every progress debug"
     for flag in flags.split():
@@ -289,20 +290,24 @@ def test_help_is_complete(capsys):
 
 
 @pytest.mark.parametrize(
-    ("command", "name"), [("train", name) for name in RECIPES] + [("compare", name) for name in COMPARABLE]
+    ("command", "name"), [("train", name) for name in LEARNERS] + [("compare", name) for name in ("dqn", "rainbow")]
 )
 def test_each_hyperparameter_is_a_flag_with_its_description(command, name, capsys):
     text = " ".join(output(capsys, command, name, "--help").replace("│", " ").split())
-    config = RECIPES[name].config
+    config = recipe_of(name).config
     kinds = [kind for kind in config.__mro__ if dataclasses.is_dataclass(kind)]
     bodies = [ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body for kind in kinds]  # type: ignore[attr-defined]
-    documented = sum(
-        isinstance(line, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        for body in bodies
+    documented: dict[str, Any] = {
+        ast.unparse(line.target): after.value.value
+        for body in reversed(bodies)
         for line, after in itertools.pairwise(body)
-    )
+        if isinstance(line, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+    }
     fields = dataclasses.fields(config)
-    assert documented == len(fields)
+    assert set(documented) == {field.name for field in fields}
+    for name, sentence in documented.items():
+        assert sentence.endswith(".") or "; " in sentence, name
+        assert sentence[0].isupper() or sentence[0] in "\"'", name
     for field in fields:
         assert f"--{field.name.replace('_', '-')} " in text or f"--{field.name.replace('_', '-')}," in text
     assert text.count("(default: ") >= len(fields)
@@ -350,25 +355,49 @@ def test_arguments_of_the_environment():
     }
 
 
-def test_any_recipe_is_a_command_without_a_branch(capsys, monkeypatch):
-    """A learner that the shell has never heard of."""
-    from dataclasses import dataclass, replace
+OWN = """
+from dataclasses import dataclass
 
-    @dataclass(frozen=True, kw_only=True)
-    class OtherConfig:
-        rate: float = 0.5
+from agentlib import Recipe
+from agentlib.backbones import Optimized
+from agentlib.families.examples import on_examples
+from agentlib.learners.supervised.classifier import Classifier
+from agentlib.learners.supervised.regularization import Supervised
 
-    seen = []
 
-    def build(config, problem, backbone, device, seed):
-        seen.append(config)
-        return RECIPES["dqn"].build(DQNConfig(learning_starts=5), problem, backbone, device, seed)
+@dataclass(frozen=True, kw_only=True)
+class MineConfig(Supervised):
+    label_smoothing: float = 0.25
+    \"\"\"Share of each label that goes to the others.\"\"\"
+    class_weights: None = None
 
-    other = replace(RECIPES["dqn"], name="other", config=OtherConfig, build=build)
-    monkeypatch.setitem(RECIPES, "other", other)
-    flags = ["--env", IDENTITY, "--steps", "10", "--progress", "none"]
-    assert "given: rate 0.25" in output(capsys, "train", "other", *flags, "--rate", "0.25")
-    assert seen == [OtherConfig(rate=0.25)]
+
+class Mine(Classifier):
+    pass
+
+
+RECIPE = Recipe("mine", Mine, MineConfig, on_examples, "a learner of my own", steps=30)
+"""
+
+
+def test_a_recipe_of_ones_own_is_a_command(capsys, tmp_path):
+    Path("own_learner.py").write_text(OWN)
+    text = output(capsys, "train", "own_learner:RECIPE", "--data", "digits", "--help")
+    assert "mine: a learner of my own" in text
+    assert "Share of each label that goes to the others." in text
+    flags = ["--data", "digits", "--progress", "none", "--out", "run"]
+    text = output(capsys, "train", "own_learner:RECIPE", *flags, "--label-smoothing", "0.5")
+    assert text.startswith("mine on digits: 30 steps, seed 0\n  given: label_smoothing 0.5\n")
+    assert "test/accuracy" in text
+    record = run_config(tmp_path / "run")
+    assert (record["what"], record["has_own_recipe"], record["config"]["label_smoothing"]) == ("mine", True, 0.5)
+    assert "a learner of my own" in Path("run", "report.html").read_text()
+    assert main(["train", "--resume", "run"]) == 1
+    assert "the run was of a recipe of your own, 'mine'" in capsys.readouterr().err
+    assert "mine on digits, in run: finished" in output(capsys, "train", "own_learner:RECIPE", "--resume", "run")
+    for wrong, message in (("own_learner:NONE", "names no Recipe"), ("no_module:RECIPE", "there is no module")):
+        assert main(["train", wrong, "--data", "digits"]) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_version(capsys):
@@ -387,7 +416,7 @@ def test_as_a_process():
 
 
 def test_help_does_not_wait_for_torch():
-    code = "import sys; from agentlib.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    code = "import sys; from agentlib.shell.main import main; main(['--help']); sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, env=environment).returncode == 0
 

@@ -1,5 +1,6 @@
-"""Every Python block of the documents runs, and every example with a small budget."""
+"""Every Python block of the documents runs, every example with a small budget, and the documents name what is there."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -7,9 +8,16 @@ from pathlib import Path
 
 import pytest
 
+import agentlib
+from agentlib.catalog import LEARNERS
+from tests.test_architecture import FLOORS
+
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+AT_THE_ROOT = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")]
+DOCUMENTS = sorted([*AT_THE_ROOT, *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FILE_NAME = re.compile(r"# (\w+\.py)\n")
+"""The first line of a block that is a file of this name for the blocks and lines that follow."""
 
 SHORTER = [(r"50_?000|20_000", "1500"), (r"episodes=100", "episodes=2")]
 """Long runs are cut; nothing else of a block is changed."""
@@ -30,7 +38,8 @@ def shortened(code):
 def test_python_blocks_run(document, tmp_path):
     """In one folder, in order, each block as a program of its own: as a reader would try them."""
     for number, code in enumerate(blocks(document, "python")):
-        program = tmp_path / f"block_{number}.py"
+        named = FILE_NAME.match(code)
+        program = tmp_path / (named[1] if named else f"block_{number}.py")
         program.write_text(shortened(code))
         done = subprocess.run(
             [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
@@ -44,6 +53,9 @@ def test_python_blocks_run(document, tmp_path):
 )
 def test_shell_lines_run(document, tmp_path):
     """Lines that call `agentlib`, in one folder, in order."""
+    for code in blocks(document, "python"):
+        if named := FILE_NAME.match(code):
+            (tmp_path / named[1]).write_text(code)
     for line in "".join(blocks(document, "sh")).splitlines():
         if not line.startswith("agentlib "):
             continue
@@ -104,6 +116,110 @@ def test_example_runs(name, tmp_path):
 
 def test_links_lead_somewhere():
     for document in DOCUMENTS:
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+        for target in re.findall(r"\]\(([^)]+)\)", document.read_text(encoding="utf-8")):
+            path, _, anchor = target.partition("#")
             if not target.startswith("http"):
-                assert (document.parent / target).exists(), f"{document.name} links to {target}"
+                place = document.parent / path if path else document
+                assert place.exists(), f"{document.name} links to {target}"
+                assert not anchor or anchor in anchors(place), f"{document.name} links to {target}"
+
+
+def anchors(document):
+    """Those of the headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+FILES_OF_RUNS = {"config.json", "results.json", "report.html", "agent.safetensors", "agentlib.json"}
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if d.name != "CHANGELOG.md"], ids=lambda d: d.name)
+def test_files_and_modules_that_are_named_exist(document):
+    """Paths start at the root, the package or the document's folder; a file's name alone is one in the package."""
+    text = BLOCK.sub("", document.read_text(encoding="utf-8"))
+    names = {path.name for path in (ROOT / "agentlib").rglob("*.py")}
+    for path in set(re.findall(r"`([\w/]+\.(?:py|md|json|toml|txt))\b", text)) - FILES_OF_RUNS:
+        is_there = any((folder / path).exists() for folder in (ROOT, ROOT / "agentlib", document.parent))
+        is_place = any(part.isupper() for part in Path(path).with_suffix("").parts)  # FAMILY/NAME.py
+        assert is_there or is_place or path in names, f"{document.name} names {path}"
+    for dotted in set(re.findall(r"`(agentlib(?:\.\w+)+)(?!\.?\w)", text)) - FILES_OF_RUNS:
+        module, found = "agentlib", agentlib
+        for part in dotted.split(".")[1:]:
+            module = f"{module}.{part}"
+            if not hasattr(found, part):
+                importlib.import_module(module)
+            found = getattr(found, part)
+
+
+def test_the_distribution_is_called_by_its_name():
+    """`agentlib` on the package index is another project."""
+    texts = [*DOCUMENTS, ROOT / "Makefile", *(ROOT / "agentlib").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
+    wrong = re.compile(r"pip install [^`\n]*['\" ]agentlib(?!-rl)|['\"`]agentlib\[")
+    assert [path.name for path in texts if wrong.search(path.read_text(encoding="utf-8"))] == []
+
+
+def rows_of(document, *header):
+    """The cells of the table with these first column titles, without backticks."""
+    lines = (ROOT / document).read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| " + " | ".join(header)))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip().strip("`") for cell in line.strip("|").split("|")])
+    return rows
+
+
+def test_the_readme_has_every_room_and_every_learner():
+    rooms = [(row[0], row[1]) for row in rows_of("README.md", "floor", "room")]
+    assert rooms == [(str(n), name) for n, level in list(enumerate(FLOORS, 1))[::-1] for name in level]
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("## Try it")[0]
+    assert [name for name in LEARNERS if f"`{name}`" not in table] == []
+
+
+def test_the_picture_of_the_rooms_is_drawn_from_the_code():
+    pictures = ROOT / "docs" / "pictures"
+    spec = importlib.util.spec_from_file_location("rooms", pictures / "rooms.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    now = (pictures / "rooms.svg").read_text(encoding="utf-8")
+    assert now == module.picture(), "imports have changed: run python docs/pictures/rooms.py"
+
+
+def test_one_run_goes_the_way_that_is_described():
+    """The functions of the page are called, and for the first time in this order."""
+    described = [(row[2], row[1]) for row in rows_of("docs/architecture.md", "call", "function")]
+    called: dict[tuple[str, str], int] = {}
+
+    def note(frame, event, _):
+        if event == "call" and frame.f_code.co_filename.startswith(str(ROOT / "agentlib")):
+            file = Path(frame.f_code.co_filename).relative_to(ROOT).as_posix()
+            called.setdefault((file, frame.f_code.co_qualname), len(called))
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        # Shorter than the preset's run, which is compiled; it stops at the first numbers.
+        agentlib.train("dqn", env="CartPole-v1", steps=1300, progress=False, callback=lambda *_: False)
+    finally:
+        sys.setprofile(before)
+    assert [place for place in described if place not in called] == []
+    assert sorted(described, key=called.__getitem__) == described
+    assert len(described) <= 12
+
+
+def test_the_types_that_are_described_are_in_their_files():
+    for name, file, _ in rows_of("docs/architecture.md", "type", "file"):
+        assert re.search(rf"^class {name}\b", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), name
+
+
+@pytest.mark.slow
+def test_a_recipe_of_ones_own_leaves_what_the_readme_says(tmp_path):
+    [(name, code)] = [(m[1], code) for code in blocks(ROOT / "README.md", "python") if (m := FILE_NAME.match(code))]
+    (tmp_path / name).write_text(code)
+    line = f"train {name.removesuffix('.py')}:RECIPE --data digits --steps 50 --progress none --out run"
+    subprocess.run([sys.executable, "-m", "agentlib", *line.split()], cwd=tmp_path, check=True, timeout=300)
+    left = {path.name.partition(".")[0] for path in (tmp_path / "run").iterdir()}
+    assert {"config", "agent", "checkpoints", "events", "results", "report", "learning_curve"} <= left

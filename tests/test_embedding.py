@@ -14,7 +14,7 @@ import torch
 
 import agentlib
 from agentlib import Agent
-from agentlib.training.trees import difference
+from agentlib.core.trees import difference
 from tests.tiny import IDENTITY, tiny_run
 
 ROOT = Path(__file__).parents[1]

@@ -14,10 +14,10 @@ from torch import nn
 
 from agentlib import Agent
 from agentlib.backbones import CNN, GRU, MLP, Chain, ResNet, ReturnConditioned, RunningNorm, Swin
+from agentlib.backbones.choice import backbone_for
+from agentlib.core.randomness import fresh_weights
 from agentlib.policies import DeterministicPolicy, DiffusionPolicy, EnsemblePolicy, Predictor, QPolicy, policy_for
 from agentlib.policies.exported import names_of
-from agentlib.recipes.backbones import backbone_for
-from agentlib.recipes.problem import fresh_weights
 from tests.test_acting import ACTIONS, OBSERVATIONS
 from tests.test_agent import SPACES
 
@@ -239,7 +239,7 @@ def test_what_cannot_be_exported_says_why(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="would have the same name"):
         agent_for(both, BOX, lambda: policy_for(BOX, backbone_for(both))).export(tmp_path / "policy.onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"ONNX needs onnxruntime: pip install 'agentlib\[export\]'"):
+    with pytest.raises(ImportError, match=r"ONNX needs onnxruntime: pip install 'agentlib-rl\[export\]'"):
         agent.export(tmp_path / "policy.onnx")
     assert not any(tmp_path.iterdir())
 

@@ -16,14 +16,14 @@ import pytest
 from gymnasium import spaces
 
 import agentlib
-import agentlib._train
+import agentlib.runs.training
 from agentlib import Agent
-from agentlib.cli import main
 from agentlib.envs.subprocesses import Subprocesses
 from agentlib.envs.vector import EnvironmentFailure
-from agentlib.recipes.folder import RunFolder
-from agentlib.recipes.lock import Lock
-from agentlib.training import checkpoints
+from agentlib.runs import checkpoints
+from agentlib.runs.folder import RunFolder
+from agentlib.runs.lock import Lock
+from agentlib.shell.main import main
 from tests.tiny import FLAGS, IDENTITY, tiny_run
 
 ROOT = Path(__file__).parents[1]
@@ -84,7 +84,7 @@ def survived(folder, at_least=20):
     ids=str,
 )
 def test_an_environment_that_gives_what_does_not_fit(trouble, message, tmp_path):
-    with pytest.raises(EnvironmentFailure, match=message + ".*what was learned so far is in"):
+    with pytest.raises(EnvironmentFailure, match="(?s)" + message + ".*what was learned so far is in"):
         tiny_run(env=Odd(trouble), out=tmp_path / "run")
     survived(tmp_path / "run")
 
@@ -124,7 +124,7 @@ def test_numbers_of_another_precision_are_taken():
 def test_a_worker_process_that_hangs_or_dies(trouble, message, tmp_path):
     envs = Subprocesses(Odd, 2, timeout=2.0, env_kwargs={"trouble": trouble})
     try:
-        with pytest.raises(EnvironmentFailure, match=message + ".*what was learned so far is in"):
+        with pytest.raises(EnvironmentFailure, match="(?s)" + message + ".*what was learned so far is in"):
             tiny_run(env=envs, out=tmp_path / "run")
     finally:
         envs.close()
@@ -161,13 +161,16 @@ def full_disk(monkeypatch, after=0):
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
-    monkeypatch.setattr(agentlib._train, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(agentlib.runs.training, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     full_disk(monkeypatch, after=3)
-    with pytest.raises(OSError, match=r"No space left .*could not be saved .*the last good checkpoint is ") as caught:
+    with pytest.raises(
+        OSError, match=r"(?s)No space left .*could not be saved .*the last good checkpoint is "
+    ) as caught:
         tiny_run(out=tmp_path / "run")
     monkeypatch.undo()
     last = RunFolder(tmp_path / "run").checkpoints()[-1]
-    assert str(last) in str(caught.value)
+    assert str(last) in caught.value.__notes__[0]
+    assert caught.value.saved_in is None  # type: ignore[attr-defined]
     assert not list((tmp_path / "run").rglob("*.tmp"))
     agentlib.train(resume=tmp_path / "run", progress=False, compile=False)
     Agent.load(tmp_path / "run").act(0)
@@ -193,7 +196,7 @@ def test_a_full_disk_leaves_the_agent_before(tmp_path, monkeypatch):
 HOLD = """
 import sys, time
 from pathlib import Path
-from agentlib.recipes.lock import Lock
+from agentlib.runs.lock import Lock
 lock = Lock(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(1000)
@@ -261,7 +264,7 @@ def test_sigterm_in_the_shell_saves(tmp_path):
 
 def test_ctrl_c_twice_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):
     """The second one comes while the first is being saved."""
-    monkeypatch.setattr(agentlib._train, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(agentlib.runs.training, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     save, stopping = RunFolder.save, [False]
 
     def interrupted(self, learner, source, *rest):

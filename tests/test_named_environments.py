@@ -4,8 +4,8 @@ import gymnasium
 import pytest
 
 from agentlib import Agent, evaluate
-from agentlib.cli import main
 from agentlib.envs.making import make_env
+from agentlib.shell.main import main
 
 NEWEST = {env_id.rpartition("-v")[0]: env_id for env_id in gymnasium.registry}
 FEW = ["--steps", "120", "--learning-starts", "60", "--buffer-size", "200", "--progress", "none", "--out", "run"]

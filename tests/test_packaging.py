@@ -39,7 +39,7 @@ def pins() -> dict[str, str]:
 
 
 def test_one_version_everywhere() -> None:
-    assert agentlib.__version__ == PYPROJECT["project"]["version"] == metadata.version("agentlib")
+    assert agentlib.__version__ == PYPROJECT["project"]["version"] == metadata.version("agentlib-rl")
 
 
 def test_the_package_says_that_it_is_typed() -> None:
@@ -69,7 +69,7 @@ def test_each_dependency_is_pinned_within_its_range(extra: str) -> None:
     requirements = PYPROJECT["project"]["dependencies"] if extra == "core" else EXTRAS[extra]
 
     for requirement in map(Requirement, requirements):
-        if requirement.name == "agentlib":
+        if requirement.name == "agentlib-rl":
             assert set(EXTRAS) - {extra} == requirement.extras, "`dev` has every extra"
         else:
             assert pinned[canonicalize_name(requirement.name)] in requirement.specifier
@@ -80,7 +80,7 @@ def test_each_extra_that_is_named_exists() -> None:
         (str(path.relative_to(ROOT)), extra.strip())
         for path in tracked_files()
         if path.suffix in {".py", ".md"}
-        for group in re.findall(r"agentlib\[([a-z0-9, -]+)\]", text_of(path))
+        for group in re.findall(r"agentlib-rl\[([a-z0-9, -]+)\]", text_of(path))
         for extra in group.split(",")
     }
 

@@ -12,16 +12,16 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from safetensors.torch import load_file
 
 import agentlib
-import agentlib._train
-import agentlib.training.checkpoints
+import agentlib.runs.checkpoints
+import agentlib.runs.training
 from agentlib import Agent
-from agentlib.data import record_episodes
+from agentlib.core.trees import difference
+from agentlib.engine.compiled import compiler_found
 from agentlib.envs.experts import cartpole_expert
-from agentlib.recipes.folder import RunFolder
-from agentlib.training.checkpoints import load_state
-from agentlib.training.compiled import compiler_found
-from agentlib.training.segments import DamagedFile, Segments
-from agentlib.training.trees import difference
+from agentlib.experience import record_episodes
+from agentlib.runs.checkpoints import load_state
+from agentlib.runs.folder import RunFolder
+from agentlib.runs.segments import DamagedFile, Segments
 from tests.moody import Moody
 
 CONTROL: dict[str, Any] = {"net_arch": (16,), "learning_starts": 60, "batch_size": 16, "steps": 600}
@@ -131,7 +131,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(name, tmp_path, monkeypatch
     generator = np.random.default_rng(0)
     deaths = 0
     for life in range(30):
-        monkeypatch.setattr(agentlib._train, "CHECKPOINTS_PER_RUN", int(generator.integers(5, 60)))
+        monkeypatch.setattr(agentlib.runs.training, "CHECKPOINTS_PER_RUN", int(generator.integers(5, 60)))
         try:
             train(name, tmp_path / "killed", 0 if life == 29 else int(generator.integers(2, most + 1)))
             break
@@ -168,7 +168,7 @@ def test_a_run_that_is_killed_before_its_first_checkpoint_starts_again(tmp_path,
 def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path):
     train("stops by itself", tmp_path / "run")
     before = what_is_left(tmp_path / "run")
-    assert before["checkpoint"]["extra"]["waited"] == 2  # it stopped by itself
+    assert before["checkpoint"]["extra"]["progress"]["waited"] == 2  # it stopped by itself
     train("stops by itself", tmp_path / "run")
     assert difference(before, what_is_left(tmp_path / "run")) is None
 
@@ -201,7 +201,7 @@ def test_other_means_are_told(tmp_path):
 @pytest.fixture
 def in_segments(monkeypatch):
     """All rings are large ones."""
-    monkeypatch.setattr(agentlib.training.checkpoints, "SMALL", 0)
+    monkeypatch.setattr(agentlib.runs.checkpoints, "SMALL", 0)
 
 
 def segments_of(folder: Path) -> set[str]:
@@ -210,7 +210,7 @@ def segments_of(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", ["options", "environments", "vector", "memory"])
 def test_replay_memory_in_segments_comes_back(name, tmp_path, monkeypatch, in_segments):
-    monkeypatch.setattr(agentlib.training.segments, "LARGE", 2000)  # several files each time
+    monkeypatch.setattr(agentlib.runs.segments, "LARGE", 2000)  # several files each time
     train(name, tmp_path / "whole")
     seen: list[set[str]] = []
     for reports in (30, 20, 20, 0):
@@ -234,7 +234,7 @@ def test_replay_memory_in_segments_comes_back(name, tmp_path, monkeypatch, in_se
 
 def test_a_checkpoint_costs_what_changed(tmp_path, monkeypatch, in_segments):
     """And segments that no checkpoint needs any more are deleted."""
-    monkeypatch.setattr(agentlib._train, "CHECKPOINTS_PER_RUN", 30)
+    monkeypatch.setattr(agentlib.runs.training, "CHECKPOINTS_PER_RUN", 30)
     written: list[int] = []
     plain = Segments._write_file
 
@@ -260,8 +260,8 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_taken(harm, tmp_path
     before, last = run.checkpoints()
     path = last
     if harm.startswith("segment"):
-        only_of_the_last = set(agentlib.training.checkpoints.segments_named(last))
-        only_of_the_last -= set(agentlib.training.checkpoints.segments_named(before))
+        only_of_the_last = set(agentlib.runs.checkpoints.segments_named(last))
+        only_of_the_last -= set(agentlib.runs.checkpoints.segments_named(before))
         path = run.segments.folder / min(only_of_the_last)
     content = bytearray(path.read_bytes())
     if harm.endswith("lost"):

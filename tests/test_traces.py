@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from agentlib.training import run
+from agentlib.engine import run
 from tests.test_contract import LEARNERS
 
 FILE = Path(__file__).with_name("traces.json")

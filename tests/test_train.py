@@ -10,9 +10,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import agentlib
 from agentlib import Agent
-from agentlib.backbones import Linear
+from agentlib.core import Linear
 from agentlib.learners import DQNConfig
-from agentlib.recipes.folder import RunFolder
+from agentlib.runs.folder import RunFolder
 from tests.tiny import IDENTITY, SETTINGS, host_generators, tiny_run
 
 TAXI = max(env_id for env_id in gymnasium.registry if env_id.startswith("Taxi-v"))
@@ -86,7 +86,15 @@ def test_a_callback_sees_the_numbers_and_stops_the_run():
 def test_a_runs_folder(tmp_path):
     agent = tiny_run(out=tmp_path / "run", seed=7)
     names = sorted(path.name.split(".out.")[0] for path in (tmp_path / "run").iterdir())
-    assert names == [".lock", "agent.safetensors", "checkpoints", "config.json", "events", "results.json"]
+    assert names == [
+        ".lock",
+        "agent.safetensors",
+        "checkpoints",
+        "config.json",
+        "events",
+        "report.html",
+        "results.json",
+    ]
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (record["what"], record["env"], record["seed"], record["steps"]) == ("dqn", IDENTITY, 7, 200)
     assert record["config"]["batch_size"] == 16

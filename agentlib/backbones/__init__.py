@@ -11,20 +11,10 @@ from agentlib.backbones.files import load_backbone, save_backbone
 from agentlib.backbones.initialization import initialize
 from agentlib.backbones.mlp import MLP
 from agentlib.backbones.normalization import RunningNorm
-from agentlib.backbones.optimizers import Rule, adagrad, adam, adamw, rmsprop, sgd
+from agentlib.backbones.optimizers import Optimized, adagrad, adam, adamw, lars, rmsprop, sgd
 from agentlib.backbones.recurrent import GRU, LSTM, RNN
 from agentlib.backbones.resnet import ResNet
 from agentlib.backbones.return_conditioned import Prompt, ReturnConditioned
-from agentlib.backbones.schedules import (
-    Clock,
-    Cosine,
-    InverseSquareRoot,
-    Linear,
-    Schedule,
-    Warmup,
-    at,
-    scaled_to_batch,
-)
 from agentlib.backbones.sequence import AfterAction, WithMemory
 from agentlib.backbones.specs import BACKBONES, from_spec, spec_of
 from agentlib.backbones.transformer import EncoderDecoder, TransformerDecoder, TransformerEncoder
@@ -41,14 +31,10 @@ __all__ = [
     "AfterAction",
     "Backbone",
     "Chain",
-    "Clock",
-    "Cosine",
     "Critic",
     "DiffusionModel",
     "EncoderDecoder",
     "Generator",
-    "InverseSquareRoot",
-    "Linear",
     "MLPDecoder",
     "MLPDenoiser",
     "MapDecoder",
@@ -56,12 +42,11 @@ __all__ = [
     "Nested",
     "Observation",
     "OneHot",
+    "Optimized",
     "Prompt",
     "ResNet",
     "ReturnConditioned",
-    "Rule",
     "RunningNorm",
-    "Schedule",
     "SequenceBackbone",
     "Spec",
     "State",
@@ -71,18 +56,16 @@ __all__ = [
     "UNet",
     "UNetDenoiser",
     "ViT",
-    "Warmup",
     "WithMemory",
     "adagrad",
     "adam",
     "adamw",
-    "at",
     "from_spec",
     "initialize",
+    "lars",
     "load_backbone",
     "rmsprop",
     "save_backbone",
-    "scaled_to_batch",
     "sgd",
     "spec_of",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from agentlib.backbones.names import look_up
+from agentlib.core.names import look_up
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,

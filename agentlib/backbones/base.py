@@ -56,11 +56,6 @@ def dtype_of(network: nn.Module) -> torch.dtype:
     return next((parameter.dtype for parameter in network.parameters()), torch.float32)
 
 
-def once(tensor: Tensor) -> Tensor:
-    """A contiguous tensor that a compiler computes before it is used, and not anew wherever it is read."""
-    return tensor.as_strided(tensor.shape, tensor.stride())
-
-
 class SequenceBackbone(Backbone):
     """A network with memory: sequences of observations in, features `(B, T, feature_dim)` and the next state out.
 

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.backbones.activations import activation_named
-from agentlib.backbones.base import Backbone, Spec, dtype_of, once
+from agentlib.backbones.base import Backbone, Spec, dtype_of
 from agentlib.backbones.images import ImageLayout, Window, convolved_sides, scaled
 from agentlib.backbones.initialization import initialize
-from agentlib.backbones.names import look_up
 from agentlib.backbones.normalization import normalized, shifts
+from agentlib.core.names import look_up
+from agentlib.core.once import once
 
 POOLINGS: dict[str, type[nn.MaxPool2d | nn.AvgPool2d]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 """Over 2x2 pixels, with stride 2."""

@@ -1,4 +1,4 @@
-"""Networks from a code to an example, and what is built of them: generators, and critics of what they make."""
+"""Networks from a code to an example; generators, and critics of the examples that they make."""
 
 from __future__ import annotations
 
@@ -86,15 +86,15 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def sample(self, n: int, label: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
-        """n examples `(n, *shape)`, of these labels `(n,)` if it was told labels.
+        """n examples `(n, *shape)`, with the labels `(n,)` if the generator is conditional.
 
         Raises:
-            ValueError: labels are missing, or nobody told it any.
+            ValueError: labels are missing, or the generator is not conditional.
         """
         if label is None and self.n_classes:
             raise ValueError(f"this generator needs a label from 0 to {self.n_classes - 1} for each example")
         if label is not None and not self.n_classes:
-            raise ValueError("this generator was told no labels, and can be asked for none")
+            raise ValueError("this generator is not conditional: leave out the labels")
         like = self.classes
         z = torch.randn(n, self.latent_dim, generator=generator, device=like.device, dtype=like.dtype)
         examples: Tensor = self(z, label)

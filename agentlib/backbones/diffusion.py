@@ -1,10 +1,10 @@
-"""Diffusion models: a network that tells the noise in a noisy sample, and the sampler that takes it out step by step.
+"""Diffusion models: a network that predicts the noise in a noisy sample, and the sampler that removes it step by step.
 
     q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I),   abar_t = prod_{s <= t} (1 - beta_s)           (Ho et al. 2020)
 
 The network gives the velocity v = sqrt(abar_t) noise - sqrt(1 - abar_t) x_0, from which both noise and x_0 follow
-without a division by what is nearly 0 at late times (Salimans & Ho 2022). Times are indices 0 .. T - 1. Inside, data is
-brought to mean 0 and variance 1 (`standardize`), and back at the end.
+without a division by sqrt(abar_t), which is nearly 0 at late times (Salimans & Ho 2022). Times are indices 0 .. T - 1.
+Inside, data is brought to mean 0 and variance 1 (`standardize`), and back at the end.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from agentlib.backbones.unet import UNet
 
 Schedule = Literal["linear", "cosine"]
 LARGEST_BETA = 0.999
+SMALL_IMAGE = 64
+"""Images of more pixels than this get a U-Net by default."""
 
 
 def betas(schedule: Schedule, noise_steps: int) -> Tensor:
@@ -58,8 +60,8 @@ def time_rates() -> Tensor:
     return torch.logspace(0, 1, 16)
 
 
-def given(condition: Tensor | None, condition_dim: int, like: Tensor) -> list[Tensor]:
-    """The condition `(B, condition_dim)` as a list of inputs: zeros where it is None, nothing where there is none."""
+def condition_inputs(condition: Tensor | None, condition_dim: int, like: Tensor) -> list[Tensor]:
+    """The condition `(B, condition_dim)` as a list of inputs: zeros where it is None, empty for `condition_dim` 0."""
     if not condition_dim:
         return []
     return [like.new_zeros(like.shape[0], condition_dim) if condition is None else condition]
@@ -68,7 +70,7 @@ def given(condition: Tensor | None, condition_dim: int, like: Tensor) -> list[Te
 class MLPDenoiser(nn.Module):
     """The velocity, by an MLP on x, waves of x, waves of the time, and a condition.
 
-    Without the waves, an MLP blurs what is finer than its data is wide.
+    Without the waves, an MLP blurs structure that is much finer than the data is wide.
 
     Args:
         shape: of one sample.
@@ -111,7 +113,7 @@ class MLPDenoiser(nn.Module):
         """Velocities `(B, *shape)` for x `(B, *shape)`, times `(B,)` from 0 to 1, conditions `(B, condition_dim)`."""
         flat = x.flatten(1)  # (B, d)
         inputs = [flat, waves(flat, self.frequencies), waves(time[:, None], self.rates)]
-        inputs += given(condition, self.condition_dim, flat)
+        inputs += condition_inputs(condition, self.condition_dim, flat)
         velocity: Tensor = self.head(self.trunk(torch.cat(inputs, 1)))
         return velocity.view_as(x)
 
@@ -123,7 +125,7 @@ class UNetDenoiser(nn.Module):
         shape: of one image, `(C, H, W)`.
         widths: channels at each size.
         condition_dim: numbers in a condition; 0 for none.
-        embedding_dim: width of what the blocks see of time and condition.
+        embedding_dim: width of the embedding of time and condition that the blocks see.
     """
 
     rates: Tensor
@@ -155,18 +157,44 @@ class UNetDenoiser(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
         """Velocities `(B, C, H, W)` for x, times `(B,)` from 0 to 1, conditions `(B, condition_dim)`."""
-        inputs = [waves(time[:, None], self.rates), *given(condition, self.condition_dim, x)]
+        inputs = [waves(time[:, None], self.rates), *condition_inputs(condition, self.condition_dim, x)]
         velocity: Tensor = self.unet(x, self.embedding(torch.cat(inputs, 1)))
         return velocity
 
 
+def denoiser_for(
+    shape: Sequence[int], backbone: Any = "auto", hidden: Sequence[int] = (128, 128, 128), condition_dim: int = 0
+) -> nn.Module:
+    """A denoiser of samples: "auto" means layers of `hidden`, and a U-Net for images of more than 64 pixels.
+
+    Args:
+        shape: of one sample.
+        backbone: "auto", "mlp", "unet", or a built denoiser, which is taken as it is.
+        hidden: widths of the layers of "mlp".
+        condition_dim: numbers in a condition; 0 for none.
+
+    Raises:
+        ValueError: another backbone, or a U-Net for samples that are no images.
+    """
+    if isinstance(backbone, nn.Module):
+        return backbone
+    is_image = len(shape) == 3
+    if backbone == "unet" or (backbone == "auto" and is_image and math.prod(shape[1:]) > SMALL_IMAGE):
+        if not is_image:
+            raise ValueError(f"a U-Net takes images (C, H, W), and an example of this data is {tuple(shape)}")
+        return UNetDenoiser(shape, condition_dim=condition_dim)
+    if backbone not in ("auto", "mlp"):
+        raise ValueError(f"diffusion takes backbone auto, mlp, unet, or a module such as MLPDenoiser, not {backbone!r}")
+    return MLPDenoiser(shape, hidden, condition_dim)
+
+
 class DiffusionModel(nn.Module):
-    """A distribution over samples of one shape, given by a network that tells what is noise in them.
+    """A distribution over samples of one shape, given by a network that predicts the noise in them.
 
     Args:
         denoiser: `denoiser(x, time, condition)` gives the velocity, as `MLPDenoiser` does.
         shape: of one sample.
-        noise_steps: T, how many steps lie between data and pure noise.
+        noise_steps: T, the number of steps between data and pure noise.
         schedule: how noise grows, "linear" or "cosine".
         clip: while sampling, cut predictions of x_0 to the range of the data. Right for data with hard limits, such as
             actions and pixels, and for samples in few steps; it would cut the tails of points in the plane.
@@ -213,26 +241,26 @@ class DiffusionModel(nn.Module):
 
     @torch.no_grad()
     def standardize(self, data: Tensor) -> None:
-        """Takes mean, deviation and range from data `(N, *shape)`; one deviation, so that shapes stay what they are."""
+        """Takes mean, deviation and range from data `(N, *shape)`; one deviation, so that proportions are kept."""
         self.center.copy_(data.mean(0))
         self.scale.copy_((data - data.mean(0)).square().mean().sqrt().clamp_min(1e-6).expand(self.shape))
         self.low.copy_((data.amin(0) - self.center) / self.scale)
         self.high.copy_((data.amax(0) - self.center) / self.scale)
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The noise told in x `(B, *shape)`, standardized, at times `(B,)` int64."""
+        """The noise predicted in standardized x `(B, *shape)` at times `(B,)` int64."""
         kept = self._at(self.alpha_bar, t)
         noise: Tensor = kept.sqrt() * self.velocity(x, t, condition) + (1.0 - kept).sqrt() * x
         return noise
 
     def clean(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The x_0 told in x; cut to the data's range if `clip`."""
+        """The x_0 predicted from x; cut to the data's range if `clip`."""
         kept = self._at(self.alpha_bar, t)
         origin: Tensor = kept.sqrt() * x - (1.0 - kept).sqrt() * self.velocity(x, t, condition)
         return torch.minimum(torch.maximum(origin, self.low), self.high) if self.clip else origin
 
     def velocity(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """What the network gives."""
+        """The network's prediction."""
         velocity: Tensor = self.denoiser(x, (t + 1.0) / self.noise_steps, condition)
         return velocity
 
@@ -264,11 +292,11 @@ class DiffusionModel(nn.Module):
         """n samples `(n, *shape)`.
 
         Args:
-            n: how many.
+            n: number of samples.
             condition: `(n, condition_dim)`.
-            steps: None goes through all T steps at random (ancestral sampling); a number takes so many steps of the
-                deterministic sampler of DDIM (Song et al. 2021), which is fast, and the same for the same noise.
-            noise: `(n, *shape)`, what to start from.
+            steps: None goes through all T steps at random (ancestral sampling); a number takes as many steps of
+                the deterministic sampler of DDIM (Song et al. 2021), which is fast, and the same for the same noise.
+            noise: `(n, *shape)`, the start.
             generator: of the noise; by default torch's.
 
         Raises:
@@ -289,6 +317,6 @@ class DiffusionModel(nn.Module):
                 x = mean + variance.sqrt() * torch.randn(n, *self.shape, generator=generator, **like)
             else:
                 kept = self._at(self.alpha_bar, t)
-                told = (x - kept.sqrt() * origin) / (1.0 - kept).sqrt()
-                x = self.noised(origin, torch.full_like(t, times[i + 1]), told)
+                predicted = (x - kept.sqrt() * origin) / (1.0 - kept).sqrt()
+                x = self.noised(origin, torch.full_like(t, times[i + 1]), predicted)
         return x * self.scale + self.center

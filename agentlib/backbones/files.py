@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from agentlib.backbones.names import one_line, shown
-from agentlib.backbones.randomness import host_generator_kept
 from agentlib.backbones.specs import Classes, from_spec, spec_of
+from agentlib.core.names import one_line, shown
+from agentlib.core.randomness import host_generator_kept
 
 KIND, VERSION = "agentlib backbone", 1
 TABLES = 1 << 24

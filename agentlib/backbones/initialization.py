@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import init
 from torch.nn.utils import parametrize
 
-from agentlib.backbones.names import look_up
+from agentlib.core.names import look_up
 
 Fill = Callable[[Tensor, float, float], object]
 """(weight, number of inputs d, gain) -> fills the weight."""

@@ -28,7 +28,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from agentlib.backbones.base import Backbone, Spec
-from agentlib.backbones.names import look_up
+from agentlib.core.names import look_up
 
 
 class ChannelLayerNorm(nn.LayerNorm):

@@ -1,49 +1,23 @@
 """Optimizer rules: pure tensor functions from a gradient to a change of the parameters.
 
 A rule sees parameters joined to flat vectors, so that a whole update is a handful of operations and fits into one
-compiled graph. `agentlib.training.Step` joins them, keeps the slots and applies the change.
+compiled graph. `agentlib.core.Step` joins them, keeps the slots and applies the change.
 
 Each rule equals its namesake in `torch.optim`, step by step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from agentlib.backbones.base import once
-from agentlib.backbones.schedules import Schedule
-
-Rate = float | Tensor
-"""A learning rate; a 0-dim tensor if it follows a schedule."""
-Numbers = Callable[[dict[str, Tensor], Rate], tuple[Rate, ...]]
-"""(scalars, learning rate) -> what one step uses for all parameters. The scalars are updated in place, before they are
-read: compiled code was seen to write the new value of a number before all had read the old one."""
-Change = Callable[..., Tensor]
-"""(gradient (N,), slots (N,) by name, *numbers) -> change (N,), element by element. The slots are updated in place."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How a gradient becomes a change of the parameters."""
-
-    learning_rate: Schedule
-    """A number or a schedule."""
-    slots: tuple[str, ...]
-    """Names of the vectors that the rule remembers from step to step."""
-    change: Change
-    """The rule itself. The change is proportional to the learning rate, so that modules can have rates of their own."""
-    scalars: Mapping[str, float] = field(default_factory=dict)
-    """Names and first values of the 0-dim float64 numbers that the rule remembers."""
-    numbers: Numbers = lambda scalars, rate: (rate,)
-    """What is the same for all parameters, taken once in a step; the learning rate by default."""
-    weight_decay: float = 0.0
-    """Strength of the decay of matrices and filters; biases and gains (one dimension) are left alone."""
-    decoupled: bool = False
-    """True: parameters shrink by `learning_rate * weight_decay` (AdamW). False: the gradient gets an L2 term."""
+from agentlib.core.config import Config, Count, NonNegative
+from agentlib.core.config import Rate as LearningRate
+from agentlib.core.once import once
+from agentlib.core.rule import Rate, Rule
+from agentlib.core.schedules import Schedule
 
 
 def sgd(learning_rate: Schedule, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> Rule:
@@ -134,3 +108,45 @@ def adamw(
 ) -> Rule:
     """AdamW (Loshchilov & Hutter 2019): Adam, and matrices shrink by `learning_rate * weight_decay` each step."""
     return _adam(learning_rate, betas, eps, weight_decay, decoupled=True)
+
+
+def lars(learning_rate: Schedule = 0.3, momentum: float = 0.9, weight_decay: float = 1e-6, trust: float = 1e-3) -> Rule:
+    """LARS (You et al. 2017, arXiv:1708.03888, algorithm 1), for large batches: each matrix has a rate of its own.
+
+    r = trust |w| / (|g| + weight_decay |w|);  v <- momentum v + r (g + weight_decay w);  w <- w - learning_rate v
+
+    Biases and gains (one dimension) have r = 1 and no decay, as SimCLR (Chen et al. 2020) has it; so have matrices
+    whose norm, or whose gradient's norm, is 0. The learning rate multiplies v, and not what enters it, so that a
+    falling schedule acts at once, as in `sgd`.
+    """
+
+    def change(
+        gradients: list[Tensor], memory: dict[str, list[Tensor]], parameters: list[Tensor], rate: Rate
+    ) -> list[Tensor]:
+        changes = []
+        for gradient, velocity, weight in zip(gradients, memory["momentum"], parameters, strict=True):
+            if weight.dim() > 1:
+                size, slope = torch.linalg.vector_norm(weight), torch.linalg.vector_norm(gradient)
+                ratio = trust * size / (slope + weight_decay * size)
+                ratio = torch.where((size > 0) & (slope > 0), ratio, torch.ones_like(ratio))
+                gradient = ratio * (gradient + weight_decay * weight)
+            changes.append(-rate * velocity.mul_(momentum).add_(gradient))
+        return changes
+
+    return Rule(learning_rate, ("momentum",), change, elementwise=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimized(Config):
+    """What every config has: a learning rate, the size of batches, and the optimizer that they make."""
+
+    learning_rate: LearningRate = 1e-3
+    """Learning rate of Adam: a number or a schedule."""
+    batch_size: Count = 64
+    """Samples per update."""
+    max_grad_norm: NonNegative | None = None
+    """Clip gradients to this global norm; None disables clipping."""
+
+    def optimizer(self) -> Rule:
+        """The rule by which the parameters are changed."""
+        return adam(self.learning_rate)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.backbones.base import SequenceBackbone, Spec, State
-from agentlib.backbones.names import close_matches
+from agentlib.core.names import close_matches
 
 Cell = tuple[Tensor, ...]
 """The state of one layer in one direction: h `(B, n)`, and c `(B, n)` for the LSTM."""

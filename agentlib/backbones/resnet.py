@@ -24,8 +24,8 @@ from agentlib.backbones.activations import activation_named
 from agentlib.backbones.base import Backbone, Spec, dtype_of
 from agentlib.backbones.images import ImageLayout, Window, convolved_sides
 from agentlib.backbones.initialization import initialize, scale_branches
-from agentlib.backbones.names import look_up
 from agentlib.backbones.normalization import normalized, shifts
+from agentlib.core.names import look_up
 
 RESNETS: dict[str, dict[str, Any]] = {
     "resnet_small": {"blocks": (1, 1, 1), "width": 32, "stem": "small"},

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from agentlib.backbones.base import Spec
-from agentlib.backbones.names import close_matches, shown
-from agentlib.backbones.randomness import host_generator_kept
+from agentlib.core.names import close_matches, shown
+from agentlib.core.randomness import host_generator_kept
 
 Classes = Mapping[str, Callable[..., nn.Module]]
 """Classes by name, or functions that build a module."""

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from agentlib.backbones.attention import KeyValue, Layer, Stack, sinusoids
 from agentlib.backbones.base import Backbone, SequenceBackbone, Spec
-from agentlib.backbones.names import close_matches
 from agentlib.backbones.specs import spec_of
+from agentlib.core.names import close_matches
 
 Positions = Literal["learned", "sinusoidal", "rotary", "none"]
 Cache = tuple[Tensor, Tensor, Tensor]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from agentlib.backbones.attention import Layer, Stack
 from agentlib.backbones.base import Backbone, Spec
 from agentlib.backbones.images import ImageLayout, tiling
-from agentlib.backbones.names import close_matches
+from agentlib.core.names import close_matches
 
 
 def patch_grid(layout: ImageLayout, patch: int) -> tuple[int, int]:

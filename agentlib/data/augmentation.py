@@ -1,4 +1,4 @@
-"""Random changes of images that leave their meaning alone, drawn for each image by itself.
+"""Random changes of images that leave their meaning alone, independent for each image.
 
 Each class here is a `Transform` for `agentlib.data.Batches`: it takes images `(B, C, H, W)` and gives images of the
 same shape, on their device, drawing from torch's default generator. Shapes are fixed and no Python branch looks at a
@@ -44,6 +44,13 @@ def shift(images: Tensor, rows: Tensor, columns: Tensor, padding: Padding = "edg
         return moved
     inside = ((down >= 0) & (down < height))[:, :, None] & ((right >= 0) & (right < width))[:, None, :]  # (B, H, W)
     return moved * inside[:, None]
+
+
+def nudged(images: Tensor) -> Tensor:
+    """Images as they are, then all moved by one pixel down, up, right and left over zeros: `(5 * B, C, H, W)`."""
+    zero = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    moves = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+    return torch.cat([shift(images, zero + down, zero + right, "zero") for down, right in moves])
 
 
 def flip(images: Tensor, chosen: Tensor) -> Tensor:
@@ -139,7 +146,7 @@ class RandomCrop:
     smallest: float = 0.5
     """The least share of the image's area that is left."""
     ratio: float = 4 / 3
-    """The box may be so much wider than high, or higher than wide, compared with the image."""
+    """Largest ratio of width to height, or of height to width, relative to the image."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """`(B, C, H, W)`, bytes or floating-point, to floating-point."""
@@ -155,7 +162,7 @@ class RandomLight:
     """x' = mean + contrast (x - mean) + brightness, each image with numbers of its own."""
 
     brightness: float = 0.2
-    """Up to so much is added, or taken away."""
+    """Largest number that is added or subtracted."""
     contrast: float = 0.2
     """Distances from the mean grow or shrink by up to this share."""
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agentlib.backbones.schedules import Clock
+from agentlib.core.schedules import Clock
+from agentlib.core.source import Source
 from agentlib.data.datasets import Dataset
-from agentlib.data.source import Source
 
 Transform = Callable[[Tensor], Tensor]
 """Changes a batch `(B, ...)` at random, by torch's default generator, on the device of the batch."""

@@ -176,7 +176,7 @@ def _sklearn(name: str) -> Any:
     try:
         from sklearn import datasets
     except ImportError:
-        raise ImportError(f"the data set {name} comes with scikit-learn: pip install 'agentlib[vision]'") from None
+        raise ImportError(f"the data set {name} comes with scikit-learn: pip install 'agentlib-rl[vision]'") from None
     finally:
         random.setstate(before)  # its import draws from the host's generator
     return getattr(datasets, f"load_{name}")()

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from agentlib.backbones.schedules import Clock
+from agentlib.core.schedules import Clock
+from agentlib.core.source import Source
+from agentlib.core.spaces import action_from_space, leaf_dtype, leaf_shape, leaf_spaces
 from agentlib.data.datasets import Dataset
-from agentlib.data.demonstrations import Demonstrations
-from agentlib.data.source import Source
-from agentlib.envs.spaces import action_from_space, leaf_dtype, leaf_shape, leaf_spaces
 
 
 class Pairs(NamedTuple):
@@ -141,7 +140,7 @@ class Pools(Source):
 
     Args:
         x: `(all tasks, n, ...)`, n examples of each task.
-        y: `(all tasks, n, ...)`, what is to be predicted of each.
+        y: `(all tasks, n, ...)`, the targets.
         shots: examples of each task to adapt to.
         queries: examples of each task to be judged on; no example is both.
         tasks: tasks per batch.
@@ -173,7 +172,7 @@ class Pools(Source):
 
     @classmethod
     def from_demonstrations(
-        cls, demonstrations: Sequence[Demonstrations], shots: int, queries: int, tasks: int, seed: int = 0
+        cls, demonstrations: Sequence[Any], shots: int, queries: int, tasks: int, seed: int = 0
     ) -> Self:
         """Imitation as tasks: of each task's demonstrations as many labelled steps as the shortest have.
 
@@ -199,7 +198,7 @@ class Pools(Source):
         return _split(self.x[self.task, self.rows], self.y[self.task, self.rows], self.shots, self.batch_clock)
 
 
-def labelled_steps(demonstrations: Demonstrations) -> Pairs:
+def labelled_steps(demonstrations: Any) -> Pairs:
     """Observations `(n, ...)` and what the expert would do, `(n, ...)`, of one task's demonstrations, in their order.
 
     Discrete actions are indices from 0.
@@ -224,10 +223,10 @@ def _split(x: Tensor, y: Tensor, count: int, clock: Clock) -> Tasks:
 
 
 def split_classes(data: Dataset, held_out: int) -> tuple[Dataset, Dataset]:
-    """The classes to learn from, and the last `held_out` classes, which learning never sees; labels count anew from 0.
+    """The classes to learn from, and the last `held_out` classes, which learning never sees; labels of both are from 0.
 
     Raises:
-        ValueError: no labels, or not so many classes.
+        ValueError: no labels, or too few classes.
     """
     if data.y is None or not data.classes:
         raise ValueError("classes can be held out of labelled data only")

@@ -222,7 +222,7 @@ def _read_image(file: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
-        raise ImportError("images are read with Pillow: pip install 'agentlib[vision]'") from None
+        raise ImportError("images are read with Pillow: pip install 'agentlib-rl[vision]'") from None
     try:
         with Image.open(file) as image:
             if image.mode.startswith(("I", "F")):

@@ -34,7 +34,7 @@ def load_saved(path: str | Path) -> Loaded:
     try:
         import datasets
     except ImportError:
-        raise ImportError(f"{path} was saved by `datasets`: pip install 'agentlib[datasets]'") from None
+        raise ImportError(f"{path} was saved by `datasets`: pip install 'agentlib-rl[datasets]'") from None
     return from_hugging_face(datasets.load_from_disk(str(path)))
 
 

@@ -65,7 +65,7 @@ def _make_atari(env_id: str, kwargs: dict[str, Any], training: bool) -> gymnasiu
     try:
         import ale_py
     except ImportError:
-        raise ImportError(f"{env_id} needs the Atari emulator: pip install 'agentlib[atari]'") from None
+        raise ImportError(f"{env_id} needs the Atari emulator: pip install 'agentlib-rl[atari]'") from None
     from agentlib.envs.wrappers import EpisodicLife, FireOnReset, SeededGame, Signed
 
     gymnasium.register_envs(ale_py)
@@ -89,7 +89,7 @@ def _make_minigrid(env_id: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, An
     try:
         import minigrid  # noqa: F401 - registers its environments
     except ImportError:
-        raise ImportError(f"{env_id} needs the grid worlds: pip install 'agentlib[minigrid]'") from None
+        raise ImportError(f"{env_id} needs the grid worlds: pip install 'agentlib-rl[minigrid]'") from None
     return gymnasium.wrappers.FilterObservation(_registered(env_id, kwargs), ["direction", "image"])
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from agentlib.envs.spaces import ACTION_MASK, choices, observed_mask, observes_mask
+from agentlib.core.spaces import ACTION_MASK, choices, observed_mask, observes_mask
 
 Bools = NDArray[np.bool_]
 

@@ -216,7 +216,8 @@ class Window:
         try:
             import pygame
         except ImportError:
-            raise ImportError("a window needs pygame: pip install 'agentlib[video]', or play in the terminal") from None
+            hint = "pip install 'agentlib-rl[video]', or play in the terminal"
+            raise ImportError(f"a window needs pygame: {hint}") from None
         self.pygame: Any = pygame
         self.rate, self.zoom = rate, zoom
         self.screen: Any = None

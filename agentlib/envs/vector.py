@@ -1,7 +1,7 @@
 """One way to step any environment: a single one, Gymnasium's vector environments in each autoreset mode, SB3's.
 
-What differs between them is what happens at the end of an episode, and it is here that it is told apart: which
-observation is the true last one, which starts a new episode, and which step is no transition at all.
+They differ in the end of an episode: which observation is the true last one, which starts a new episode, and which step
+is no transition at all. These differences stay in this file.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
+from agentlib.core.spaces import flatten, unflatten
+from agentlib.envs.checks import Checks, EnvironmentFailure, mistake_of, pair_of
 from agentlib.envs.journal import Diverged, Journal, continuation, require_same, retrace
-from agentlib.envs.masks import Bools, Masks
-from agentlib.envs.spaces import finite_sum, flatten, leaf_shape, leaf_spaces, unflatten
+from agentlib.envs.masks import Bools
+
+__all__ = ["EnvironmentFailure", "Environments", "Stepped"]
 
 
 class Stepped(NamedTuple):
-    """What one step of n environments gave."""
+    """The result of one step of n environments."""
 
     observation: Any
-    """What to act on next, batched; of a new episode where `begun`."""
+    """The observations to act on next, batched; of a new episode where `begun`."""
     next_observation: Any
-    """What this step led to, batched; the true final observation where an episode ended."""
+    """The observations after this step, batched; the true final one where an episode ended."""
     reward: NDArray[np.float64]
     """`(n,)`"""
     terminated: Bools
@@ -46,36 +49,17 @@ class Stepped(NamedTuple):
     """`(n, A)`: the legal actions after `next_observation`; None if the environment gave no mask."""
 
 
-class EnvironmentFailure(RuntimeError):
-    """An environment failed, or gave something that cannot be learned from."""
-
-
-def _did(error: Exception) -> str:
-    """What an environment did, by what came of it."""
-    if isinstance(error, ValueError) and "values to unpack (expected" in str(error):
-        return "gave other values than Gymnasium's (observation, reward, terminated, truncated, info)"
-    if isinstance(error, KeyError):
-        return f"raised, or gave an observation without {error}"
-    return "raised"
-
-
-def _pair(found: Any) -> tuple[Any, dict[str, Any]]:
-    if not isinstance(found, tuple | list) or len(found) != 2:
-        raise EnvironmentFailure("the environment's reset gave no pair (observation, info)")
-    observation, info = found
-    return observation, info
-
-
 class Environments:
     """Steps n environments and resets those that are done.
 
     After `reset(seed)` each episode of a single environment has a seed of its own, and so has each in a
-    `SyncVectorEnv` without autoreset. What was done since is kept, so that `load_state` can play the episodes under way
-    again. Other vector environments can only be seeded as a whole: they are played again from their first step, if
-    that is not too far back.
+    `SyncVectorEnv` without autoreset. Actions and rewards since then are kept, so that `load_state` can play the
+    episodes under way again. Other vector environments can only be seeded as a whole: they are played again from their
+    first step, if that is not too far back.
 
     Args:
         env: a `gymnasium.Env`, a `gymnasium.vector.VectorEnv` (any autoreset mode), or an SB3 `VecEnv`.
+        is_owned: `close` closes it; otherwise it stays open, for the caller to close.
     """
 
     observation_space: spaces.Space[Any]
@@ -84,8 +68,8 @@ class Environments:
     """`(n, A)`: the actions that are legal now, as the environment's last infos or observations say (see
     `agentlib.envs.masks`); None if they say nothing."""
 
-    def __init__(self, env: Any) -> None:
-        self.env = env
+    def __init__(self, env: Any, is_owned: bool = True) -> None:
+        self.env, self.is_owned = env, is_owned
         self.steps = 0
         if isinstance(env, VectorEnv):
             self.num_envs = int(env.num_envs)
@@ -108,16 +92,11 @@ class Environments:
                 f"{type(env).__name__} is no environment: give a gymnasium.Env, a gymnasium.vector.VectorEnv or an "
                 "SB3 VecEnv"
             )
-        self.masks = Masks(self.observation_space, self.action_space, single=isinstance(env, gymnasium.Env))
-        # Of each part: its space, its batched shape, and the dtypes that were found to fit.
-        self._leaves: list[tuple[Any, tuple[int, ...], set[np.dtype[Any]]]] = [
-            (leaf, (self.num_envs, *leaf_shape(leaf)), {np.dtype(leaf.dtype)})
-            for leaf in leaf_spaces(self.observation_space)
-        ]
-        self._is_leaf = not isinstance(self.observation_space, spaces.Dict | spaces.Tuple)
+        is_single = isinstance(env, gymnasium.Env)
+        self.checks = Checks(self.observation_space, self.action_space, self.num_envs, is_single)
         self.observation: Any = None
-        """What to act on next, batched; None before the first reset."""
-        self._worlds: list[gymnasium.Env[Any, Any]] = [env] if isinstance(env, gymnasium.Env) else []
+        """The observations to act on next, batched; None before the first reset."""
+        self._worlds: list[gymnasium.Env[Any, Any]] = [env] if is_single else []
         if type(env) is SyncVectorEnv and _autoreset_mode(env) is AutoresetMode.DISABLED:
             self._worlds = list(env.envs)
         self._goes_on = [continuation(world) for world in self._worlds]
@@ -137,7 +116,7 @@ class Environments:
         try:
             observation = self._reset_all(seed)
         except KeyError as error:
-            raise EnvironmentFailure(f"the environment's reset {_did(error)}") from error
+            raise EnvironmentFailure(f"the environment's reset {mistake_of(error)}") from error
         self._seeds = None if seed is None else np.random.default_rng(seed)
         self._begun.clear()
         for lane in range(len(self._worlds) or 1):
@@ -148,17 +127,17 @@ class Environments:
     def _reset_all(self, seed: int | None) -> Any:
         self._done[:] = False
         if isinstance(self.env, VectorEnv):
-            observation, info = _pair(self.env.reset(seed=seed))
+            observation, info = pair_of(self.env.reset(seed=seed))
         elif isinstance(self.env, gymnasium.Env):
-            observation, info = _pair(self.env.reset(seed=seed))
+            observation, info = pair_of(self.env.reset(seed=seed))
             observation = self._batched(observation)
         else:
             if seed is not None:
                 self.env.seed(seed)
             observation, info = self.env.reset(), self._begin_infos()
         self.action_mask = self._mask(observation, info)
-        self._refuse_no_choice(self.action_mask)
-        self._check_observation(observation)
+        self.checks.some_choice(self.action_mask, self.steps)
+        self.checks.observation(observation, self.steps)
         return observation
 
     def _next_seed(self, lane: int) -> int | None:
@@ -170,7 +149,7 @@ class Environments:
         return seed
 
     def step(self, action: NDArray[Any]) -> Stepped:
-        """Steps every environment with `action`, batched; resets what is done.
+        """Steps every environment with `action`, batched; resets those that are done.
 
         Raises:
             EnvironmentFailure: the environment raised, gave a reward or an observation with NaN, infinities or another
@@ -181,7 +160,9 @@ class Environments:
         except EnvironmentFailure:
             raise
         except Exception as error:
-            raise EnvironmentFailure(f"the environment {_did(error)} at step {self.steps + 1}: {error!r}") from error
+            raise EnvironmentFailure(
+                f"the environment {mistake_of(error)} at step {self.steps + 1}: {error!r}"
+            ) from error
         if stepped.reward.shape != (self.num_envs,):
             raise EnvironmentFailure(
                 f"the environment gave a reward of shape {stepped.reward.shape[1:]} at step {self.steps + 1}: not one "
@@ -191,7 +172,7 @@ class Environments:
         if not math.isfinite(total):
             raise EnvironmentFailure(f"the environment gave the reward {stepped.reward} at step {self.steps + 1}")
         self.steps += self.num_envs if stepped.all_valid else int(stepped.valid.sum())
-        self._check_observation(stepped.next_observation)
+        self.checks.observation(stepped.next_observation, self.steps)
         if self.action_mask is not None or stepped.next_mask is not None:
             self._check_masks(stepped)
         self.observation = stepped.observation
@@ -200,50 +181,28 @@ class Environments:
             self._journal.begin(*self._begun.pop())
         return stepped
 
-    def _check_observation(self, observation: Any) -> None:
-        leaves = [observation] if self._is_leaf else flatten(self.observation_space, observation)
-        for leaf, (space, shape, known) in zip(leaves, self._leaves, strict=True):
-            if leaf.shape != shape or leaf.dtype not in known:
-                if leaf.shape != shape or not np.can_cast(leaf.dtype, np.dtype(space.dtype), "same_kind"):
-                    raise EnvironmentFailure(
-                        f"the environment gave an observation of shape {leaf.shape[1:]} and dtype {leaf.dtype} at step "
-                        f"{self.steps}, which does not fit {space}"
-                    )
-                known.add(leaf.dtype)
-            if leaf.dtype.kind == "f" and not finite_sum(leaf) and not np.isfinite(leaf).all():
-                kind = "NaN" if np.isnan(leaf).any() else "infinities"
-                raise EnvironmentFailure(f"the environment gave an observation with {kind} at step {self.steps}")
-
     def _mask(self, observation: Any, info: Any) -> Bools | None:
-        try:
-            return self.masks.read(observation, info)
-        except ValueError as error:
-            raise EnvironmentFailure(f"at step {self.steps + 1} the environment gave {error}") from None
+        return self.checks.mask(observation, info, self.steps + 1)
 
     def _check_masks(self, stepped: Stepped) -> None:
         """Refuses masks that leave no legal action where one must be chosen or valued: not once the task has ended."""
         mask, next_mask = self.action_mask, stepped.next_mask
         if next_mask is not None:
-            self._refuse_no_choice(next_mask | (stepped.terminated | ~stepped.valid)[:, None])
+            self.checks.some_choice(next_mask | (stepped.terminated | ~stepped.valid)[:, None], self.steps)
         if mask is not None:
             if self._done.any():  # the next action is ignored there: any will do
                 mask = self.action_mask = mask | self._done[:, None]
-            self._refuse_no_choice(mask)
-
-    def _refuse_no_choice(self, mask: Bools | None) -> None:
-        row = None if mask is None else self.masks.without_choice(mask)
-        if row is not None:
-            which = f" (environment {row} of {self.num_envs})" if self.num_envs > 1 else ""
-            raise EnvironmentFailure(f"the action mask leaves no legal action after step {self.steps}{which}")
+            self.checks.some_choice(mask, self.steps)
 
     def close(self) -> None:
-        """Closes the environment."""
-        self.env.close()
+        """Closes the environment, unless it is the caller's."""
+        if self.is_owned:
+            self.env.close()
 
     # State -------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """What brings the episodes under way back: their seeds, what was done since, and where that led."""
+        """The seeds of the episodes under way, the actions since, and their results, to play these episodes again."""
         if self.observation is None:
             return {"steps": self.steps}
         return {
@@ -265,10 +224,10 @@ class Environments:
         try:
             self._play_again(state)
         except Exception as error:
-            told = str(error) if isinstance(error, Diverged) else f"it raised {error!r}"
+            reason = str(error) if isinstance(error, Diverged) else f"it raised {error!r}"
             warnings.warn(
-                f"the environment could not be brought back to where it was: {told}. It starts a new episode, and the "
-                "run goes on, but does not equal one that was never stopped",
+                f"the environment could not be brought back to where it was: {reason}. It starts a new episode, and "
+                "the run goes on, but does not equal one that was never stopped",
                 stacklevel=2,
             )
             self.observation = None
@@ -294,7 +253,7 @@ class Environments:
                 for leaf, of_all in zip(leaves, before, strict=True):
                     require_same(leaf, of_all[row : row + 1], "observation")
                 infos.append(info)
-            self.action_mask = self._mask(expected, infos[0] if self.masks.single else infos)
+            self.action_mask = self._mask(expected, infos[0] if self.checks.masks.single else infos)
         else:
             observation = self._reset_all(seeds[0])
             for action, reward in zip(*known[0], strict=True):
@@ -316,18 +275,18 @@ class Environments:
 
     def _step_single(self, action: NDArray[Any]) -> Stepped:
         observation, reward, terminated, truncated, info = self.env.step(action[0])
-        batched = following = self._batched(observation)
+        batched = current = self._batched(observation)
         begun = self._none
         self.action_mask = mask = self._mask(batched, info)
         ended = bool(terminated or truncated)
         if ended:
-            observation, begin_info = _pair(self.env.reset(seed=self._next_seed(0)))
-            following = self._batched(observation)
+            observation, begin_info = pair_of(self.env.reset(seed=self._next_seed(0)))
+            current = self._batched(observation)
             begun = self._all
-            self.action_mask = self._mask(following, begin_info)
+            self.action_mask = self._mask(current, begin_info)
         rewards = np.array([reward], dtype=np.float64)
         ends = self._all if terminated else self._none, self._all if truncated else self._none
-        return Stepped(following, batched, rewards, *ends, self._all, begun, True, ended, ended, info, mask)
+        return Stepped(current, batched, rewards, *ends, self._all, begun, True, ended, ended, info, mask)
 
     def _step_next_step(self, action: NDArray[Any]) -> Stepped:
         # An environment that was done is reset by this step: its action is ignored, its reward is 0.
@@ -360,7 +319,7 @@ class Environments:
             seeds: list[int | None] | None = None
             if self._worlds:
                 seeds = [self._next_seed(row) if done[row] else None for row in range(self.num_envs)]
-            observation, begin_info = _pair(self.env.reset(seed=seeds, options={"reset_mask": done.copy()}))
+            observation, begin_info = pair_of(self.env.reset(seed=seeds, options={"reset_mask": done.copy()}))
             self.action_mask = self._joined(done, self._mask(observation, begin_info), mask)
         ends = terminated, truncated
         return Stepped(observation, final, reward, *ends, self._all, done, True, ended, ended, info, mask)
@@ -381,7 +340,7 @@ class Environments:
         return Stepped(observation, final, rewards, *ends, self._all, done, True, ended, ended, info, mask)
 
     def _begin_infos(self) -> Any:
-        """What SB3's vector environments keep of the last resets."""
+        """The infos of the last resets, which SB3's vector environments keep."""
         return getattr(self.env, "reset_infos", [])
 
     @staticmethod

@@ -1,64 +1,36 @@
-"""One file per algorithm, in a folder per family."""
+"""One file per algorithm, in a folder per family. A name is imported when it is asked for."""
 
-from agentlib.learners.generative import (
-    GAN,
-    VAE,
-    WGAN,
-    Diffusion,
-    DiffusionConfig,
-    GANConfig,
-    VAEConfig,
-    WGANConfig,
-)
-from agentlib.learners.imitation import (
-    BC,
-    BCConfig,
-    DAggerConfig,
-    DecisionTransformer,
-    DecisionTransformerConfig,
-    DiffusionBC,
-    DiffusionBCConfig,
-)
-from agentlib.learners.meta import MAML, MAMLConfig, Prototypical, PrototypicalConfig
-from agentlib.learners.q_learning import DQN, DQNConfig, RecurrentDQN, RecurrentDQNConfig
-from agentlib.learners.robustness import AdversarialTraining, AdversarialTrainingConfig
-from agentlib.learners.self_supervised import SimCLR, SimCLRConfig
-from agentlib.learners.supervised import Classifier, ClassifierConfig, Regressor, RegressorConfig
-from agentlib.training import Learner, Update, run
+from __future__ import annotations
 
-__all__ = [
-    "BC",
-    "DQN",
-    "GAN",
-    "MAML",
-    "VAE",
-    "WGAN",
-    "AdversarialTraining",
-    "AdversarialTrainingConfig",
-    "BCConfig",
-    "Classifier",
-    "ClassifierConfig",
-    "DAggerConfig",
-    "DQNConfig",
-    "DecisionTransformer",
-    "DecisionTransformerConfig",
-    "Diffusion",
-    "DiffusionBC",
-    "DiffusionBCConfig",
-    "DiffusionConfig",
-    "GANConfig",
-    "Learner",
-    "MAMLConfig",
-    "Prototypical",
-    "PrototypicalConfig",
-    "RecurrentDQN",
-    "RecurrentDQNConfig",
-    "Regressor",
-    "RegressorConfig",
-    "SimCLR",
-    "SimCLRConfig",
-    "Update",
-    "VAEConfig",
-    "WGANConfig",
-    "run",
-]
+from importlib import import_module
+from typing import Any
+
+from agentlib.catalog import LEARNERS
+from agentlib.core import Learner, Update
+from agentlib.engine import run
+
+__all__ = ["Learner", "Update", "run"]
+
+_FILES = {place.partition(":")[0].rpartition(".")[2].replace("_", ""): place for place, _ in LEARNERS.values()}
+
+
+def __getattr__(name: str) -> Any:
+    # `DecisionTransformer` and `DecisionTransformerConfig` are in decision_transformer.py.
+    place = _FILES.get(name.removesuffix("Config").lower())
+    if place is not None and not name.islower():
+        module = import_module(f"agentlib.learners.{place.partition(':')[0]}")
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module 'agentlib.learners' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    modules = [import_module(f"agentlib.learners.{place.partition(':')[0]}") for place, _ in LEARNERS.values()]
+    found = {recipe.learner.__name__ for module in modules for recipe in _recipes(module)}
+    return sorted({*__all__, *found, *(recipe.config.__name__ for module in modules for recipe in _recipes(module))})
+
+
+def _recipes(module: Any) -> list[Any]:
+    from agentlib.core import Recipe
+
+    return [value for value in vars(module).values() if isinstance(value, Recipe)]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from contextlib import nullcontext
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -14,69 +11,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agentlib.envs.spaces import flatten, is_masked, observed_mask, unflatten
+from agentlib.core.modes import in_eval_mode
+from agentlib.core.spaces import is_masked, observed_mask, to_tensors
+from agentlib.core.trees import mapped
 from agentlib.policies.base import noted
 from agentlib.policies.numpy_shortcut import NumpyShortcut, numpy_shortcut
 from agentlib.policies.q_heads import NoisyLinear, noisy_weights
-from agentlib.training.trees import mapped
-
-
-def to_tensors(space: spaces.Space[Any], observation: Any, device: torch.device | str = "cpu") -> Any:
-    """A batch of observations (numpy) as a tree of tensors on a device; float64 becomes float32."""
-    leaves = []
-    for leaf in flatten(space, observation):
-        array = np.asarray(leaf)
-        tensor = torch.from_numpy(np.array(array) if not array.flags.writeable else array)
-        leaves.append(tensor.to(device, torch.float32 if tensor.dtype == torch.float64 else tensor.dtype))
-    return unflatten(space, leaves)
-
-
-def in_eval_mode(policy: nn.Module) -> Any:
-    """A context in which the policy acts: no gradients, eval mode; its mode is put back afterwards.
-
-    Of several threads that act at once, the first switches the mode and the last puts it back.
-    """
-    return _EvalMode(policy)
-
-
-_ACTING: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-"""How many act at this moment with a policy that is otherwise in training mode."""
-_LOCK = threading.Lock()
-
-
-def _forget_other_threads() -> None:
-    """After a fork: the threads of the parent, which may just have been acting, are not here."""
-    global _LOCK
-    _LOCK = threading.Lock()
-    for policy in list(_ACTING):
-        policy.train()
-    _ACTING.clear()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-    os.register_at_fork(after_in_child=_forget_other_threads)
-
-
-class _EvalMode:
-    def __init__(self, policy: nn.Module) -> None:
-        self.policy, self.no_grad, self.switched = policy, torch.no_grad(), False
-
-    def __enter__(self) -> None:
-        self.no_grad.__enter__()
-        with _LOCK:
-            self.switched = self.policy.training or self.policy in _ACTING
-            if self.switched:
-                _ACTING[self.policy] = _ACTING.get(self.policy, 0) + 1
-                self.policy.eval()
-
-    def __exit__(self, *error: Any) -> None:
-        if self.switched:
-            with _LOCK:
-                _ACTING[self.policy] -= 1
-                if _ACTING[self.policy] == 0:
-                    del _ACTING[self.policy]
-                    self.policy.train()
-        self.no_grad.__exit__(*error)
 
 
 def decide(

@@ -93,3 +93,14 @@ class StochasticPolicy(Policy):
 def noted(policy: nn.Module, state: Any, action: Tensor) -> Any:
     """The state of any policy once these actions were taken; a policy of your own need not know `acted`."""
     return policy.acted(state, action) if hasattr(policy, "acted") else state  # type: ignore[operator]
+
+
+def is_policy(network: nn.Module) -> bool:
+    """Whether a network is a whole policy, and not only a backbone."""
+    return hasattr(network, "choose")
+
+
+def require_no_memory(network: nn.Module, learner: str) -> None:
+    """Raises ValueError if a network has memory, for learners that see single examples."""
+    if getattr(network, "is_sequence", False):
+        raise ValueError(f"{learner} learns from single examples: choose a backbone without memory")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.backbones import Backbone, Spec, spec_of
-from agentlib.envs.spaces import space_from_json, space_to_json
+from agentlib.core.spaces import space_from_json, space_to_json
 from agentlib.policies.base import Policy, StochasticPolicy
 
 LOG_STD_RANGE = (-20.0, 2.0)

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from agentlib.backbones import Backbone, DiffusionModel, MLPDenoiser, Spec, spec_of
-from agentlib.envs.spaces import space_to_json
+from agentlib.core.spaces import space_to_json
 from agentlib.policies.base import Policy
 from agentlib.policies.continuous import Bounds
 

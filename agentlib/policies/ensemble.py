@@ -17,25 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.backbones import Observation, Spec, spec_of
+from agentlib.metrics.detection import entropy_of_probabilities, mutual_information
 from agentlib.policies.base import StochasticPolicy, noted
 from agentlib.policies.continuous import DeterministicPolicy, GaussianPolicy
 from agentlib.policies.discrete import DiscretePolicy
+from agentlib.policies.predictor import Predictor
 from agentlib.policies.q_policy import QPolicy, masked
 
 Vote = Literal["mean", "majority"]
-
-
-def entropy_of_probabilities(probability: Tensor) -> Tensor:
-    """Entropy `(...)` in nats of probabilities `(..., n)`, with 0 log 0 = 0."""
-    return -(probability * probability.clamp_min(torch.finfo(probability.dtype).tiny).log()).sum(-1)
-
-
-def mutual_information(probability: Tensor) -> Tensor:
-    """Of the action and the member that chose it, for probabilities `(K, ..., n)` of K members, `(...)` in nats.
-
-    The entropy of the average minus the average of the entropies: 0 where all agree, at most log min(K, n).
-    """
-    return entropy_of_probabilities(probability.mean(0)) - entropy_of_probabilities(probability).mean(0)
 
 
 class EnsemblePolicy(nn.Module):
@@ -46,10 +35,11 @@ class EnsemblePolicy(nn.Module):
     Args:
         policies: the members; their backbones may differ.
         vote: "mean" chooses by averaged probabilities (action values and real-valued actions are averaged);
-            "majority" takes what most members choose, and of several such the likeliest.
+            "majority" chooses the option of most members, and of several such the likeliest.
 
     Raises:
-        ValueError: no members, members of different kinds or action spaces, or a majority of real numbers.
+        ValueError: no members, members of different kinds or action spaces, a kind that has no average, or a majority
+            of real numbers.
     """
 
     def __init__(self, policies: Sequence[nn.Module], vote: Vote = "mean") -> None:
@@ -67,9 +57,9 @@ class EnsemblePolicy(nn.Module):
         self.is_sequence = bool(getattr(policies[0], "is_sequence", False))
         self.is_stochastic = isinstance(policies[0], StochasticPolicy)
         self.takes_masks = isinstance(policies[0], QPolicy)
-        self.is_real = isinstance(policies[0], GaussianPolicy | DeterministicPolicy)
+        self.is_real = isinstance(policies[0], GaussianPolicy | DeterministicPolicy | Predictor)
         if vote == "majority" and self.is_real:
-            raise ValueError("real-valued actions have no majority: use vote='mean'")
+            raise ValueError("real numbers have no majority: use vote='mean'")
 
     @property
     def branches(self) -> list[int]:
@@ -88,16 +78,16 @@ class EnsemblePolicy(nn.Module):
         """The members' outputs `(..., K, n)` for a batch of observations, and the next state (a tuple with memory)."""
         states = [None] * len(self.members) if state is None or not self.is_sequence else state
         results = [member(observation, own, episode_start) for member, own in zip(self.members, states, strict=True)]
-        following = tuple(own for _, own in results) if self.is_sequence else state
+        next_state = tuple(own for _, own in results) if self.is_sequence else state
         outputs = [_values(member, output) for member, (output, _) in zip(self.members, results, strict=True)]
-        return torch.stack(outputs, dim=-2), following
+        return torch.stack(outputs, dim=-2), next_state
 
     def initial_state(self, batch_size: int) -> Any:
         """The memory of each member at the start of `batch_size` episodes; None without memory."""
         return tuple(self._each("initial_state", batch_size)) if self.is_sequence else None
 
     def acted(self, state: Any, action: Tensor) -> Any:
-        """The memory of each member once these actions were taken."""
+        """The memory of each member after these actions."""
         if not self.is_sequence:
             return state
         return tuple(noted(member, own, action) for member, own in zip(self.members, state, strict=True))
@@ -108,7 +98,7 @@ class EnsemblePolicy(nn.Module):
         self._each("observe", observation)
 
     def choose(self, output: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What they decide, in the shape of an action.
+        """The action that they decide on.
 
         Args:
             output: `(..., K, n)`.
@@ -125,11 +115,11 @@ class EnsemblePolicy(nn.Module):
 
     def sample(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """An action from the average distribution: one that a random member draws, for each output."""
-        drawn = torch.stack(self._each_part("sample", output, generator))  # (K, ..., *shape)
+        samples = torch.stack(self._each_part("sample", output, generator))  # (K, ..., *shape)
         shape = output.shape[:-2]
         member = torch.randint(len(self.members), shape, generator=generator, device=output.device)  # (...)
-        index = member.reshape(1, *member.shape, *[1] * (drawn.dim() - 1 - member.dim()))
-        return drawn.gather(0, index.expand(1, *drawn.shape[1:])).squeeze(0)
+        index = member.reshape(1, *member.shape, *[1] * (samples.dim() - 1 - member.dim()))
+        return samples.gather(0, index.expand(1, *samples.shape[1:])).squeeze(0)
 
     def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
         """Log of the members' average probability (density) of each action, `(...)`."""
@@ -139,6 +129,10 @@ class EnsemblePolicy(nn.Module):
     def probabilities(self, output: Tensor) -> Tensor:
         """The members' probabilities, averaged, in the shape that the members give them."""
         return torch.stack(self._each_part("probabilities", output)).mean(0)
+
+    def as_logits(self, output: Tensor) -> Tensor:
+        """The logs of the averaged probabilities, for attacks and confidences."""
+        return self.probabilities(output).log()
 
     def entropy(self, output: Tensor) -> Tensor:
         """Entropy `(...)` in nats of the averaged probabilities; the sum over several choices or switches.
@@ -158,7 +152,7 @@ class EnsemblePolicy(nn.Module):
         - Action values: the same for the greedy choices, which makes it the entropy of the votes.
         - Real numbers: the standard deviation d of the members' choices as a share of half the range, the most that
           it can be; where there are no bounds, d / (d + s) with the members' average standard deviation s
-          (deterministic ones: s = 1). The mean over the numbers of an action.
+          (deterministic ones: s = 1; of predictions: the members' average `scale`). The mean over the numbers.
         """
         if self.is_real:
             return self._spread(output)
@@ -171,11 +165,14 @@ class EnsemblePolicy(nn.Module):
         return share.clamp(0.0, 1.0).mean(-1)  # rounding may leave a hair below 0
 
     def _spread(self, output: Tensor) -> Tensor:
-        first = self.members[0]
-        assert isinstance(first, GaussianPolicy | DeterministicPolicy)
+        first: Any = self.members[0]
+        choices = torch.stack(self._each_part("choose", output))  # (K, ..., *shape)
+        if isinstance(first, Predictor):
+            deviation = choices.std(0, correction=0)
+            scale = torch.stack([member.scale for member in self.members]).mean(0)  # type: ignore[misc]
+            return (deviation / (deviation + scale)).mean(-1)
         bounds = first.bounds
-        choices = bounds.flat(torch.stack(self._each_part("choose", output)))  # (K, ..., d)
-        deviation = choices.std(0, correction=0)
+        deviation = bounds.flat(choices).std(0, correction=0)  # (..., d)
         usual = torch.ones_like(deviation)
         if isinstance(first, GaussianPolicy):
             usual = first.mean_and_log_std(output)[1].exp().mean(-2)
@@ -234,7 +231,11 @@ def _scores_by_choice(policy: nn.Module, output: Tensor, mask: Tensor | None) ->
 
 
 def _actions_of(policy: nn.Module) -> str:
-    """What distinguishes action spaces that one kind of policy can have."""
+    """The action space of a policy, in words that tell different ones of its kind apart."""
     if isinstance(policy, GaussianPolicy | DeterministicPolicy):
         return str(policy.bounds.space)
-    return f"{_sizes(policy)} actions"
+    if isinstance(policy, Predictor):
+        return f"{policy.outputs} numbers"
+    if isinstance(policy, DiscretePolicy | QPolicy):
+        return f"{_sizes(policy)} actions"
+    raise ValueError(f"an ensemble averages actions, action values or predictions; {type(policy).__name__} has none")

@@ -9,8 +9,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from agentlib.backbones.schedules import Clock, Schedule, at
-from agentlib.envs.spaces import choices
+from agentlib.core.schedules import Clock, Schedule, at
+from agentlib.core.spaces import choices
 
 
 def random_actions(

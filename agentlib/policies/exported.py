@@ -10,9 +10,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agentlib.envs.spaces import Leaf, choices, is_masked, leaf_shape, leaf_spaces, observed_mask, unflatten
+from agentlib.core.spaces import Leaf, choices, is_masked, leaf_shape, leaf_spaces, observed_mask, unflatten
+from agentlib.core.trees import mapped
 from agentlib.policies.base import noted
-from agentlib.training.trees import mapped
 
 USUAL = 1e6
 """Bounds that are further apart are no guide to the size of what an environment gives."""
@@ -91,7 +91,7 @@ class Exported(nn.Module):
         return action
 
     def in_space(self, action: Tensor) -> Tensor:
-        """Actions of a policy as actions of the space, as `agentlib.envs.spaces.action_to_space` does it in numpy."""
+        """Actions of a policy as actions of the space, as `agentlib.core.spaces.action_to_space` does it in numpy."""
         space = self.action_space
         dtype = torch.from_numpy(np.zeros(0, space.dtype)).dtype
         if not isinstance(space, spaces.Box):

@@ -30,7 +30,7 @@ def scaled(noise: Tensor) -> Tensor:
 
 
 class NoisyLinear(nn.Module):
-    """A linear layer whose weights are drawn anew at each call, by factorized noise of learned size.
+    """A linear layer with other noise on its weights at each call, factorized and of a learned size.
 
     In train mode the noise comes from torch's default generator, one draw for the whole batch. In eval mode the weights
     are their means; `noisy_weights` puts noise of another generator in, for acting.
@@ -48,11 +48,11 @@ class NoisyLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(fan_out).uniform_(-bound, bound))
         self.weight_noise = nn.Parameter(torch.full((fan_out, fan_in), noise * bound))
         self.bias_noise = nn.Parameter(torch.full((fan_out,), noise * bound))
-        self.drawn: Noise | None = None
+        self.fixed_noise: Noise | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., fan_out)` of inputs `(..., fan_in)`."""
-        noise = self.drawn
+        noise = self.fixed_noise
         if noise is None and self.training:
             fan_out, fan_in = self.weight.shape
             noise = scaled(torch.randn(fan_in, device=x.device)), scaled(torch.randn(fan_out, device=x.device))
@@ -72,15 +72,15 @@ class NoisyLinear(nn.Module):
 
 @contextmanager
 def noisy_weights(network: nn.Module, generator: np.random.Generator) -> Iterator[None]:
-    """Inside, the noisy layers of a network have the same noise at each call, drawn from this generator."""
+    """Inside, the noisy layers of a network have the same noise at each call, from this generator."""
     layers = [layer for layer in network.modules() if isinstance(layer, NoisyLinear)]
     for layer in layers:
-        layer.drawn = layer.draw(generator)
+        layer.fixed_noise = layer.draw(generator)
     try:
         yield
     finally:
         for layer in layers:
-            layer.drawn = None
+            layer.fixed_noise = None
 
 
 class QHead(nn.Module):

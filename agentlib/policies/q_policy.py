@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from agentlib.backbones import Backbone, Spec, spec_of
 from agentlib.policies.base import Policy
 from agentlib.policies.q_heads import QHead
+from agentlib.policies.value_losses import LOSSES, c51_projection, cross_entropy, entropy, quantile_huber_loss
 
 Distribution = Literal["c51", "quantile"]
 
@@ -37,7 +38,7 @@ class QPolicy(Policy):
         backbone: any network with a `feature_dim`, also one with memory.
         n_actions: number of discrete actions; the numbers of each component for MultiDiscrete ones.
         dueling: a stream for the state's value, and one for the advantages.
-        distributional: what stands for an action's value; None for one number.
+        distributional: learn a distribution of returns for each action; None for its mean.
         n_atoms: atoms or quantiles of a distribution.
         v_min: lowest return of "c51".
         v_max: highest return of "c51".
@@ -113,6 +114,16 @@ class QPolicy(Policy):
             return output
         return output.mean(-1) if self.distributional == "quantile" else output.softmax(-1) @ self.support
 
+    def as_logits(self, output: Tensor) -> Tensor:
+        """The values `(..., A)` as scores of the actions, for attacks and confidences.
+
+        Raises:
+            TypeError: several choices at once, which have no single score per option.
+        """
+        if self.is_branched:
+            raise TypeError("an action of several components has no single score for each option")
+        return self.values(output)
+
     def choose(self, output: Tensor, mask: Tensor | None = None) -> Tensor:
         """The greedy actions `(...)`, of several branches `(..., D)`; the first of equal ones.
 
@@ -128,3 +139,45 @@ class QPolicy(Policy):
     def columns(self, action: Tensor) -> Tensor:
         """Where among the A columns of an output the actions `(...)` are, or `(..., D)` of several branches."""
         return action + self.first_columns if self.is_branched else action
+
+    def pick(self, output: Tensor, action: Tensor) -> Tensor:
+        """The outputs `(...)`, or `(..., n_atoms)`, of the actions `(...)`; of several branches, `(..., D)` of both."""
+        index, axis = self.columns(action if self.is_branched else action[..., None]), -1  # (..., D)
+        if self.distributional is not None:
+            index, axis = index[..., None].expand(*index.shape, self.n_atoms), -2
+        picked = output.gather(axis, index)
+        return picked if self.is_branched else picked.select(axis, 0)
+
+    def backed_up(self, output: Tensor, backup: Callable[[Tensor], Tensor]) -> Tensor:
+        """The goals of `losses`: the returns that outputs stand for, moved by `backup`.
+
+        Several branches have one goal in common: the mean of their values, quantiles or probabilities.
+
+        Args:
+            output: of the next actions, as `pick` gives it.
+            backup: from returns `(B, ...)` to the returns of the steps before, such as the Bellman equation.
+        """
+        if self.distributional != "c51":
+            return backup(output.mean(1, keepdim=True) if self.is_branched else output)
+        probability = output.softmax(-1)
+        if self.is_branched:
+            probability = probability.mean(1, keepdim=True)
+        return c51_projection(probability, backup(self.support.expand_as(probability)), self.support)
+
+    def losses(self, output: Tensor, goal: Tensor, loss: str = "huber") -> tuple[Tensor, Tensor]:
+        """The loss and the error, for priorities, of each transition `(B,)`; over several branches their means.
+
+        Args:
+            output: of the actions that were made, as `pick` gives it.
+            goal: as `backed_up` gives it.
+            loss: of plain values, one of `LOSSES`. Distributions have their own.
+        """
+        if self.distributional is None:
+            goal = goal.expand_as(output)
+            losses, error = LOSSES[loss](output, goal, reduction="none"), output - goal
+        elif self.distributional == "quantile":
+            losses = error = quantile_huber_loss(output, goal)
+        else:
+            losses = cross_entropy(output, goal)
+            error = losses - entropy(goal)  # a divergence: 0 where the goal is met
+        return (losses.mean(1), error.abs().mean(1)) if self.is_branched else (losses, error)

@@ -10,9 +10,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from agentlib.core.trees import leaves, mapped
 from agentlib.policies.acting import decide
 from agentlib.policies.base import noted
-from agentlib.training.trees import leaves, mapped
 
 
 class MemoryActor:

@@ -1,4 +1,4 @@
-"""A policy that acts while it is taught, and gates that tell when it should ask."""
+"""A policy that acts while it is trained, and gates that decide when the expert is asked."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agentlib.policies.acting import GreedyActor, in_eval_mode, to_tensors
+from agentlib.core.modes import in_eval_mode
+from agentlib.core.spaces import to_tensors
+from agentlib.core.trees import leaves, mapped
+from agentlib.policies.acting import GreedyActor
 from agentlib.policies.discrete import DiscretePolicy
 from agentlib.policies.ensemble import EnsemblePolicy
 from agentlib.policies.remembering import remembered
-from agentlib.training.trees import leaves, mapped
 
 Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Proposed:
-    """What a student would do, and the policy's output that says so."""
+    """A student's actions, and the policy's output behind them."""
 
     action: NDArray[Any]
     """`(n, ...)`: indices from 0 for discrete actions."""
@@ -36,8 +38,8 @@ class Student:
     Args:
         policy: any of `agentlib.policies`.
         observation_space: of one environment.
-        deterministic: take the best actions; otherwise they are drawn from the policy's distribution, if it has one,
-            so that more is met of what it may do.
+        deterministic: take the best actions; otherwise they are sampled from the policy's distribution, if it has one,
+            so that more of its possible episodes are met.
         seed: of its own generator.
     """
 
@@ -52,7 +54,7 @@ class Student:
         self.actor = GreedyActor(policy, observation_space)
 
     def __call__(self, observation: Any, episode_start: Bools) -> Proposed:
-        """A proposal for each of n environments; a memory starts anew where `episode_start (n,)` is true."""
+        """A proposal for each of n environments; a memory is reset where `episode_start (n,)` is true."""
         logits = self.actor.logits(observation)
         if logits is not None:
             # Gumbel-max, as `agentlib.policies.discrete.sample_logits` does it.
@@ -79,11 +81,11 @@ class Student:
         return Proposed(action.cpu().numpy(), output)
 
     def acted(self, action: NDArray[Any]) -> None:
-        """These actions `(n, ...)`, from 0, are taken, whatever was proposed; for memories that read them."""
-        noting: Any = self.policy if hasattr(self.policy, "acted") else getattr(self.policy, "backbone", None)
-        if self.is_sequence and hasattr(noting, "acted"):
+        """Gives a memory the actions `(n, ...)`, from 0, that were executed, if it reads them."""
+        reader: Any = self.policy if hasattr(self.policy, "acted") else getattr(self.policy, "backbone", None)
+        if self.is_sequence and hasattr(reader, "acted"):
             device = next(self.policy.parameters()).device
-            self.memory = noting.acted(self.memory, torch.as_tensor(action, device=device))
+            self.memory = reader.acted(self.memory, torch.as_tensor(action, device=device))
 
     def state(self) -> dict[str, Any]:
         """The generator's state and the memory, for a checkpoint."""
@@ -103,7 +105,8 @@ TEMPERATURES = np.geomspace(1.0, 20.0, 301).tolist()
 class UnsureGate:
     """Asks where the probability of the action that the policy would choose is below a threshold.
 
-    What a network calls 95% may be right less often than that. `calibrate` finds the temperature that mends it.
+    An action with a probability of 95% may be right less often than that. `calibrate` finds the temperature that
+    corrects it.
 
     Args:
         policy: with discrete choices, or an ensemble of such; several choices count as one, all right or not.
@@ -133,11 +136,11 @@ class UnsureGate:
     def calibrate(self, output: Tensor, label: Tensor) -> None:
         """Takes the temperature under which the answers are likeliest (Guo et al. 2017, arXiv:1706.04599).
 
-        It is never below 1: a gate hears answers only where it asked, and whoever is right where it is unsure is not
-        therefore too modest elsewhere.
+        It is never below 1: a gate gets answers only where it asked, and a policy that is right where it is unsure
+        need not be too modest elsewhere.
 
         Args:
-            output: of the policy `(N, ...)`, before it learned from these answers; none leave the temperature.
+            output: of the policy `(N, ...)`, before it learned from these answers; with N = 0 nothing changes.
             label: the expert's answers `(N, ...)`, indices from 0.
         """
         if len(output):

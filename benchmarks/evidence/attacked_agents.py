@@ -9,12 +9,12 @@ import torch
 from gymnasium.wrappers import TransformObservation
 
 import agentlib
-from agentlib.backbones import Cosine
+from agentlib.core import Cosine
 from agentlib.data import Dataset
-from agentlib.evaluation.alarm import DynamicsAlarm, played
-from agentlib.evaluation.calibration import logits_of
-from agentlib.evaluation.detection import detection, max_softmax_score
-from agentlib.evaluation.robustness import Attacked
+from agentlib.learners.robustness.alarm import DynamicsAlarm, played
+from agentlib.learners.robustness.attacked import Attacked
+from agentlib.metrics.calibration import logits_of
+from agentlib.metrics.detection import detection, max_softmax_score
 from benchmarks.experiments import Claim, Experiment
 
 ENV, EPISODES = "CartPole-v1", 20

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 import agentlib
-from agentlib.recipes import configure
-from agentlib.training.loop import Precision
+from agentlib.engine.loop import Precision
+from agentlib.runs.plan import config_of
 from benchmarks.experiments import Claim, Experiment
 
 CATCH = "agentlib/Catch-v0"
@@ -52,7 +52,7 @@ def precisions(seed: int) -> dict[str, float]:
                 seen[QUARTERS[min(int(clock.fraction * 4), 3)]].append(metrics["eval/mean_reward"])
 
         agentlib.train(
-            configure("rainbow", CATCH, {}),
+            config_of("rainbow", CATCH, {}),
             env=CATCH,
             steps=20_000,
             seed=seed,

@@ -8,12 +8,14 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import ReshapeObservation
+from stable_baselines3 import DQN as SB3DQN
 
 import agentlib
-from agentlib.evaluation.recording import global_generators_kept
-from agentlib.evaluation.sb3 import sb3_arguments, train_sb3
+from agentlib.core.host import global_generators_kept
+from agentlib.core.recipe import Problem
 from agentlib.learners import DQNConfig, run
-from agentlib.recipes import RECIPES, Problem, configure
+from agentlib.runs.plan import config_of, job_of
+from agentlib.sb3.training import sb3_arguments, train_sb3
 from benchmarks.experiments import Claim, Experiment
 
 FAMILY = "Options of Q-learning"
@@ -124,14 +126,13 @@ def updates_to_solve(kwargs: dict[str, Any], options: dict[str, Any], seed: int)
     """Updates after the first reward until the greedy policy goes to the end of a corridor made with `kwargs`."""
     made = gymnasium.make("agentlib/Corridor-v0", **kwargs)
     right, env = made.unwrapped.right, FirstReward(made)  # type: ignore[attr-defined]
-    config = configure(CORRIDOR, None, options)
-    job = RECIPES["dqn"].build(config, Problem(env=env, steps=CORRIDOR_STEPS), "auto", "cpu", seed)
-    product: Any = job.product()
+    problem = Problem(env=env, steps=CORRIDOR_STEPS, seed=seed, device="cpu")
+    job = job_of(CORRIDOR, problem, **options)
     started = updates = 0
-    for clock, _ in run(job.learner, job.source, job.updates, compile=False):
+    for clock, _ in run(job.learner, job.source, job.length.updates, compile=False):
         updates = int(clock.updates)
         started = started or (updates if env.first < CORRIDOR_STEPS else 0)
-        if started and updates % 5 == 0 and (product.act(np.arange(len(right))) == right).all():
+        if started and updates % 5 == 0 and (job.product.act(np.arange(len(right))) == right).all():
             break
     return float(updates - started)
 
@@ -205,7 +206,7 @@ LANDER = DQNConfig(
 
 
 def heads(config: DQNConfig, env: str, steps: int, seed: int) -> dict[str, float]:
-    found = {name: late_return(configure(config, None, options), env, steps, seed) for name, options in HEADS.items()}
+    found = {name: late_return(config_of(config, None, options), env, steps, seed) for name, options in HEADS.items()}
     return found | {f"{name}_difference": found[name] - found["plain"] for name in ("dueling", "quantile")}
 
 
@@ -268,17 +269,17 @@ def channel_first() -> gymnasium.Env[Any, Any]:
 
 def catch(seed: int) -> dict[str, float]:
     steps = 20_000
-    plain = configure("dqn", "agentlib/Catch-v0", {})
+    plain = config_of("dqn", "agentlib/Catch-v0", {})
     agents: dict[str, Any] = {
         "rainbow": agentlib.train(
-            configure("rainbow", "agentlib/Catch-v0", {}), env=channel_first, steps=steps, seed=seed, progress=False
+            config_of("rainbow", "agentlib/Catch-v0", {}), env=channel_first, steps=steps, seed=seed, progress=False
         ),
         "dqn": agentlib.train(plain, env=channel_first, steps=steps, seed=seed, progress=False),
     }
     with global_generators_kept():
         env = channel_first()
-        arguments = sb3_arguments(plain, env.observation_space)
-        agents["sb3"] = train_sb3(arguments, env, steps=steps, seed=seed, device="cpu", progress=False)
+        arguments = sb3_arguments(plain, SB3DQN, env.observation_space)
+        agents["sb3"] = train_sb3(SB3DQN, arguments, env, steps=steps, seed=seed, device="cpu", progress=False)
         found = {
             name: agentlib.evaluate(agent, channel_first, episodes=100, seed=seed).mean
             for name, agent in agents.items()
@@ -377,7 +378,7 @@ EXPERIMENTS = [
         name="dueling_lunarlander",
         family=FAMILY,
         data="LunarLander-v3, the RL Zoo's settings, layers 256 and 256, 100,000 steps, evaluations of the last fifth",
-        measure=partial(streams, configure("dqn", "LunarLander-v3", {}), "LunarLander-v3", 100_000, (256, 256)),
+        measure=partial(streams, config_of("dqn", "LunarLander-v3", {}), "LunarLander-v3", 100_000, (256, 256)),
         seeds=8,
         claims=STREAM_CLAIMS,
         note="The same design.",

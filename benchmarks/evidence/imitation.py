@@ -7,14 +7,15 @@ import gymnasium
 import numpy as np
 
 import agentlib
-from agentlib.backbones import MLP, Chain, Linear, RunningNorm, Schedule, initialize
-from agentlib.data import Demonstration, Demonstrations, record_episodes
+from agentlib.backbones import MLP, Chain, RunningNorm, initialize
+from agentlib.core import Linear, Schedule
+from agentlib.core.randomness import fresh_weights
 from agentlib.envs.experts import cartpole_expert, chain_expert, expert_for
-from agentlib.evaluation.returns import episode_seed
+from agentlib.experience import Demonstration, Demonstrations, record_episodes
+from agentlib.experience.evaluation import episode_seed
 from agentlib.learners import BCConfig, DAggerConfig
 from agentlib.policies import CategoricalPolicy
-from agentlib.recipes import configure
-from agentlib.recipes.problem import fresh_weights
+from agentlib.runs.plan import config_of
 from benchmarks.experiments import Claim, Experiment
 from benchmarks.peers import run_peer
 
@@ -70,8 +71,8 @@ def slopes(rows: list[dict[str, float]]) -> dict[str, Any]:
         def slope(chosen: Any) -> float:
             return float(np.polyfit(np.log(HORIZONS), np.log(chosen.mean(0)), 1)[0])
 
-        drawn = [slope(costs[generator.integers(len(rows), size=len(rows))]) for _ in range(2000)]
-        low, high = np.percentile(drawn, [2.5, 97.5])
+        resampled = [slope(costs[generator.integers(len(rows), size=len(rows))]) for _ in range(2000)]
+        low, high = np.percentile(resampled, [2.5, 97.5])
         found[f"{name}_slope"] = {"value": slope(costs), "low": float(low), "high": float(high)}
     return found
 
@@ -99,7 +100,7 @@ def ten_episodes(seed: int) -> dict[str, float]:
     found = {}
     for name, env in (("cartpole", "CartPole-v1"), ("mountain_car", "MountainCar-v0")):
         demos = record_episodes(expert_for(env), env, 10, seed=seed)
-        agent: Any = agentlib.train(configure("bc", env, {}), demos=demos, seed=seed, **QUIET)
+        agent: Any = agentlib.train(config_of("bc", env, {}), demos=demos, seed=seed, **QUIET)
         found[name] = agentlib.evaluate(agent, env, episodes=100, seed=seed).mean
     expert = record_episodes(expert_for(env), env, 100, seed=2**20 + seed)
     return found | {"mountain_car_less_expert": found["mountain_car"] - float(expert.returns.mean())}

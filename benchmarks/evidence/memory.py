@@ -15,12 +15,13 @@ from gymnasium.wrappers import FrameStackObservation
 
 import agentlib
 from agentlib.agent import Agent
-from agentlib.backbones import Cosine
-from agentlib.data import Demonstration, Demonstrations
-from agentlib.data.asking import Onlooker
+from agentlib.core import Cosine
+from agentlib.core.recipe import Problem
 from agentlib.envs.experts import cartpole_expert
+from agentlib.experience import Demonstration, Demonstrations
+from agentlib.experience.asking import Onlooker
 from agentlib.learners import BCConfig, DAggerConfig, DecisionTransformerConfig, run
-from agentlib.recipes import Problem, configure, recipe_of
+from agentlib.runs.plan import config_of, job_of
 from benchmarks.experiments import Claim, Experiment
 
 NO_VELOCITY = "agentlib/CartPoleNoVel-v0"
@@ -30,7 +31,7 @@ WATCHED = 25
 
 
 def scores(agent: Agent, make: Any, episodes: int, seed: int) -> float:
-    """The mean return of an agent, playing all episodes side by side; it is told its rewards."""
+    """The mean return of an agent, playing all episodes side by side; it gets its rewards."""
     envs = gymnasium.vector.SyncVectorEnv([make] * episodes)
     observation, _ = envs.reset(seed=seed)
     agent.reset()
@@ -57,12 +58,12 @@ def watched(
     seed: int, what: str, backbone: str, make: Any, steps: int, n_envs: int, **settings: Any
 ) -> dict[str, float]:
     """Trains, and scores the last agent and the best of those that were looked at on the way."""
-    config = configure(what, NO_VELOCITY, settings)
-    problem = Problem(env=make, n_envs=n_envs, steps=steps)
-    job = recipe_of(config).build(config, problem, backbone, "cpu", seed)
-    agent: Any = job.product()
+    config = config_of(what, NO_VELOCITY, settings)
+    problem = Problem(env=make, n_envs=n_envs, steps=steps, seed=seed, backbone=backbone, device="cpu")
+    job = job_of(config, problem)
+    agent = job.product
     best, kept, next_look = -1.0, agent.policy.state_dict(), 0
-    for clock, _ in run(job.learner, job.source, job.updates):
+    for clock, _ in run(job.learner, job.source, job.length.updates):
         if clock.steps >= next_look:
             next_look += steps // WATCHED
             found = scores(agent, make, 20, seed=1)
@@ -73,7 +74,7 @@ def watched(
     fresh = 2**20 + 1000 * seed
     last = scores(agent, make, 100, fresh)
     agent.policy.load_state_dict(kept)
-    job.close()
+    job.source.close()
     return {"last": last, "best": scores(agent, make, 100, fresh)}
 
 
@@ -181,24 +182,23 @@ CONDITIONED = DecisionTransformerConfig(
     dropout=0.0,
     return_scale=100.0,
     max_grad_norm=1.0,
-    updates=4_000,
 )
+UPDATES = 4_000
+"""Of the decision transformer, and of the copies beside it."""
 
 
 def decision_transformer(seed: int) -> dict[str, float]:
     """Asked for much and for little; beside it cloning of all episodes, and of the best tenth."""
     data = mixed_episodes(seed)
     make = partial(gymnasium.make, "CartPole-v1")
-    agent: Any = agentlib.train(CONDITIONED, demos=data, seed=seed, progress=False)
+    agent: Any = agentlib.train(CONDITIONED, demos=data, steps=UPDATES, seed=seed, progress=False)
     found = {}
     for wanted in (500.0, 50.0):
         agent.backbone.target_return = wanted
         found[f"asked_{wanted:.0f}"] = scores(agent, make, 100, 2**20 + seed)
     best = data.select(np.argsort(data.returns)[-len(data) // 10 :])
     for name, demos in (("bc_all", data), ("bc_best", best)):
-        clone: Any = agentlib.train(
-            BCConfig(batch_size=64), demos=demos, steps=CONDITIONED.updates, seed=seed, progress=False
-        )
+        clone: Any = agentlib.train(BCConfig(batch_size=64), demos=demos, steps=UPDATES, seed=seed, progress=False)
         found[name] = scores(clone, make, 100, 2**20 + seed)
     much = found["asked_500"]
     found |= {"over_50": much - found["asked_50"], "over_all": much - found["bc_all"]}

@@ -7,14 +7,16 @@ from typing import Any
 from torch import nn
 
 import agentlib
-from agentlib.backbones import Cosine, NatureCNN, adam, load_backbone, save_backbone
-from agentlib.data import Batches, frames, record_episodes
+from agentlib.backbones import NatureCNN, adam, load_backbone, save_backbone
+from agentlib.core import Cosine
+from agentlib.core.randomness import fresh_weights
+from agentlib.data import Batches, frames
 from agentlib.data.augmentation import RandomFrame
 from agentlib.envs.experts import catch_expert
+from agentlib.experience import record_episodes
 from agentlib.learners import BCConfig, SimCLR, SimCLRConfig, VAEConfig, run
 from agentlib.learners.self_supervised.simclr import Projector
-from agentlib.recipes import configure
-from agentlib.recipes.problem import fresh_weights
+from agentlib.runs.plan import config_of
 from benchmarks.experiments import Claim, Experiment
 
 CATCH = "agentlib/Catch-v0"
@@ -74,7 +76,7 @@ def q_learning(seed: int) -> dict[str, float]:
     seed += OTHERS
     found = {}
     for name, backbone in (("scratch", "nature_cnn"), ("simclr", contrasted(seed))):
-        config = configure("dqn", CATCH, {})
+        config = config_of("dqn", CATCH, {})
         agent: Any = agentlib.train(config, env=CATCH, backbone=backbone, steps=Q_STEPS, seed=seed, **QUIET)
         found[name] = agentlib.evaluate(agent, CATCH, episodes=100, seed=seed).mean
     return found | {"difference": found["simclr"] - found["scratch"]}

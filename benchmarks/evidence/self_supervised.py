@@ -1,7 +1,8 @@
 """Features learned without labels, judged by few of them."""
 
 import agentlib
-from benchmarks.experiments import Claim, Experiment
+from benchmarks.evidence.references import VIEWS
+from benchmarks.experiments import Claim, Experiment, known
 
 
 def simclr(seed: int) -> dict[str, float]:
@@ -11,6 +12,10 @@ def simclr(seed: int) -> dict[str, float]:
     return found | {"above_random": found["probe"] - found["random_encoder"]}
 
 
+def reference(number: str) -> str:
+    return known(VIEWS, "digits", f"test/{number}")
+
+
 EXPERIMENTS = [
     Experiment(
         name="simclr_digits",
@@ -18,13 +23,18 @@ EXPERIMENTS = [
         data="digits, 70% without labels, 1,000 updates; 10 labels per class, nudged test images",
         measure=simclr,
         claims=(
-            Claim("probe", "linear classifier on SimCLR's features", at_least=0.85, reference="0.888, another code"),
+            Claim("probe", "linear classifier on SimCLR's features", at_least=0.85, reference=reference("probe")),
             Claim("above_random", "the same less that of an untrained encoder", at_least=0.30),
             Claim("random_encoder", "linear classifier on an untrained encoder's features"),
-            Claim("pixels", "linear classifier on pixels"),
-            Claim("pixels_1nn", "nearest neighbour on pixels"),
-            Claim("nudged_labels", "linear classifier on pixels, labelled images nudged too"),
-            Claim("nudged_labels_1nn", "nearest neighbour on pixels, labelled images nudged too"),
+            *(
+                Claim(number, what, reference=reference(number))
+                for number, what in (
+                    ("pixels", "linear classifier on pixels"),
+                    ("pixels_1nn", "nearest neighbour on pixels"),
+                    ("nudged_labels", "linear classifier on pixels, labelled images nudged too"),
+                    ("nudged_labels_1nn", "nearest neighbour on pixels, labelled images nudged too"),
+                )
+            ),
         ),
         note="Who may nudge the labelled images is ahead with nearest neighbours: features learned without labels are "
         "not the best that these labels allow, but the best that they allow as they are.",

@@ -19,7 +19,7 @@ GREY, BLUE, FONT = "#8a8f98", "#4c78a8", 'font-family="sans-serif" font-size="9"
 
 
 def networks() -> dict[str, tuple[nn.Module, Tensor]]:
-    """What is drawn, by the name of the file."""
+    """Each network with an observation, by the name of the file."""
     with torch.random.fork_rng(devices=[]):
         return {
             "mlp": (MLP(4, (64, 64)), torch.zeros(1, 4)),
@@ -66,11 +66,11 @@ def picture(shapes: list[tuple[int, ...]]) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" width="{x:.0f}" height="140">\n' + "\n".join(parts) + "\n</svg>\n"
 
 
-def drawn() -> dict[str, str]:
-    """The files and what is in them."""
+def pictures() -> dict[str, str]:
+    """The content of each file, by its name."""
     return {f"{name}.svg": picture(forms(*given)) for name, given in networks().items()}
 
 
 if __name__ == "__main__":
-    for name, content in drawn().items():
+    for name, content in pictures().items():
         (FOLDER / name).write_text(content, encoding="utf-8")

@@ -10,8 +10,8 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.utils._pytree import tree_map
 
 from agentlib.backbones import BACKBONES, from_spec, load_backbone, save_backbone, spec_of
-from agentlib.training import Target
-from agentlib.training.compiled import compiler_found
+from agentlib.core import Target
+from agentlib.engine.compiled import compiler_found
 from tests.backbones.examples import EXAMPLES
 
 BATCH = 4
@@ -275,8 +275,10 @@ def test_autocast_to_bfloat16(network, inputs):
 
 
 def test_a_target_follows_with_parameters_and_buffers(example, network, inputs):
-    target = Target(example.build())
-    target.follow(network)
+    source = example.build()
+    target = Target(source)
+    source.load_state_dict(network.state_dict())
+    target.follow()
     torch.testing.assert_close(features_of(target, inputs), features_of(network.eval(), inputs))
     for name, value in network.state_dict().items():
         assert torch.equal(value, target.network.state_dict()[name])

@@ -23,7 +23,7 @@ from agentlib.backbones import (
     spec_of,
 )
 from agentlib.policies import QPolicy
-from agentlib.training.checkpoints import save_state
+from agentlib.runs.checkpoints import save_state
 
 
 class Squares(nn.Module):

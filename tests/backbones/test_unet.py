@@ -102,8 +102,8 @@ def test_a_decoder_takes_the_maps_of_any_encoder(build):
 @pytest.mark.slow
 def test_learns_to_find_shapes():
     """Squares and crosses in noise, from few images: mean intersection over union, background included."""
-    from agentlib.backbones import Clock, adam
-    from agentlib.training import Step
+    from agentlib.backbones import adam
+    from agentlib.core import Clock, Step
 
     def scenes(count, generator):
         labels = torch.zeros(count, 15, 17, dtype=torch.long)

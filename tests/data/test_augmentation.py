@@ -20,7 +20,7 @@ from agentlib.data.augmentation import (
     rotate,
     shift,
 )
-from agentlib.training.compiled import compiler_found
+from agentlib.engine.compiled import compiler_found
 
 ALL: dict[str, Callable[[Tensor], Tensor]] = {
     "shift": RandomShift(2),

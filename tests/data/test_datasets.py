@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from agentlib.core import Clock
 from agentlib.data import DATASETS, Batches, Dataset, dataset, split
-from agentlib.training import Clock
 
 
 def numbered(n=10):

@@ -5,9 +5,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from agentlib.data import Dataset, Demonstrations, dataset, record_episodes
+from agentlib.data import Dataset, dataset
 from agentlib.data.episodes import Episodes, Pools, Sinusoids, labelled_steps, split_classes
 from agentlib.data.glyphs import draw_glyphs
+from agentlib.experience import Demonstrations, record_episodes
 
 
 def numbered(classes=6, each=5):

@@ -10,13 +10,13 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from agentlib.core.spaces import action_to_space
+from agentlib.core.trees import difference
 from agentlib.envs.journal import Journal
 from agentlib.envs.making import make_env, make_envs
-from agentlib.envs.spaces import action_to_space
 from agentlib.envs.vector import Environments
 from agentlib.policies.exploration import random_actions
-from agentlib.training.checkpoints import load_state, save_state
-from agentlib.training.trees import difference
+from agentlib.runs.checkpoints import load_state, save_state
 from tests.moody import Moody
 
 

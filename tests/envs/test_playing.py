@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from agentlib.data import Aggregate, record_episodes
-from agentlib.data.asking import TakeoverGate
 from agentlib.envs.experts import cartpole_expert
 from agentlib.envs.playing import ExpertLeft, Person, Terminal, Window, blocks, keys_for, render_mode_for, seen
 from agentlib.envs.vector import Environments
-from tests.data.test_aggregate import Zeros
+from agentlib.experience import Aggregate, record_episodes
+from agentlib.experience.asking import TakeoverGate
+from tests.experience.test_aggregate import Zeros
 
 
 class Script:

@@ -16,7 +16,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agentlib.envs.vector import EnvironmentFailure, Environments, Stepped
-from tests.data.scripted import LEAVES, Scripted, encode, leaves
+from tests.experience.scripted import LEAVES, Scripted, encode, leaves
 
 SCRIPTS = [[(2, "truncated"), (3, "terminated")], [(1, "terminated"), (1, "both")]]
 """Environment 0 has episodes of 2 and 3 steps, environment 1 of one step each."""
@@ -64,9 +64,9 @@ def assert_row(batch: Any, row: int, space: spaces.Space, where: str) -> None:
 
 def assert_step(stepped: Stepped, number: int, truth: list[list[str]], space: spaces.Space) -> None:
     for row, steps in enumerate(truth):
-        observation, _, following, *words = steps[number].split()
+        observation, _, next_observation, *words = steps[number].split()
         assert_row(stepped.observation, row, space, observation)
-        assert_row(stepped.next_observation, row, space, following)
+        assert_row(stepped.next_observation, row, space, next_observation)
         assert stepped.terminated[row] == any("T" in word for word in words)
         assert stepped.truncated[row] == any("U" in word for word in words)
         assert stepped.valid[row] == ("reset" not in words)
@@ -78,7 +78,7 @@ def assert_step(stepped: Stepped, number: int, truth: list[list[str]], space: sp
 
 @pytest.mark.parametrize("kind", TRUTH)
 @pytest.mark.parametrize("name", ["vector", "image", "discrete", "nested"])
-def test_each_step_is_told_as_it_was(kind, name):
+def test_each_step_is_given_as_it_was(kind, name):
     space = LEAVES.get(name) or spaces.Dict(a=LEAVES["image"], b=spaces.Tuple([LEAVES["discrete"], LEAVES["bits"]]))
     if kind == "sb3" and name == "nested":
         space = spaces.Dict(a=LEAVES["image"], b=LEAVES["discrete"])  # SB3 has no deeper ones
@@ -102,7 +102,7 @@ def test_each_step_is_told_as_it_was(kind, name):
 
 
 @pytest.mark.parametrize("kind", MODES)
-def test_each_step_is_told_as_it_was_in_other_processes(kind):
+def test_each_step_is_given_as_it_was_in_other_processes(kind):
     space = spaces.Dict(a=LEAVES["image"], b=spaces.Tuple([LEAVES["vector"], LEAVES["bits"]]))
     factories = [lambda n=n: Scripted(n, SCRIPTS[n], space) for n in range(2)]
     envs = Environments(AsyncVectorEnv(factories, autoreset_mode=MODES[kind]))
@@ -115,7 +115,7 @@ def test_each_step_is_told_as_it_was_in_other_processes(kind):
 
 
 @pytest.mark.parametrize("kind", ["same step", "disabled", "next step"])
-def test_what_was_told_stays_though_the_environment_reuses_its_arrays(kind):
+def test_a_step_stays_as_it_was_though_the_environment_reuses_its_arrays(kind):
     """With copy=False Gymnasium writes all observations into one array; final ones are kept apart."""
     scripted = [Scripted(number, script) for number, script in enumerate(SCRIPTS)]
     factories = [giving(env) for env in scripted]

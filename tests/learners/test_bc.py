@@ -8,8 +8,10 @@ import torch
 from gymnasium import spaces
 from torch.nn import functional
 
-from agentlib.backbones import MLP, Clock, Nested, adam, sgd
-from agentlib.data import Demonstration, DemonstrationBatches, Demonstrations, Labelled
+from agentlib.backbones import MLP, Nested, adam, sgd
+from agentlib.core import Clock
+from agentlib.core.randomness import fresh_weights
+from agentlib.experience import Demonstration, DemonstrationBatches, Demonstrations, Labelled
 from agentlib.learners import BC, BCConfig, DAggerConfig, run
 from agentlib.learners.imitation.bc import negative_log_likelihood, squared_error, weighted_mean
 from agentlib.policies import (
@@ -20,7 +22,6 @@ from agentlib.policies import (
     QPolicy,
     policy_for,
 )
-from agentlib.recipes.problem import fresh_weights
 
 NOW = Clock(torch.tensor(0.0), torch.tensor(0.0), torch.tensor(0.0))
 BOX = spaces.Box(-2, 2, (2,), np.float32)

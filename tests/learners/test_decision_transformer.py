@@ -11,7 +11,7 @@ from torch.nn import functional
 import agentlib
 from agentlib.agent import Agent
 from agentlib.backbones import MLP, adamw, sgd
-from agentlib.data import Demonstration, Demonstrations
+from agentlib.experience import Demonstration, Demonstrations
 from agentlib.learners import DecisionTransformer, DecisionTransformerConfig, run
 from agentlib.policies import CategoricalPolicy
 

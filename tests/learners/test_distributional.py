@@ -1,5 +1,7 @@
 """Rules for distributions of returns, against the papers' loops and against closed forms."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,15 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentlib.backbones import MLP
-from agentlib.learners.q_learning.distributional import (
-    c51_projection,
-    cross_entropy,
-    distributional_losses,
-    entropy,
-    quantile_huber_loss,
-)
+from agentlib.core.randomness import fresh_weights
+from agentlib.learners.q_learning.dqn import td_target
 from agentlib.policies import QPolicy
-from agentlib.recipes.problem import fresh_weights
+from agentlib.policies.value_losses import c51_projection, cross_entropy, entropy, quantile_huber_loss
 
 floats = st.floats(-4.0, 4.0, allow_nan=False, width=32)
 
@@ -113,22 +110,26 @@ def policy_of(kind, n_actions, n_atoms=5):
         return QPolicy(MLP(2, ()), n_actions, distributional=kind, n_atoms=n_atoms, v_min=-1.0, v_max=3.0)
 
 
+def losses_of(policy, chosen, next_output, *rewards):
+    return policy.losses(chosen, policy.backed_up(next_output, partial(td_target, *rewards)))
+
+
 @pytest.mark.parametrize("kind", ["c51", "quantile"])
 def test_losses_are_those_of_one_transition_at_a_time(kind):
     policy = policy_of(kind, 3)
-    chosen, following = torch.randn(2, 6, 5)
+    chosen, next_output = torch.randn(2, 6, 5)
     reward, discount = torch.randn(6), torch.rand(6)
     terminated = torch.tensor([0.0, 1.0, 0.0, 0.0, 1.0, 0.0])
 
-    losses, errors = distributional_losses(policy, chosen, following, reward, discount, terminated)
+    losses, errors = losses_of(policy, chosen, next_output, reward, discount, terminated)
 
     for i in range(6):
         scale = float(discount[i] * (1 - terminated[i]))
         if kind == "quantile":
-            expected = quantile_huber_loss(chosen[i], reward[i] + scale * following[i])
+            expected = quantile_huber_loss(chosen[i], reward[i] + scale * next_output[i])
             error = expected
         else:
-            goal = algorithm_1(following[i].softmax(-1).numpy(), float(reward[i]), scale, -1.0, 3.0)
+            goal = algorithm_1(next_output[i].softmax(-1).numpy(), float(reward[i]), scale, -1.0, 3.0)
             expected = -(torch.from_numpy(goal) * chosen[i].double().log_softmax(-1)).sum()
             error = expected + (goal[goal > 0] * np.log(goal[goal > 0])).sum()
         assert losses[i].item() == pytest.approx(expected.item(), abs=1e-5)
@@ -141,7 +142,7 @@ def test_a_priority_of_c51_is_zero_where_the_goal_is_met(kind):
     policy, one = policy_of(kind, 3), torch.ones(1)
     output = torch.randn(1, 5) if kind == "c51" else torch.full((1, 5), 0.7)
 
-    _, errors = distributional_losses(policy, output, output, 0 * one, one, 0 * one)
+    _, errors = losses_of(policy, output, output, 0 * one, one, 0 * one)
 
     assert errors.item() == pytest.approx(0.0, abs=1e-6)
 
@@ -150,19 +151,20 @@ def test_a_priority_of_c51_is_zero_where_the_goal_is_met(kind):
 def test_branches_learn_from_the_mean_of_their_returns(kind):
     """One goal for all: the expected return of the goal is the mean over the branches."""
     policy = policy_of(kind, [3, 4])
-    chosen, following = torch.randn(2, 6, 2, 5)
+    chosen, next_output = torch.randn(2, 6, 2, 5)
     zero, one = torch.zeros(6), torch.ones(6)
 
-    losses, _ = distributional_losses(policy, chosen, following, zero, one, zero)
+    losses, errors = losses_of(policy, chosen, next_output, zero, one, zero)
 
-    assert losses.shape == (6, 2)
     if kind == "quantile":
-        goal = following.mean(1)
+        goal = next_output.mean(1)
         expected = torch.stack([quantile_huber_loss(chosen[:, d], goal) for d in range(2)], 1)
     else:
-        goal = following.softmax(-1).mean(1)
+        goal = next_output.softmax(-1).mean(1)
         expected = torch.stack([cross_entropy(chosen[:, d], goal) for d in range(2)], 1)
-    torch.testing.assert_close(losses, expected)
+    torch.testing.assert_close(losses, expected.mean(1))
+    least = entropy(goal)[:, None] if kind == "c51" else 0.0
+    torch.testing.assert_close(errors, (expected - least).mean(1))
     torch.testing.assert_close(
-        policy.values(following).mean(1), goal.mean(-1) if kind == "quantile" else goal @ policy.support
+        policy.values(next_output).mean(1), goal.mean(-1) if kind == "quantile" else goal @ policy.support
     )

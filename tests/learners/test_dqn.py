@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from agentlib.backbones import MLP, Clock, adam
-from agentlib.data import Source, Transition
-from agentlib.evaluation.recording import global_generators_kept
+from agentlib.backbones import MLP, adam
+from agentlib.core import Clock, Source
+from agentlib.core.host import global_generators_kept
+from agentlib.core.randomness import fresh_weights
+from agentlib.experience import Transition
 from agentlib.learners import DQN, DQNConfig, run
-from agentlib.learners.q_learning.dqn import pick, td_target
+from agentlib.learners.q_learning.dqn import td_target
 from agentlib.policies import QPolicy
-from agentlib.recipes.problem import fresh_weights
 
 
 def test_the_target_follows_the_formula():
@@ -22,20 +23,29 @@ def test_the_target_follows_the_formula():
     assert td_target(reward, discount, terminated, value).tolist() == pytest.approx([10.0, 1.0, -1.12])
 
 
+def test_the_target_goes_along_any_further_axes():
+    reward, discount, terminated = torch.randn(3), torch.rand(3), torch.tensor([0.0, 1.0, 0.0])
+    for value in (torch.randn(3, 1), torch.randn(3, 5), torch.randn(3, 2, 5)):
+        found = td_target(reward, discount, terminated, value)
+        for i in range(3):
+            expected = reward[i] + discount[i] * (1 - terminated[i]) * value[i]
+            torch.testing.assert_close(found[i], expected)
+
+
 def test_pick_takes_the_value_of_the_action():
     values = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
 
-    assert pick(values, torch.tensor([1, 0])).tolist() == [2.0, 3.0]
+    assert QPolicy(MLP(4, ()), 2).pick(values, torch.tensor([1, 0])).tolist() == [2.0, 3.0]
 
 
 def batch_of(size=16, **changes):
     generator = torch.Generator().manual_seed(0)
-    observation, following = torch.randn(2, size, 4, generator=generator)
+    observation, next_observation = torch.randn(2, size, 4, generator=generator)
     batch = Transition(
         observation=observation,
         action=torch.randint(0, 2, (size,), generator=generator),
         reward=torch.ones(size),
-        next_observation=following,
+        next_observation=next_observation,
         terminated=torch.zeros(size),
         discount=torch.full((size,), 0.99),
         weight=torch.ones(size),

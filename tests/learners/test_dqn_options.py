@@ -12,18 +12,19 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from agentlib.backbones import MLP, Clock, Rule, sgd
-from agentlib.data import Replay, Transition
+from agentlib.backbones import MLP, sgd
+from agentlib.core import Clock, Rule
+from agentlib.core.randomness import fresh_weights
+from agentlib.core.recipe import Problem
+from agentlib.engine.compiled import compiler_found
 from agentlib.envs.dials import Dials
+from agentlib.experience import Replay, Transition
+from agentlib.families.control import on_replay
 from agentlib.learners import DQN, DQNConfig, run
-from agentlib.learners.q_learning.dqn import pick, td_target
+from agentlib.learners.q_learning.dqn import RECIPE, td_target
 from agentlib.policies import QPolicy
-from agentlib.recipes import Problem
-from agentlib.recipes.problem import fresh_weights
-from agentlib.recipes.q_learning import build_dqn
+from agentlib.runs.checkpoints import load_checkpoint, save_checkpoint
 from agentlib.testing import check_learner
-from agentlib.training.checkpoints import load_checkpoint, save_checkpoint
-from agentlib.training.compiled import compiler_found
 from tests.moody import Moody
 
 VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -62,7 +63,8 @@ def variant(name: str, rule: Rule | None = None) -> type[DQN]:
                 net_arch=(16,),
                 **options,
             )
-            job = build_dqn(config, Problem(env=env, steps=2_000), "auto", "cpu", seed)
+            problem = Problem(env=env, steps=2_000, config=config, device="cpu", seed=seed)
+            job = on_replay.assemble(RECIPE, problem)
             assert isinstance(job.source, Replay)
             if rule is not None:
                 job.learner.step.rule = rule  # type: ignore[union-attr]
@@ -108,13 +110,13 @@ def test_compiled_equals_eager_and_resumes(name, tmp_path):
 
 def batch_of(actions: list[int], size: int = 16, **changes: Any) -> Transition:
     generator = torch.Generator().manual_seed(0)
-    observation, following = torch.randn(2, size, 4, generator=generator)
+    observation, next_observation = torch.randn(2, size, 4, generator=generator)
     action = torch.stack([torch.randint(0, n, (size,), generator=generator) for n in actions], 1)
     batch = Transition(
         observation=observation,
         action=action if len(actions) > 1 else action[:, 0],
         reward=torch.randn(size, generator=generator),
-        next_observation=following,
+        next_observation=next_observation,
         terminated=(torch.arange(size) % 4 == 0).float(),
         discount=torch.full((size,), 0.9),
         weight=torch.rand(size, generator=generator),
@@ -176,13 +178,13 @@ def test_branches_share_the_mean_of_their_best_values(double, masked, loss):
         target = learner.target(batch.next_observation)[0]
     losses, errors = [], []
     for i in range(16):
-        following, chosen = [], []
+        next_values, chosen = [], []
         for d, (start, n) in enumerate(zip([0, 2, 6], actions, strict=True)):
             options = [start + a for a in range(n) if mask[i, start + a] or not masked]
             best = max(options, key=lambda a: (online if double else target)[i, a].item())
-            following.append(target[i, best].item())
+            next_values.append(target[i, best].item())
             chosen.append(value[i, start + batch.action[i, d]].item())
-        y = batch.reward[i].item() + 0.9 * (1 - batch.terminated[i].item()) * np.mean(following)
+        y = batch.reward[i].item() + 0.9 * (1 - batch.terminated[i].item()) * np.mean(next_values)
         error = np.array(chosen) - y
         each = np.where(abs(error) < 1, 0.5 * error**2, abs(error) - 0.5) if loss == "huber" else error**2
         losses.append(batch.weight[i].item() * each.mean())
@@ -221,13 +223,20 @@ def test_distributions_follow_the_action_of_the_largest_mean(kind):
 
 
 def test_pick_goes_along_any_further_axes():
-    values, several = torch.randn(6, 5), torch.randint(5, (6, 2))
-    atoms = torch.randn(6, 5, 7)
+    values, atoms = torch.randn(6, 5), torch.randn(6, 5, 7)
+    one, several = QPolicy(MLP(4, ()), 5), QPolicy(MLP(4, ()), [2, 3])
+    option = torch.stack([torch.randint(2, (6,)), torch.randint(3, (6,))], 1)
+    column = option + torch.tensor([0, 2])
+    kinds: Any = {"distributional": "quantile", "n_atoms": 7}
+    one_of_atoms, several_of_atoms = QPolicy(MLP(4, ()), 5, **kinds), QPolicy(MLP(4, ()), [2, 3], **kinds)
+    sequence = one.pick(values.reshape(2, 3, 5), column[:, 0].reshape(2, 3)).flatten()
 
     for i in range(6):
-        assert torch.equal(pick(values, several)[i], values[i, several[i]])
-        assert torch.equal(pick(atoms, several)[i], atoms[i, several[i]])
-        assert torch.equal(pick(atoms, several[:, 0])[i], atoms[i, several[i, 0]])
+        assert torch.equal(several.pick(values, option)[i], values[i, column[i]])
+        assert torch.equal(one.pick(values, column[:, 0])[i], values[i, column[i, 0]])
+        assert torch.equal(several_of_atoms.pick(atoms, option)[i], atoms[i, column[i]])
+        assert torch.equal(one_of_atoms.pick(atoms, column[:, 0])[i], atoms[i, column[i, 0]])
+        assert sequence[i] == values[i, column[i, 0]]
 
 
 def test_a_policy_that_lacks_what_the_config_asks_for_is_refused():

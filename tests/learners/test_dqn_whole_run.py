@@ -1,5 +1,6 @@
 """A whole run of ours beside one of Stable-Baselines3's: the same weights, dice and environment, step by step."""
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -10,10 +11,12 @@ from stable_baselines3 import DQN as SB3DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.dqn import dqn as sb3_module
 
-from agentlib.evaluation.recording import global_generators_kept
-from agentlib.evaluation.sb3 import sb3_arguments
+from agentlib.core.host import global_generators_kept
+from agentlib.core.recipe import Problem
 from agentlib.learners import run
-from agentlib.recipes import RECIPES, Problem, configure
+from agentlib.learners.q_learning.dqn import RECIPE
+from agentlib.runs.plan import plan
+from agentlib.sb3.training import sb3_arguments
 
 PLANNED, STEPS = 50_000, 2_560
 
@@ -57,8 +60,9 @@ def test_the_whole_run_is_stable_baselines3s(monkeypatch):
     1,000 random steps and 7 rounds of 256 steps and 128 updates; after some thousand steps more, rounding alone drives
     any two runs apart.
     """
-    config = configure("dqn", "CartPole-v1", {})
-    job = RECIPES["dqn"].build(config, Problem(env="CartPole-v1", steps=PLANNED), "auto", "cpu", 0)
+    problem = Problem(env="CartPole-v1", steps=PLANNED, device="cpu")
+    config = plan("dqn", problem, {}).config
+    job = RECIPE.family.assemble(RECIPE, replace(problem, config=config))
     source: Any = job.source
     policy: Any = job.learner.policy
     target: Any = job.learner.target
@@ -74,11 +78,11 @@ def test_the_whole_run_is_stable_baselines3s(monkeypatch):
     for clock, _ in run(job.learner, source, source.updates_for(STEPS), compile=False):
         if clock.updates % config.gradient_steps == 0:
             ours.append((flat(policy).clone(), flat(target).clone()))
-    job.close()
+    source.close()
 
     with global_generators_kept():
         env = Seeded(gymnasium.make("CartPole-v1"))
-        model: Any = SB3DQN(env=env, device="cpu", **sb3_arguments(config, env.observation_space))
+        model: Any = SB3DQN(env=env, device="cpu", **sb3_arguments(config, SB3DQN, env.observation_space))
         theirs = []
         train = model.train
 

@@ -6,12 +6,17 @@ from torch import nn
 from torch.nn import functional
 
 from agentlib.backbones import MLP, adam
+from agentlib.core.randomness import fresh_weights
 from agentlib.data import Dataset
 from agentlib.data.episodes import Episodes
-from agentlib.learners.meta import Prototypical, PrototypicalConfig
-from agentlib.learners.meta.prototypical import PrototypicalNetwork, distance_logits, prototypes
-from agentlib.recipes.problem import fresh_weights
-from agentlib.training import run
+from agentlib.engine import run
+from agentlib.learners.meta.prototypical import (
+    Prototypical,
+    PrototypicalConfig,
+    PrototypicalNetwork,
+    distance_logits,
+    prototypes,
+)
 
 
 def random(*shape, seed=0):

@@ -9,8 +9,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agentlib.backbones import GRU, LSTM, MLP, AfterAction, Clock, TransformerDecoder, WithMemory, adam, sgd
-from agentlib.data import SequenceBuffer, SequenceReplay, Sequences
+from agentlib.backbones import GRU, LSTM, MLP, AfterAction, TransformerDecoder, WithMemory, adam, sgd
+from agentlib.core import Clock
+from agentlib.experience import SequenceBuffer, SequenceReplay, Sequences
 from agentlib.learners import RecurrentDQN, RecurrentDQNConfig, run
 from agentlib.learners.q_learning.returns import watkins_returns
 from agentlib.policies import EpsilonGreedy, MemoryActor, QPolicy
@@ -122,11 +123,11 @@ def test_loss_is_that_of_episodes_read_one_by_one(masked):
             begin = 1 if first == 0 else 0  # without the burn-in
             steps = range(first + begin, last - 1)
             best = q.masked_fill(~legal[row, first:last], -torch.inf).argmax(-1)
-            following = [target[t + 1 - first, best[t + 1 - first]].item() for t in steps]
+            next_value = [target[t + 1 - first, best[t + 1 - first]].item() for t in steps]
             trace = [0.7 * float(t + 1 in steps and batch.action[row, t + 1] == best[t + 1 - first]) for t in steps]
             reward = [0.5 * batch.reward[row, t].item() for t in steps]
             terminated = [batch.terminated[row, t].item() for t in steps]
-            returns = by_definition(reward, terminated, following, trace, 0.9)
+            returns = by_definition(reward, terminated, next_value, trace, 0.9)
             chosen = [q[t - first, batch.action[row, t]].item() for t in steps]
             errors += [(a - b) ** 2 for a, b in zip(chosen, returns, strict=True)]
     update = learner.update(batch)
@@ -146,8 +147,7 @@ def test_nothing_is_learned_from_the_burn_in_and_from_where_nothing_was_done():
 
 
 def test_the_target_follows_by_environment_steps():
-    learner, _ = RecurrentDQN.tiny()
-    learner.config = RecurrentDQNConfig(tau=0.5, target_update_interval=10)
+    learner = RecurrentDQN(network(), sgd(0.0), RecurrentDQNConfig(tau=0.5, target_update_interval=10))
     start = [p.clone() for p in learner.target.parameters()]
     for parameter in learner.policy.parameters():
         parameter.data += 1.0

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from agentlib.backbones import MLP, adam
+from agentlib.core.randomness import fresh_weights
 from agentlib.data import Batches, Dataset
-from agentlib.learners.self_supervised import Projector, SimCLR, SimCLRConfig
-from agentlib.learners.self_supervised.simclr import nt_xent, nt_xent_logits, partners
-from agentlib.recipes.problem import fresh_weights
-from agentlib.training import run
+from agentlib.engine import run
+from agentlib.learners.self_supervised.simclr import Projector, SimCLR, SimCLRConfig, nt_xent, nt_xent_logits, partners
 
 
 def loop(first: Tensor, second: Tensor, temperature: float) -> Tensor:

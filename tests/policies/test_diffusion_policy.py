@@ -11,9 +11,9 @@ from gymnasium import spaces
 import agentlib
 from agentlib import Agent
 from agentlib.backbones import MLP
-from agentlib.data import Demonstration, Demonstrations
-from agentlib.data.recording import record_episodes
 from agentlib.envs.experts import expert_for
+from agentlib.experience import Demonstration, Demonstrations
+from agentlib.experience.recording import record_episodes
 from agentlib.policies import DiffusionPolicy
 
 SEEN = spaces.Box(-1, 1, (2,), np.float32)
@@ -42,9 +42,9 @@ def test_choices_repeat_and_samples_do_not():
     policy = fresh_policy()
     output, _ = policy(torch.zeros(5, 2))
     assert torch.equal(policy.choose(output), policy.choose(output))
-    drawn = [policy.sample(output, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
-    assert torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[0], drawn[2])
+    samples = [policy.sample(output, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(samples[0], samples[1])
+    assert not torch.equal(samples[0], samples[2])
     # Each row for itself, and any leading axes.
     torch.testing.assert_close(policy.choose(output), policy.choose(output[:1]).expand(5, 2))
     assert policy.choose(output.view(5, 1, 16)).shape == (5, 1, 2)
@@ -69,8 +69,8 @@ def test_from_a_file_it_acts_the_same(tmp_path):
     agent.reset(seed=1)
     again.reset(seed=1)
     host = torch.get_rng_state()
-    drawn, redrawn = (one.predict(observations, deterministic=False)[0] for one in (agent, again))
-    np.testing.assert_array_equal(drawn, redrawn)
+    samples, again_samples = (one.predict(observations, deterministic=False)[0] for one in (agent, again))
+    np.testing.assert_array_equal(samples, again_samples)
     assert torch.equal(host, torch.get_rng_state())
     assert DONE.contains(agent.act(observations[0]))
 
@@ -91,8 +91,8 @@ def test_it_goes_both_ways_where_squared_errors_go_between():
     demonstrations = two_ways()
     agent: Any = agentlib.train("diffusion_bc", demos=demonstrations, steps=1_500, denoiser=(64, 64), progress=False)
     observations = np.random.default_rng(1).uniform(-1, 1, (300, 2)).astype(np.float32)
-    drawn, _ = agent.predict(observations, deterministic=False)
-    sides, others = drawn[:, 0], drawn[:, 1]
+    samples, _ = agent.predict(observations, deterministic=False)
+    sides, others = samples[:, 0], samples[:, 1]
     assert np.mean(np.abs(np.abs(sides) - 1.5) < 0.2) > 0.9
     assert 0.3 < np.mean(sides > 0) < 0.7
     assert np.abs(others - np.abs(observations[:, 0])).mean() < 0.1

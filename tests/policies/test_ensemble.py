@@ -12,17 +12,19 @@ from torch import nn
 
 from agentlib import Agent
 from agentlib.backbones import MLP, from_spec
+from agentlib.core.randomness import fresh_weights
+from agentlib.metrics.detection import mutual_information
 from agentlib.policies import (
     POLICIES,
     CategoricalPolicy,
     DeterministicPolicy,
+    DiffusionPolicy,
     EnsemblePolicy,
     GaussianPolicy,
+    Predictor,
     QPolicy,
     policy_for,
 )
-from agentlib.policies.ensemble import mutual_information
-from agentlib.recipes.problem import fresh_weights
 
 SPACES: dict[str, Any] = {
     "discrete": spaces.Discrete(4),
@@ -139,6 +141,31 @@ def test_disagreement_of_real_numbers_has_no_unit():
     torch.testing.assert_close(fixed.choose(output), output.mean(-2))
 
 
+def test_predictions_are_averaged_and_disagree_in_units_of_their_scale():
+    for scale in (1.0, 100.0):
+        with fresh_weights(0):
+            members = [Predictor(MLP(3, (8,)), 2) for _ in range(3)]
+        for member in members:
+            member.fit_scale(torch.tensor([[-scale, 0.0], [scale, 2.0 * scale]]))
+        ensemble = EnsemblePolicy(members)
+        output, _ = ensemble(torch.randn(6, 3, generator=torch.Generator().manual_seed(0)))
+        assert output.shape == (6, 3, 2)
+        torch.testing.assert_close(ensemble.choose(output), output.mean(-2))
+        deviation = output.detach().double().std(-2, correction=0)
+        expected = (deviation / (deviation + scale)).mean(-1)
+        torch.testing.assert_close(ensemble.disagreement(output).double(), expected, rtol=1e-5, atol=0)
+        if scale == 1.0:
+            first = ensemble.disagreement(output)
+        torch.testing.assert_close(ensemble.disagreement(output), first)  # it has no unit
+        assert (ensemble.disagreement(output[:, [1, 1, 1]]) == 0.0).all()
+    agent = Agent(ensemble, spaces.Box(-1.0, 1.0, (3,)), spaces.Box(-np.inf, np.inf, (2,)))
+    observation = np.zeros((4, 3), np.float32)
+    np.testing.assert_allclose(agent.act(observation), ensemble.choose(ensemble(torch.zeros(4, 3))[0]).detach())
+    for method in (ensemble.sample, ensemble.entropy, ensemble.probabilities):
+        with pytest.raises(TypeError, match="Predictor"):
+            method(output)
+
+
 def test_action_values_vote_and_average():
     with fresh_weights(0):
         ensemble = EnsemblePolicy([QPolicy(MLP(3, (8,)), 3) for _ in range(3)])
@@ -193,10 +220,11 @@ def test_an_agent_of_several_keeps_to_the_legal_actions():
         assert mask[np.arange(50), actions].all()
 
 
-@pytest.mark.parametrize("name", [*SPACES, "q"])
+@pytest.mark.parametrize("name", [*SPACES, "q", "predictor"])
 def test_specs_rebuild_the_ensemble(name):
-    policies = [QPolicy(MLP(3, (4,)), 3) for _ in range(2)] if name == "q" else members(name, 2)
-    ensemble = EnsemblePolicy(policies, "mean" if name == "box" else "majority")
+    made = {"q": lambda: QPolicy(MLP(3, (4,)), 3), "predictor": lambda: Predictor(MLP(3, (4,)), 2)}
+    policies = [made[name]() for _ in range(2)] if name in made else members(name, 2)
+    ensemble = EnsemblePolicy(policies, "mean" if name in ("box", "predictor") else "majority")
     again: Any = from_spec(json.loads(json.dumps(ensemble.spec, allow_nan=False)), POLICIES)
     again.load_state_dict(ensemble.state_dict())
     observation = torch.randn(20, 3)
@@ -214,5 +242,11 @@ def test_what_does_not_fit_together_is_refused():
         EnsemblePolicy([one, QPolicy(MLP(3, ()), 3)])
     with pytest.raises(ValueError, match="no majority"):
         EnsemblePolicy(members("box"), vote="majority")
+    with pytest.raises(ValueError, match="no majority"):
+        EnsemblePolicy([Predictor(MLP(3, ()))], vote="majority")
+    with pytest.raises(ValueError, match="Predictor for 1 numbers, Predictor for 2 numbers"):
+        EnsemblePolicy([Predictor(MLP(3, ()), 1), Predictor(MLP(3, ()), 2)])
+    with pytest.raises(ValueError, match="averages actions, action values or predictions; DiffusionPolicy has none"):
+        EnsemblePolicy([DiffusionPolicy(MLP(3, ()), SPACES["box"])])
     with pytest.raises(ValueError, match="'mean' or 'majority'"):
         EnsemblePolicy([one], vote="median")  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import distributions, nn
 
 from agentlib.backbones import MLP, from_spec
+from agentlib.core.randomness import fresh_weights
 from agentlib.policies import (
     POLICIES,
     BernoulliPolicy,
@@ -20,7 +21,6 @@ from agentlib.policies import (
     MultiCategoricalPolicy,
     policy_for,
 )
-from agentlib.recipes.problem import fresh_weights
 
 FEATURES = 5
 BOX = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 5.0], np.float32))

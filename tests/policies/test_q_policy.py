@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from agentlib.backbones import MLP, from_spec
+from agentlib.core.randomness import fresh_weights
 from agentlib.policies import POLICIES, EpsilonGreedy, GreedyActor, QPolicy
 from agentlib.policies.q_heads import NoisyLinear, QHead, noisy_weights, scaled
 from agentlib.policies.q_policy import masked
-from agentlib.recipes.problem import fresh_weights
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},

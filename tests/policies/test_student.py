@@ -6,10 +6,10 @@ import torch
 from gymnasium import spaces
 
 from agentlib.backbones import LSTM, MLP, WithMemory
-from agentlib.evaluation.calibration import fit_temperature
+from agentlib.core.randomness import fresh_weights
+from agentlib.metrics.calibration import fit_temperature
 from agentlib.policies import CategoricalPolicy, DisagreementGate, EnsemblePolicy, QPolicy, Student, UnsureGate
 from agentlib.policies.student import Proposed
-from agentlib.recipes.problem import fresh_weights
 
 SPACE = spaces.Box(-1, 1, (4,), np.float32)
 SEEN = np.random.default_rng(0).normal(size=(2000, 4)).astype(np.float32)
@@ -21,14 +21,14 @@ def a_policy(backbone=None, seed=0):
         return CategoricalPolicy(backbone or MLP(4, (8,)), 3)
 
 
-def test_actions_are_the_best_or_drawn():
+def test_actions_are_the_best_or_sampled():
     policy = a_policy()
     with torch.no_grad():
         probabilities = policy.probabilities(policy(torch.from_numpy(SEEN))[0]).numpy()
     best = Student(policy, SPACE, deterministic=True)(SEEN, START)
     np.testing.assert_array_equal(best.action, probabilities.argmax(1))
-    drawn = Student(policy, SPACE)(SEEN, START).action
-    counts = np.bincount(drawn, minlength=3) / 2000
+    sampled = Student(policy, SPACE)(SEEN, START).action
+    counts = np.bincount(sampled, minlength=3) / 2000
     np.testing.assert_allclose(counts, probabilities.mean(0), atol=0.04)
 
 

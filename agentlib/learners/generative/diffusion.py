@@ -12,34 +12,36 @@ variance instead of to [-1, 1]. The loss says little about samples: judge those.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from agentlib.backbones import Cosine, DiffusionModel, MLPDenoiser, Schedule, adam
+from agentlib.backbones import DiffusionModel, Optimized
+from agentlib.backbones.diffusion import denoiser_for
+from agentlib.core import Cosine, Learner, Recipe, Step, Target, Update, average_rate
+from agentlib.core.config import Count, Range, Rate, Unit
+from agentlib.core.randomness import fresh_weights
+from agentlib.core.step import Optimizer
 from agentlib.data import Batches, Examples
 from agentlib.data.toys import eight_gaussians
-from agentlib.training import Learner, Step, Target, Update, average_rate
-from agentlib.training.config import check_range
-from agentlib.training.step import Optimizer
+from agentlib.families.generative import GenerativeFacts, on_generative
 
 
 def denoising_losses(model: DiffusionModel, x: Tensor, condition: Tensor | None = None) -> Tensor:
     """|noise - noise_hat(x_t, t)|^2 `(B,)`, the mean over dimensions, at random times.
 
     Args:
-        model: what tells the noise.
+        model: predicts the noise.
         x: `(B, *shape)`, as the data has it.
         condition: `(B, condition_dim)`.
     """
     t = torch.randint(model.noise_steps, (len(x),), device=x.device)
     origin = (x - model.center) / model.scale
     noise = torch.randn_like(origin)
-    told: Tensor = model(model.noised(origin, t, noise), t, condition)
-    return (told - noise).square().flatten(1).mean(1)
+    predicted: Tensor = model(model.noised(origin, t, noise), t, condition)
+    return (predicted - noise).square().flatten(1).mean(1)
 
 
 def one_hot(label: Tensor, n_classes: int) -> Tensor:
@@ -49,40 +51,37 @@ def one_hot(label: Tensor, n_classes: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionConfig:
-    """All numbers of a diffusion model's training."""
+class DiffusionConfig(Optimized):
+    """The numbers of a diffusion model's run."""
 
-    learning_rate: Schedule = Cosine(2e-3, 0.0)
-    """Step size of Adam; a number or a schedule."""
-    batch_size: int = 512
-    """Examples per update."""
-    noise_steps: int = 200
-    """T, the steps between data and noise; with fewer, samples come out too narrow."""
+    learning_rate: Rate = Cosine(2e-3, 0.0)
+    batch_size: Count = 512
+    noise_steps: Annotated[int, Range(2)] = 200
+    """Number of steps between data and noise; with fewer, samples are too narrow."""
     schedule: Literal["linear", "cosine"] = "cosine"
-    """How noise grows with the steps."""
-    average: float = 0.999
-    """Share of itself that the average of the weights, from which samples come, keeps at each update."""
+    """Growth of the noise with the steps."""
+    average: Unit = 0.999
+    """Decay rate of the average of the weights, from which samples come."""
     conditional: bool = False
-    """Tell the model each example's label, so that it can be asked for one."""
+    """Give the model each example's label, so that samples can be drawn by label."""
     clip: bool = False
     """While sampling, keep to the range of the data."""
     sample_steps: int | None = None
-    """Steps of the fast sampler (DDIM) where samples are drawn; None goes through all of T at random."""
-    max_grad_norm: float | None = None
-    """Gradients are cut to this norm; None leaves them."""
+    """Steps of the fast sampler (DDIM) where samples are drawn; None takes all `noise_steps` at random."""
     net_arch: tuple[int, ...] = (128, 128, 128)
     """Widths of the denoiser's layers."""
 
     def __post_init__(self) -> None:
-        check_range(self, 1, math.inf, "batch_size")
-        check_range(self, 2, math.inf, "noise_steps")
-        check_range(self, 1, self.noise_steps, "sample_steps")
-        check_range(self, 0, math.inf, "learning_rate", "max_grad_norm")
-        check_range(self, 0, 1, "average")
+        super().__post_init__()
+        if self.sample_steps is not None and not 1 <= self.sample_steps <= self.noise_steps:
+            raise ValueError(
+                f"DiffusionConfig.sample_steps must be between 1 and {self.noise_steps}, the noise_steps, "
+                f"not {self.sample_steps}"
+            )
 
 
 class Diffusion(Learner):
-    """Learns to tell noise from data.
+    """Learns to predict the noise in noisy data.
 
     Args:
         model: the distribution, its data standardized.
@@ -93,6 +92,8 @@ class Diffusion(Learner):
     Raises:
         ValueError: a conditional model, and no classes.
     """
+
+    network = "denoiser"
 
     def __init__(
         self,
@@ -108,6 +109,25 @@ class Diffusion(Learner):
         self.model, self.average = model, Target(model)
         self.step = Step(model, optimizer, config.max_grad_norm)
 
+    @classmethod
+    def build(cls, backbone: nn.Module, config: DiffusionConfig, facts: GenerativeFacts) -> Self:
+        """A diffusion model by a denoiser, for the training part in its scale."""
+        model = DiffusionModel(backbone, facts.shape, config.noise_steps, config.schedule, config.clip)
+        model.standardize(facts.train.x)
+        return cls(model, config.optimizer(), config, facts.n_classes)
+
+    @property
+    def product(self) -> nn.Module:
+        """The averaged model."""
+        return self.average.network
+
+    def sample(self, n: int, label: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """n samples `(n, *shape)` of the averaged model."""
+        network: Any = self.average.network
+        condition = None if label is None else one_hot(label, self.n_classes)
+        samples: Tensor = network.sample(n, condition, steps=self.config.sample_steps, generator=generator)
+        return samples
+
     def update(self, batch: Examples) -> Update:
         """One step on the squared error of the noise; `per_sample` holds the errors `(B,)`."""
         condition = None
@@ -117,17 +137,30 @@ class Diffusion(Learner):
         losses = denoising_losses(self.model, batch.x, condition)
         loss = losses.mean()
         norm = self.step(loss, batch.clock)
-        self.average.follow(self.model, average_rate(self.config.average, batch.clock))
+        self.average.follow(average_rate(self.config.average, batch.clock))
         return Update({"loss": loss.detach(), "grad_norm": norm}, per_sample=losses.detach())
 
     @classmethod
     def tiny(cls, seed: int = 0) -> tuple[Self, Batches]:
-        """The smallest honest run: eight Gaussians, told apart, two layers of 32."""
-        data = eight_gaussians(400)
-        config = DiffusionConfig(batch_size=64, noise_steps=20, net_arch=(32, 32), conditional=True, average=0.9)
-        with torch.random.fork_rng(devices=[]):
-            torch.random.manual_seed(seed)
-            denoiser = MLPDenoiser((2,), config.net_arch, condition_dim=8)
-        model = DiffusionModel(denoiser, (2,), config.noise_steps, config.schedule)
-        model.standardize(data.x)
-        return cls(model, adam(1e-3), config, n_classes=8), Batches(data, config.batch_size, seed=seed)
+        """The smallest honest run: eight Gaussians by label, two layers of 32."""
+        config = DiffusionConfig(
+            learning_rate=1e-3, batch_size=64, noise_steps=20, net_arch=(32, 32), conditional=True, average=0.9
+        )
+        facts = GenerativeFacts(eight_gaussians(400), 8)
+        with fresh_weights(seed):
+            learner = cls.build(denoiser_for((2,), "mlp", config.net_arch, 8), config, facts)
+        return learner, Batches(facts.train, config.batch_size, seed=seed)
+
+
+RECIPE = Recipe(
+    "diffusion",
+    Diffusion,
+    DiffusionConfig,
+    on_generative,
+    "denoising diffusion (Ho et al. 2020), plain or conditional",
+    steps=6_000,
+    presets={
+        "digits": {"clip": True, "net_arch": (256, 256, 256), "batch_size": 128},
+        "shapes": {"clip": True, "batch_size": 64},
+    },
+)

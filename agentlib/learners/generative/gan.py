@@ -4,35 +4,36 @@
     L_G = -E[ log s(D(G(z))) ]                               z ~ N(0, I)
 
 The generator's loss is the paper's non-saturating one. At equilibrium s(D) is 1/2 everywhere: L_D = 2 ln 2 = ln 4, and
-L_G = ln 2. A conditional GAN (Mirza & Osindero 2014) tells both networks the label.
+L_G = ln 2. In a conditional GAN (Mirza & Osindero 2014) both networks see the label.
 
-Three aids beyond the paper, each a setting: reals are called real with 0.9 instead of 1 (Salimans et al. 2016), noise
-that fades is added to what D sees (Sønderby et al. 2017), and samples come from an average of G's weights.
+Three aids beyond the paper, each a setting: the target for real examples is 0.9 instead of 1 (Salimans et al. 2016),
+fading noise is added to the inputs of D (Sønderby et al. 2017), and samples come from an average of G's weights.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Annotated, Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones import MLP, Critic, Generator, Linear, MLPDecoder, Schedule, adam, at
+from agentlib.backbones import MLP, Critic, Generator
+from agentlib.core import Learner, Linear, Recipe, Step, Target, Update, at, average_rate
+from agentlib.core.config import Range, Rate, Unit
+from agentlib.core.randomness import fresh_weights
+from agentlib.core.step import Optimizer
 from agentlib.data import Batches, Examples
 from agentlib.data.toys import eight_gaussians
-from agentlib.training import Learner, Step, Target, Update, average_rate
-from agentlib.training.config import check_range
-from agentlib.training.step import Optimizer
+from agentlib.families.generative import GenerativeFacts, on_generative
+from agentlib.learners.generative.adversarial import Adversarial, generator_for, noise_for
 
 
 def discriminator_loss(real: Tensor, fake: Tensor, target: float = 1.0) -> Tensor:
     """-[t log s(real) + (1 - t) log(1 - s(real))] - log(1 - s(fake)), the mean; log-odds `(B,)`, `target` is t."""
-    wanted = torch.full_like(real, target)
-    told_real = functional.binary_cross_entropy_with_logits(real, wanted)
-    return told_real + functional.softplus(fake).mean()
+    on_real = functional.binary_cross_entropy_with_logits(real, torch.full_like(real, target))
+    return on_real + functional.softplus(fake).mean()
 
 
 def generator_loss(fake: Tensor) -> Tensor:
@@ -41,35 +42,17 @@ def generator_loss(fake: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GANConfig:
-    """All numbers of a GAN's training."""
+class GANConfig(Adversarial):
+    """The numbers of a GAN's run."""
 
-    learning_rate: Schedule = 5e-4
-    """Step size of Adam, for both networks; a number or a schedule."""
-    adam_betas: tuple[float, float] = (0.5, 0.99)
-    """How long Adam remembers gradients and their squares."""
-    batch_size: int = 64
-    """Examples per update."""
-    latent_dim: int = 16
-    """Numbers in the noise that the generator starts from."""
     conditional: bool = False
-    """Tell both networks each example's label, so that the generator can be asked for one."""
-    real_target: float = 0.9
-    """The probability with which real examples shall be called real."""
-    instance_noise: Schedule = Linear(0.1, 0.0)
-    """Deviation of the noise that is added to what the discriminator sees; a number or a schedule."""
-    dropout: float = 0.3
-    """Share of the discriminator's activations that are zeroed."""
-    average: float = 0.995
-    """Share of itself that the average of the generator's weights keeps at each update."""
-    net_arch: tuple[int, ...] = (128, 128)
-    """Widths of the layers of both networks."""
-
-    def __post_init__(self) -> None:
-        check_range(self, 1, math.inf, "batch_size", "latent_dim")
-        check_range(self, 0, math.inf, "learning_rate", "instance_noise")
-        check_range(self, 0, 1, "average", "dropout")
-        check_range(self, 0.5, 1, "real_target")
+    """Give both networks each example's label, so that samples can be drawn by label."""
+    real_target: Annotated[float, Range(0.5, 1)] = 0.9
+    """Target probability of real examples in the discriminator's loss."""
+    instance_noise: Rate = Linear(0.1, 0.0)
+    """Deviation of the noise that is added to the discriminator's inputs: a number or a schedule."""
+    dropout: Unit = 0.3
+    """Share of the discriminator's activations that are zeroed in training."""
 
 
 class GAN(Learner):
@@ -82,51 +65,90 @@ class GAN(Learner):
         config: this algorithm's numbers.
     """
 
+    first_network = staticmethod(generator_for)
+
     def __init__(
         self, generator: Generator, discriminator: Critic, optimizer: Optimizer, config: GANConfig = GANConfig()
     ) -> None:
         super().__init__()
         self.config = config
         self.generator, self.discriminator, self.average = generator, discriminator, Target(generator)
-        self.generator_step, self.discriminator_step = Step(generator, optimizer), Step(discriminator, optimizer)
+        self.generator_step = Step(generator, optimizer, config.max_grad_norm)
+        self.discriminator_step = Step(discriminator, optimizer, config.max_grad_norm)
+
+    @staticmethod
+    def layers(config: GANConfig) -> dict[str, Any]:
+        """The layers of the discriminator."""
+        return {"activation": "leaky_relu" if config.dropout else "relu", "dropout": config.dropout}
+
+    @classmethod
+    def build(cls, backbone: nn.Module, config: GANConfig, facts: GenerativeFacts) -> Self:
+        """A GAN whose discriminator stands on a backbone."""
+        generator = facts.generator or generator_for(config, facts)
+        return cls(generator, Critic(backbone, facts.n_classes), config.optimizer(), config)
+
+    @property
+    def product(self) -> nn.Module:
+        """The averaged generator."""
+        return self.average.network
+
+    def sample(self, n: int, label: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """n examples `(n, *shape)` by the averaged generator."""
+        network: Any = self.average.network
+        samples: Tensor = network.sample(n, label, generator=generator)
+        return samples
 
     def update(self, batch: Examples) -> Update:
         """One step of the discriminator, then one of the generator."""
         label = batch.y if self.config.conditional else None
         deviation = at(self.config.instance_noise, batch.clock)
 
-        def seen(x: Tensor) -> Tensor:
-            blurred: Tensor = self.discriminator(x + (deviation * torch.randn_like(x)).to(x.dtype), label)
-            return blurred
+        def log_odds(x: Tensor) -> Tensor:
+            odds: Tensor = self.discriminator(x + (deviation * torch.randn_like(x)).to(x.dtype), label)
+            return odds
 
-        fake = self.generator(self.noise_for(batch.x), label)
-        real_height, fake_height = seen(batch.x), seen(fake.detach())
-        real_or_fake = discriminator_loss(real_height, fake_height, self.config.real_target)
-        self.discriminator_step(real_or_fake, batch.clock)
+        fake = self.generator(noise_for(batch.x, self.generator), label)
+        on_real, on_fake = log_odds(batch.x), log_odds(fake.detach())
+        loss = discriminator_loss(on_real, on_fake, self.config.real_target)
+        self.discriminator_step(loss, batch.clock)
 
-        deceit = generator_loss(seen(fake))
+        deceit = generator_loss(log_odds(fake))
         self.generator_step(deceit, batch.clock)
-        self.average.follow(self.generator, average_rate(self.config.average, batch.clock))
+        self.average.follow(average_rate(self.config.average, batch.clock))
         return Update(
             {
-                "discriminator_loss": real_or_fake.detach(),
+                "discriminator_loss": loss.detach(),
                 "generator_loss": deceit.detach(),
-                "real_called_real": (real_height > 0).float().mean(),
-                "fake_called_real": (fake_height > 0).float().mean(),
+                "real_called_real": (on_real > 0).float().mean(),
+                "fake_called_real": (on_fake > 0).float().mean(),
             }
         )
 
-    def noise_for(self, x: Tensor) -> Tensor:
-        """z for as many fakes as there are reals."""
-        return torch.randn(len(x), self.generator.latent_dim, device=x.device)
-
     @classmethod
     def tiny(cls, seed: int = 0) -> tuple[Self, Batches]:
-        """The smallest honest run: eight Gaussians, told apart, two layers of 16."""
-        config = GANConfig(batch_size=32, latent_dim=2, conditional=True, average=0.9)
-        with torch.random.fork_rng(devices=[]):
-            torch.random.manual_seed(seed)
-            generator = Generator(MLPDecoder(2 + 8, (2,), (16, 16)), latent_dim=2, n_classes=8)
-            discriminator = Critic(MLP(2, (16, 16)), n_classes=8)
+        """The smallest honest run: eight Gaussians by label, two layers of 16."""
+        config = GANConfig(
+            learning_rate=1e-3,
+            adam_betas=(0.9, 0.999),
+            batch_size=32,
+            latent_dim=2,
+            conditional=True,
+            average=0.9,
+            net_arch=(16, 16),
+        )
         data = eight_gaussians(400)
-        return cls(generator, discriminator, adam(1e-3), config), Batches(data, config.batch_size, seed=seed)
+        with fresh_weights(seed):
+            generator = generator_for(config, GenerativeFacts(data, 8))
+            learner = cls.build(MLP(2, config.net_arch), config, GenerativeFacts(data, 8, generator))
+        return learner, Batches(data, config.batch_size, seed=seed)
+
+
+RECIPE = Recipe(
+    "gan",
+    GAN,
+    GANConfig,
+    on_generative,
+    "generative adversarial network (Goodfellow et al. 2014), plain or conditional",
+    steps=6_000,
+    presets={"digits": {"conditional": True}},
+)

@@ -12,20 +12,21 @@ minimize the ELBO; it is maximized.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, Self
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from agentlib.backbones import MLP, Backbone, Cosine, MLPDecoder, Schedule, adam
+from agentlib.backbones import MLP, MLPDecoder, Optimized
+from agentlib.core import Cosine, Learner, Recipe, Step, Update
+from agentlib.core.config import Count, NonNegative, Range, Rate
+from agentlib.core.randomness import fresh_weights
+from agentlib.core.step import Optimizer
 from agentlib.data import Batches, Dataset, Examples
-from agentlib.training import Learner, Step, Update
-from agentlib.training.config import check_range
-from agentlib.training.step import Optimizer
-
-Likelihood = Literal["bernoulli", "gaussian"]
+from agentlib.families.generative import GenerativeFacts, on_generative
+from agentlib.learners.generative.latent_model import LatentModel, normal_log_density
+from agentlib.metrics.likelihoods import LARGEST, independent_bernoulli, probabilistic_pca
 
 
 def kl_from_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -33,71 +34,6 @@ def kl_from_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
     to `(...)`.
     """
     return 0.5 * (mean.square() + log_variance.exp() - log_variance - 1.0).sum(-1)
-
-
-def normal_log_density(x: Tensor, mean: Tensor | float, log_variance: Tensor) -> Tensor:
-    """log N(x; mean, diag exp(log_variance)), summed over the last dimension."""
-    return -0.5 * ((x - mean).square() * (-log_variance).exp() + log_variance + math.log(2 * math.pi)).sum(-1)
-
-
-def bernoulli_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:
-    """log p(x) of x in {0, 1}, summed over the last dimension; on grey values it is no likelihood."""
-    return -functional.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(-1)
-
-
-class LatentModel(nn.Module):
-    """p(x, z) = N(z; 0, I) p(x | z) with an encoder q(z | x).
-
-    Args:
-        encoder: any backbone; it can be that of an agent afterwards.
-        decoder: codes `(B, latent_dim)` to `(B, *shape)`: logits of pixels, or means.
-        latent_dim: numbers in z.
-        likelihood: "bernoulli" for x in {0, 1}; "gaussian" with one deviation, which is learned.
-        deviation: the Gaussian's deviation at the start, or for good with `learn_deviation=False`.
-        learn_deviation: whether it is learned.
-    """
-
-    def __init__(
-        self,
-        encoder: Backbone | nn.Module,
-        decoder: nn.Module,
-        latent_dim: int,
-        likelihood: Likelihood = "bernoulli",
-        deviation: float = 1.0,
-        learn_deviation: bool = True,
-    ) -> None:
-        super().__init__()
-        self.backbone, self.decoder = encoder, decoder
-        self.latent_dim, self.likelihood = int(latent_dim), likelihood
-        self.head = nn.Linear(int(encoder.feature_dim), 2 * self.latent_dim)  # type: ignore[arg-type]
-        learned = likelihood == "gaussian" and learn_deviation
-        self.log_deviation = nn.Parameter(torch.tensor(math.log(deviation)), requires_grad=learned)
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of q(z | x), each `(B, latent_dim)`."""
-        mean, log_variance = self.head(self.backbone(x)).chunk(2, 1)
-        return mean, log_variance
-
-    def decode(self, z: Tensor) -> Tensor:
-        """The mean of p(x | z) `(B, *shape)`."""
-        output: Tensor = self.decoder(z)
-        return output.sigmoid() if self.likelihood == "bernoulli" else output
-
-    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        """log p(x | z) `(k, B)` in nats, for x `(B, ...)` and k codes of each, `(k, B, latent_dim)`."""
-        output = self.decoder(z.flatten(0, 1)).flatten(1).unflatten(0, z.shape[:2])  # (k, B, d)
-        if self.likelihood == "bernoulli":
-            return bernoulli_log_likelihood(output, x.flatten(1))
-        return normal_log_density(x.flatten(1), output, (2.0 * self.log_deviation).expand(output.shape[-1]))
-
-    @torch.no_grad()
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """n examples `(n, *shape)` drawn from the model."""
-        like = self.log_deviation
-        mean = self.decode(torch.randn(n, self.latent_dim, generator=generator, device=like.device, dtype=like.dtype))
-        if self.likelihood == "bernoulli":
-            return torch.bernoulli(mean, generator=generator)
-        return mean + like.exp() * torch.randn(mean.shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
 def bounds(model: LatentModel, x: Tensor, k: int = 1, beta: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -118,34 +54,27 @@ def bounds(model: LatentModel, x: Tensor, k: int = 1, beta: float = 1.0) -> tupl
 
 
 @dataclass(frozen=True, kw_only=True)
-class VAEConfig:
-    """All numbers of a VAE's training."""
+class VAEConfig(Optimized):
+    """The numbers of a VAE's run."""
 
-    learning_rate: Schedule = Cosine(3e-3, 0.0)
-    """Step size of Adam; a number or a schedule."""
-    batch_size: int = 64
-    """Examples per update."""
-    latent_dim: int = 16
-    """Numbers in a code."""
+    learning_rate: Rate = Cosine(3e-3, 0.0)
+    latent_dim: Count = 16
+    """Size of a code."""
     likelihood: Literal["bernoulli", "gaussian"] = "gaussian"
-    """"bernoulli" for examples of zeros and ones; "gaussian" with one deviation, which is learned."""
+    """Distribution of examples given codes: "bernoulli" for zeros and ones; "gaussian" with one learned deviation."""
     threshold: float | None = None
-    """Examples become ones where they are at least this, zeros elsewhere; None leaves them."""
-    beta: float = 1.0
-    """Weight of the KL term; 1 is the bound."""
-    importance_samples: int = 1
-    """Codes for each example; more than one for the importance-weighted bound."""
-    validation: float = 0.15
-    """Share of the examples that are held out to evaluate on while training; 0 for none."""
-    max_grad_norm: float | None = None
-    """Gradients are cut to this norm; None leaves them."""
+    """Turn numbers from this threshold on into ones, and all others into zeros; None keeps the numbers."""
+    beta: NonNegative = 1.0
+    """Weight of the KL term; 1 gives the evidence lower bound."""
+    importance_samples: Count = 1
+    """Codes per example; more than one optimizes the importance-weighted bound."""
+    validation: Annotated[float, Range(0, 0.5)] = 0.15
+    """Share of the examples that are held out for evaluation during training; 0 holds out none."""
     net_arch: tuple[int, ...] = (200, 200)
-    """Widths of the encoder's layers, and in reverse of the decoder's."""
+    """Widths of the encoder's hidden layers; the decoder has them in reverse order."""
 
     def __post_init__(self) -> None:
-        check_range(self, 1, math.inf, "batch_size", "latent_dim", "importance_samples")
-        check_range(self, 0, math.inf, "learning_rate", "beta", "max_grad_norm")
-        check_range(self, 0, 0.5, "validation")
+        super().__post_init__()
         if self.importance_samples > 1 and self.beta != 1.0:
             raise ValueError("VAEConfig.beta weighs the KL term of the ELBO: with importance_samples there is none")
 
@@ -164,6 +93,61 @@ class VAE(Learner):
         self.model, self.config = model, config
         self.step = Step(model, optimizer, config.max_grad_norm)
 
+    @staticmethod
+    def examples(data: Dataset, config: VAEConfig) -> Dataset:
+        """The examples after the threshold.
+
+        Raises:
+            ValueError: the Bernoulli likelihood, and numbers other than 0 and 1.
+        """
+        x = data.x if config.threshold is None else (data.x >= config.threshold).float()
+        odd = (x != 0.0) & (x != 1.0)
+        if config.likelihood == "bernoulli" and bool(odd.any()):
+            raise ValueError(
+                f"the Bernoulli likelihood is one of zeros and ones, and the data has {float(x[odd][0]):.3g}: give "
+                f'threshold=0.5 to make bits of grey values, or likelihood="gaussian"'
+            )
+        return replace(data, x=x)
+
+    @staticmethod
+    def layers(config: VAEConfig) -> dict[str, Any]:
+        """The layers of the encoder."""
+        return {"activation": "tanh"}
+
+    @classmethod
+    def build(cls, backbone: nn.Module, config: VAEConfig, facts: GenerativeFacts) -> Self:
+        """A VAE with a backbone as its encoder; a Gaussian's deviation starts at that of the data."""
+        decoder = MLPDecoder(config.latent_dim, facts.shape, config.net_arch[::-1], "tanh")
+        deviation = 1.0 if config.likelihood == "bernoulli" else float(facts.train.x.std())
+        model = LatentModel(backbone, decoder, config.latent_dim, config.likelihood, deviation)
+        return cls(model, config.optimizer(), config)
+
+    @property
+    def product(self) -> nn.Module:
+        """The model."""
+        return self.model
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Reconstructions `(B, *shape)` from the means of the codes."""
+        return self.model.decode(self.model.encode(x)[0])
+
+    def likelihoods(self, x: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+        """A lower bound of log p(x) `(B,)` in nats by k codes, and the KL term `(B,)`."""
+        return bounds(self.model, x, k)
+
+    def likelihood_floor(self, train: Tensor, test: Tensor) -> tuple[Tensor, str] | None:
+        """log p(x) `(N,)` of test examples under the best model without a network, and its name."""
+        if self.config.likelihood == "bernoulli":
+            return independent_bernoulli(train, test), "independent pixels"
+        k = self.config.latent_dim
+        if not k < train[0].numel() <= LARGEST:
+            return None
+        return probabilistic_pca(train, test, k), f"the best linear model with {k} codes"
+
+    def sample(self, n: int, label: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """n examples `(n, *shape)`."""
+        return self.model.sample(n, generator=generator)
+
     def update(self, batch: Examples) -> Update:
         """One step up the bound; `per_sample` holds minus the bounds `(B,)`."""
         bound, kl = bounds(self.model, batch.x, self.config.importance_samples, self.config.beta)
@@ -176,9 +160,28 @@ class VAE(Learner):
     def tiny(cls, seed: int = 0) -> tuple[Self, Batches]:
         """The smallest honest run: bits that agree in groups of four, two codes."""
         bits = torch.cartesian_prod(torch.arange(2.0), torch.arange(2.0))  # (4, 2)
-        groups = bits.repeat_interleave(4, 1).repeat(50, 1)  # (200, 8)
-        with torch.random.fork_rng(devices=[]):
-            torch.random.manual_seed(seed)
-            model = LatentModel(MLP(8, (16,), "tanh"), MLPDecoder(2, (8,), (16,), "tanh"), latent_dim=2)
-        config = VAEConfig(batch_size=32, latent_dim=2, likelihood="bernoulli", importance_samples=2)
-        return cls(model, adam(3e-3), config), Batches(Dataset(groups), config.batch_size, seed=seed)
+        data = Dataset(bits.repeat_interleave(4, 1).repeat(50, 1))  # (200, 8)
+        config = VAEConfig(
+            learning_rate=3e-3,
+            batch_size=32,
+            latent_dim=2,
+            likelihood="bernoulli",
+            importance_samples=2,
+            net_arch=(16,),
+        )
+        with fresh_weights(seed):
+            learner = cls.build(MLP(8, config.net_arch, "tanh"), config, GenerativeFacts(data))
+        return learner, Batches(data, config.batch_size, seed=seed)
+
+
+RECIPE = Recipe(
+    "vae",
+    VAE,
+    VAEConfig,
+    on_generative,
+    "variational autoencoder (Kingma & Welling 2014): codes, likelihoods, samples",
+    steps=5_000,
+    presets={
+        "digits": {"likelihood": "bernoulli", "threshold": 0.5, "validation": 0.0, "steps": 4_000},
+    },
+)

@@ -13,20 +13,23 @@ code. No batch normalization in the critic: the penalty is on each example's gra
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from agentlib.backbones import MLP, Critic, Generator, Linear, MLPDecoder, Schedule, adam
+from agentlib.backbones import MLP, Critic, Generator
+from agentlib.core import Learner, Linear, Recipe, Step, Target, Update, average_rate
+from agentlib.core.config import Count, NonNegative, Rate, Unit
+from agentlib.core.randomness import fresh_weights
+from agentlib.core.step import Optimizer
 from agentlib.data import Batches, Examples
 from agentlib.data.toys import eight_gaussians
-from agentlib.training import Learner, Step, Target, Update, average_rate
-from agentlib.training.config import check_range
-from agentlib.training.step import Optimizer
+from agentlib.families.generative import GenerativeFacts, on_generative
+from agentlib.learners.generative.adversarial import Adversarial, generator_for, noise_for
 
 
 def between(real: Tensor, fake: Tensor) -> Tensor:
@@ -44,34 +47,24 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WGANConfig:
-    """All numbers of a Wasserstein GAN's training."""
+class WGANConfig(Adversarial):
+    """The numbers of a Wasserstein GAN's run."""
 
-    learning_rate: Schedule = Linear(1e-3, 0.0)
-    """Step size of Adam, for both networks; a number or a schedule."""
+    learning_rate: Rate = Linear(1e-3, 0.0)
     adam_betas: tuple[float, float] = (0.0, 0.9)
-    """How long Adam remembers gradients and their squares."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Examples per step of the critic."""
-    critic_steps: int = 5
-    """Steps of the critic for each of the generator."""
+    critic_steps: Count = 5
+    """Steps of the critic for each step of the generator."""
     constraint: Literal["penalty", "clip", "spectral"] = "penalty"
-    """What keeps the critic Lipschitz."""
-    penalty: float = 10.0
-    """lambda, the weight of the gradient penalty."""
-    clip: float = 0.01
-    """c, where weights are clipped."""
-    latent_dim: int = 2
-    """Numbers in the noise that the generator starts from."""
-    average: float = 0.99
-    """Share of itself that the average of the generator's weights keeps at each update."""
+    """How the critic is kept Lipschitz."""
+    penalty: NonNegative = 10.0
+    """Weight of the gradient penalty."""
+    clip: NonNegative = 0.01
+    """Bound of the critic's weights for constraint="clip"."""
+    latent_dim: Count = 2
+    average: Unit = 0.99
     net_arch: tuple[int, ...] = (128, 128, 128)
-    """Widths of the layers of both networks."""
-
-    def __post_init__(self) -> None:
-        check_range(self, 1, math.inf, "batch_size", "critic_steps", "latent_dim")
-        check_range(self, 0, math.inf, "learning_rate", "penalty", "clip")
-        check_range(self, 0, 1, "average")
 
 
 class WGAN(Learner):
@@ -84,19 +77,54 @@ class WGAN(Learner):
         config: this algorithm's numbers.
     """
 
+    first_network = staticmethod(generator_for)
+
     def __init__(
         self, generator: Generator, critic: Critic, optimizer: Optimizer, config: WGANConfig = WGANConfig()
     ) -> None:
         super().__init__()
         self.config, self.batches_per_update = config, config.critic_steps
         self.generator, self.critic, self.average = generator, critic, Target(generator)
-        self.generator_step, self.critic_step = Step(generator, optimizer), Step(critic, optimizer)
+        self.generator_step = Step(generator, optimizer, config.max_grad_norm)
+        self.critic_step = Step(critic, optimizer, config.max_grad_norm)
+
+    @staticmethod
+    def layers(config: WGANConfig) -> dict[str, Any]:
+        """The layers of the critic."""
+        return {"norm": "spectral" if config.constraint == "spectral" else "none"}
+
+    @classmethod
+    def build(cls, backbone: nn.Module, config: WGANConfig, facts: GenerativeFacts) -> Self:
+        """A Wasserstein GAN whose critic stands on a backbone.
+
+        Raises:
+            ValueError: constraint="spectral", and a backbone without spectral normalization.
+        """
+        spectral = config.constraint == "spectral"
+        weighted = [layer for layer in backbone.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+        if spectral and not all(is_parametrized(layer, "weight") for layer in weighted):
+            raise ValueError(
+                'constraint="spectral" needs backbone="auto", or a module that is built with norm="spectral"'
+            )
+        generator = facts.generator or generator_for(config, facts)
+        return cls(generator, Critic(backbone, spectral=spectral), config.optimizer(), config)
+
+    @property
+    def product(self) -> nn.Module:
+        """The averaged generator."""
+        return self.average.network
+
+    def sample(self, n: int, label: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """n examples `(n, *shape)` by the averaged generator."""
+        network: Any = self.average.network
+        samples: Tensor = network.sample(n, label, generator=generator)
+        return samples
 
     def update(self, batch: Examples) -> Update:
         """Steps of the critic, each on its own batch, then one of the generator."""
         batches = batch.x if self.batches_per_update > 1 else batch.x[None]  # (n, B, ...)
         for real in batches.unbind():  # unrolled where it is compiled
-            fake = self.generator(self.noise_for(real)).detach()
+            fake = self.generator(noise_for(real, self.generator)).detach()
             gap = self.critic(real).mean() - self.critic(fake).mean()
             critic_loss = -gap
             if self.config.constraint == "penalty":
@@ -104,9 +132,9 @@ class WGAN(Learner):
             self.critic_step(critic_loss, batch.clock)
             if self.config.constraint == "clip":
                 self.clip()
-        generator_loss = -self.critic(self.generator(self.noise_for(real))).mean()
+        generator_loss = -self.critic(self.generator(noise_for(real, self.generator))).mean()
         self.generator_step(generator_loss, batch.clock)
-        self.average.follow(self.generator, average_rate(self.config.average, batch.clock))
+        self.average.follow(average_rate(self.config.average, batch.clock))
         metrics = {"critic_loss": critic_loss, "generator_loss": generator_loss, "distance": gap}
         return Update({name: value.detach() for name, value in metrics.items()})
 
@@ -116,18 +144,26 @@ class WGAN(Learner):
         for weight in self.critic.parameters():
             weight.clamp_(-self.config.clip, self.config.clip)
 
-    def noise_for(self, x: Tensor) -> Tensor:
-        """z for as many fakes as there are reals."""
-        return torch.randn(len(x), self.generator.latent_dim, device=x.device)
-
     @classmethod
     def tiny(cls, seed: int = 0) -> tuple[Self, Batches]:
         """The smallest honest run: eight Gaussians, two layers of 16, two steps of the critic."""
-        config = WGANConfig(batch_size=32, critic_steps=2, penalty=0.1, average=0.9)
-        with torch.random.fork_rng(devices=[]):
-            torch.random.manual_seed(seed)
-            generator = Generator(MLPDecoder(2, (2,), (16, 16)), latent_dim=2)
-            critic = Critic(MLP(2, (16, 16)))
-        data, n = eight_gaussians(400), config.critic_steps
-        source = Batches(data, config.batch_size, batches_per_update=n, seed=seed)
-        return cls(generator, critic, adam(1e-3, config.adam_betas), config), source
+        config = WGANConfig(
+            learning_rate=1e-3, batch_size=32, critic_steps=2, penalty=0.1, average=0.9, net_arch=(16, 16)
+        )
+        data = eight_gaussians(400)
+        with fresh_weights(seed):
+            generator = generator_for(config, GenerativeFacts(data))
+            learner = cls.build(MLP(2, config.net_arch), config, GenerativeFacts(data, generator=generator))
+        source = Batches(data, config.batch_size, batches_per_update=config.critic_steps, seed=seed)
+        return learner, source
+
+
+RECIPE = Recipe(
+    "wgan",
+    WGAN,
+    WGANConfig,
+    on_generative,
+    "Wasserstein GAN (Arjovsky et al. 2017) by gradient penalty, clipping or spectral norm",
+    steps=4_000,
+    presets={key: {"penalty": 0.1} for key in ("8gaussians", "25gaussians", "swiss_roll", "two_moons")},
+)

@@ -3,32 +3,34 @@
     L = E[ -log pi(a | o) ] - ent_weight E[ H(pi(. | o)) ] + l2_weight |theta|^2 / 2
 
 E goes over the labelled steps of the demonstrations. With `loss="mse"`, |mean - a|^2 stands in place of -log pi, for
-real-valued actions. A policy with memory is given chunks of episodes, `(B, T)`, and learns from all their steps. The
+real-valued actions. A policy with memory reads chunks of episodes, `(B, T)`, and learns from all their steps. The
 members of an ensemble learn side by side, each for itself.
 
 Names and defaults are those of the `imitation` library, whose update this is. It differs in the batches
-(`agentlib.data.DemonstrationBatches`): there the last, smaller batch of an epoch is left out, here none is.
+(`agentlib.experience.DemonstrationBatches`): there the last, smaller batch of an epoch is left out, here none is.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones import MLP, Schedule, adam
-from agentlib.data import Demonstration, DemonstrationBatches, Demonstrations
-from agentlib.data.demonstration_batches import Labelled
-from agentlib.policies import CategoricalPolicy, DeterministicPolicy, EnsemblePolicy, GaussianPolicy
-from agentlib.training import Learner, Step, Update
-from agentlib.training.config import check_range
-from agentlib.training.step import Optimizer
+from agentlib.backbones import MLP, Optimized
+from agentlib.core import Learner, Recipe, Step, Update
+from agentlib.core.config import Count, NonNegative, Range, Unit
+from agentlib.core.randomness import fresh_weights
+from agentlib.core.step import Optimizer
+from agentlib.experience import Demonstration, DemonstrationBatches, Demonstrations, Labelled
+from agentlib.families.demonstrations import DemonstrationFacts, balanced_weights, observe_all, on_demonstrations
+from agentlib.policies import CategoricalPolicy, DeterministicPolicy, EnsemblePolicy, GaussianPolicy, policy_for
+from agentlib.policies.base import is_policy
 
 
 def negative_log_likelihood(policy: Any, output: Tensor, action: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -40,7 +42,7 @@ def negative_log_likelihood(policy: Any, output: Tensor, action: Tensor, smoothi
 
 
 def squared_error(policy: GaussianPolicy | DeterministicPolicy, output: Tensor, action: Tensor) -> Tensor:
-    """|mean - a|^2 over the numbers of an action, averaged, `(...)`, before it is cut to the bounds."""
+    """|mean - a|^2 over the numbers of an action, averaged, `(...)`, before it is clipped to the bounds."""
     mean = policy.mean_and_log_std(output)[0] if isinstance(policy, GaussianPolicy) else output
     if isinstance(policy, GaussianPolicy) and policy.squashed:
         mean = policy.bounds.squash(mean)
@@ -48,66 +50,55 @@ def squared_error(policy: GaussianPolicy | DeterministicPolicy, output: Tensor, 
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Of the values that have a weight; 0 if none has."""
+    """The mean of the values that have a weight, 0-dim; 0 if none has."""
     return (weight * values).sum() / weight.sum().clamp_min(1e-8)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CloningConfig:
+class CloningConfig(Optimized):
     """The numbers of the update, which `BCConfig` and `DAggerConfig` share."""
 
-    learning_rate: Schedule = 1e-3
-    """Step size of Adam; a number or a schedule."""
-    batch_size: int = 32
-    """Steps per update; chunks, with `sequence_length`."""
-    ent_weight: float = 1e-3
-    """Weight of the entropy, which keeps the policy from being too sure."""
-    l2_weight: float = 0.0
-    """Weight of half the squared parameters."""
-    max_grad_norm: float | None = None
-    """Gradients are cut to this norm; None leaves them."""
+    batch_size: Count = 32
+    """Steps per update; with `sequence_length`, chunks of episodes per update."""
+    ent_weight: NonNegative = 1e-3
+    """Weight of the policy's entropy, a bonus in the loss."""
+    l2_weight: NonNegative = 0.0
+    """Weight of half the sum of squared parameters, a penalty in the loss."""
     loss: Literal["nll", "mse"] = "nll"
-    """Likelihood of the labels, or, for real-valued actions, squared error."""
-    label_smoothing: float = 0.0
-    """Share of each label that goes evenly to all actions; for one discrete choice."""
+    """Negative log likelihood of the labels ("nll"); or squared error ("mse"), for real-valued actions."""
+    label_smoothing: Unit = 0.0
+    """Share of each label that is spread evenly over all actions; for Discrete actions."""
     class_weights: tuple[float, ...] | Literal["balanced"] | None = None
-    """A weight for each discrete action; "balanced" gives all actions of the demonstrations the same sum."""
-    sequence_length: int | None = None
-    """Steps per chunk for policies with a memory, which need it; None for single steps."""
-    from_start: float = 0.5
+    """Weight of each discrete action in the loss; "balanced" gives all actions that occur the same total weight."""
+    sequence_length: Count | None = None
+    """Steps per chunk of an episode, for policies with memory; the default is 100 there, and single steps elsewhere."""
+    from_start: Unit = 0.5
     """Share of the chunks that begin where their episode does."""
     previous_action: bool = False
-    """A memory that is chosen by name also reads the action before each observation."""
-    ensemble: int = 1
-    """Policies that learn side by side and decide together; they know where they disagree."""
+    """Let a memory that is chosen by name read the last action too."""
+    ensemble: Count = 1
+    """Number of policies that learn side by side and decide together."""
     net_arch: tuple[int, ...] | None = None
-    """Widths of the hidden layers; by default 64 and 64, or none after a CNN."""
+    """Widths of the hidden layers; the default depends on the kind of input."""
     squashed: bool = False
-    """Squash real-valued actions into their bounds by tanh; otherwise they are cut."""
+    """Squash real-valued actions into their bounds by tanh; otherwise they are clipped."""
     normalize: bool = True
-    """Standardize observations by the statistics of what was seen, which travel with the agent."""
-
-    def __post_init__(self) -> None:
-        check_range(self, 1, math.inf, "batch_size", "sequence_length", "ensemble")
-        check_range(self, 0, math.inf, "learning_rate", "ent_weight", "l2_weight", "max_grad_norm")
-        check_range(self, 0, 1, "label_smoothing", "from_start")
+    """Standardize vectors by running statistics of the observations, which are saved with the agent."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BCConfig(CloningConfig):
-    """All numbers of a run of behavioural cloning; names and defaults are those of `imitation`."""
+    """The numbers of a run of behavioural cloning."""
 
-    epochs: int = 10
-    """How often to go through the demonstrations, if the run's steps (updates) are not given."""
-    validation: float = 0.0
-    """Share of the episodes, whole ones, that is set aside to see how well unseen steps are predicted."""
-    patience: int | None = None
-    """With `validation`: epochs without a better loss there after which the best weights are taken."""
+    epochs: Count = 10
+    """Passes over the demonstrations; without effect where the length of the run is given in steps."""
+    validation: Annotated[float, Range(0, 0.9)] = 0.0
+    """Share of the episodes that is held out, to measure the loss on steps that nothing was learned from."""
+    patience: Count | None = None
+    """Epochs without a smaller held-out loss before the run stops, with its best weights; None never stops."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, 1, math.inf, "epochs", "patience")
-        check_range(self, 0, 0.9, "validation")
         if self.patience is not None and not self.validation:
             raise ValueError("BCConfig.patience waits for a better loss on held-out episodes: set validation, too")
 
@@ -141,6 +132,25 @@ class BC(Learner):
         self.register_buffer("class_weights", weights, persistent=False)
         self.step = Step(policy, optimizer, config.max_grad_norm)
 
+    @classmethod
+    def build(cls, backbone: nn.Module, config: CloningConfig, facts: DemonstrationFacts) -> Self:
+        """On a backbone, with more of them for an ensemble; or of a policy that is one already."""
+        done = facts.action_space
+
+        def policy_on(network: nn.Module) -> nn.Module:
+            if config.loss == "mse" and isinstance(done, spaces.Box):
+                return DeterministicPolicy(network, done, config.squashed)
+            return policy_for(done, network, squashed=config.squashed)
+
+        policy = backbone if is_policy(backbone) else policy_on(backbone)
+        if config.ensemble > 1 and not is_policy(backbone):
+            others = [policy_on(facts.another_backbone()) for _ in range(config.ensemble - 1)]
+            policy = EnsemblePolicy([policy, *others])
+        observe_all(policy, facts.demonstrations)
+        if config.class_weights == "balanced":
+            config = replace(config, class_weights=balanced_weights(facts.demonstrations))
+        return cls(policy, config.optimizer(), config)
+
     def update(self, batch: Labelled) -> Update:
         """One step on the loss of a batch."""
         weight = batch.weight if self.class_weights is None else batch.weight * self.class_weights[batch.action.long()]
@@ -154,7 +164,7 @@ class BC(Learner):
         return Update({key: value.detach() for key, value in metrics.items()} | {"grad_norm": norm})
 
     def _losses(self, policy: Any, batch: Labelled, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What is minimized, the entropy, and the likelihood of the labels, each 0-dim."""
+        """The cost, the entropy, and the likelihood of the labels, each 0-dim."""
         start = batch.episode_start if getattr(policy, "is_sequence", False) else None
         output, _ = policy(batch.observation, None, start)
         if self.config.loss == "mse":
@@ -168,15 +178,23 @@ class BC(Learner):
     @classmethod
     def tiny(cls, seed: int = 0) -> tuple[Self, DemonstrationBatches]:
         """The smallest honest run: eight episodes of say-what-you-see, two layers of 16."""
-        from gymnasium import spaces
-
         generator = np.random.default_rng(0)  # the demonstrations are given: the seed is of weights and order
-        demonstrations = Demonstrations(spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(4))
+        seen, done = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(4)
+        demonstrations = Demonstrations(seen, done)
         for _ in range(8):
-            seen = generator.uniform(-1, 1, (17, 2))
-            quadrant = 2 * (seen[:16, 0] > 0) + (seen[:16, 1] > 0)
-            demonstrations.append(Demonstration(seen, quadrant, np.zeros(16)))
-        with torch.random.fork_rng(devices=[]):
-            torch.random.manual_seed(seed)
-            policy = CategoricalPolicy(MLP(2, hidden=(16, 16)), n_actions=4)
-        return cls(policy, adam(1e-3)), DemonstrationBatches(demonstrations, batch_size=16, seed=seed)
+            points = generator.uniform(-1, 1, (17, 2))
+            quadrant = 2 * (points[:16, 0] > 0) + (points[:16, 1] > 0)
+            demonstrations.append(Demonstration(points, quadrant, np.zeros(16)))
+        with fresh_weights(seed):
+            learner = cls.build(MLP(2, hidden=(16, 16)), BCConfig(), DemonstrationFacts(seen, done, demonstrations))
+        return learner, DemonstrationBatches(demonstrations, batch_size=16, seed=seed)
+
+
+RECIPE = Recipe(
+    "bc",
+    BC,
+    BCConfig,
+    on_demonstrations,
+    "behavioural cloning (Pomerleau 1991), copies demonstrations; any actions",
+    presets={"MountainCar-v0": {"epochs": 50}},
+)

@@ -9,28 +9,28 @@ Ross, Gordon & Bagnell 2011, arXiv:1011.0686. Copying pays for a mistake with al
 saw: its cost grows as T^2. Here the student sees what follows from its mistakes, and its cost grows as T.
 
 There is no learner in this file: DAgger is behavioural cloning (`BC`) on a source that grows,
-`agentlib.data.Aggregate`. Each round goes on from the weights of the round before; the paper trains anew each time
-(`from_scratch`). With a `gate` the expert is asked only where the student is unsure, and acts there itself:
+`agentlib.experience.Aggregate`. Each round goes on from the weights of the round before; in the paper each starts from
+the first ones (`from_scratch`). With a `gate` the expert is asked only where the student is unsure, and acts there:
 
     "unsure"         the probability of the student's choice is below the threshold; `calibrated`, its logits are first
                      divided by a temperature (Guo et al. 2017, arXiv:1706.04599)
     "disagreement"   the members of an ensemble are further apart than the threshold (Menda et al. 2019,
                      arXiv:1807.08364)
     "takeover"       the expert takes over when it sees fit (HG-DAgger, Kelly et al. 2019, arXiv:1810.02890): a person
-                     by pressing a key, anybody else where the student is about to do something else
+                     by pressing a key, any other expert where the student is about to do something else
 
-What names and defaults the `imitation` library has are taken from there.
+Names and defaults are those of the `imitation` library where it has them.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from agentlib.backbones import Linear, Schedule
-from agentlib.learners.imitation.bc import CloningConfig
-from agentlib.training.config import check_range
+from agentlib.core import Linear, Recipe
+from agentlib.core.config import Count, Share, Unit, Whole
+from agentlib.families.asking import on_expert
+from agentlib.learners.imitation.bc import BC, CloningConfig
 
 GateName = Literal["unsure", "disagreement", "takeover"]
 THRESHOLDS: dict[str, float] = {"unsure": 0.95, "disagreement": 0.05}
@@ -39,38 +39,49 @@ THRESHOLDS: dict[str, float] = {"unsure": 0.95, "disagreement": 0.05}
 
 @dataclass(frozen=True, kw_only=True)
 class DAggerConfig(CloningConfig):
-    """All numbers of a DAgger run."""
+    """The numbers of a DAgger run."""
 
-    rounds: int = 10
-    """Rounds of playing and training, if the run's environment steps are not given."""
-    rollout_round_min_episodes: int = 3
-    """Episodes of a round, at least."""
-    rollout_round_min_timesteps: int = 500
-    """Environment steps of a round, at least."""
-    epochs: int = 4
-    """How often to go through all labels after each round."""
-    beta: Schedule = Linear(1.0, 0.0)
+    rounds: Count = 10
+    """Rounds of playing and training; without effect where the length of the run is given in steps."""
+    rollout_round_min_episodes: Count = 3
+    """Minimum number of episodes in a round."""
+    rollout_round_min_timesteps: Whole = 500
+    """Minimum number of environment steps in a round."""
+    epochs: Count = 4
+    """Passes over all labels after each round."""
+    beta: Share = Linear(1.0, 0.0)
     """Probability that the expert acts: a number or a schedule; 1 at the start makes the first round the expert's."""
     deterministic: bool = False
-    """The student acts by its best actions; otherwise by draws from its distribution, as in `imitation`."""
+    """Let the student act by its best actions; otherwise its actions are sampled, as in the `imitation` library."""
     gate: GateName | None = None
-    """When to ask: where "unsure", where an ensemble is in "disagreement", at a "takeover"; None asks always."""
-    threshold: float | None = None
-    """Of the gate "unsure" (asks below this probability) or "disagreement" (asks above it)."""
+    """When the expert is asked: where the student is "unsure", where an ensemble is in "disagreement", or at a
+    "takeover" by the expert; None asks at every step."""
+    threshold: Unit | None = None
+    """Threshold of the gate: "unsure" asks below this probability, "disagreement" above this distance."""
     calibrated: bool = False
-    """The gate "unsure" believes the student as far as it has been right: before a round's labels are learned, a
-    temperature is fitted to them."""
+    """Fit a temperature to the labels of each round before they are learned, and divide the logits of the gate "unsure"
+    by it."""
     from_scratch: bool = False
-    """Train anew after each round, as the paper does; otherwise go on from the weights of the round before."""
+    """Start each round from the first weights, as in the paper; otherwise from those of the round before."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, 1, math.inf, "rounds", "rollout_round_min_episodes", "epochs")
-        check_range(self, 0, math.inf, "rollout_round_min_timesteps")
-        check_range(self, 0, 1, "beta", "threshold")
+        if self.class_weights == "balanced":
+            raise ValueError("DAggerConfig.class_weights cannot be balanced, since labels come as the run goes: give "
+                             "class_weights as numbers, or leave them out")  # fmt: skip
         if self.threshold is not None and self.gate not in THRESHOLDS:
             raise ValueError(f"DAggerConfig.threshold is of the gates {' and '.join(THRESHOLDS)}, not of {self.gate!r}")
         if self.calibrated and self.gate != "unsure":
             raise ValueError(f"DAggerConfig.calibrated is of the gate 'unsure', not of {self.gate!r}")
         if self.gate == "disagreement" and self.ensemble < 2:
             raise ValueError("DAggerConfig.gate='disagreement' needs an ensemble: set ensemble=5, for example")
+
+    @property
+    def asking_threshold(self) -> float:
+        """The threshold of the gate, also where it is not given."""
+        return THRESHOLDS[self.gate or "unsure"] if self.threshold is None else self.threshold
+
+
+RECIPE = Recipe(
+    "dagger", BC, DAggerConfig, on_expert, "DAgger (Ross et al. 2011), asks an expert about its own states; any actions"
+)

@@ -1,11 +1,11 @@
-"""The decision transformer: which return is wanted decides what is imitated (Chen et al. 2021, arXiv:2106.01345).
+"""The decision transformer: imitation of episodes with a given return (Chen et al. 2021, arXiv:2106.01345).
 
     R_t = r_t + r_{t+1} + ...
     L = E[ -log pi(a_t | R_{t-K+1}, o_{t-K+1}, a_{t-K+1}, ..., R_t, o_t) ]
 
-Behavioural cloning of all episodes, the bad ones too, by a network that also reads what came of them. Asked for a high
-return it does what led to high returns. While acting, R goes down by each reward: tell it by `agent.rewarded(reward)`,
-or it goes down by the mean reward of the data. `agent.backbone.target_return` is what is asked for.
+Behavioural cloning of all episodes, the bad ones too, by a network that also reads their returns. Asked for a high
+return it acts as in episodes with high returns. While acting, R goes down by each reward that `agent.rewarded(reward)`
+reports, or else by the mean reward of the data. `agent.backbone.target_return` is the return that is asked for.
 
 The network is `ReturnConditioned`, under any policy that gives a distribution. The paper has a squared error for
 real-valued actions, here it is the likelihood; as there, the action at a step's own place is hidden from it, and
@@ -14,64 +14,60 @@ stretches that are shorter than K are padded on the left.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 
-from agentlib.backbones import MLP, ReturnConditioned, Schedule, adamw
-from agentlib.data import Demonstration, Demonstrations, ReturnBatches
-from agentlib.data.demonstration_batches import Labelled
-from agentlib.policies import CategoricalPolicy
-from agentlib.training import Learner, Step, Update
-from agentlib.training.config import check_range
-from agentlib.training.step import Optimizer
+from agentlib.backbones import MLP, Optimized, ReturnConditioned, adamw
+from agentlib.core import Learner, Recipe, Rule, Step, Update
+from agentlib.core.config import Count, NonNegative, Rate, Unit
+from agentlib.core.randomness import fresh_weights
+from agentlib.core.step import Optimizer
+from agentlib.experience import Demonstration, Demonstrations, Labelled, ReturnBatches
+from agentlib.families.demonstrations import DemonstrationFacts, observe_all, on_returns
+from agentlib.policies import policy_for
+from agentlib.policies.base import is_policy, require_no_memory
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecisionTransformerConfig:
-    """All numbers of a decision transformer's run; the defaults are the paper's for control from vectors."""
+class DecisionTransformerConfig(Optimized):
+    """The numbers of a decision transformer's run; the defaults are the paper's for control from vectors."""
 
-    learning_rate: Schedule = 1e-4
-    """Step size of AdamW; a number or a schedule."""
-    weight_decay: float = 1e-4
-    """Decay of the matrices."""
-    batch_size: int = 64
-    """Stretches per update."""
-    context_length: int = 20
-    """K: steps that are read, the present one among them."""
-    embed_dim: int = 128
+    learning_rate: Rate = 1e-4
+    """Learning rate of AdamW: a number or a schedule."""
+    weight_decay: NonNegative = 1e-4
+    """Weight decay of the matrices."""
+    max_grad_norm: NonNegative | None = 0.25
+    """Clip gradients to this global norm; None disables clipping."""
+    context_length: Count = 20
+    """K, the number of steps that are read, the present one among them."""
+    embed_dim: Count = 128
     """Width of the tokens."""
-    n_layers: int = 3
-    """Layers of the transformer."""
-    n_heads: int = 1
-    """Heads of each attention."""
-    dropout: float = 0.1
-    """Of embeddings, attention weights and branches."""
-    max_grad_norm: float | None = 0.25
-    """Gradients are cut to this norm; None leaves them."""
-    updates: int = 10_000
-    """Length of the run, if its steps are not given."""
+    n_layers: Count = 3
+    """Number of layers of the transformer."""
+    n_heads: Count = 1
+    """Number of heads of each attention."""
+    dropout: Unit = 0.1
+    """Dropout rate of embeddings, attention weights and branches."""
     target_return: float | None = None
-    """What is asked for; the highest return of the data if it is not given."""
+    """Return that is asked for while acting; the default is the highest one of the data."""
     return_scale: float | None = None
-    """Returns are divided by this; the largest return of the data, in size, if it is not given."""
-    net_arch: tuple[int, ...] | None = None
-    """Widths of the layers before the transformer; none by default."""
+    """Divisor of the returns that are read; the default is the largest absolute return of the data."""
+    net_arch: tuple[int, ...] | None = ()
+    """Widths of the encoder's hidden layers, before the transformer."""
     normalize: bool = False
-    """Standardize observations by the statistics of the data, which travel with the agent."""
+    """Standardize vectors by running statistics of the observations, which are saved with the agent."""
 
-    def __post_init__(self) -> None:
-        check_range(self, 1, math.inf, "batch_size", "context_length", "embed_dim", "n_layers", "n_heads", "updates")
-        check_range(self, 0, math.inf, "learning_rate", "weight_decay", "max_grad_norm")
-        check_range(self, 0, 1, "dropout")
+    def optimizer(self) -> Rule:
+        """AdamW."""
+        return adamw(self.learning_rate, weight_decay=self.weight_decay)
 
 
 class DecisionTransformer(Learner):
-    """Cloning that is told the return.
+    """Cloning that reads the return.
 
     Args:
         policy: a distribution over actions, on a `ReturnConditioned` backbone.
@@ -90,13 +86,29 @@ class DecisionTransformer(Learner):
     ) -> None:
         super().__init__()
         if not isinstance(policy.backbone, ReturnConditioned) or not hasattr(policy, "log_prob"):
-            raise ValueError("a decision transformer is a policy with `log_prob` over a ReturnConditioned backbone")
+            raise ValueError("a decision transformer is a policy with `log_prob` over a ReturnConditioned backbone: "
+                             "give such a policy, or an agent of a run of decision_transformer")  # fmt: skip
         self.policy: Any = policy
         self.config = config
         self.step = Step(policy, optimizer, config.max_grad_norm)
 
+    @classmethod
+    def build(cls, backbone: nn.Module, config: DecisionTransformerConfig, facts: DemonstrationFacts) -> Self:
+        """On an encoder of single observations, or a `ReturnConditioned` network; or of a policy that is one already.
+
+        Raises:
+            ValueError: an encoder with memory.
+        """
+        policy = backbone
+        if not is_policy(policy):
+            if not isinstance(backbone, ReturnConditioned):
+                backbone = _above(backbone, config, facts)
+            policy = policy_for(facts.action_space, backbone)
+        observe_all(policy, facts.demonstrations)
+        return cls(policy, config.optimizer(), config)
+
     def update(self, batch: Labelled) -> Update:
-        """One step on the likelihood of what was done."""
+        """One step on the likelihood of the actions."""
         output, _ = self.policy(batch.observation, None, batch.episode_start)  # (B, T, n)
         log_prob: Tensor = self.policy.log_prob(output, batch.action)  # (B, T)
         loss = -(batch.weight * log_prob).sum() / batch.weight.sum()
@@ -107,18 +119,45 @@ class DecisionTransformer(Learner):
     @classmethod
     def tiny(cls, seed: int = 0) -> tuple[Self, ReturnBatches]:
         """The smallest honest run: episodes in which one of two actions pays, by the sign of what is seen."""
-        from gymnasium import spaces
-
-        generator = np.random.default_rng(0)  # the data are given: the seed is of weights and draws
+        generator = np.random.default_rng(0)  # the data are given: the seed is of weights and batches
         data = Demonstrations(spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2))
         for _ in range(20):
             seen, skill = generator.uniform(-1, 1, (7, 2)), generator.random()
             right = (seen[:6, 0] > 0).astype(np.int64)
             done = np.where(generator.random(6) < skill, right, 1 - right)
             data.append(Demonstration(seen, done, (done == right).astype(float)))
-        config = DecisionTransformerConfig(context_length=3, embed_dim=16, n_layers=1, n_heads=2, dropout=0.0)
-        with torch.random.fork_rng(devices=[]):
-            torch.random.manual_seed(seed)
+        config = DecisionTransformerConfig(learning_rate=3e-3, weight_decay=1e-2)
+        with fresh_weights(seed):
             backbone = ReturnConditioned(MLP(2, ()), 2, dim=16, layers=1, heads=2, context=3, dropout=0.0)
-            policy = CategoricalPolicy(backbone, 2)
-        return cls(policy, adamw(3e-3), config), ReturnBatches(data, context=3, batch_size=16, seed=seed)
+            facts = DemonstrationFacts(data.observation_space, data.action_space, data)
+            learner = cls.build(backbone, config, facts)
+        return learner, ReturnBatches(data, context=3, batch_size=16, seed=seed)
+
+
+def _above(encoder: nn.Module, config: DecisionTransformerConfig, facts: DemonstrationFacts) -> ReturnConditioned:
+    """The transformer above an encoder, with what is asked for as the config and the data have it."""
+    require_no_memory(encoder, "the encoder of a decision transformer")
+    returns, done = facts.demonstrations.returns, facts.action_space
+    return ReturnConditioned(
+        encoder,
+        int(done.n) if isinstance(done, spaces.Discrete) else tuple(done.shape or ()),
+        dim=config.embed_dim,
+        layers=config.n_layers,
+        heads=config.n_heads,
+        context=config.context_length,
+        max_timestep=int(facts.demonstrations.lengths.max()),
+        dropout=config.dropout,
+        target_return=config.target_return if config.target_return is not None else float(returns.max()),
+        return_scale=config.return_scale if config.return_scale is not None else float(abs(returns).max()) or 1.0,
+        expected_reward=float(returns.sum() / facts.demonstrations.steps),
+    )
+
+
+RECIPE = Recipe(
+    "decision_transformer",
+    DecisionTransformer,
+    DecisionTransformerConfig,
+    on_returns,
+    "decision transformer (Chen et al. 2021), clones episodes of the return that is asked for; any actions",
+    steps=10_000,
+)

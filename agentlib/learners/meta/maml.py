@@ -15,7 +15,6 @@ networks have LayerNorm or none.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -25,14 +24,18 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from agentlib.backbones import MLP, Schedule, adam
+from agentlib.backbones import MLP
+from agentlib.backbones.choice import space_of
+from agentlib.core import Learner, Recipe, Step, Update
+from agentlib.core.config import Count, NonNegative, Rate, Whole
+from agentlib.core.randomness import fresh_weights
+from agentlib.core.step import Optimizer
 from agentlib.data.episodes import Pairs, Sinusoids, Tasks
-from agentlib.training import Learner, Step, Update
-from agentlib.training.config import check_range
-from agentlib.training.step import Optimizer
+from agentlib.families.tasks import FewShot, TaskFacts, on_tasks
+from agentlib.policies import CategoricalPolicy, Predictor
 
 CHUNK = 100
-"""Tasks that are adapted at once when predictions are asked for; each has weights of its own."""
+"""Tasks that are adapted at once for predictions; each has weights of its own."""
 
 Parameters = Mapping[str, Tensor]
 Loss = Callable[[Parameters, Any], Tensor]
@@ -42,7 +45,7 @@ Loss = Callable[[Parameters, Any], Tensor]
 def adapted(
     loss: Loss, parameters: Parameters, support: Any, rate: float, steps: int, first_order: bool = False
 ) -> Parameters:
-    """The parameters after so many steps downhill on the support; differentiable, unless `first_order`."""
+    """The parameters after `steps` steps of gradient descent on the support; differentiable, unless `first_order`."""
     for _ in range(steps):
         slopes = grad(loss)(dict(parameters), support)
         if first_order:
@@ -52,56 +55,36 @@ def adapted(
 
 
 def query_losses(
-    loss: Loss,
-    parameters: Parameters,
-    support: Any,
-    query: Any,
-    rate: float,
-    steps: int,
-    first_order: bool = False,
+    loss: Loss, parameters: Parameters, support: Any, query: Any, rate: float, steps: int, first_order: bool = False
 ) -> Tensor:
     """The loss on each task's query, `(tasks,)`, after adapting to its support."""
 
-    def of_task(seen: Any, asked: Any) -> Tensor:
-        return loss(adapted(loss, parameters, seen, rate, steps, first_order), asked)
+    def of_task(one_support: Any, one_query: Any) -> Tensor:
+        return loss(adapted(loss, parameters, one_support, rate, steps, first_order), one_query)
 
     return vmap(of_task, randomness="different")(support, query)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MAMLConfig:
-    """All numbers of a MAML run."""
+class MAMLConfig(FewShot):
+    """The numbers of a MAML run."""
 
-    learning_rate: Schedule = 2e-3
-    """beta, the step size of the outer Adam; a number or a schedule."""
-    batch_size: int = 50
+    learning_rate: Rate = 2e-3
+    """Learning rate beta of the outer Adam: a number or a schedule."""
+    batch_size: Count = 50
     """Tasks per update."""
-    ways: int = 5
-    """Classes per task, where the tasks are classification, as with the following."""
-    held_out: float = 0.2
-    """Share of the classes that training never sees, for the result."""
-    shots: int = 10
-    """Examples of a task, or of each of its classes, to adapt to."""
-    queries: int = 10
-    """Examples of a task, or of each of its classes, to be judged on."""
-    inner_learning_rate: float = 0.01
-    """alpha, the step size of adapting."""
-    inner_steps: int = 1
-    """Steps of adapting while training; 0 trains one network for all tasks."""
+    shots: Count = 10
+    """Examples per task, or per class of a task, to adapt to."""
+    queries: Count = 10
+    """Other examples per task, or per class of a task, to predict."""
+    inner_learning_rate: NonNegative = 0.01
+    """Step size alpha of adapting."""
+    inner_steps: Whole = 1
+    """Gradient steps of adapting in training; 0 trains one network for all tasks."""
     first_order: bool = False
     """Leave out the second derivatives: cheaper, and a little worse."""
     loss: Literal["mse", "cross_entropy"] = "mse"
-    """What examples are judged by: squared error of numbers, or the probability of labels."""
-    max_grad_norm: float | None = None
-    """Outer gradients are cut to this norm; None leaves them."""
-    net_arch: tuple[int, ...] | None = None
-    """Widths of the hidden layers, for backbones that have such."""
-
-    def __post_init__(self) -> None:
-        check_range(self, 1, math.inf, "batch_size", "shots", "queries")
-        check_range(self, 2, math.inf, "ways")
-        check_range(self, 0, 1, "held_out")
-        check_range(self, 0, math.inf, "learning_rate", "inner_learning_rate", "inner_steps", "max_grad_norm")
+    """Loss of a task: squared errors of numbers, or the cross-entropy of labels."""
 
 
 class MAML(Learner):
@@ -118,8 +101,21 @@ class MAML(Learner):
         self.config, self.network = config, network
         self.step = Step(network, optimizer, config.max_grad_norm)
 
+    @classmethod
+    def build(cls, backbone: nn.Module, config: MAMLConfig, facts: TaskFacts) -> Self:
+        """MAML of a backbone under a linear layer.
+
+        Raises:
+            ValueError: the config's loss is not for such tasks.
+        """
+        kind, loss = ("classification", "cross_entropy") if facts.ways else ("regression", "mse")
+        if config.loss != loss:
+            raise ValueError(f"loss={config.loss!r} is not for tasks of {kind}: give loss={loss!r}")
+        network = CategoricalPolicy(backbone, facts.ways) if facts.ways else Predictor(backbone)
+        return cls(network, config.optimizer(), config)
+
     def parameters_by_name(self) -> dict[str, Tensor]:
-        """What is adapted: the network's trainable parameters."""
+        """The parameters that are adapted: the network's trainable ones."""
         return {name: value for name, value in self.network.named_parameters() if value.requires_grad}
 
     def loss(self, parameters: Parameters, examples: Pairs) -> Tensor:
@@ -127,7 +123,7 @@ class MAML(Learner):
         return self.judge(self.output(parameters, examples.x), examples.y)
 
     def output(self, parameters: Parameters, x: Tensor) -> Tensor:
-        """What the network with these parameters gives for `(n, ...)`: `(n, k)`."""
+        """The outputs `(n, k)` of the network with these parameters for examples `(n, ...)`."""
         output = functional_call(self.network, dict(parameters), (x,))
         result: Tensor = output[0] if isinstance(output, tuple) else output
         return result
@@ -139,11 +135,11 @@ class MAML(Learner):
     def update(self, batch: Tasks) -> Update:
         """One step on the loss after adapting; `per_sample` holds it for each task `(tasks,)`."""
         config, parameters = self.config, self.parameters_by_name()
-        how = (config.inner_learning_rate, config.inner_steps, config.first_order)
-        losses = query_losses(self.loss, parameters, batch.support, batch.query, *how)
+        inner = (config.inner_learning_rate, config.inner_steps, config.first_order)
+        losses = query_losses(self.loss, parameters, batch.support, batch.query, *inner)
         loss = losses.mean()
         with torch.no_grad():
-            before = vmap(lambda asked: self.loss(parameters, asked), randomness="different")(batch.query).mean()
+            before = vmap(lambda query: self.loss(parameters, query), randomness="different")(batch.query).mean()
         norm = self.step(loss, batch.clock)
         metrics = {"loss": loss.detach(), "loss_before": before, "grad_norm": norm}
         return Update(metrics, per_sample=losses.detach())
@@ -152,29 +148,24 @@ class MAML(Learner):
         """The outputs for each task's query after 0, 1, ... `steps` steps of adapting: `(steps + 1, tasks, n, k)`."""
         parameters, rate = self.parameters_by_name(), self.config.inner_learning_rate
 
-        def of_task(seen: Pairs, asked: Pairs) -> Tensor:
+        def of_task(support: Pairs, query: Pairs) -> Tensor:
             weights: Parameters = parameters
-            found = [self.output(weights, asked.x)]
+            outputs = [self.output(weights, query.x)]
             for _ in range(steps):
-                weights = adapted(self.loss, weights, seen, rate, 1)
-                found.append(self.output(weights, asked.x))
-            return torch.stack(found)
+                weights = adapted(self.loss, weights, support, rate, 1)
+                outputs.append(self.output(weights, query.x))
+            return torch.stack(outputs)
 
-        with torch.no_grad():  # none but the inner gradients
+        with torch.no_grad():  # apart from the inner gradients
             over_tasks = vmap(of_task, out_dims=1, randomness="different", chunk_size=CHUNK)
             return over_tasks(batch.support, batch.query)
 
-    def curve(self, batch: Tasks, steps: int) -> Tensor:
-        """The loss on each task's query after 0, 1, ... `steps` steps of adapting: `(steps + 1, tasks)`."""
-        return vmap(vmap(self.judge), in_dims=(0, None))(self.predictions(batch, steps), batch.query.y)
+    def predict(self, x: Tasks) -> Tensor:
+        """The outputs `(tasks, n, k)` for each task's query after the steps of adapting of training, at least one."""
+        return self.predictions(x, max(self.config.inner_steps, 1))[-1]
 
     def adapt(self, support: Pairs, steps: int | None = None) -> nn.Module:
-        """A copy of the network, adapted to the support of one task, `(n, ...)`; the original stays as it is.
-
-        Args:
-            support: examples of the task.
-            steps: by default as many as in training, and at least one.
-        """
+        """A copy of the network, adapted to the support `(n, ...)` of one task, by default in the steps of training."""
         steps = max(self.config.inner_steps, 1) if steps is None else steps
         with torch.no_grad():
             weights = adapted(self.loss, self.parameters_by_name(), support, self.config.inner_learning_rate, steps)
@@ -188,8 +179,22 @@ class MAML(Learner):
     def tiny(cls, seed: int = 0) -> tuple[Self, Sinusoids]:
         """The smallest honest run: sinusoids, two layers of 16."""
         config = MAMLConfig(batch_size=8)
-        with torch.random.fork_rng(devices=[]):
-            torch.random.manual_seed(seed)
-            network = nn.Sequential(MLP(1, hidden=(16, 16), activation="tanh"), nn.Linear(16, 1))
-        source = Sinusoids(config.batch_size, config.shots, config.queries, seed)
-        return cls(network, adam(config.learning_rate), config), source
+        facts = TaskFacts(0, space_of(torch.zeros(1, 1)))
+        with fresh_weights(seed):
+            learner = cls.build(MLP(1, hidden=(16, 16), activation="tanh"), config, facts)
+        return learner, Sinusoids(config.batch_size, config.shots, config.queries, seed)
+
+
+RECIPE = Recipe(
+    "maml",
+    MAML,
+    MAMLConfig,
+    on_tasks,
+    "model-agnostic meta-learning (Finn et al. 2017), regression and classification",
+    steps=3_000,
+    presets={
+        "sinusoids": {"net_arch": (40, 40)},
+        "digits": {"loss": "cross_entropy", "held_out": 0.5, "shots": 1, "queries": 5, "batch_size": 8},
+        "glyphs": {"loss": "cross_entropy", "shots": 1, "queries": 5, "batch_size": 8},
+    },
+)

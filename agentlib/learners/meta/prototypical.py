@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones import MLP, Backbone, Cosine, Schedule, adam
+from agentlib.backbones import MLP, Backbone
+from agentlib.backbones.choice import space_of
+from agentlib.core import Cosine, Learner, Recipe, Step, Update
+from agentlib.core.config import Count, Range, Rate
+from agentlib.core.randomness import fresh_weights
+from agentlib.core.step import Optimizer
 from agentlib.data import Dataset
 from agentlib.data.episodes import Episodes, Pairs, Tasks
-from agentlib.training import Learner, Step, Update
-from agentlib.training.config import check_range
-from agentlib.training.step import Optimizer
+from agentlib.families.tasks import FewShot, TaskFacts, on_tasks
 
 
 def prototypes(features: Tensor, labels: Tensor, ways: int) -> Tensor:
@@ -40,35 +43,19 @@ def distance_logits(features: Tensor, centers: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrototypicalConfig:
-    """All numbers of a prototypical network's run."""
+class PrototypicalConfig(FewShot):
+    """The numbers of a prototypical network's run."""
 
-    learning_rate: Schedule = Cosine(2e-3, 0.0)
-    """Step size of Adam; a number or a schedule."""
-    batch_size: int = 1
+    learning_rate: Rate = Cosine(2e-3)
+    """Learning rate of Adam: a number or a schedule."""
+    batch_size: Count = 1
     """Tasks per update."""
-    ways: int = 20
+    ways: Annotated[int, Range(2)] = 20
     """Classes per task in training."""
-    shots: int = 1
-    """Examples of each class to learn it from."""
-    queries: int = 5
-    """Examples of each class to be judged on."""
-    held_out: float = 0.2
-    """Share of the classes that training never sees, for the result."""
-    max_grad_norm: float | None = None
-    """Gradients are cut to this norm; None leaves them."""
-    net_arch: tuple[int, ...] | None = None
-    """Widths of the hidden layers, for backbones that have such."""
-
-    def __post_init__(self) -> None:
-        check_range(self, 1, math.inf, "batch_size", "shots", "queries")
-        check_range(self, 2, math.inf, "ways")
-        check_range(self, 0, math.inf, "learning_rate", "max_grad_norm")
-        check_range(self, 0, 1, "held_out")
 
 
 class PrototypicalNetwork(nn.Module):
-    """A classifier of what it has seen a few examples of: a backbone, and the prototypes in its features.
+    """A classifier of new classes by a few examples of each: a backbone, and the prototypes in its features.
 
     Args:
         backbone: from an example to features.
@@ -101,6 +88,27 @@ class Prototypical(Learner):
         self.config, self.network = config, network
         self.step = Step(network, optimizer, config.max_grad_norm)
 
+    @classmethod
+    def build(cls, backbone: nn.Module, config: PrototypicalConfig, facts: TaskFacts) -> Self:
+        """Prototypes in the features of a backbone.
+
+        Raises:
+            ValueError: tasks of regression.
+        """
+        if not facts.ways:
+            raise ValueError("prototypes stand for classes, not for tasks of regression: give data with labels")
+        return cls(PrototypicalNetwork(backbone), config.optimizer(), config)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The backbone's features `(B, d)`."""
+        features: Tensor = self.network.backbone(x)
+        return features
+
+    def classify(self, tasks: Tasks) -> Tensor:
+        """Logits `(tasks, m, ways)` of queries by the support, both of them features, for any number of classes."""
+        support, ways = tasks.support, int(tasks.support.y.max()) + 1
+        return distance_logits(tasks.query.x, prototypes(support.x, support.y, ways))
+
     def update(self, batch: Tasks) -> Update:
         """One step on the queries' cross-entropy; `per_sample` holds it for each task `(tasks,)`."""
         logits = self.network(batch.support, batch.query.x, self.config.ways)  # (tasks, m, ways)
@@ -113,14 +121,23 @@ class Prototypical(Learner):
     @classmethod
     def tiny(cls, seed: int = 0) -> tuple[Self, Episodes]:
         """The smallest honest run: eight clusters of points on a circle, told apart by angle alone."""
-        config = PrototypicalConfig(ways=4, batch_size=2)
+        config = PrototypicalConfig(learning_rate=1e-3, ways=4, batch_size=2)
         generator = torch.Generator().manual_seed(0)
         angle = torch.arange(8).repeat_interleave(12) * (math.pi / 4)
         length = 0.5 + torch.rand(96, generator=generator)
         points = length[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
         data = Dataset(points, torch.arange(8).repeat_interleave(12), tuple("ABCDEFGH"))
-        with torch.random.fork_rng(devices=[]):
-            torch.random.manual_seed(seed)
-            network = PrototypicalNetwork(MLP(2, hidden=(16, 16)))
-        source = Episodes(data, config.ways, config.shots, config.queries, config.batch_size, seed)
-        return cls(network, adam(1e-3), config), source
+        with fresh_weights(seed):
+            learner = cls.build(MLP(2, hidden=(16, 16)), config, TaskFacts(config.ways, space_of(points)))
+        return learner, Episodes(data, config.ways, config.shots, config.queries, config.batch_size, seed)
+
+
+RECIPE = Recipe(
+    "prototypical",
+    Prototypical,
+    PrototypicalConfig,
+    on_tasks,
+    "prototypical networks (Snell et al. 2017), classes from few examples",
+    steps=1_200,
+    presets={"digits": {"ways": 5, "held_out": 0.5}},
+)

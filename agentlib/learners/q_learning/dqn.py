@@ -5,7 +5,7 @@
 
 Q' is a target network that follows Q; the maximum is over legal actions. With `double`, Q chooses the action that Q'
 values (van Hasselt et al. 2016, doi:10.1609/aaai.v30i1.10295). Dueling, noise, distributions and branches are the
-policy's (`QPolicy`); returns over several steps, priorities and masks the source's (`agentlib.data.Replay`).
+policy's (`QPolicy`); returns over several steps, priorities and masks the source's (`agentlib.experience.Replay`).
 
 Names, defaults and the order of things are Stable-Baselines3's, where the paper says otherwise too: Adam in place of
 RMSProp, Huber's loss, gradients clipped by their norm. The lecture notes leave out the discount, the terminal mask and
@@ -14,108 +14,82 @@ the target network; bootstrapping goes on where an episode was only cut off by a
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Any, Literal, Self
 
-import gymnasium
 import torch
-from torch import Tensor
-from torch.nn import functional
+from gymnasium import spaces
+from torch import Tensor, nn
 
-from agentlib.backbones import MLP, Clock, Linear, Schedule, adam
-from agentlib.data import Replay, ReplayBuffer, Transition
-from agentlib.learners.q_learning.distributional import distributional_losses
-from agentlib.policies import EpsilonGreedy, GreedyActor, QPolicy
-from agentlib.training import Learner, Step, Target, Update
-from agentlib.training.config import check_range
-from agentlib.training.step import Optimizer
-
-LOSSES = {"huber": functional.smooth_l1_loss, "mse": functional.mse_loss}
+from agentlib.core import Clock, Counterpart, Learner, Linear, Recipe, Source, Step, Target, Update
+from agentlib.core.config import Count, NonNegative, Range, Rate, Share, Unit, Whole
+from agentlib.core.recipe import Problem
+from agentlib.core.spaces import choices
+from agentlib.core.step import Optimizer
+from agentlib.experience import Transition
+from agentlib.families.control import ControlFacts, on_replay
+from agentlib.learners.q_learning.presets import DQN_PRESETS, RAINBOW_PRESETS
+from agentlib.learners.q_learning.settings import QLearning
+from agentlib.policies import QPolicy
+from agentlib.policies.base import is_policy
 
 
 def td_target(reward: Tensor, discount: Tensor, terminated: Tensor, next_value: Tensor) -> Tensor:
-    """r + discount (1 - terminated) V(s'); all `(B,)`."""
-    return reward + discount * (1.0 - terminated) * next_value
-
-
-def pick(values: Tensor, action: Tensor) -> Tensor:
-    """The value of each action `(B,)` among values `(B, A)`; further axes of either stay: `(B, D)`, `(B, A, n)`."""
-    index = action.reshape(len(action), -1, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
-    chosen = values.gather(1, index)  # (B, D, ...)
-    return chosen if action.dim() > 1 else chosen[:, 0]
+    """r + discount (1 - terminated) V(s'), `(B, ...)`, for values `(B, ...)`; all else is `(B,)`."""
+    axes = (-1, *[1] * (next_value.dim() - 1))
+    return reward.view(axes) + (discount * (1.0 - terminated)).view(axes) * next_value
 
 
 @dataclass(frozen=True, kw_only=True)
-class DQNConfig:
-    """All numbers of a DQN run; names and defaults are SB3's."""
+class DQNConfig(QLearning):
+    """The numbers of a DQN run; names and defaults are those of Stable-Baselines3."""
 
-    learning_rate: Schedule = 1e-4
-    """Step size of Adam; a number or a schedule."""
-    buffer_size: int = 1_000_000
-    """Transitions kept in the replay memory."""
-    learning_starts: int = 100
+    learning_rate: Rate = 1e-4
+    """Learning rate of Adam: a number or a schedule."""
+    buffer_size: Count = 1_000_000
+    """Capacity of the replay buffer in transitions."""
+    learning_starts: Whole = 100
     """Environment steps with random actions before the first update."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Transitions per update."""
-    tau: float = 1.0
-    """Share of the way that the target network moves at each of its updates; 1 copies."""
-    gamma: float = 0.99
-    """Discount per environment step."""
-    train_freq: int = 4
+    tau: Unit = 1.0
+    """Share of the way that the target network moves at each of its updates; 1 copies the online network."""
+    train_freq: Count = 4
     """Environment steps between updates."""
-    gradient_steps: int = 1
-    """Updates after every `train_freq` steps; -1 for as many as there were steps."""
-    n_steps: int = 1
-    """Steps of the returns before bootstrapping."""
-    target_update_interval: int = 10_000
+    n_steps: Count = 1
+    """Steps of the return before bootstrapping."""
+    target_update_interval: Count = 10_000
     """Environment steps between updates of the target network."""
-    exploration_fraction: float = 0.1
-    """Share of the run over which epsilon falls."""
-    exploration_initial_eps: float = 1.0
-    """Epsilon at the start."""
-    exploration_final_eps: float = 0.05
-    """Epsilon from then on."""
-    max_grad_norm: float | None = 10.0
-    """Gradients are cut to this norm; None leaves them."""
     net_arch: tuple[int, ...] | None = None
-    """Widths of the hidden layers; by default 64 and 64, or none after a CNN."""
+    """Widths of the hidden layers; the default is 64 and 64, and no layers after a convolutional network."""
     double: bool = False
-    """The online network chooses the next action, the target network values it."""
-    loss: Literal["huber", "mse"] = "huber"
-    """How errors are weighed."""
+    """Choose the next action by the online network, and value it by the target network (double Q-learning)."""
     prioritized: bool = False
-    """Draw transitions in proportion to their errors (Schaul et al. 2016)."""
-    priority_exponent: float = 0.6
-    """alpha: 0 draws uniformly, 1 in full proportion."""
-    importance_exponent: Schedule = Linear(0.4, 1.0)
-    """beta: how far the weights undo the bias of prioritized draws."""
-    normalize: bool = False
-    """Standardize observations by running statistics, which travel with the agent."""
+    """Sample transitions in proportion to their errors (Schaul et al. 2016)."""
+    priority_exponent: NonNegative = 0.6
+    """Exponent alpha of the priorities: 0 samples uniformly, 1 in full proportion to the errors."""
+    importance_exponent: Share = Linear(0.4, 1.0)
+    """Exponent beta of the importance weights, which correct for prioritized sampling; 1 corrects fully."""
     dueling: bool = False
-    """Streams for the state's value and the actions' advantages (Wang et al. 2016)."""
+    """Use separate streams for the state's value and the actions' advantages (Wang et al. 2016)."""
     distributional: Literal["c51", "quantile"] | None = None
-    """Learn the distribution of returns, on fixed atoms or as quantiles, in place of its mean."""
-    n_atoms: int = 51
-    """Atoms of "c51"."""
+    """Learn the distribution of returns, on fixed atoms ("c51") or as quantiles, instead of their mean."""
+    n_atoms: Annotated[int, Range(2)] = 51
+    """Number of atoms of "c51"."""
     v_min: float = -10.0
-    """Lowest return of "c51"."""
+    """Lowest return that "c51" represents."""
     v_max: float = 10.0
-    """Highest return of "c51"."""
-    n_quantiles: int = 50
-    """Quantiles of "quantile" (200 in the paper)."""
+    """Highest return that "c51" represents."""
+    n_quantiles: Annotated[int, Range(2)] = 50
+    """Number of quantiles of "quantile"; the paper uses 200."""
     noisy: bool = False
-    """Explore by noise on the weights of the head, of a size that is learned (Fortunato et al. 2018)."""
+    """Explore by noise of a learned size on the weights of the head (Fortunato et al. 2018)."""
     head_arch: tuple[int, ...] | None = None
-    """Widths of each stream's layers in the head; None: one as wide as the features, if dueling, noisy or branched."""
+    """Widths of the layers of each stream of the head; by default one, of the features' width, if there are streams."""
 
     def __post_init__(self) -> None:
-        check_range(self, 1, math.inf, "buffer_size", "batch_size", "train_freq", "n_steps", "target_update_interval")
-        check_range(self, 0, math.inf, "learning_rate", "learning_starts", "max_grad_norm", "priority_exponent")
-        check_range(self, -1, math.inf, "gradient_steps")
-        check_range(self, 0, 1, "tau", "gamma", "importance_exponent", "exploration_fraction")
-        check_range(self, 0, 1, "exploration_initial_eps", "exploration_final_eps")
-        check_range(self, 2, math.inf, "n_atoms", "n_quantiles")
+        super().__post_init__()
         if not self.v_min < self.v_max:
             raise ValueError(f"DQNConfig.v_min must be below v_max, not {self.v_min} and {self.v_max}")
 
@@ -127,73 +101,94 @@ class DQN(Learner):
         policy: action values, as `QPolicy` gives them.
         optimizer: a rule such as `adam(learning_rate=1e-4)`.
         config: this algorithm's numbers.
+
+    Raises:
+        ValueError: the policy has memory, or lacks an option that the config asks for.
     """
 
     def __init__(self, policy: QPolicy, optimizer: Optimizer, config: DQNConfig = DQNConfig()) -> None:
         super().__init__()
+        if policy.is_sequence:
+            raise ValueError('dqn learns from single steps: with a network that has memory, train "recurrent_dqn"')
         for name in ("dueling", "distributional", "noisy"):
             asked, there = getattr(config, name), getattr(policy, name, None)
             if asked and asked != there:
                 raise ValueError(f"the config has {name}={asked!r}, the policy {name}={there!r}: give QPolicy the same")
-        self.config = config
-        self.policy, self.target = policy, Target(policy)
+        self.config, self.policy = config, policy
+        self.target = Target(policy, every=config.target_update_interval, tau=config.tau)
         self.step = Step(policy, optimizer, config.max_grad_norm)
-        self.synced_at = 0
+
+    @classmethod
+    def build(cls, backbone: nn.Module, config: DQNConfig, facts: ControlFacts) -> Self:
+        """A DQN on a backbone, or of a policy that gives action values.
+
+        Raises:
+            ValueError: an action space that is neither Discrete nor a MultiDiscrete of one row; or another policy.
+        """
+        actions = facts.action_space
+        if not isinstance(actions, spaces.Discrete | spaces.MultiDiscrete) or len(actions.shape or ()) > 1:
+            others = "SB3's SAC, TD3 and PPO" if isinstance(actions, spaces.Box) else "SB3's PPO, A2C"
+            raise ValueError(f"dqn needs a Discrete action space, or a MultiDiscrete one of one row; this environment "
+                             f"has {actions}. Learners that fit: {others}")  # fmt: skip
+        if not is_policy(backbone):
+            backbone = _q_policy(backbone, config, actions).float()  # also on a backbone of float64
+        if not isinstance(backbone, QPolicy):
+            raise ValueError(f"dqn goes on from an agent with action values, not {type(backbone).__name__}")
+        return cls(backbone, config.optimizer(), config)
 
     def update(self, batch: Transition) -> Update:
         """One step on the TD error; `per_sample` holds the errors `(B,)`; of distributions, the divergences."""
-        policy = self.policy
+        policy, bellman = self.policy, partial(td_target, batch.reward, batch.discount, batch.terminated)
         output, _ = policy(batch.observation)  # (B, A), or (B, A, n) of distributions
         with torch.no_grad():
             next_output, _ = self.target(batch.next_observation)
             chooser = policy(batch.next_observation)[0] if self.config.double else next_output
             best = policy.choose(chooser, batch.next_mask)  # (B,), or (B, D) of several branches
-            following = pick(next_output, policy.columns(best))
-        chosen = pick(output, policy.columns(batch.action))
-        outcome = batch.reward, batch.discount, batch.terminated
-        if policy.distributional is not None:
-            losses, error = distributional_losses(policy, chosen, following, *outcome)
-        else:
-            y = td_target(*outcome, following.mean(1) if policy.is_branched else following)
-            y = y[:, None].expand_as(chosen) if policy.is_branched else y
-            losses, error = LOSSES[self.config.loss](chosen, y, reduction="none"), chosen - y
-        if policy.is_branched:
-            losses, error = losses.mean(1), error.abs().mean(1)
+            y = policy.backed_up(policy.pick(next_output, best), bellman)
+        chosen = policy.pick(output, batch.action)
+        losses, error = policy.losses(chosen, y, self.config.loss)  # (B,)
         loss = (batch.weight * losses).mean()
         norm = self.step(loss, batch.clock)
         metrics = {"loss": loss.detach(), "q_value": policy.values(chosen.detach()).mean(), "grad_norm": norm}
         return Update(metrics, per_sample=error.detach())
 
     def before_update(self, clock: Clock) -> None:
-        """The target follows, once for each `target_update_interval` environment steps since the last time."""
-        interval = self.config.target_update_interval
-        due = int(clock.steps) // interval - self.synced_at // interval
-        if due > 0:
-            self.synced_at = int(clock.steps)
-            self.target.follow(self.policy, 1.0 - (1.0 - self.config.tau) ** due)
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """When the target network last followed."""
-        return {"synced_at": self.synced_at}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        self.synced_at = state["synced_at"]
+        """The target network follows, every `target_update_interval` environment steps."""
+        self.target.follow_when_due(clock)
 
     @classmethod
-    def tiny(cls, seed: int = 0) -> tuple[Self, Replay]:
+    def tiny(cls, seed: int = 0) -> tuple[Self, Source]:
         """The smallest honest run: CartPole, two layers of 16."""
-        env = gymnasium.make("CartPole-v1")
-        config = DQNConfig(buffer_size=500, learning_starts=64, target_update_interval=400, batch_size=16)
-        with torch.random.fork_rng(devices=[]):
-            torch.random.manual_seed(seed)
-            policy = QPolicy(MLP(4, hidden=(16, 16)), n_actions=2)
-        replay = Replay(
-            env,
-            actor=GreedyActor(policy, env.observation_space),
-            buffer=ReplayBuffer(env.observation_space, env.action_space, config.buffer_size),
-            exploration=EpsilonGreedy(env.action_space, epsilon=0.2, random_steps=config.learning_starts, seed=seed),
-            batch_size=config.batch_size,
-            learning_starts=config.learning_starts,
-            seed=seed,
-        )
-        return cls(policy, adam(1e-3), config), replay
+        epsilon: Any = {"exploration_initial_eps": 0.2, "exploration_final_eps": 0.2}
+        sizes: Any = {"buffer_size": 500, "batch_size": 16, "net_arch": (16, 16)}
+        config = DQNConfig(learning_rate=1e-3, learning_starts=64, target_update_interval=400, **sizes, **epsilon)
+        problem = Problem(env="CartPole-v1", steps=100_000, config=config, seed=seed, device="cpu")
+        job: Any = on_replay.assemble(replace(RECIPE, learner=cls), problem)
+        return job.learner, job.source
+
+
+def _q_policy(backbone: nn.Module, config: DQNConfig, actions: Any) -> QPolicy:
+    """The head that a config asks for, over a backbone."""
+    branched, hidden = isinstance(actions, spaces.MultiDiscrete), config.head_arch
+    if hidden is None:
+        has_streams = config.dueling or config.noisy or branched
+        hidden = (int(backbone.feature_dim),) if has_streams else ()  # type: ignore[arg-type]
+    n_atoms = config.n_atoms if config.distributional == "c51" else config.n_quantiles
+    options: Any = {name: getattr(config, name) for name in ("dueling", "distributional", "v_min", "v_max", "noisy")}
+    sizes = list(choices(actions))
+    return QPolicy(backbone, sizes if branched else sizes[0], n_atoms=n_atoms, hidden=hidden, **options)
+
+
+RECIPE = Recipe(
+    "dqn",
+    DQN,
+    DQNConfig,
+    on_replay,
+    "deep Q-learning (Mnih et al. 2015), discrete actions",
+    steps=100_000,
+    presets=DQN_PRESETS,
+    sb3=Counterpart("DQN"),
+)
+RAINBOW = replace(
+    RECIPE, name="rainbow", summary="dqn with all its options on (Hessel et al. 2018)", presets=RAINBOW_PRESETS
+)

@@ -15,83 +15,63 @@ is kept acts by Q', the average of the weights, which swings less than Q.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
+from gymnasium import spaces
+from torch import nn
 from torch.nn import functional
 
-from agentlib.backbones import LSTM, MLP, Clock, Schedule, WithMemory, adam
-from agentlib.data import SequenceBuffer, SequenceReplay, Sequences
+from agentlib.backbones.named import MEMORIES
+from agentlib.core import Clock, Learner, Linear, Recipe, Source, Step, Target, Update
+from agentlib.core.config import Count, NonNegative, Unit, Whole
+from agentlib.core.recipe import Problem
+from agentlib.core.step import Optimizer
+from agentlib.core.trees import mapped
+from agentlib.experience import Sequences
+from agentlib.families.control import ControlFacts, on_sequences
 from agentlib.learners.q_learning.returns import watkins_returns
-from agentlib.policies import EpsilonGreedy, MemoryActor, QPolicy
-from agentlib.training import Learner, Step, Target, Update
-from agentlib.training.config import check_range
-from agentlib.training.step import Optimizer
-from agentlib.training.trees import mapped
+from agentlib.learners.q_learning.settings import QLearning
+from agentlib.policies import QPolicy
+from agentlib.policies.base import is_policy
+from agentlib.policies.value_losses import LOSSES
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecurrentDQNConfig:
-    """All numbers of a recurrent DQN run; names are SB3's where it has them."""
+class RecurrentDQNConfig(QLearning):
+    """The numbers of a recurrent DQN run; names are those of Stable-Baselines3, where it has the field."""
 
-    learning_rate: Schedule = 1e-3
-    """Step size of Adam; a number or a schedule."""
-    buffer_size: int = 100_000
-    """Frames kept in the replay memory."""
-    learning_starts: int = 1_000
+    buffer_size: Count = 100_000
+    """Capacity of the replay buffer in frames."""
+    learning_starts: Whole = 1_000
     """Environment steps with random actions before the first update."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Sequences per update."""
-    sequence_length: int = 32
+    sequence_length: Count = 32
     """Steps of a sequence that are learned from."""
-    burn_in: int = 8
-    """Steps before them that only bring the state up to date."""
-    sequence_period: int = 8
+    burn_in: Whole = 8
+    """Steps before these that only bring the network's state up to date."""
+    sequence_period: Count = 8
     """Frames from the start of one sequence to the start of the next."""
     stored_state: bool = True
-    """Sequences start with the state that the actor had there; otherwise with that of a new episode."""
+    """Start sequences from the state that the actor had there; otherwise from that of a new episode."""
     previous_action: bool = True
-    """The memory also reads the action before each observation."""
-    trace: float = 0.8
-    """lambda: 0 bootstraps after every step."""
-    reward_scale: float = 1.0
-    """Rewards are multiplied by this."""
-    tau: float = 0.01
-    """Share of the way that the target network moves at each of its updates; 1 copies."""
-    target_update_interval: int = 16
+    """Let the memory also read the action before each observation."""
+    trace: Unit = 0.8
+    """Trace decay lambda of Watkins's returns; 0 bootstraps after every step."""
+    reward_scale: NonNegative = 1.0
+    """Factor on all rewards."""
+    tau: Unit = 0.01
+    """Share of the way that the target network moves at each of its updates; 1 copies the online network."""
+    target_update_interval: Count = 16
     """Environment steps between updates of the target network."""
-    gamma: float = 0.99
-    """Discount per environment step."""
-    train_freq: int = 16
+    train_freq: Count = 16
     """Environment steps between updates."""
-    gradient_steps: int = 1
-    """Updates after every `train_freq` steps; -1 for as many as there were steps."""
-    exploration_fraction: float = 0.1
-    """Share of the run over which epsilon falls."""
-    exploration_initial_eps: float = 1.0
-    """Epsilon at the start."""
-    exploration_final_eps: float = 0.05
-    """Epsilon from then on."""
-    max_grad_norm: float | None = 10.0
-    """Gradients are cut to this norm; None leaves them."""
-    loss: Literal["huber", "mse"] = "huber"
-    """How errors are weighed."""
     net_arch: tuple[int, ...] | None = None
-    """Widths of the layers before the memory, and, as the last, of the memory; by default 64 and 64."""
-    normalize: bool = False
-    """Standardize observations by running statistics, which travel with the agent."""
+    """Widths of the layers before the memory and, as the last number, of the memory; the default is 64 and 64."""
     act_by_average: bool = True
-    """The agent that is kept acts by the target network."""
-
-    def __post_init__(self) -> None:
-        check_range(self, 1, math.inf, "buffer_size", "batch_size", "sequence_length", "sequence_period", "train_freq")
-        check_range(self, 1, math.inf, "target_update_interval")
-        check_range(self, 0, math.inf, "learning_rate", "learning_starts", "burn_in", "max_grad_norm", "reward_scale")
-        check_range(self, -1, math.inf, "gradient_steps")
-        check_range(self, 0, 1, "tau", "gamma", "trace", "exploration_fraction")
-        check_range(self, 0, 1, "exploration_initial_eps", "exploration_final_eps")
+    """Let the resulting agent act by the target network, an average of the weights."""
 
 
 class RecurrentDQN(Learner):
@@ -116,10 +96,35 @@ class RecurrentDQN(Learner):
             )
         if policy.distributional is not None or policy.is_branched:
             raise ValueError("recurrent DQN learns one value for each action of one choice")
-        self.config = config
-        self.policy, self.target = policy, Target(policy)
+        self.config, self.policy = config, policy
+        self.target = Target(policy, every=config.target_update_interval, tau=config.tau)
         self.step = Step(policy, optimizer, config.max_grad_norm)
-        self.synced_at = 0
+
+    @classmethod
+    def build(cls, backbone: nn.Module, config: RecurrentDQNConfig, facts: ControlFacts) -> Self:
+        """A recurrent DQN on a backbone with memory, or of a policy that gives action values over one.
+
+        Raises:
+            ValueError: an action space that is not Discrete; a backbone without memory; or another policy.
+        """
+        actions = facts.action_space
+        if not isinstance(actions, spaces.Discrete):
+            raise ValueError(f"recurrent_dqn needs a Discrete action space, this environment has {actions}")
+        has_memory = getattr(backbone, "is_sequence", False)
+        if is_policy(backbone) and not (isinstance(backbone, QPolicy) and has_memory):
+            raise ValueError("recurrent_dqn goes on from an agent with action values and memory, which this one is not")
+        if not has_memory:
+            raise ValueError(
+                f"recurrent_dqn needs a network with memory: {', '.join(MEMORIES)}, or a module of your own such as "
+                'WithMemory(encoder, LSTM(...)). Without memory "dqn" learns'
+            )
+        policy = backbone if isinstance(backbone, QPolicy) else QPolicy(backbone, int(actions.n)).float()
+        return cls(policy, config.optimizer(), config)
+
+    @property
+    def model(self) -> nn.Module:
+        """The policy that the resulting agent acts by."""
+        return self.target.network if self.config.act_by_average else self.policy
 
     def update(self, batch: Sequences) -> Update:
         """One step on the errors of all steps behind the burn-in."""
@@ -134,67 +139,52 @@ class RecurrentDQN(Learner):
             late = mapped(batch.observation, lambda leaf: leaf[:, burn:])  # (B, T + 1, ...)
             target_values = self.target(late, target_state, start[:, burn:])[0][:, 1:]  # (B, T, A)
         values, _ = self.policy(late, state, start[:, burn:])  # (B, T + 1, A)
-        value = values[:, :-1].gather(-1, action[..., None])[..., 0]
+        value = self.policy.pick(values[:, :-1], action)  # (B, T)
         with torch.no_grad():
             legal = None if batch.mask is None else batch.mask[:, burn + 1 :]
             best = self.policy.choose(values[:, 1:], legal)  # (B, T)
-            next_value = target_values.gather(-1, best[..., None])[..., 0]
-            followed = (action[:, 1:] == best[:, :-1]) * weight[:, 1:]  # at the end of an episode nothing follows
-            trace = self.config.trace * functional.pad(followed, (0, 1))
+            next_value = self.policy.pick(target_values, best)
+            greedy = (action[:, 1:] == best[:, :-1]) * weight[:, 1:]  # 0 at the end of an episode
+            trace = self.config.trace * functional.pad(greedy, (0, 1))
             reward = self.config.reward_scale * batch.reward[:, burn:]
             returns = watkins_returns(reward, batch.terminated[:, burn:], next_value, trace, self.config.gamma)
-        huber = self.config.loss == "huber"
-        losses = (functional.smooth_l1_loss if huber else functional.mse_loss)(value, returns, reduction="none")
+        losses = LOSSES[self.config.loss](value, returns, reduction="none")
         loss = (weight * losses).sum() / weight.sum()
         norm = self.step(loss, batch.clock)
         mean_value = (weight * value.detach()).sum() / weight.sum()
         return Update({"loss": loss.detach(), "q_value": mean_value, "grad_norm": norm})
 
     def before_update(self, clock: Clock) -> None:
-        """The target follows, once for each `target_update_interval` environment steps since the last time."""
-        interval = self.config.target_update_interval
-        due = int(clock.steps) // interval - self.synced_at // interval
-        self.synced_at = int(clock.steps)
-        if due > 0:
-            self.target.follow(self.policy, 1.0 - (1.0 - self.config.tau) ** due)
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """When the target network last followed."""
-        return {"synced_at": self.synced_at}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Puts back what `get_extra_state` gave."""
-        self.synced_at = state["synced_at"]
+        """The target network follows, every `target_update_interval` environment steps."""
+        self.target.follow_when_due(clock)
 
     @classmethod
-    def tiny(cls, seed: int = 0) -> tuple[Self, SequenceReplay]:
+    def tiny(cls, seed: int = 0) -> tuple[Self, Source]:
         """The smallest honest run: CartPole without velocities, an LSTM of 8, sequences of 4 steps."""
-        import gymnasium
+        epsilon: Any = {"exploration_initial_eps": 0.2, "exploration_final_eps": 0.2}
+        times: Any = {"learning_starts": 64, "train_freq": 4, "target_update_interval": 400}
+        lengths: Any = {"sequence_length": 4, "burn_in": 1, "sequence_period": 2}
+        config = RecurrentDQNConfig(buffer_size=500, batch_size=16, net_arch=(8,), **times, **lengths, **epsilon)
+        env = "agentlib/CartPoleNoVel-v0"
+        problem = Problem(env=env, steps=100_000, config=config, seed=seed, device="cpu")
+        job: Any = on_sequences.assemble(replace(RECIPE, learner=cls), problem)
+        return job.learner, job.source
 
-        import agentlib.envs  # noqa: F401 - registers the environment
 
-        env = gymnasium.make("agentlib/CartPoleNoVel-v0")
-        config = RecurrentDQNConfig(sequence_length=4, burn_in=1, batch_size=16, target_update_interval=400)
-        with torch.random.fork_rng(devices=[]):
-            torch.random.manual_seed(seed)
-            policy = QPolicy(WithMemory(MLP(2, ()), LSTM(4, 8), previous_action=2), n_actions=2)
-        assert isinstance(env.action_space, gymnasium.spaces.Discrete)
-        replay = SequenceReplay(
-            env,
-            actor=MemoryActor(policy, env.observation_space),
-            buffer=SequenceBuffer(
-                env.observation_space,
-                env.action_space,
-                500,
-                sequence_length=config.burn_in + config.sequence_length,
-                period=2,
-                with_actions=True,
-                state=policy.initial_state(1),
-            ),
-            exploration=EpsilonGreedy(env.action_space, epsilon=0.2, random_steps=64, seed=seed),
-            batch_size=config.batch_size,
-            learning_starts=64,
-            train_freq=4,
-            seed=seed,
-        )
-        return cls(policy, adam(1e-3), config), replay
+RECIPE = Recipe(
+    "recurrent_dqn",
+    RecurrentDQN,
+    RecurrentDQNConfig,
+    on_sequences,
+    "deep Q-learning with memory (Kapturowski et al. 2019), discrete actions",
+    steps=100_000,
+    presets={
+        "agentlib/CartPoleNoVel-v0": {
+            "steps": 250_000,
+            "learning_rate": Linear(1e-3, 2e-5),
+            "reward_scale": 0.01,
+            "exploration_fraction": 0.12,
+            "net_arch": (64,),
+        },
+    },
+)

@@ -12,13 +12,13 @@ def watkins_returns(reward: Tensor, terminated: Tensor, next_value: Tensor, trac
     Args:
         reward: `(B, T)`.
         terminated: `(B, T)`, 1 where the step ended the task.
-        next_value: `(B, T)`, V of what each step led to.
+        next_value: `(B, T)`, V of the observation after each step.
         trace: `(B, T)`, lambda of the step after each; that of the last step is not read, as nothing follows.
         gamma: discount per step.
     """
-    following, returns = next_value[:, -1], []
+    total, returns = next_value[:, -1], []  # G of the step after
     for t in reversed(range(reward.shape[1])):
         value = next_value[:, t]
-        following = reward[:, t] + gamma * (1.0 - terminated[:, t]) * (value + trace[:, t] * (following - value))
-        returns.append(following)
+        total = reward[:, t] + gamma * (1.0 - terminated[:, t]) * (value + trace[:, t] * (total - value))
+        returns.append(total)
     return torch.stack(returns[::-1], 1)

@@ -22,6 +22,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
+from agentlib.core.config import Config, NonNegative, Unit
+
 Array = NDArray[np.float64]
 Policy = NDArray[np.int64]
 
@@ -34,7 +36,7 @@ class TabularMDP:
     """A Markov decision process with S states and A actions, all known."""
 
     transition: Array
-    """`(S, A, S)`: probability of going from s by a to s' *without terminating*; what misses to 1 terminates."""
+    """`(S, A, S)`: probability of going from s by a to s' *without terminating*; the rest terminates."""
     reward: Array
     """`(S, A)`: expected reward of a in s."""
     start: Array
@@ -135,17 +137,17 @@ def policy_iteration(mdp: TabularMDP, *, gamma: float) -> Solution:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TabularQConfig:
+class TabularQConfig(Config):
     """The numbers of tabular Q-learning."""
 
-    gamma: float = 0.99
-    """Discount."""
-    learning_rate_power: float = 0.55
+    gamma: Unit = 0.99
+    """Discount factor per environment step."""
+    learning_rate_power: NonNegative = 0.55
     """The learning rate of a pair (s, a) at its n-th visit is n ** -power; it converges for powers in (0.5, 1]."""
-    exploration_fraction: float = 0.5
-    """Fraction of the steps over which epsilon falls linearly from 1 ..."""
-    exploration_final_eps: float = 0.1
-    """... to this."""
+    exploration_fraction: Unit = 0.5
+    """Share of the steps over which epsilon, the probability of a random action, falls linearly from 1."""
+    exploration_final_eps: Unit = 0.1
+    """Epsilon after it has fallen."""
 
 
 def q_learning(env: gymnasium.Env[Any, Any], config: TabularQConfig, *, steps: int, seed: int) -> Array:
@@ -182,7 +184,7 @@ def q_learning(env: gymnasium.Env[Any, Any], config: TabularQConfig, *, steps: i
 
 
 def _always_ends(transition: Array) -> bool:
-    """Whether termination can be reached from each state under `(S, S)` transitions that lose what terminates."""
+    """Whether termination can be reached from each state under `(S, S)` transitions without those that terminate."""
     ends = transition.sum(axis=1) < 1 - TIE
     for _ in ends:
         ends = ends | (transition @ ends > 0)

@@ -17,22 +17,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones import MLP, Schedule, adam
+from agentlib.backbones import MLP
+from agentlib.backbones.choice import space_of
+from agentlib.core import Cosine, Learner, Recipe, Step, Target, Update
+from agentlib.core.config import Count, NonNegative, Unit
+from agentlib.core.randomness import fresh_weights
+from agentlib.core.step import Optimizer
 from agentlib.data import Batches, Dataset, Examples
-from agentlib.learners.robustness.ascent import default_step_size, perturb
-from agentlib.learners.robustness.norms import Norm
+from agentlib.families.attacked import on_attacked
+from agentlib.families.examples import ExampleFacts
 from agentlib.learners.supervised.classifier import cross_entropy, logistic_loss
-from agentlib.learners.supervised.regularization import penalized, penalty
+from agentlib.learners.supervised.regularization import Supervised, penalized, penalty
+from agentlib.metrics.ascent import default_step_size, perturb
+from agentlib.metrics.norms import Norm, check_scale
+from agentlib.metrics.scores import logits_from
 from agentlib.policies import CategoricalPolicy
-from agentlib.policies.scores import logits_from
-from agentlib.training import Learner, Step, Target, Update
-from agentlib.training.config import check_range
-from agentlib.training.step import Optimizer
+from agentlib.policies.base import is_policy, require_no_memory
 
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
 """q with 1/p + 1/q = 1."""
@@ -51,42 +56,30 @@ def robust_logistic_loss(margin: Tensor, weight: Tensor, epsilon: float, norm: N
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdversarialTrainingConfig:
-    """All numbers of a run of adversarial training."""
+class AdversarialTrainingConfig(Supervised):
+    """The numbers of a run of adversarial training."""
 
-    epsilon: float = 0.1
-    """How far an example may be changed, in the scale of the data; without bounds, in standard deviations of it."""
+    epsilon: NonNegative = 0.1
+    """Largest change of an example, in the scale of the data; for data without bounds, in its standard deviations."""
     norm: Norm = "linf"
-    """In which norm."""
-    attack_steps: int = 7
-    """Of the inner PGD; 1 is exact for linear models."""
-    attack_step_size: float | None = None
-    """Of each; by default epsilon for one step, else 2.5 epsilon / steps."""
+    """Norm that measures the change of an example."""
+    attack_steps: Count = 7
+    """Steps of the inner PGD; 1 is exact for linear models."""
+    attack_step_size: NonNegative | None = None
+    """Length of each of these steps; None takes epsilon for one step, else 2.5 epsilon / steps."""
     random_start: bool = True
-    """Start the inner attack anywhere in the ball."""
+    """Start the inner attack at a random point of the ball."""
     low: float | None = 0.0
-    """Smallest value of the data; None with `high` None for data without bounds."""
+    """Smallest value of the data; None, together with `high`, for data without bounds."""
     high: float | None = 1.0
     """Largest value of the data."""
-    learning_rate: Schedule = 1e-3
-    """Step size of Adam; a number or a schedule."""
-    batch_size: int = 64
-    """Examples per update."""
-    net_arch: tuple[int, ...] | None = None
-    """Widths of the hidden layers; an empty one is logistic regression. By default 64 and 64, or what images get."""
-    l2: float = 0.0
-    """Strength of l2 sum W^2, beside the mean loss."""
-    average: float = 0.0
-    """Share of the average weights that stays at each update, such as 0.995; 0 keeps the last weights."""
-    max_grad_norm: float | None = None
-    """Gradients are cut to this norm; None leaves them."""
-    patience: int | None = None
-    """Evaluations under attack without a smaller loss, after which a run ends; None never."""
+    average: Unit = 0.0
+    """Share of the averaged weights that stays at each update, such as 0.995; 0 keeps the last weights."""
+    patience: Count | None = None
+    """Evaluations under attack (20 per run) without a smaller loss before the run stops; None never stops."""
 
     def __post_init__(self) -> None:
-        check_range(self, 1, math.inf, "attack_steps", "batch_size", "patience")
-        check_range(self, 0, math.inf, "epsilon", "attack_step_size", "learning_rate", "l2", "max_grad_norm")
-        check_range(self, 0, 1, "average")
+        super().__post_init__()
         if (self.low is None) != (self.high is None):
             raise ValueError("low and high are both numbers, or both None")
         if self.bounds is not None and self.norm == "linf" and self.epsilon > self.bounds[1] - self.bounds[0]:
@@ -102,16 +95,17 @@ class AdversarialTrainingConfig:
 
 
 class AdversarialTraining(Learner):
-    """Learning on the worst examples within epsilon.
+    """Classification, learned on the worst examples within epsilon.
 
     Args:
         policy: a classifier or a policy with discrete actions: anything with logits `(B, K)`, such as
             `CategoricalPolicy` and `QPolicy`.
         optimizer: a rule such as `adam(learning_rate=1e-3)`.
         config: this algorithm's numbers.
-        scale: what one unit of epsilon is for each number of an example, such as its standard deviation; 1 by default.
+        scale: the unit of epsilon for each number of an example, such as its standard deviation; 1 by default.
     """
 
+    targets = "classes"
     scale: Tensor
 
     def __init__(
@@ -122,16 +116,41 @@ class AdversarialTraining(Learner):
         scale: Tensor | None = None,
     ) -> None:
         super().__init__()
+        require_no_memory(policy, "adversarial training")
         self.config, self.policy = config, policy
         self.register_buffer("scale", torch.ones(()) if scale is None else scale.detach().clone())
         self.averaged = Target(policy) if config.average else None
         self.step = Step(policy, optimizer, config.max_grad_norm)
         self.matrices = penalized(policy)
 
+    @classmethod
+    def build(cls, backbone: nn.Module, config: AdversarialTrainingConfig, facts: ExampleFacts) -> Self:
+        """A classifier on a backbone, or a policy as it is; where data has no bounds, epsilon is in its deviations.
+
+        Raises:
+            ValueError: the training examples are not within the bounds, or in another scale than epsilon.
+        """
+        x = facts.train.x
+        if config.bounds is not None:
+            check_scale(x, config.epsilon, config.norm, config.bounds)
+        policy: Any = backbone
+        if not is_policy(backbone):
+            policy = CategoricalPolicy(backbone, facts.n_classes)
+            policy.observe(x)
+        return cls(policy, config.optimizer(), config, x.std(0) if config.bounds is None else None)
+
     @property
     def model(self) -> nn.Module:
-        """What is kept: the average of the weights, or the last ones."""
+        """The model that is kept: the average of the weights, or the last ones."""
         return self.policy if self.averaged is None else self.averaged.network
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits `(B, K)` of the model that is kept."""
+        return logits_from(self.model, self.model(x))
+
+    def losses(self, output: Tensor, target: Tensor) -> Tensor:
+        """The cross-entropy `(B,)` of logits with labels."""
+        return cross_entropy(output, target)
 
     def update(self, batch: Examples) -> Update:
         """One step on the loss of the changed batch; `per_sample` holds its losses `(B,)`."""
@@ -141,34 +160,39 @@ class AdversarialTraining(Learner):
         def loss_at(x: Tensor) -> Tensor:
             return cross_entropy(logits_from(self.policy, self.policy(x)), y)
 
-        changed = perturb(
-            loss_at,
-            batch.x,
-            epsilon=config.epsilon,
-            norm=config.norm,
-            steps=config.attack_steps,
-            step_size=config.attack_step_size or default_step_size(config.epsilon, config.attack_steps),
-            bounds=config.bounds,
-            scale=self.scale,
-            random_start=config.random_start,
-        )
+        epsilon, steps = config.epsilon, config.attack_steps
+        size = config.attack_step_size or default_step_size(epsilon, steps)
+        changed = perturb(loss_at, batch.x, epsilon=epsilon, norm=config.norm, steps=steps, step_size=size,
+                          bounds=config.bounds, scale=self.scale, random_start=config.random_start)  # fmt: skip
         logits = logits_from(self.policy, self.policy(changed))  # (B, K)
         losses = cross_entropy(logits, y)
-        loss = losses.mean() + penalty(self.matrices, l2=config.l2)
+        loss = losses.mean() + penalty(self.matrices, config.l1, config.l2)
         norm = self.step(loss, batch.clock)
         if self.averaged is not None:
-            self.averaged.follow(self.policy, 1.0 - config.average)
+            self.averaged.follow(1.0 - config.average)
         accuracy = (logits.detach().argmax(1) == y).float().mean()
         return Update({"loss": loss.detach(), "robust_accuracy": accuracy, "grad_norm": norm}, losses.detach())
 
     @classmethod
     def tiny(cls, seed: int = 0) -> tuple[Self, Batches]:
         """The smallest honest run: three clouds of points in the unit square, one layer of 16."""
-        config = AdversarialTrainingConfig(epsilon=0.05, attack_steps=2, batch_size=32, l2=1e-4, average=0.9)
-        with torch.random.fork_rng(devices=[]):
-            torch.random.manual_seed(seed)
-            policy = CategoricalPolicy(MLP(2, hidden=(16,)), n_actions=3)
+        config = AdversarialTrainingConfig(
+            learning_rate=1e-2, batch_size=32, epsilon=0.05, attack_steps=2, l2=1e-4, average=0.9
+        )
         labels, noise = torch.arange(96) % 3, torch.randn(96, 2, generator=torch.Generator().manual_seed(0))
         points = (0.25 + 0.1 * noise + 0.5 * torch.eye(3, 2)[labels]).clamp(0.0, 1.0)
         data = Dataset(points, labels, ("right", "up", "corner"))
-        return cls(policy, adam(1e-2), config), Batches(data, config.batch_size, seed=seed)
+        with fresh_weights(seed):
+            learner = cls.build(MLP(2, hidden=(16,)), config, ExampleFacts(data, space_of(points)))
+        return learner, Batches(data, config.batch_size, seed=seed)
+
+
+RECIPE = Recipe(
+    "adversarial",
+    AdversarialTraining,
+    AdversarialTrainingConfig,
+    on_attacked,
+    "a classifier that withstands attacks (Madry et al. 2018)",
+    steps=2_000,
+    presets={"digits": {"epsilon": 0.15, "learning_rate": Cosine(2e-3), "steps": 600}},
+)

@@ -14,17 +14,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones import MLP, Backbone, Cosine, Schedule, adam
-from agentlib.data import Batches, Examples
-from agentlib.training import Learner, Step, Update
-from agentlib.training.config import check_range
-from agentlib.training.step import Optimizer
+from agentlib.backbones import MLP, Backbone
+from agentlib.backbones.choice import space_of
+from agentlib.core import Learner, Recipe, Step, Update
+from agentlib.core.config import Count, Range
+from agentlib.core.randomness import fresh_weights
+from agentlib.core.step import Optimizer
+from agentlib.data import Batches, Dataset, Examples
+from agentlib.families.views import ViewFacts, Views, on_views
 
 
 def nt_xent_logits(z: Tensor, temperature: float) -> Tensor:
@@ -46,43 +49,13 @@ def partners(n: int, device: torch.device) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimCLRConfig:
-    """All numbers of a SimCLR run."""
+class SimCLRConfig(Views):
+    """The numbers of a SimCLR run."""
 
-    learning_rate: Schedule = Cosine(1e-3, 0.0)
-    """Step size of Adam; a number or a schedule."""
-    batch_size: int = 256
-    """Examples per update; each is seen in two views."""
-    temperature: float = 0.5
-    """tau: the smaller, the more the nearest others count."""
-    projection_dim: int = 64
-    """Width of what the loss sees."""
-    max_grad_norm: float | None = None
-    """Gradients are cut to this norm; None leaves them."""
-    net_arch: tuple[int, ...] | None = None
-    """Widths of the hidden layers, for backbones that have such."""
-    shift: int = 1
-    """Views are moved by up to so many pixels, each way."""
-    rotation: float = 15.0
-    """Views are turned by up to so many degrees, either way."""
-    crop: float = 1.0
-    """Views show a box of at least this share of the area; 1 shows all."""
-    flip: bool = False
-    """Half of the views have left and right exchanged."""
-    brightness: float = 0.0
-    """Up to so much is added to the pixels of a view, or taken away."""
-    contrast: float = 0.0
-    """The contrast of a view grows or shrinks by up to this share."""
-    noise: float = 0.1
-    """Standard deviation of what is added to each pixel of a view."""
-
-    def __post_init__(self) -> None:
-        check_range(self, 2, math.inf, "batch_size")
-        check_range(self, 1, math.inf, "projection_dim")
-        check_range(self, 1e-3, math.inf, "temperature")
-        check_range(self, 0, math.inf, "learning_rate", "max_grad_norm", "shift", "rotation", "brightness", "noise")
-        check_range(self, 0, 1, "contrast")
-        check_range(self, 0.01, 1, "crop")
+    temperature: Annotated[float, Range(1e-3)] = 0.5
+    """Temperature tau of the softmax: the smaller, the more the most similar other views count."""
+    projection_dim: Count = 64
+    """Width of the projections that the loss compares."""
 
 
 class Projector(nn.Module):
@@ -118,6 +91,16 @@ class SimCLR(Learner):
         self.config, self.network = config, network
         self.step = Step(network, optimizer, config.max_grad_norm)
 
+    @classmethod
+    def build(cls, backbone: nn.Module, config: SimCLRConfig, facts: ViewFacts) -> Self:
+        """SimCLR on a backbone."""
+        return cls(Projector(backbone, config.projection_dim), config.optimizer(), config)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The backbone's features `(B, feature_dim)`."""
+        features: Tensor = self.network.backbone(x)
+        return features
+
     def update(self, batch: Examples) -> Update:
         """One step on two views `(2, N, ...)`; `per_sample` holds the loss of each example `(N,)`."""
         n = batch.x.shape[1]
@@ -126,25 +109,30 @@ class SimCLR(Learner):
         losses = functional.cross_entropy(logits, partner, reduction="none")  # (2N,)
         loss = losses.mean()
         norm = self.step(loss, batch.clock)
-        found = (logits.argmax(1) == partner).float().mean()
+        accuracy = (logits.argmax(1) == partner).float().mean()
         # Of a direction in d dimensions each coordinate varies by 1 / sqrt(d); where all collapsed, by nothing.
         spread = functional.normalize(z.detach(), dim=1).std(0).mean() * math.sqrt(z.shape[1])
-        metrics = {"loss": loss.detach(), "accuracy": found, "spread": spread, "grad_norm": norm}
+        metrics = {"loss": loss.detach(), "accuracy": accuracy, "spread": spread, "grad_norm": norm}
         return Update(metrics, per_sample=losses.detach().view(2, n).mean(0))
 
     @classmethod
     def tiny(cls, seed: int = 0) -> tuple[Self, Batches]:
         """The smallest honest run: four noisy bars in 6 x 6 pixels, an MLP of 16."""
-        from agentlib.data import Dataset
-        from agentlib.data.augmentation import Augmentation, RandomNoise, RandomShift
-
-        config = SimCLRConfig(batch_size=16, projection_dim=8)
+        config = SimCLRConfig(learning_rate=1e-3, batch_size=16, projection_dim=8, rotation=0.0)
         bars = torch.zeros(32, 1, 6, 6)
         bars[torch.arange(32), 0, 1 + torch.arange(32) % 4] = 1.0
-        with torch.random.fork_rng(devices=[]):
-            torch.random.manual_seed(seed)
-            network = Projector(MLP(36, hidden=(16,)), config.projection_dim)
-        views = Augmentation(RandomShift(1), RandomNoise(0.1))
-        return cls(network, adam(1e-3), config), Batches(
-            Dataset(bars), config.batch_size, transform=views, views=2, seed=seed
-        )
+        with fresh_weights(seed):
+            learner = cls.build(MLP(36, hidden=(16,)), config, ViewFacts(space_of(bars), len(bars)))
+        source = Batches(Dataset(bars), config.batch_size, transform=config.augmentation(), views=2, seed=seed)
+        return learner, source
+
+
+RECIPE = Recipe(
+    "simclr",
+    SimCLR,
+    SimCLRConfig,
+    on_views,
+    "contrastive learning of features without labels (Chen et al. 2020), images",
+    steps=1_000,
+    presets={"digits": {"net_arch": (512, 512, 128)}},
+)

@@ -14,22 +14,25 @@ does so with a classifier.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Self
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones import MLP, Schedule, adam
+from agentlib.backbones import MLP
+from agentlib.backbones.choice import space_of
+from agentlib.core import Cosine, Learner, Recipe, Step, Update
+from agentlib.core.config import Unit
+from agentlib.core.randomness import fresh_weights
+from agentlib.core.step import Optimizer
 from agentlib.data import Batches, Dataset, Examples
-from agentlib.learners.supervised.regularization import penalized, penalty
+from agentlib.families.examples import ExampleFacts, on_examples
+from agentlib.learners.supervised.regularization import Supervised, penalized, penalty
 from agentlib.policies import CategoricalPolicy
-from agentlib.training import Learner, Step, Update
-from agentlib.training.config import check_range
-from agentlib.training.step import Optimizer
+from agentlib.policies.base import is_policy, require_no_memory
 
 
 def cross_entropy(
@@ -61,34 +64,13 @@ def balanced_weights(labels: Tensor, n_classes: int) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierConfig:
-    """All numbers of a classifier's run."""
+class ClassifierConfig(Supervised):
+    """The numbers of a classifier's run."""
 
-    learning_rate: Schedule = 1e-3
-    """Step size of Adam; a number or a schedule."""
-    batch_size: int = 64
-    """Examples per update; with as many as there are, every update sees all."""
-    net_arch: tuple[int, ...] | None = None
-    """Widths of the hidden layers; an empty one is logistic regression. By default 64 and 64, or what images get."""
-    label_smoothing: float = 0.0
-    """Share of each label that is spread over all classes."""
+    label_smoothing: Unit = 0.0
+    """Share of each label that is spread evenly over all classes."""
     class_weights: tuple[float, ...] | Literal["balanced"] | None = None
-    """How much an example of each class weighs; "balanced" weighs rare ones up to equal all others."""
-    l1: float = 0.0
-    """Strength of l1 sum |W|, beside the mean loss."""
-    l2: float = 0.0
-    """Strength of l2 sum W^2, beside the mean loss; see `gaussian_prior`."""
-    max_grad_norm: float | None = None
-    """Gradients are cut to this norm; None leaves them."""
-    normalize: bool = True
-    """Standardize vectors by the mean and deviation of the training part; images are left between 0 and 1."""
-    patience: int | None = 10
-    """Evaluations on the validation part (50 in a run) without a smaller loss, after which a run ends; None never."""
-
-    def __post_init__(self) -> None:
-        check_range(self, 1, math.inf, "batch_size", "patience")
-        check_range(self, 0, math.inf, "learning_rate", "l1", "l2", "max_grad_norm")
-        check_range(self, 0, 1, "label_smoothing")
+    """Weight of each class in the loss; "balanced" gives all classes the same total weight."""
 
 
 class Classifier(Learner):
@@ -100,19 +82,42 @@ class Classifier(Learner):
         config: this algorithm's numbers.
 
     Raises:
-        ValueError: `class_weights` are not one number for each class.
+        ValueError: `class_weights` are not one number for each class, or the policy has memory.
     """
 
+    targets = "classes"
     class_weights: Tensor | None
 
     def __init__(
         self, policy: CategoricalPolicy, optimizer: Optimizer, config: ClassifierConfig = ClassifierConfig()
     ) -> None:
         super().__init__()
+        require_no_memory(policy, "a classifier")
         self.config, self.policy = config, policy
         self.step = Step(policy, optimizer, config.max_grad_norm)
         self.matrices = penalized(policy)
         self.register_buffer("class_weights", as_class_weights(config.class_weights, policy.n_actions))
+
+    @classmethod
+    def build(cls, backbone: nn.Module, config: ClassifierConfig, facts: ExampleFacts) -> Self:
+        """A classifier on a backbone, or of a policy that is one already."""
+        if is_policy(backbone):
+            policy: Any = backbone
+        else:
+            policy = CategoricalPolicy(backbone, facts.n_classes)
+            policy.observe(facts.train.x)
+        if config.class_weights == "balanced":
+            config = replace(config, class_weights=balanced_weights(facts.train.targets, facts.n_classes))
+        return cls(policy, config.optimizer(), config)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits `(B, K)`."""
+        logits: Tensor = self.policy(x)[0]
+        return logits
+
+    def losses(self, output: Tensor, target: Tensor) -> Tensor:
+        """The cross-entropy `(B,)` of logits with labels, without smoothing and weights."""
+        return cross_entropy(output, target)
 
     def update(self, batch: Examples) -> Update:
         """One step on the loss of a batch; `per_sample` holds the losses `(B,)`."""
@@ -127,14 +132,15 @@ class Classifier(Learner):
     @classmethod
     def tiny(cls, seed: int = 0) -> tuple[Self, Batches]:
         """The smallest honest run: three clouds of points in the plane, one layer of 16."""
-        config = ClassifierConfig(batch_size=32, label_smoothing=0.1, class_weights=(1.0, 2.0, 1.0), l1=1e-4, l2=1e-4)
-        with torch.random.fork_rng(devices=[]):
-            torch.random.manual_seed(seed)
-            policy = CategoricalPolicy(MLP(2, hidden=(16,)), n_actions=3)
         labels = torch.arange(96) % 3
         points = 2.0 * torch.eye(3, 2)[labels] + torch.randn(96, 2, generator=torch.Generator().manual_seed(0))
         data = Dataset(points, labels, ("right", "up", "middle"))
-        return cls(policy, adam(1e-2), config), Batches(data, config.batch_size, seed=seed)
+        config = ClassifierConfig(
+            learning_rate=1e-2, batch_size=32, label_smoothing=0.1, class_weights=(1.0, 2.0, 1.0), l1=1e-4, l2=1e-4
+        )
+        with fresh_weights(seed):
+            learner = cls.build(MLP(2, hidden=(16,)), config, ExampleFacts(data, space_of(points)))
+        return learner, Batches(data, config.batch_size, seed=seed)
 
 
 def as_class_weights(weights: Sequence[float] | str | None, n_classes: int) -> Tensor | None:
@@ -149,3 +155,17 @@ def as_class_weights(weights: Sequence[float] | str | None, n_classes: int) -> T
         raise ValueError(f"class_weights are one number for each of the {n_classes} classes, as balanced_weights gives "
                          f"them for a data set, not {weights!r}")  # fmt: skip
     return torch.tensor(weights, dtype=torch.float32)
+
+
+RECIPE = Recipe(
+    "classifier",
+    Classifier,
+    ClassifierConfig,
+    on_examples,
+    "softmax classification, from logistic regression to deep networks",
+    steps=2_000,
+    presets={
+        "digits": {"learning_rate": Cosine(2e-3), "steps": 1_000},
+        "breast_cancer": {"net_arch": (), "l2": 1e-3, "steps": 1_000},
+    },
+)

@@ -13,20 +13,22 @@ The lecture notes call the norms ||f - y||_2 and ||f - y||_1 MSE and MAE: those 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from agentlib.backbones import MLP, Schedule, adam
+from agentlib.backbones import MLP
+from agentlib.backbones.choice import space_of
+from agentlib.core import Learner, Recipe, Step, Update
+from agentlib.core.randomness import fresh_weights
+from agentlib.core.step import Optimizer
 from agentlib.data import Batches, Dataset, Examples
-from agentlib.learners.supervised.regularization import penalized, penalty
-from agentlib.policies.predictor import Predictor
-from agentlib.training import Learner, Step, Update
-from agentlib.training.config import check_range
-from agentlib.training.step import Optimizer
+from agentlib.families.examples import ExampleFacts, on_examples
+from agentlib.learners.supervised.regularization import Supervised, penalized, penalty
+from agentlib.policies import Predictor
+from agentlib.policies.base import is_policy, require_no_memory
 
 Loss = Literal["mse", "mae"]
 
@@ -38,31 +40,11 @@ def error_of(prediction: Tensor, target: Tensor, loss: Loss = "mse") -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegressorConfig:
-    """All numbers of a regressor's run."""
+class RegressorConfig(Supervised):
+    """The numbers of a regressor's run."""
 
-    learning_rate: Schedule = 1e-3
-    """Step size of Adam; a number or a schedule."""
-    batch_size: int = 64
-    """Examples per update; with as many as there are, every update sees all."""
-    net_arch: tuple[int, ...] | None = None
-    """Widths of the hidden layers; an empty one is linear regression. By default 64 and 64, or what images get."""
     loss: Loss = "mse"
-    """Squared or absolute errors."""
-    l1: float = 0.0
-    """Strength of l1 sum |W|, beside the mean loss."""
-    l2: float = 0.0
-    """Strength of l2 sum W^2, beside the mean loss; ridge's lambda is N times that."""
-    max_grad_norm: float | None = None
-    """Gradients are cut to this norm; None leaves them."""
-    normalize: bool = True
-    """Standardize vectors by the mean and deviation of the training part; images are left between 0 and 1."""
-    patience: int | None = 10
-    """Evaluations on the validation part (50 in a run) without a smaller loss, after which a run ends; None never."""
-
-    def __post_init__(self) -> None:
-        check_range(self, 1, math.inf, "batch_size", "patience")
-        check_range(self, 0, math.inf, "learning_rate", "l1", "l2", "max_grad_norm")
+    """Squared errors ("mse") or absolute errors ("mae")."""
 
 
 class Regressor(Learner):
@@ -72,20 +54,46 @@ class Regressor(Learner):
         policy: the model.
         optimizer: a rule such as `adam(learning_rate=1e-3)`.
         config: this algorithm's numbers.
+
+    Raises:
+        ValueError: the model has memory.
     """
+
+    targets = "numbers"
 
     def __init__(self, policy: Predictor, optimizer: Optimizer, config: RegressorConfig = RegressorConfig()) -> None:
         super().__init__()
+        require_no_memory(policy, "a regressor")
         self.config, self.policy = config, policy
         self.step = Step(policy, optimizer, config.max_grad_norm)
         self.matrices = penalized(policy)
+
+    @classmethod
+    def build(cls, backbone: nn.Module, config: RegressorConfig, facts: ExampleFacts) -> Self:
+        """A regressor on a backbone, or of a model that is one already, in the scale of the training targets."""
+        if is_policy(backbone):
+            policy: Any = backbone
+        else:
+            policy = Predictor(backbone, facts.n_outputs)
+            policy.observe(facts.train.x)
+        policy.fit_scale(facts.train.targets)
+        return cls(policy, config.optimizer(), config)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Numbers `(B, k)`."""
+        prediction: Tensor = self.policy(x)[0]
+        return prediction
+
+    def losses(self, output: Tensor, target: Tensor) -> Tensor:
+        """The error `(B,)` of each prediction in the model's scale."""
+        scale = self.policy.scale
+        return error_of(output / scale, target.reshape(output.shape) / scale, self.config.loss)
 
     def update(self, batch: Examples) -> Update:
         """One step on the loss of a batch; `per_sample` holds the losses `(B,)`."""
         assert batch.y is not None
         prediction, _ = self.policy(batch.x)  # (B, k)
-        scale = self.policy.scale
-        losses = error_of(prediction / scale, batch.y.reshape(prediction.shape) / scale, self.config.loss)
+        losses = self.losses(prediction, batch.y)
         loss = losses.mean() + penalty(self.matrices, self.config.l1, self.config.l2)
         norm = self.step(loss, batch.clock)
         return Update({"loss": loss.detach(), "grad_norm": norm}, losses.detach())
@@ -93,11 +101,20 @@ class Regressor(Learner):
     @classmethod
     def tiny(cls, seed: int = 0) -> tuple[Self, Batches]:
         """The smallest honest run: a noisy sine, one layer of 16."""
-        config = RegressorConfig(batch_size=32, loss="mae", l1=1e-4, l2=1e-4)
-        with torch.random.fork_rng(devices=[]):
-            torch.random.manual_seed(seed)
-            policy = Predictor(MLP(1, hidden=(16,)))
         x = torch.linspace(0.0, 3.0, 96)[:, None]
         y = 10.0 * (2.0 * x).sin() + torch.randn(96, 1, generator=torch.Generator().manual_seed(0))
-        policy.fit_scale(y)
-        return cls(policy, adam(1e-2), config), Batches(Dataset(x, y), config.batch_size, seed=seed)
+        data, config = Dataset(x, y), RegressorConfig(learning_rate=1e-2, batch_size=32, loss="mae", l1=1e-4, l2=1e-4)
+        with fresh_weights(seed):
+            learner = cls.build(MLP(1, hidden=(16,)), config, ExampleFacts(data, space_of(x)))
+        return learner, Batches(data, config.batch_size, seed=seed)
+
+
+RECIPE = Recipe(
+    "regressor",
+    Regressor,
+    RegressorConfig,
+    on_examples,
+    "regression of numbers by squared or absolute errors",
+    steps=2_000,
+    presets={"diabetes": {"net_arch": (), "l2": 4e-3, "learning_rate": 3e-3, "steps": 1_000}},
+)

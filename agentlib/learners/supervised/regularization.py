@@ -12,11 +12,14 @@ The lecture notes say that a smaller lambda makes the solution smoother; a large
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from agentlib.training.step import parameters_of
+from agentlib.backbones import Optimized
+from agentlib.core.config import Count, NonNegative
+from agentlib.core.step import parameters_of
 
 
 def penalty(weights: Iterable[Tensor], l1: float = 0.0, l2: float = 0.0) -> Tensor | float:
@@ -51,3 +54,21 @@ def laplace_prior(scale: float, examples: int) -> float:
 def soft_threshold(weight: Tensor, amount: float) -> Tensor:
     """argmin over v of (v - w)^2 / 2 + amount |v|: what an l1 penalty does to a single weight."""
     return torch.sign(weight) * (weight.abs() - amount).clamp_min(0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervised(Optimized):
+    """What the configs of learners from labelled examples share."""
+
+    batch_size: Count = 64
+    """Examples per update; with the size of the training part, every update sees all of them."""
+    net_arch: tuple[int, ...] | None = None
+    """Widths of the hidden layers; an empty list makes the model linear. The default depends on the kind of input."""
+    l1: NonNegative = 0.0
+    """Strength of the penalty l1 sum |W|, which is added to the mean loss."""
+    l2: NonNegative = 0.0
+    """Strength of the penalty l2 sum W^2, which is added to the mean loss; see `gaussian_prior`."""
+    normalize: bool = True
+    """Standardize vectors by mean and deviation of the training part; pictures stay between 0 and 1."""
+    patience: Count | None = 10
+    """Evaluations on the validation part (50 per run) without a smaller loss before the run stops; None never stops."""

@@ -8,9 +8,10 @@ import torch
 from torch.distributions import Normal
 from torch.nn import functional
 
-from agentlib.backbones import MLP, Clock, Critic, Generator, MLPDecoder, adam
+from agentlib.backbones import MLP, Critic, Generator, MLPDecoder, adam
+from agentlib.core import Clock, Step
+from agentlib.engine import run
 from agentlib.learners.generative.gan import GAN, GANConfig, discriminator_loss, generator_loss
-from agentlib.training import Step, run
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +31,9 @@ def test_losses_at_equilibrium_and_for_a_perfect_discriminator():
 
 def test_loss_is_the_binary_cross_entropy():
     real, fake = torch.randn(6), torch.randn(6)
-    told = torch.cat([real, fake])
-    wanted = torch.cat([torch.full((6,), 0.9), torch.zeros(6)])
-    expected = 2 * functional.binary_cross_entropy(told.sigmoid(), wanted)
+    probabilities = torch.cat([real, fake]).sigmoid()
+    targets = torch.cat([torch.full((6,), 0.9), torch.zeros(6)])
+    expected = 2 * functional.binary_cross_entropy(probabilities, targets)
     torch.testing.assert_close(discriminator_loss(real, fake, target=0.9), expected)
     torch.testing.assert_close(generator_loss(fake), functional.binary_cross_entropy(fake.sigmoid(), torch.ones(6)))
 
@@ -69,7 +70,7 @@ def test_a_trained_discriminator_is_the_optimal_one():
     assert float((found - optimal).abs().max()) < 0.05
 
 
-def test_both_networks_are_told_the_label():
+def test_both_networks_see_the_label():
     learner, source = GAN.tiny()
     for _ in run(learner, source, 3, compile=False):
         pass
@@ -96,7 +97,7 @@ def test_samples_come_by_label_from_the_average():
     assert average.sample(8, torch.arange(8)).shape == (8, 2)
     with pytest.raises(ValueError, match="needs a label from 0 to 7 for each example"):
         average.sample(8)
-    with pytest.raises(ValueError, match="was told no labels"):
+    with pytest.raises(ValueError, match="is not conditional: leave out the labels"):
         Generator(MLPDecoder(2, (2,)), 2).sample(3, torch.zeros(3, dtype=torch.int64))
 
 

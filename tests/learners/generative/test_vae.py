@@ -8,19 +8,13 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
 
-from agentlib.backbones import MLP, Cosine, MLPDecoder, adam
+from agentlib.backbones import MLP, MLPDecoder, adam
+from agentlib.core import Cosine
 from agentlib.data import Batches, Dataset, dataset
-from agentlib.evaluation.likelihoods import probabilistic_pca
-from agentlib.learners.generative.vae import (
-    VAE,
-    LatentModel,
-    VAEConfig,
-    bernoulli_log_likelihood,
-    bounds,
-    kl_from_standard_normal,
-    normal_log_density,
-)
-from agentlib.training import run
+from agentlib.engine import run
+from agentlib.learners.generative.latent_model import LatentModel, bernoulli_log_likelihood, normal_log_density
+from agentlib.learners.generative.vae import VAE, VAEConfig, bounds, kl_from_standard_normal
+from agentlib.metrics.likelihoods import probabilistic_pca
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from agentlib.backbones import MLP, Clock, Critic, Generator, Linear, MLPDecoder, adam
+from agentlib.backbones import MLP, Critic, Generator, MLPDecoder, adam
+from agentlib.core import Clock, Linear, Step
+from agentlib.engine import run
 from agentlib.learners.generative.wgan import WGAN, WGANConfig, between, gradient_penalty
-from agentlib.training import Step, run
 
 
 @pytest.fixture(autouse=True)

@@ -4,14 +4,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from agentlib.backbones import MLP, Cosine, adam
+from agentlib.backbones import MLP, adam
+from agentlib.core import Cosine
 from agentlib.data import Batches, Dataset, dataset, split
-from agentlib.evaluation.robustness import accuracy_curve, robust_accuracy
+from agentlib.engine import run
 from agentlib.learners import AdversarialTraining, AdversarialTrainingConfig, Classifier, ClassifierConfig
 from agentlib.learners.robustness import attack
 from agentlib.learners.robustness.adversarial_training import robust_logistic_loss
+from agentlib.metrics.robustness import accuracy_curve, robust_accuracy
 from agentlib.policies import CategoricalPolicy
-from agentlib.training import run
 
 
 def linear(inputs=64, seed=0):
@@ -66,7 +67,7 @@ def test_one_step_is_exact_for_a_linear_model():
         seen["gradient"] = torch.autograd.grad(loss, head.weight)[0]
         return torch.zeros(())
 
-    learner.step.forward = keep  # type: ignore[method-assign]
+    learner.step.forward = keep
     source = Batches(data, len(data))
     for _, update in run(learner, source, 1, compile=False):
         assert torch.allclose(update.per_sample, exact[source.rows], atol=1e-6)  # type: ignore[arg-type]
@@ -77,8 +78,8 @@ def test_a_linear_model_becomes_robust():
     """At eps .2 standard training is below .45, adversarial training 30 points better, without loss on clean data."""
     splits = threes_and_sevens()
     settings = {"learning_rate": Cosine(0.05), "batch_size": len(splits.train), "l2": 1.0 / len(splits.train)}
-    standard = train(Classifier(linear(), adam(Cosine(0.05)), ClassifierConfig(**settings)), splits.train, 999, 200)  # type: ignore[arg-type]
-    config = AdversarialTrainingConfig(epsilon=0.1, attack_steps=1, random_start=False, low=None, high=None, **settings)  # type: ignore[arg-type]
+    standard = train(Classifier(linear(), adam(Cosine(0.05)), ClassifierConfig(**settings)), splits.train, 999, 200)
+    config = AdversarialTrainingConfig(epsilon=0.1, attack_steps=1, random_start=False, low=None, high=None, **settings)
     robust = train(AdversarialTraining(linear(), adam(Cosine(0.05)), config), splits.train, 999, 200)
     x, y = splits.test.x, splits.test.targets
     curves = [

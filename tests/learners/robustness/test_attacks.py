@@ -13,8 +13,8 @@ from torch import nn
 
 from agentlib.backbones import MLP
 from agentlib.learners.robustness import attack, perturb
-from agentlib.learners.robustness.ascent import default_step_size
-from agentlib.learners.robustness.norms import project, project_l1, random_point, steepest
+from agentlib.metrics.ascent import default_step_size
+from agentlib.metrics.norms import project, project_l1, random_point, steepest
 from agentlib.policies import QPolicy
 
 NORMS: list[Any] = ["linf", "l2", "l1"]

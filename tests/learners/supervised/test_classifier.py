@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from agentlib.backbones import MLP, Cosine, adam
+from agentlib.backbones import MLP, adam
+from agentlib.core import Cosine
 from agentlib.data import Batches, Dataset, dataset
+from agentlib.engine import run
 from agentlib.learners import Classifier, ClassifierConfig
 from agentlib.learners.supervised.classifier import balanced_weights, cross_entropy, logistic_loss
 from agentlib.policies import CategoricalPolicy
-from agentlib.training import run
 
 
 def logits_and_labels(n=40, classes=5, scale=3.0):
@@ -166,7 +167,8 @@ def test_weights_are_for_rare_classes():
 
 
 def test_what_it_reports():
-    _, update = next(run(*Classifier.tiny(), 1, compile=False))
+    learner, source = Classifier.tiny()
+    _, update = next(run(learner, source, 1, compile=False))
     assert set(update.metrics) == {"loss", "accuracy", "grad_norm"}
     assert update.per_sample is not None
     assert update.per_sample.shape == (32,)

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from agentlib.backbones import MLP, Cosine, adam, sgd
+from agentlib.backbones import MLP, adam, sgd
+from agentlib.core import Cosine
 from agentlib.data import Batches, Dataset, dataset
+from agentlib.engine import run
 from agentlib.learners import Regressor, RegressorConfig
 from agentlib.learners.supervised.regressor import error_of
 from agentlib.learners.supervised.regularization import (
@@ -16,7 +18,6 @@ from agentlib.learners.supervised.regularization import (
     soft_threshold,
 )
 from agentlib.policies import Predictor
-from agentlib.training import run
 
 
 def diabetes():
@@ -116,7 +117,7 @@ def test_absolute_errors_find_the_median():
     y = torch.tensor([0.0, 1.0, 2.0, 3.0, 100.0])
     data = Dataset(torch.zeros(5, 1), y)
     for loss, expected in (("mse", 21.2), ("mae", 2.0)):
-        config = RegressorConfig(net_arch=(), batch_size=5, loss=loss)  # type: ignore[arg-type]
+        config = RegressorConfig(net_arch=(), batch_size=5, loss=loss)
         policy = learned(data, config, adam(Cosine(0.05)), 500)
         assert float(policy(torch.zeros(1, 1))[0].detach()) == pytest.approx(expected, abs=0.05)
 

@@ -1,0 +1,100 @@
+"""Every learner by name. Nothing is imported before it is asked for."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+from agentlib.core.names import close_matches, shown
+from agentlib.core.recipe import Recipe
+
+LEARNERS: dict[str, tuple[str, str]] = {
+    "dqn": ("q_learning.dqn:RECIPE", "deep Q-learning (Mnih et al. 2015), discrete actions"),
+    "rainbow": ("q_learning.dqn:RAINBOW", "dqn with all its options on (Hessel et al. 2018)"),
+    "recurrent_dqn": (
+        "q_learning.recurrent_dqn:RECIPE",
+        "deep Q-learning with memory (Kapturowski et al. 2019), discrete actions",
+    ),
+    "bc": ("imitation.bc:RECIPE", "behavioural cloning (Pomerleau 1991), copies demonstrations; any actions"),
+    "dagger": (
+        "imitation.dagger:RECIPE",
+        "DAgger (Ross et al. 2011), asks an expert about its own states; any actions",
+    ),
+    "decision_transformer": (
+        "imitation.decision_transformer:RECIPE",
+        "decision transformer (Chen et al. 2021), clones episodes of the return that is asked for; any actions",
+    ),
+    "diffusion_bc": (
+        "imitation.diffusion_bc:RECIPE",
+        "cloning by diffusion (Chi et al. 2023): keeps several ways to act apart; real-valued actions",
+    ),
+    "classifier": ("supervised.classifier:RECIPE", "softmax classification, from logistic regression to deep networks"),
+    "regressor": ("supervised.regressor:RECIPE", "regression of numbers by squared or absolute errors"),
+    "adversarial": (
+        "robustness.adversarial_training:RECIPE",
+        "a classifier that withstands attacks (Madry et al. 2018)",
+    ),
+    "vae": (
+        "generative.vae:RECIPE",
+        "variational autoencoder (Kingma & Welling 2014): codes, likelihoods, samples",
+    ),
+    "gan": (
+        "generative.gan:RECIPE",
+        "generative adversarial network (Goodfellow et al. 2014), plain or conditional",
+    ),
+    "wgan": (
+        "generative.wgan:RECIPE",
+        "Wasserstein GAN (Arjovsky et al. 2017) by gradient penalty, clipping or spectral norm",
+    ),
+    "diffusion": ("generative.diffusion:RECIPE", "denoising diffusion (Ho et al. 2020), plain or conditional"),
+    "simclr": (
+        "self_supervised.simclr:RECIPE",
+        "contrastive learning of features without labels (Chen et al. 2020), images",
+    ),
+    "maml": ("meta.maml:RECIPE", "model-agnostic meta-learning (Finn et al. 2017), regression and classification"),
+    "prototypical": (
+        "meta.prototypical:RECIPE",
+        "prototypical networks (Snell et al. 2017), classes from few examples",
+    ),
+}
+"""By name: where the recipe is, below `agentlib.learners`, and one line about it."""
+
+
+def recipe_of(what: Any) -> Recipe:
+    """The recipe of what is to be trained.
+
+    Args:
+        what: a name of `LEARNERS`; a `Recipe`; the place of one, such as "my_module:RECIPE"; or a config, whose recipe
+            is in its module.
+
+    Raises:
+        ValueError: none of these; the message names close ones.
+        ImportError: there is no such module.
+    """
+    if isinstance(what, Recipe):
+        return what
+    if isinstance(what, str) and ":" in what:
+        return _in_module(what)
+    if isinstance(what, str):
+        if what not in LEARNERS:
+            raise ValueError(f"unknown learner {shown(what)}{close_matches(what, list(LEARNERS))}")
+        return _in_module(f"agentlib.learners.{LEARNERS[what][0]}")
+    for value in vars(sys.modules.get(type(what).__module__, sys)).values():
+        if isinstance(value, Recipe) and value.config is type(what):
+            return value
+    raise ValueError(
+        f"what to train is a name ({', '.join(LEARNERS)}), a config such as DQNConfig(...), or a Recipe, "
+        f"not {type(what).__name__}"
+    )
+
+
+def _in_module(place: str) -> Recipe:
+    module, _, name = place.partition(":")
+    try:
+        found = getattr(import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{place}: there is no module {error.name} (is its folder on the path?)") from None
+    if not isinstance(found, Recipe):
+        raise ValueError(f"{place} names no Recipe of the module {module}")
+    return found

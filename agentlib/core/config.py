@@ -1,0 +1,259 @@
+"""Configs as JSON, checked field by field."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from agentlib.core.names import shown
+from agentlib.core.schedules import Clock, Cosine, InverseSquareRoot, Linear, Schedule, Warmup
+
+AnyConfig = TypeVar("AnyConfig")
+
+SCHEDULES: dict[str, type[Any]] = {
+    schedule.__name__: schedule for schedule in (Linear, Cosine, Warmup, InverseSquareRoot)
+}
+"""The schedules that JSON can name."""
+
+
+class Range(NamedTuple):
+    """The range of a number, in the type of a field: `Annotated[int, Range(1)]`."""
+
+    low: float
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        return f"at least {self.low:g}" if self.high == math.inf else f"between {self.low:g} and {self.high:g}"
+
+
+Count = Annotated[int, Range(1)]
+"""A whole number from 1."""
+Whole = Annotated[int, Range(0)]
+"""A whole number from 0."""
+Unit = Annotated[float, Range(0, 1)]
+"""A number between 0 and 1."""
+NonNegative = Annotated[float, Range(0)]
+"""A number from 0."""
+Rate = Annotated[Schedule, Range(0)]
+"""A number from 0, or a schedule that starts there."""
+Share = Annotated[Schedule, Range(0, 1)]
+"""A number between 0 and 1, or a schedule that starts there."""
+
+
+class Config:
+    """The base of configs: a frozen dataclass whose numbers stay in the ranges that their types name."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+def check_ranges(config: Any) -> None:
+    """Raises ValueError, naming the field, if a number lies outside of the range in its field's type.
+
+    None passes; a schedule is asked for its first value.
+    """
+    for name, allowed in _ranges_of(type(config)).items():
+        value, where = getattr(config, name), f"{type(config).__name__}.{name}"
+        if callable(value):
+            value = _first(value, where)
+        if isinstance(value, int | float) and not allowed.low <= value <= allowed.high:
+            raise ValueError(f"{where} must be {allowed}, not {value}")
+
+
+_RANGES: WeakKeyDictionary[type[Any], dict[str, Range]] = WeakKeyDictionary()
+
+
+def _ranges_of(cls: type[Any]) -> dict[str, Range]:
+    """The ranges in the types of a config's fields; kept, since Python evaluates types anew each time."""
+    if cls not in _RANGES:
+        found = {}
+        for name, hint in get_type_hints(cls, include_extras=True).items():
+            for part in (hint, *get_args(hint)):  # of a union, its options
+                for extra in getattr(part, "__metadata__", ()):
+                    if isinstance(extra, Range):
+                        found[name] = extra
+        _RANGES[cls] = found
+    return _RANGES[cls]
+
+
+def _first(schedule: Callable[[Clock], Any], where: str) -> float:
+    try:
+        return float(schedule(Clock(0, 0, 0.0)))
+    except Exception as error:
+        raise ValueError(
+            f"{where} is a number, a schedule such as Linear(1e-3, 0.0), or a function of the clock, such as "
+            f"lambda clock: 1e-3 * (1.0 - clock.fraction); this one raised {type(error).__name__}: {error}"
+        ) from error
+
+
+def config_to_json(config: Any) -> dict[str, Any]:
+    """A config dataclass as a JSON-able dict of its fields.
+
+    Numbers, strings, bools and None stay what they are, tuples become lists, a schedule becomes
+    `{"schedule": "Linear", "start": 1.0, ...}`, a config inside a config a dict.
+
+    Raises:
+        TypeError: not a dataclass, or a field that JSON cannot hold, such as a function; the message names it.
+    """
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise TypeError(f"a config is an instance of a dataclass, not {config!r}")
+    name = type(config).__name__
+    return {
+        field.name: to_json(getattr(config, field.name), f"{name}.{field.name}") for field in dataclasses.fields(config)
+    }
+
+
+def config_from_json(cls: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfig:
+    """The config that `config_to_json` described; fields that are not there get their defaults.
+
+    Values may also be Python's own: schedules, tuples, and numpy's numbers.
+
+    Raises:
+        ValueError: an unknown field (the message has the close matches), a value of the wrong type, or a field
+            without a default that is missing; each message names the field.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{cls.__name__} is described by a dict of its fields, not by {shown(values)}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in fields:
+            raise ValueError(f"{cls.__name__} has no field {shown(name)}; {_suggestion(str(name), list(fields))}")
+    missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
+    if missing:
+        raise ValueError(f"{cls.__name__} needs a value for {', '.join(missing)}")
+    hints = hints_of(cls)
+    built = {name: _from_json(value, hints[name], f"{cls.__name__}.{name}") for name, value in values.items()}
+    return cls(**built)
+
+
+_HINTS: WeakKeyDictionary[type[Any], dict[str, Any]] = WeakKeyDictionary()
+
+
+def hints_of(cls: type[Any]) -> dict[str, Any]:
+    """The types of a config's fields; kept, since Python evaluates them anew each time."""
+    if cls not in _HINTS:
+        _HINTS[cls] = get_type_hints(cls)
+    return _HINTS[cls]
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name[:200], known, n=3)
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"it has {', '.join(known)}"
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def to_json(value: Any, where: str) -> Any:
+    """A field's value as JSON; what `config_to_json` does with each."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise TypeError(f"{where} is {value}, which JSON cannot hold")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple):
+        return [to_json(item, where) for item in value]
+    if type(value) in SCHEDULES.values():
+        return {"schedule": type(value).__name__, **config_to_json(value)}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return config_to_json(value)
+    known = ", ".join(SCHEDULES)
+    raise TypeError(f"{where} is a {type(value).__name__}, which JSON cannot hold; schedules that it can hold: {known}")
+
+
+def _from_json(value: Any, hint: Any, where: str) -> Any:
+    for option in _options(hint):
+        found = _as(value, option, where)
+        if found is not _NO:
+            return found
+    raise ValueError(f"{where} is {shown(value)}, but must be {_described(hint)}")
+
+
+_NO = object()
+"""Says that a value does not have a type; None is a value."""
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _as(value: Any, hint: Any, where: str) -> Any:
+    """The value as one type, or `_NO`."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if hint is Any:
+        return value
+    if hint is None or hint is type(None):
+        return None if value is None else _NO
+    if hint is float:  # a whole number is one too; True is not
+        try:
+            return float(value) if isinstance(value, float | int) and not isinstance(value, bool) else _NO
+        except OverflowError:  # a whole number beyond all floats
+            return _NO
+    if hint in (int, str, bool):
+        return value if type(value) is hint else _NO
+    if origin is Literal:
+        return next((choice for choice in arguments if choice == value and type(choice) is type(value)), _NO)
+    if origin is dict:
+        return value if isinstance(value, dict) else _NO
+    if origin is tuple or hint is tuple:
+        return _as_tuple(value, arguments, where)
+    if hint in SCHEDULES.values() or hint is Callable or origin is Callable:
+        return _as_schedule(value, where)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return config_from_json(hint, value) if isinstance(value, Mapping) else _NO
+    return _NO
+
+
+def _as_tuple(value: Any, arguments: tuple[Any, ...], where: str) -> Any:
+    if not isinstance(value, list | tuple):
+        return _NO
+    if not arguments:
+        return tuple(value)
+    hints = (arguments[0],) * len(value) if arguments[-1] is Ellipsis else arguments
+    if len(hints) != len(value):
+        return _NO
+    return tuple(
+        _from_json(item, hint, f"{where}[{i}]") for i, (item, hint) in enumerate(zip(value, hints, strict=True))
+    )
+
+
+def _as_schedule(value: Any, where: str) -> Any:
+    if callable(value):
+        return value
+    if not isinstance(value, Mapping) or "schedule" not in value:
+        return _NO
+    name = value["schedule"]
+    if not isinstance(name, str) or name not in SCHEDULES:
+        raise ValueError(f"{where}: unknown schedule {shown(name)}; {_suggestion(str(name), list(SCHEDULES))}")
+    arguments = {key: item for key, item in value.items() if key != "schedule"}
+    try:
+        return config_from_json(SCHEDULES[name], arguments)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _described(hint: Any) -> str:
+    names = []
+    for option in _options(hint):
+        if option is type(None) or option is None:
+            names.append("None")
+        elif get_origin(option) is Literal:
+            names.append(" or ".join(map(repr, get_args(option))))
+        elif option is float:
+            names.append("a number")
+        elif get_origin(option) is tuple:
+            names.append(str(option).replace("typing.", ""))
+        elif get_origin(option) is Callable:
+            names.append(f"a schedule ({', '.join(SCHEDULES)})")
+        else:
+            names.append(getattr(option, "__name__", str(option)))
+    return " or ".join(names)

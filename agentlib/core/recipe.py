@@ -1,0 +1,254 @@
+"""What a run is made of: plain types that families, learners and runs share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from agentlib.core.learner import Learner
+from agentlib.core.names import readable
+from agentlib.core.source import Source
+
+
+def option(default: Any, help: str, *, flag: Any = None, metavar: str = "") -> Any:
+    """A field of a run's options.
+
+    Args:
+        default: its default.
+        help: its help text, in whole sentences.
+        flag: its type on the command line; None keeps it off the command line.
+        metavar: how the help of the command line shows its value.
+    """
+    factory = {"default_factory": type(default)} if isinstance(default, dict) else {"default": default}
+    return field(**factory, metadata={"help": help, "flag": flag, "metavar": metavar})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What a run learns from and on: those options of a run that a family reads."""
+
+    env: Any = option(None, "The id of an environment, such as CartPole-v1.", flag=str | None, metavar="ID")
+    n_envs: int = option(1, "Number of environments stepped side by side.", flag=int, metavar="N")
+    env_kwargs: dict[str, Any] = option(
+        {}, "Arguments of the environment, such as is_slippery=False.", flag=tuple[str, ...], metavar="NAME=VALUE ..."
+    )
+    data: Any = option(
+        None,
+        "The data to learn from: a name of `agentlib list data`, or a path.",
+        flag=str | None,
+        metavar="NAME|PATH",
+    )
+    demos: Any = option(
+        None,
+        "The demonstrations to learn from: a file that `agentlib record` wrote, or a Minari dataset on this machine.",
+        flag=str | None,
+        metavar="FILE|minari:ID",
+    )
+    expert: Any = option(
+        None,
+        "The expert to ask: the environment's scripted one, yourself at this terminal, an agent, or SB3's model.",
+        flag=str | None,
+        metavar="scripted|me|FILE|sb3:ZIP",
+    )
+    agent: Any = option(None, "The agent whose weights the run starts from.")
+    steps: int | None = option(
+        None,
+        "Length of the run: environment steps, or updates where there is no environment.",
+        flag=int | None,
+        metavar="N",
+    )
+    seed: int = option(0, "Seed of everything random: the same seed gives the same run.", flag=int, metavar="N")
+    backbone: Any = option(
+        "auto",
+        "The network under the head: a name of `agentlib list backbones`, or a saved backbone's file.",
+        flag=str,
+        metavar="NAME|FILE",
+    )
+    device: str | torch.device = option(
+        "auto", "The device of the networks: auto, cpu, cuda, cuda:1 ...", flag=str, metavar="NAME"
+    )
+    config: Any = option(None, "The config of the algorithm.")
+
+    @property
+    def key(self) -> str | None:
+        """The environment's id or the name of the data set, by which presets are looked up."""
+        if self.env is not None:
+            return self.env if isinstance(self.env, str) else getattr(getattr(self.env, "spec", None), "id", None)
+        return self.data if isinstance(self.data, str) else None
+
+
+class Measure(NamedTuple):
+    """A number that was reached on data that nothing was chosen by."""
+
+    name: str
+    """Such as "test/accuracy"."""
+    value: float
+    reference: float | None = None
+    """A number to hold it against."""
+    whose: str = ""
+    """Whose number the reference is, and under which conditions."""
+
+    def __str__(self) -> str:
+        reference = "" if self.reference is None else f" (reference: {readable(self.reference)}, {self.whose})"
+        return f"{self.name} {readable(self.value)}{reference}"
+
+
+class Judge:
+    """How a run is judged. Each family has one; this one judges nothing."""
+
+    objective = "eval/mean_reward"
+    """The score of `evaluate` by which the best is known."""
+    lower_is_better = False
+    """Whether the objective is a loss."""
+    eval_every: int | None = None
+    """Steps between evaluations, where the caller does not say."""
+    patience: int | None = None
+    """Evaluations without a better objective after which the run stops and the learner gets its best weights back."""
+    evaluates = False
+    """Whether there is anything to evaluate on."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, Any] = {}
+        """JSON-able facts for the run's results."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Scores on held-out data or in fresh episodes, named `eval/...`; called while training."""
+        return {}
+
+    def finish(self) -> list[Measure]:
+        """The final result on data that nothing was chosen by, named `test/...`; called once."""
+        return []
+
+    def draw(self, folder: Path) -> list[Path]:
+        """Draws the result into a folder; returns the files."""
+        return []
+
+
+class Length(NamedTuple):
+    """How long a run is."""
+
+    updates: int
+    """Updates in the whole run."""
+    steps: int
+    """Steps in the whole run, on the source's clock."""
+    is_exact: bool = True
+    """False: `updates` is a guess, and the run is over when the source says that it has `finished`."""
+
+
+class Job(NamedTuple):
+    """A learner with all that its run needs."""
+
+    learner: Learner
+    source: Source
+    length: Length
+    product: Any
+    """The agent, or the trained network where no agent comes out; it shares the learner's weights."""
+    judge: Judge
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the runs of one kind of learner are put together."""
+
+    assemble: Callable[[Recipe, Problem], Job]
+    learns_from: str
+    """In words, such as "an environment"."""
+    needs: tuple[str, ...]
+    """Which of `env`, `data`, `demos` and `expert` it cannot do without."""
+    takes: tuple[str, ...] = ()
+    """Which of them it can use besides."""
+
+
+def family(
+    learns_from: str, *, needs: Sequence[str], takes: Sequence[str] = ()
+) -> Callable[[Callable[[Recipe, Problem], Job]], Family]:
+    """Makes a family of the function that puts its runs together; the arguments are `Family`'s."""
+    return lambda assemble: Family(assemble, learns_from, tuple(needs), tuple(takes))
+
+
+class Counterpart(NamedTuple):
+    """The same algorithm in Stable-Baselines3; hyperparameters of one name mean the same on both sides."""
+
+    algorithm: str
+    """The name of its class."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One algorithm that can be trained by `agentlib.train`.
+
+    Args:
+        name: what it is called.
+        learner: its class, with `build`.
+        config: its config dataclass, frozen, with a default for each field.
+        family: how its runs are put together, such as `agentlib.families.examples.on_examples`.
+        summary: one line for lists of learners.
+        steps: length of a run where neither the caller nor a preset says.
+        presets: fields of the config, and `steps`, by environment id or name of data set; under "" those of every run
+            that is asked for by name.
+        sb3: its counterpart in Stable-Baselines3, if there is one.
+
+    Raises:
+        TypeError: a part does not fit; the message says which, and what it should be.
+    """
+
+    name: str
+    learner: type[Learner]
+    config: type[Any]
+    family: Family
+    summary: str
+    steps: int | None = None
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sb3: Counterpart | None = None
+
+    def __post_init__(self) -> None:
+        def require(fits: bool, part: str, wanted: str) -> None:
+            if not fits:
+                name = self.name if isinstance(self.name, str) else "..."
+                raise TypeError(f"Recipe({name!r}): {part} must be {wanted}, not {getattr(self, part)!r}")
+
+        require(isinstance(self.name, str) and bool(self.name), "name", "a string")
+        learner = self.learner
+        fits = isinstance(learner, type) and issubclass(learner, Learner)
+        require(fits, "learner", "a class that inherits from agentlib.learners.Learner")
+        has_build = getattr(learner.build, "__func__", None) is not Learner.build.__func__  # type: ignore[attr-defined]
+        require(has_build, "learner", "a class with the class method build(backbone, config, facts)")
+        frozen = dataclasses.is_dataclass(self.config) and self.config.__dataclass_params__.frozen  # type: ignore[attr-defined]
+        require(isinstance(self.config, type) and frozen, "config", "a dataclass with frozen=True")
+        required = [f.name for f in dataclasses.fields(self.config) if _is_required(f)]
+        require(not required, "config", f"a dataclass with a default for each field ({', '.join(required)} lacks one)")
+        has_optimizer = callable(getattr(self.config, "optimizer", None))
+        require(has_optimizer, "config", "a dataclass with a method optimizer() that returns a rule such as adam(1e-3)")
+        require(isinstance(self.family, Family), "family", "one of agentlib.families, such as on_examples")
+        require(isinstance(self.summary, str), "summary", "a string")
+        require(self.steps is None or type(self.steps) is int, "steps", "a whole number or None")
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def device_for(device: str | torch.device, network: nn.Module) -> torch.device:
+    """The device asked for; "auto" takes a GPU for networks that gain from one.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    if str(device) != "auto":
+        wanted = torch.device(device)
+        if wanted.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device={str(device)!r}, but torch finds no GPU: take cpu, or auto")
+        return wanted
+    return torch.device("cuda" if torch.cuda.is_available() and is_large(network) else "cpu")
+
+
+def is_large(network: nn.Module) -> bool:
+    """Whether it gains from a GPU or several threads: convolutions, or a million weights."""
+    large = sum(parameter.numel() for parameter in network.parameters()) > 1_000_000
+    return large or any(isinstance(module, nn.Conv2d) for module in network.modules())

@@ -1,0 +1,108 @@
+"""Where batches come from: the base of all sources."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agentlib.core.schedules import Clock
+
+Batch = Any
+"""A NamedTuple of tensors, possibly nested, with a field `clock`."""
+
+
+class Source(nn.Module, ABC):
+    """Where batches come from, and all that differs around the update.
+
+    `advance` is Python and may do anything; `sample` and `feedback` are tensor work of fixed shapes, and are compiled
+    or captured together with the learner's update. All that a source needs to go on is inside `state_dict()`.
+
+    Randomness: `advance` draws from `self.generator`; `sample` and `feedback` from torch's default generator, whose
+    state `agentlib.engine.run` swaps in around its own work.
+
+    Args:
+        seed: of both generators.
+    """
+
+    ticks: Tensor
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.generator = np.random.default_rng([seed, 0])
+        self.random_state = torch.Generator().manual_seed(seed).get_state()
+        self.cuda_random_state: Tensor | None = None
+        self.seed = seed
+        self.updates = 0
+        self.planned_updates = 0
+        self.register_buffer("ticks", torch.zeros(3, dtype=torch.float64), persistent=False)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # At every update, and plain attributes by far the most often: `nn.Module` would first look for parameters.
+        if name in self.__dict__ and type(value) in (int, Tensor):
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def advance(self) -> None:
+        """Gets the next update's data ready: steps environments, loads files, builds tasks."""
+
+    @abstractmethod
+    def sample(self) -> Batch:
+        """The next batch: tensors only, always of the same shapes."""
+
+    def feedback(self, batch: Batch, per_sample: Tensor | None) -> None:
+        """Takes back what the update says of each sample `(B,)`, such as TD errors for priorities."""
+
+    def trouble(self) -> str | None:
+        """What went wrong with the batches, in words, where a loss is no finite number; None if that is not known."""
+        return None
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is no more to learn from; asked of sources whose length shows only as they go."""
+        return False
+
+    def measures(self) -> dict[str, float]:
+        """What there is to log besides the learner's metrics, under SB3's names; cheap."""
+        return {}
+
+    def close(self) -> None:
+        """Releases what the source made for itself, such as environments."""
+
+    @property
+    def clock(self) -> Clock:
+        """Where the run is, in plain numbers."""
+        return Clock(self.updates, self.updates, self.updates / max(self.planned_updates, 1))
+
+    @property
+    def batch_clock(self) -> Clock:
+        """Where the run is, as 0-dim float64 tensors; for `sample` to put on the batch."""
+        return Clock(*self.ticks.unbind())
+
+    def fill_ticks(self, clock: Clock) -> None:
+        """Copies the clock to the tensors behind `batch_clock`; `run` calls it before each `sample`."""
+        ticks = self.ticks
+        if ticks.is_cpu:
+            ticks.numpy()[:] = clock
+        else:
+            ticks.copy_(torch.tensor(clock, dtype=torch.float64), non_blocking=True)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The part of the state that is no buffer: counters and generators."""
+        return {
+            "updates": self.updates,
+            "planned_updates": self.planned_updates,
+            "generator": self.generator.bit_generator.state,
+            "random_state": self.random_state,
+            "cuda_random_state": self.cuda_random_state,
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Puts back what `get_extra_state` gave."""
+        self.updates, self.planned_updates = state["updates"], state["planned_updates"]
+        self.generator.bit_generator.state = state["generator"]
+        self.random_state, self.cuda_random_state = state["random_state"], state["cuda_random_state"]

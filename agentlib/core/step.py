@@ -1,0 +1,223 @@
+"""The only place in the library that turns a loss into new parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agentlib.core.once import once
+from agentlib.core.rule import Rule
+from agentlib.core.schedules import Clock, at
+
+Trained = nn.Module | nn.Parameter
+"""A module or a parameter."""
+Modules = Trained | tuple[Trained, float] | Iterable[Trained | tuple[Trained, float]]
+"""What a step trains, one or several; in a pair with a number, that times the learning rate."""
+Optimizer = Rule | Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+"""A rule of `agentlib.backbones`, or a factory such as `partial(torch.optim.Adam, lr=1e-3)`, which runs eager only."""
+
+
+def parameters_of(modules: Modules) -> list[nn.Parameter]:
+    """The trainable parameters, each once, however often a module is shared."""
+    return list(learning_rate_factors(modules))
+
+
+def learning_rate_factors(modules: Modules) -> dict[nn.Parameter, float]:
+    """The trainable parameters, each once, and what each one's learning rate is multiplied by.
+
+    That is 1, or the number in a pair `(module, number)`, or a module's attribute `learning_rate_factor`, which also
+    holds for what is inside it; where there are several, their product.
+
+    Raises:
+        ValueError: a factor is not positive, or a shared parameter would get two.
+    """
+    factors: dict[nn.Parameter, float] = {}
+
+    def visit(item: Any, factor: float) -> None:
+        if isinstance(item, tuple):
+            item, share = item
+            factor *= share
+        factor *= getattr(item, "learning_rate_factor", 1.0)
+        if not factor > 0.0:
+            raise ValueError(f"a learning rate's factor is positive, not {factor}; requires_grad_(False) freezes")
+        if isinstance(item, nn.Parameter):
+            if item.requires_grad and factors.setdefault(item, factor) != factor:
+                raise ValueError(
+                    f"a shared parameter would get the learning rate's factors {factors[item]} and {factor}"
+                )
+            return
+        for parameter in item.parameters(recurse=False):
+            visit(parameter, factor)
+        for child in item.children():
+            visit(child, factor)
+
+    pair = isinstance(modules, tuple) and len(modules) == 2 and isinstance(modules[1], float | int)
+    for item in [modules] if pair or isinstance(modules, nn.Module | nn.Parameter) else modules:
+        visit(item, 1.0)
+    return factors
+
+
+class Step(nn.Module):
+    """Gradients, clipping, and the optimizer's rule: `step(loss, clock)`.
+
+    Args:
+        modules: what is trained: a module, a parameter, or several; frozen parameters are left out. A pair
+            `(backbone, 0.1)` has a tenth of the learning rate; so has a module with `learning_rate_factor = 0.1`.
+        rule: how a gradient changes the parameters.
+        max_grad_norm: the gradient's global norm is cut to this; None switches it off.
+
+    Raises:
+        ValueError: nothing to train, parameters of several dtypes or devices, or factors with a torch.optim factory.
+    """
+
+    count: Tensor
+
+    def __init__(
+        self,
+        modules: Modules,
+        rule: Optimizer,
+        max_grad_norm: float | None = None,
+    ) -> None:
+        super().__init__()
+        factors = learning_rate_factors(modules)
+        self.parameter_list = list(factors)  # a plain list: the parameters belong to the networks
+        self.factors = list(factors.values())
+        if not self.parameter_list:
+            raise ValueError("nothing to train: no parameter requires a gradient")
+        if len({(parameter.dtype, parameter.device) for parameter in self.parameter_list}) > 1:
+            raise ValueError("one step trains parameters of one dtype on one device; make a Step for each")
+        if not isinstance(rule, Rule) and set(self.factors) != {1.0}:
+            raise ValueError("a module's own learning rate needs a rule of agentlib.backbones, such as adam")
+        self.sizes = [parameter.numel() for parameter in self.parameter_list]
+        self.max_grad_norm = max_grad_norm
+        self.rule = rule if isinstance(rule, Rule) else None
+        joins = self.rule is None or self.rule.elementwise
+        self.groups = _groups(self.sizes) if joins else [slice(i, i + 1) for i in range(len(self.sizes))]
+        self.optimizer = None if isinstance(rule, Rule) else rule(self.parameter_list)
+        like = self.parameter_list[0].detach()
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64, device=like.device))
+        if self.rule is not None:
+            for slot in self.rule.slots:
+                self.register_buffer(slot, like.new_zeros(sum(self.sizes)))
+            for name, value in self.rule.scalars.items():
+                self.register_buffer(name, torch.tensor(value, dtype=torch.float64, device=like.device))
+            if self.rule.weight_decay:
+                decayed = [like.new_full((p.numel(),), float(p.dim() > 1)) for p in self.parameter_list]
+                self.register_buffer("decayed", torch.cat(decayed), persistent=False)
+            self._divide()
+
+    def forward(self, loss: Tensor, clock: Clock) -> Tensor:
+        """One step downhill on a 0-dim loss; returns the gradient's global norm before clipping, 0-dim, detached."""
+        device = self.count.device.type
+        if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+            return self._step(loss, clock)
+        with torch.autocast(device, enabled=False):  # the loss was computed in bfloat16; what follows is not
+            return self._step(loss, clock)
+
+    def _step(self, loss: Tensor, clock: Clock) -> Tensor:
+        gradients = torch.autograd.grad(loss, self.parameter_list, allow_unused=True, materialize_grads=True)
+        with torch.no_grad():
+            # The norm of the pieces' norms, as torch's own clipping rounds it.
+            norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(one) for one in gradients]))
+            share = None if self.max_grad_norm is None else once((self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+            self.count += 1
+            if self.rule is None:
+                self._torch_step(gradients, share)
+            else:
+                self._follow_rule(self.rule, gradients, share, clock)
+        return norm
+
+    def _divide(self) -> None:
+        """Views of the slots, for each group its own, as attributes `mean_0`, `mean_1`, ...
+
+        A compiler changes whole tensors in place, but copies one of which only a part is changed.
+        """
+        assert self.rule is not None
+        for name in (*self.rule.slots, *["decayed"] * bool(self.rule.weight_decay)):
+            lengths = [sum(self.sizes[group]) for group in self.groups]
+            for number, part in enumerate(getattr(self, name).split(lengths)):
+                setattr(self, f"{name}_{number}", part)
+
+    def _apply(self, *arguments: Any, **settings: Any) -> Step:
+        super()._apply(*arguments, **settings)  # type: ignore[no-untyped-call]
+        if self.rule is not None:
+            self._divide()  # the slots are other tensors now
+        return self
+
+    def _follow_rule(self, rule: Rule, gradients: Sequence[Tensor], share: Tensor | None, clock: Clock) -> None:
+        rate = at(rule.learning_rate, clock)
+        numbers = rule.numbers({name: getattr(self, name) for name in rule.scalars}, rate)
+        if not rule.elementwise:
+            return self._follow_list_rule(rule, gradients, share, numbers)
+        for number, group in enumerate(self.groups):
+            gradient = _joined(gradients[group])  # (n,)
+            if share is not None:
+                gradient = gradient * share
+            slots = {name: getattr(self, f"{name}_{number}") for name in rule.slots}
+            if rule.weight_decay:
+                shrink = _joined(self.parameter_list[group]) * (rule.weight_decay * getattr(self, f"decayed_{number}"))
+                if rule.decoupled:
+                    change = rule.change(gradient, slots, *numbers) - rate * shrink
+                else:
+                    change = rule.change(gradient + shrink, slots, *numbers)
+            else:
+                change = rule.change(gradient, slots, *numbers)
+            pieces = change.split(self.sizes[group])
+            for parameter, piece, factor in zip(self.parameter_list[group], pieces, self.factors[group], strict=True):
+                parameter.add_(piece.view_as(parameter), alpha=factor)
+
+    def _follow_list_rule(
+        self, rule: Rule, gradients: Sequence[Tensor], share: Tensor | None, numbers: tuple[Any, ...]
+    ) -> None:
+        """The step of a rule that looks at whole parameters, such as at their norms."""
+        parameters = self.parameter_list
+        scaled = list(gradients) if share is None else [gradient * share for gradient in gradients]
+        slots = {
+            name: [getattr(self, f"{name}_{i}").view_as(parameter) for i, parameter in enumerate(parameters)]
+            for name in rule.slots
+        }
+        changes = rule.change(scaled, slots, parameters, *numbers)
+        for parameter, change, factor in zip(parameters, changes, self.factors, strict=True):
+            parameter.add_(change, alpha=factor)
+
+    def _torch_step(self, gradients: Sequence[Tensor], share: Tensor | None) -> None:
+        assert self.optimizer is not None
+        for parameter, gradient in zip(self.parameter_list, gradients, strict=True):
+            parameter.grad = gradient.clone() if share is None else gradient * share  # no part of another's
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The state of a `torch.optim` optimizer, if one is used."""
+        return {} if self.optimizer is None else self.optimizer.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Puts back what `get_extra_state` gave."""
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state)
+
+
+LARGE = 1 << 16
+"""From so many numbers on, a parameter is treated by itself."""
+
+
+def _groups(sizes: Sequence[int]) -> list[slice]:
+    """Parameters that are joined to one vector: small ones in a row, so that operations are few, and large ones alone.
+
+    Joining costs reading and writing all numbers once more, which counts where they do not fit into a cache.
+    """
+    edges = {0, len(sizes)}
+    for i, size in enumerate(sizes):
+        if size >= LARGE:
+            edges |= {i, i + 1}
+    return [slice(start, stop) for start, stop in pairwise(sorted(edges))]
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    if len(tensors) == 1:
+        return tensors[0].reshape(-1)
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])

@@ -1,0 +1,162 @@
+"""The returns of an agent: one number per episode, on episodes that are the same for every agent.
+
+Any object with Stable-Baselines3's `predict` can be scored: our agents, SB3's models, scripted experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from agentlib.core.names import readable
+from agentlib.envs.making import make_env
+from agentlib.metrics.intervals import Interval, bootstrap_interval, interquartile_mean
+
+FIRST_EPISODE_SEED = 1 << 30
+"""Evaluation resets environments with seeds from here on; seeds of training lie below."""
+
+
+class Predictor(Protocol):
+    """What can be evaluated: `predict` with the signature and meaning that Stable-Baselines3 gave it."""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Any, Any]:
+        """The action for an observation, and the recurrent state to hand in next time."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The outcome of `evaluate`."""
+
+    returns: NDArray[np.float64]
+    """The undiscounted sum of rewards of each episode, shape (episodes,)."""
+    lengths: NDArray[np.int64]
+    """Environment steps of each episode, shape (episodes,)."""
+    seed: int
+    """The seed that the episodes' seeds are derived from."""
+
+    @property
+    def mean(self) -> float:
+        """The mean return."""
+        return float(self.returns.mean())
+
+    @property
+    def std(self) -> float:
+        """The standard deviation of the returns over the episodes (of the population, as SB3 reports it)."""
+        return float(self.returns.std())
+
+    @property
+    def iqm(self) -> float:
+        """The interquartile mean of the returns."""
+        return float(interquartile_mean(self.returns))
+
+    @property
+    def interval(self) -> Interval:
+        """The 95% bootstrap interval of the mean return, over episodes."""
+        return bootstrap_interval(self.returns)
+
+    @property
+    def iqm_interval(self) -> Interval:
+        """The 95% bootstrap interval of the interquartile mean, over episodes."""
+        return bootstrap_interval(self.returns, interquartile_mean)
+
+    def __str__(self) -> str:
+        return (
+            f"mean return {readable(self.mean)} +/- {readable(self.std)}, 95% interval of the mean {self.interval}, "
+            f"interquartile mean {readable(self.iqm)} ({self.returns.size} episodes)"
+        )
+
+
+def episode_seed(seed: int, index: int) -> int:
+    """The seed of one evaluation episode, from 2**30 to 2**31 - 1, where no training seed is.
+
+    It depends on `seed` and `index` alone, so that episode 3 is the same whether 4 or 400 are played.
+    """
+    word = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+    return FIRST_EPISODE_SEED | (word >> 2)  # below 2**31: some simulators keep their seed in a C int
+
+
+def evaluate(
+    agent: Predictor,
+    env: str | gymnasium.Env[Any, Any] | Callable[[], gymnasium.Env[Any, Any]],
+    *,
+    episodes: int = 100,
+    seed: int = 0,
+) -> Evaluation:
+    """Play whole episodes with deterministic actions and return the return of each.
+
+    The agent is left as it was (its train/eval mode too). An environment instance is reset and stepped and left open;
+    one made from an id or a factory is closed.
+
+    Args:
+        agent: anything with `predict`: an `agentlib.Agent`, a Stable-Baselines3 model, a scripted expert.
+        env: an environment id, a single environment, or a function that makes one.
+        episodes: how many episodes; each is reset with `episode_seed(seed, index)`.
+        seed: a non-negative integer; two agents evaluated with one seed meet the same episodes.
+
+    Raises:
+        TypeError: if `agent` has no `predict`, or `env` is a vector environment.
+        ValueError: if `episodes` is below 1, or agent and environment differ in their spaces.
+    """
+    if not callable(getattr(agent, "predict", None)):
+        raise TypeError(f"evaluate needs an object with a predict method, not {type(agent).__name__}")
+    if hasattr(env, "num_envs"):
+        raise TypeError("evaluate seeds each episode by itself: pass an id, a single environment or a factory")
+    if episodes < 1:
+        raise ValueError(f"episodes must be at least 1, not {episodes}")
+    world = make_env(env, training=False)
+    try:
+        _check_spaces(agent, world)
+        with _modes_kept(agent):
+            played = [_play(agent, world, episode_seed(seed, index)) for index in range(episodes)]
+    finally:
+        if not isinstance(env, gymnasium.Env):
+            world.close()
+    returns, lengths = zip(*played, strict=True)
+    return Evaluation(np.array(returns, dtype=np.float64), np.array(lengths, dtype=np.int64), seed)
+
+
+def _play(agent: Predictor, env: gymnasium.Env[Any, Any], seed: int) -> tuple[float, int]:
+    """Return and length of one episode."""
+    observation, info = env.reset(seed=seed)
+    takes_masks = getattr(agent, "takes_masks", False)  # one of ours
+    state, start = None, np.array([True])
+    total, length, ended = 0.0, 0, False
+    while not ended:
+        masks = {"action_mask": info["action_mask"]} if takes_masks and "action_mask" in info else {}
+        action, state = agent.predict(observation, state=state, episode_start=start, deterministic=True, **masks)
+        # A discrete action comes as a 0-dim array, which environments cannot use as a key: [()] makes it a number.
+        observation, reward, terminated, truncated, info = env.step(
+            action[()] if isinstance(action, np.ndarray) else action
+        )
+        total, length, ended = (total + float(reward), length + 1, bool(terminated or truncated))
+        start = np.array([False])
+    return total, length
+
+
+def _check_spaces(agent: Predictor, env: gymnasium.Env[Any, Any]) -> None:
+    if hasattr(agent, "check_spaces"):  # one of ours
+        agent.check_spaces(env.observation_space, env.action_space)
+    space = getattr(agent, "action_space", None)
+    if space is not None and space != env.action_space:
+        raise ValueError(f"the agent acts in {space}, but the environment takes {env.action_space}")
+
+
+@contextmanager
+def _modes_kept(agent: Predictor) -> Iterator[None]:
+    """Give every module of the agent its train/eval mode back: predict may switch it (SB3's does)."""
+    root = next((part for part in (agent, getattr(agent, "policy", None)) if hasattr(part, "modules")), None)
+    modes = [] if root is None else [(module, module.training) for module in root.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

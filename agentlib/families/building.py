@@ -1,0 +1,79 @@
+"""What all families share: the network under a learner's head, the learner on its device, and the job around it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from agentlib.backbones.choice import backbone_for
+from agentlib.core.learner import Learner
+from agentlib.core.modes import in_eval_mode
+from agentlib.core.randomness import fresh_weights
+from agentlib.core.recipe import Job, Judge, Length, Problem, Recipe, device_for
+from agentlib.core.source import Source
+
+
+def network_for(
+    problem: Problem,
+    space: spaces.Space[Any],
+    actions: spaces.Space[Any] | None = None,
+    memory: bool = False,
+    **layers: Any,
+) -> nn.Module:
+    """The problem's backbone for observations of `space`, or a copy of the policy of the agent that it starts from.
+
+    The last arguments are those of `backbone_for`.
+    """
+    config = problem.config
+    if problem.agent is not None:
+        return copy.deepcopy(problem.agent.policy).requires_grad_(True)  # type: ignore[no-any-return]
+    net_arch, normalize = getattr(config, "net_arch", None), getattr(config, "normalize", False)
+    return backbone_for(space, problem.backbone, net_arch, normalize, actions, memory, **layers)
+
+
+def learner_for(recipe: Recipe, problem: Problem, network: Callable[[], nn.Module], facts: Any) -> Any:
+    """The recipe's learner with weights from the problem's seed, on the problem's device.
+
+    `network` makes the backbone, or a whole policy; `facts` describe the problem for `build`, or are made right before
+    the network, by a function.
+
+    Raises:
+        TypeError: `build` returned something else than a learner.
+    """
+    with fresh_weights(problem.seed):
+        facts = facts() if callable(facts) else facts
+        learner = recipe.learner.build(network(), problem.config, facts)
+    if not isinstance(learner, Learner):
+        raise TypeError(f"{recipe.learner.__name__}.build must return a learner, not a {type(learner).__name__}")
+    return learner.to(device_for(problem.device, learner))
+
+
+def job_for(problem: Problem, learner: Any, source: Source, product: Any, judge_of: Callable[[Job], Judge]) -> Job:
+    """A job of `problem.steps` updates, its source on the learner's device; `judge_of` gets it with a judge of none."""
+    steps = int(problem.steps or 1)
+    job = Job(learner, source.to(device_of(learner)), Length(steps, steps), product, Judge())
+    return job._replace(judge=judge_of(job))
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network's parameters are."""
+    return next(network.parameters()).device
+
+
+def predicted(learner: Learner, x: torch.Tensor, chunk: int = 1024) -> torch.Tensor:
+    """The learner's predictions `(N, ...)` in eval mode, without gradients, in chunks."""
+    with in_eval_mode(learner):
+        return torch.cat([learner.predict(part) for part in x.split(chunk)])
+
+
+def no_agent(recipe: Recipe, problem: Problem) -> None:
+    """Raises ValueError if the problem starts from an agent, where none comes out."""
+    if problem.agent is not None:
+        raise ValueError(
+            f"{recipe.name} makes no agent, and cannot go on from one; agent.backbone goes in as backbone="
+        )

@@ -1,0 +1,128 @@
+"""Learning by acting in environments: the environments, the replay of what happened there, the agent, evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, NamedTuple
+
+from gymnasium import spaces
+
+from agentlib.agent import Agent
+from agentlib.core import Linear
+from agentlib.core.recipe import Job, Length, Problem, Recipe, family
+from agentlib.core.spaces import without_mask
+from agentlib.envs.making import frame_stack
+from agentlib.envs.vector import Environments
+from agentlib.experience import Replay, ReplayBuffer, SequenceBuffer, SequenceReplay
+from agentlib.experience.memory import size_for
+from agentlib.families.building import device_of, learner_for, network_for
+from agentlib.families.episodes import EpisodesJudge, environments_for
+from agentlib.policies import EpsilonGreedy, GreedyActor, MemoryActor
+
+
+class ControlFacts(NamedTuple):
+    """The problem of a learner that acts, for its `build`."""
+
+    observation_space: spaces.Space[Any]
+    """Of one environment."""
+    action_space: spaces.Space[Any]
+    """Of one environment."""
+
+
+@family("an environment", needs=("env",))
+def on_replay(recipe: Recipe, problem: Problem) -> Job:
+    """Learning from transitions that are replayed."""
+    return _assembled(recipe, problem, _transitions)
+
+
+@family("an environment", needs=("env",))
+def on_sequences(recipe: Recipe, problem: Problem) -> Job:
+    """Learning with memory, from sequences that are replayed."""
+    return _assembled(recipe, problem, _sequences, memory=True)
+
+
+def _assembled(
+    recipe: Recipe, problem: Problem, source_of: Callable[[Problem, Environments, Any], Replay], memory: bool = False
+) -> Job:
+    """A job on replay.
+
+    Raises:
+        ValueError: the agent has other spaces, or the run ends before its first update.
+    """
+    config, steps = problem.config, int(problem.steps or 1)
+    with ExitStack() as on_failure:
+        envs = environments_for(problem)
+        on_failure.callback(envs.close)
+        facts = ControlFacts(envs.observation_space, envs.action_space)
+        if problem.agent is not None:
+            problem.agent.check_spaces(*facts)
+        actions = facts.action_space if getattr(config, "previous_action", False) else None
+        network = partial(network_for, problem, without_mask(*facts), actions, memory)
+        learner: Any = learner_for(recipe, problem, network, facts)
+        source = source_of(problem, envs, learner.policy)
+        if not source.updates_for(steps):
+            raise ValueError(
+                f"nothing would be learned: steps={steps} end before the first update, which comes after "
+                f"learning_starts={source.learning_starts} steps and a multiple of train_freq={source.train_freq}"
+            )
+        on_failure.pop_all()
+    model, epsilon = getattr(learner, "model", learner.policy), config.exploration_final_eps
+    agent = Agent(model, *facts, exploration_rate=epsilon, seed=problem.seed)
+    judge = EpisodesJudge(problem, agent)
+    judge.facts["replay_bytes"] = source.buffer.nbytes
+    return Job(learner, source, Length(source.updates_for(steps), steps, is_exact=False), agent, judge)
+
+
+def _transitions(problem: Problem, envs: Environments, policy: Any) -> Replay:
+    """Single steps, acted by a policy without memory."""
+    config, steps, device = problem.config, int(problem.steps or 1), device_of(policy)
+    buffer = ReplayBuffer(
+        envs.observation_space,
+        envs.action_space,
+        size_for(config.buffer_size, most=steps + config.train_freq + envs.num_envs),
+        num_envs=envs.num_envs,
+        frame_stack=frame_stack(envs.env),
+        prioritized=config.prioritized,
+        device=device,
+    )
+    actor = GreedyActor(policy, envs.observation_space, noise_seed=problem.seed)
+    names = ("n_steps", "gamma", "priority_exponent", "importance_exponent")
+    returns = {name: getattr(config, name) for name in names}
+    return Replay(envs, actor, buffer, **_pace(problem, envs, policy), **returns).to(device)
+
+
+def _sequences(problem: Problem, envs: Environments, policy: Any) -> SequenceReplay:
+    """Sequences of steps, acted by a policy with memory."""
+    config, steps, device = problem.config, int(problem.steps or 1), device_of(policy)
+    length = config.burn_in + config.sequence_length
+    # A run gives no more than its own steps, and the final frames of its episodes.
+    frames = max(size_for(config.buffer_size, most=2 * steps), envs.num_envs * (length + 2 * config.sequence_period))
+    buffer = SequenceBuffer(
+        envs.observation_space,
+        envs.action_space,
+        frames,
+        sequence_length=length,
+        period=config.sequence_period,
+        num_envs=envs.num_envs,
+        with_actions=getattr(policy.backbone, "previous_action", None) is not None,
+        keep_states=config.stored_state,
+        state=policy.initial_state(1),
+        device=device,
+    )
+    actor = MemoryActor(policy, envs.observation_space)
+    return SequenceReplay(envs, actor, buffer, **_pace(problem, envs, policy)).to(device)
+
+
+def _pace(problem: Problem, envs: Environments, policy: Any) -> dict[str, Any]:
+    """The arguments that all replays have: how to explore, and when to learn."""
+    config, seed = problem.config, problem.seed
+    epsilon = Linear(config.exploration_initial_eps, config.exploration_final_eps, config.exploration_fraction)
+    names = ("batch_size", "learning_starts", "train_freq", "gradient_steps")
+    return {name: getattr(config, name) for name in names} | {
+        "exploration": EpsilonGreedy(envs.action_space, envs.num_envs, epsilon, config.learning_starts, seed),
+        "total_steps": int(problem.steps or 1),
+        "observe": policy.observe if config.normalize else None,
+        "seed": seed,
+    }

@@ -1,0 +1,172 @@
+"""Learning from labelled examples: parts of the data, the model as an agent, evaluation, results and pictures."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from agentlib.agent import Agent
+from agentlib.backbones.choice import space_of
+from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
+from agentlib.data import Batches, Dataset, Splits, parts
+from agentlib.families.building import device_of, job_for, learner_for, network_for, predicted
+from agentlib.metrics.calibration import fit_temperature, reliability_of
+from agentlib.metrics.classification import classification_measures, regression_measures, shares_of
+from agentlib.metrics.generalization import fit_report, generalization
+from agentlib.plots import pictures
+from agentlib.plots.calibration import reliability_diagram
+
+EVALUATIONS = 50
+"""Evaluations in a run."""
+CURVE_EXAMPLES, EVALUATED = 1_000, 2_000
+"""Training and validation examples that each of them looks at, at most."""
+
+
+class ExampleFacts(NamedTuple):
+    """The problem of a learner from examples."""
+
+    train: Dataset
+    """The training part, on the CPU."""
+    space: spaces.Box
+    """Of one example."""
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes; 0 for numbers."""
+        return len(self.train.classes)
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of numbers to predict."""
+        return self.train.targets.reshape(len(self.train), -1).shape[1]
+
+
+@family("labelled examples", needs=("data",))
+def on_examples(recipe: Recipe, problem: Problem) -> Job:
+    """Classification or regression; the learner's attribute `targets` says which."""
+    return assembled(recipe, problem, ExamplesJudge)
+
+
+def assembled(recipe: Recipe, problem: Problem, judge: type[ExamplesJudge]) -> Job:
+    """A job on the parts of the data, with a judge of this class.
+
+    Raises:
+        ValueError: the data has no such targets, its parts do not fit, or the agent takes other examples.
+    """
+    targets: Any = getattr(recipe.learner, "targets", "classes")
+    splits = parts(problem.data, problem.seed, predict=targets)
+    facts = ExampleFacts(splits.train, space_of(splits.train.x))
+    if facts.n_classes == 1:
+        raise ValueError(f"all examples have the label {splits.train.classes[0]}: there is nothing to tell apart")
+    spaces_of = _spaces(problem, facts)
+    learner: Any = learner_for(recipe, problem, partial(network_for, problem, facts.space), facts)
+    device = device_of(learner)
+    splits = Splits(*(Dataset(p.x.to(device), None if p.y is None else p.y.to(device), p.classes) for p in splits))
+    about = {"classes": list(splits.train.classes)} if facts.n_classes else {}
+    agent = Agent(getattr(learner, "model", learner.policy), *spaces_of, about=about, seed=problem.seed)
+    source = Batches(splits.train, problem.config.batch_size, seed=problem.seed)
+    return job_for(problem, learner, source, agent, lambda job: judge(job, splits, problem))
+
+
+def _spaces(problem: Problem, facts: ExampleFacts) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+    """What the model observes and does as an agent; those of the agent that it starts from."""
+    n = facts.n_classes
+    if problem.agent is None:
+        return facts.space, spaces.Discrete(n) if n else spaces.Box(-np.inf, np.inf, (facts.n_outputs,), np.float32)
+    seen, done = problem.agent.observation_space, problem.agent.action_space
+    if seen.shape != facts.space.shape:
+        raise ValueError(f"the agent takes {seen}, and an example is {facts.space}")
+    if n and (not isinstance(done, spaces.Discrete) or done.n != n):
+        raise ValueError(f"the agent acts in {done}, and the data has {n} classes")
+    return seen, done
+
+
+class ExamplesJudge(Judge):
+    """Losses on held-out examples while training; accuracy and calibration, or errors, on the test part."""
+
+    objective, lower_is_better, evaluates = "eval/loss", True, True
+
+    def __init__(self, job: Job, splits: Splits, problem: Problem) -> None:
+        super().__init__()
+        self.learner: Any = job.learner
+        self.source, self.splits, self.seed, self.agent = job.source, splits, problem.seed, job.product
+        self.patience = getattr(problem.config, "patience", None)
+        self.eval_every = max(job.length.steps // EVALUATIONS, 1)
+        self.classes = splits.train.classes
+        self.curve: dict[str, list[float]] = {"step": [], "training": [], "validation": []}
+
+    def evaluate(self) -> dict[str, float]:
+        part = _first(self.splits.validation, EVALUATED)
+        outputs = predicted(self.learner, part.x)
+        scores = {"eval/loss": float(self.learner.losses(outputs, part.targets).mean())}
+        if self.classes:
+            scores["eval/accuracy"] = float((outputs.argmax(1) == part.targets).double().mean())
+        train = _first(self.splits.train, CURVE_EXAMPLES)
+        self.note(float(self.losses(train).mean()), scores["eval/loss"])
+        return scores
+
+    def note(self, training: float, validation: float) -> None:
+        """Adds one evaluation to the learning curve."""
+        for name, value in zip(self.curve, (self.source.updates, training, validation), strict=True):
+            self.curve[name].append(value)
+
+    def losses(self, part: Dataset) -> Tensor:
+        """The plain loss of each example, `(N,)`."""
+        found: Tensor = self.learner.losses(predicted(self.learner, part.x), part.targets)
+        return found
+
+    def finish(self) -> list[Measure]:
+        return self.classification() if self.classes else self.regression()
+
+    def classification(self) -> list[Measure]:
+        """Measures of a classifier; its temperature goes into the agent's file."""
+        labels = [part.targets for part in self.splits]
+        logits = [predicted(self.learner, part.x) for part in self.splits]
+        right = [(one.argmax(1) == y).double() for one, y in zip(logits, labels, strict=True)]
+        losses = [self.learner.losses(one, y) for one, y in zip(logits, labels, strict=True)]
+        shares, temperature = shares_of(labels[0], len(self.classes)), fit_temperature(logits[1], labels[1])
+        entropy = float(-torch.xlogy(shares, shares).sum())
+        trained = sum(p.numel() for p in self.learner.policy.parameters() if p.requires_grad)
+        self.agent.about["temperature"] = self.facts["temperature"] = temperature
+        self.facts["fit"] = str(fit_report(losses[0].cpu(), losses[1].cpu(), entropy))
+        self.facts["generalization"] = str(generalization(1.0 - right[0].cpu(), 1.0 - right[2].cpu(), trained))
+        measures = classification_measures(logits[2], labels[2], shares, temperature, self.seed)
+        return [*measures, Measure("train/accuracy", float(right[0].mean()))]
+
+    def regression(self) -> list[Measure]:
+        """Measures of a regression."""
+        train, validation, test = self.splits
+        prediction = predicted(self.learner, test.x)
+        mean = train.targets.reshape(len(train), -1).mean(0)
+        baseline = float(self.learner.losses(mean.expand(len(train), -1), train.targets).mean())
+        if baseline > 0.0:
+            self.facts["fit"] = str(fit_report(self.losses(train).cpu(), self.losses(validation).cpu(), baseline))
+        return regression_measures(prediction, test.targets.reshape(prediction.shape), mean)
+
+    def draw(self, folder: Path) -> list[Path]:
+        figures, title = {}, "Test examples"
+        outputs, labels = predicted(self.learner, self.splits.test.x).cpu(), self.splits.test.targets.cpu()
+        if self.classes:
+            temperatures = {"as trained": 1.0, f"T = {self.facts['temperature']:.2f}": self.facts["temperature"]}
+            models = {name: reliability_of(outputs, labels, value) for name, value in temperatures.items()}
+            figures["reliability"] = reliability_diagram(models, "Reliability on test examples")
+            figures["confusion"] = pictures.confusion_matrix(labels, outputs.argmax(1), self.classes, title)
+        else:
+            figures["predictions"] = pictures.predictions(labels.flatten(), outputs.flatten(), title)
+        steps, *_ = self.curve.values()
+        if steps:
+            curves: Any = {name: self.curve[name] for name in ("training", "validation")}
+            axes: Any = {"x_label": "Updates", "y_label": "Loss", "log_y": True}
+            figures["learning_curve"] = pictures.lines(steps, curves, title="Learning curve", **axes)
+        return [pictures.save(figure, folder / f"{name}.png") for name, figure in figures.items()]
+
+
+def _first(data: Dataset, most: int) -> Dataset:
+    """The first examples, at most as many."""
+    return Dataset(data.x[:most], None if data.y is None else data.y[:most], data.classes)

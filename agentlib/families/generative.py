@@ -1,0 +1,251 @@
+"""Learning the distribution of examples: samples, likelihoods and reconstructions, each judged if a learner has it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from agentlib.backbones import Generator
+from agentlib.backbones.choice import space_of
+from agentlib.backbones.diffusion import denoiser_for
+from agentlib.core.learner import Learner
+from agentlib.core.modes import in_eval_mode
+from agentlib.core.randomness import host_generator_kept
+from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
+from agentlib.data import Batches, Dataset, Splits, parts
+from agentlib.data.toys import MIXTURES
+from agentlib.families.building import device_of, job_for, learner_for, network_for, no_agent, predicted
+from agentlib.metrics.likelihoods import LARGEST, linear_reconstruction
+from agentlib.metrics.samples import agreement, modes, nearest_neighbor_accuracy, pixel_deviation, wasserstein
+from agentlib.plots import sample_pictures
+
+POINTS, COMPARED, SHOWN = 10_000, 1_000, 100
+"""Samples on which modes are counted, samples and examples in two-sample tests, and images in a picture."""
+EVALUATED = 2_000
+"""Validation examples that an evaluation looks at, at most."""
+IMPORTANCE_SAMPLES = 64
+"""Codes per example of the final bound of the likelihood."""
+
+
+class GenerativeFacts(NamedTuple):
+    """The problem of a learner of a distribution."""
+
+    train: Dataset
+    """The training part, on the CPU."""
+    n_classes: int = 0
+    """Number of labels of a conditional model; 0 for none."""
+    generator: Generator | None = None
+    """The generator of a learner that has its weights drawn before the backbone's, see `on_generative`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return tuple(self.train.x.shape[1:])
+
+
+@family("examples", needs=("data",))
+def on_generative(recipe: Recipe, problem: Problem) -> Job:
+    """A model of the distribution of a data set, labels of which are read where `config.conditional` is set.
+
+    A learner has a `product`, the network that the run leaves, and those of these methods that make sense for it:
+
+    - `sample(n, label, generator)`: n examples, with labels `(n,)` if the model is conditional.
+    - `likelihoods(x, k)`: a lower bound of log p(x) `(B,)` in nats by k codes, and its KL term `(B,)`; and
+      `likelihood_floor(train, test)`: log p(x) of a simple model, and the name of that model; or None.
+    - `predict(x)`: reconstructions. With an attribute `noise`, examples get Gaussian noise of that deviation before.
+
+    Its class may have `examples(data, config)`, which prepares each part of the data; `network = "denoiser"`, for a
+    network that takes a time, too; and `first_network(config, facts)`, a generator whose weights are drawn before the
+    backbone's.
+
+    Raises:
+        ValueError: an agent to go on from, or no labels for a conditional model.
+    """
+    no_agent(recipe, problem)
+    config, kind = problem.config, recipe.learner
+    prepare = getattr(kind, "examples", lambda data, config: data)
+    found = parts(problem.data, problem.seed, getattr(config, "validation", 0.0))
+    splits = Splits(*(prepare(part, config) for part in found))
+    is_conditional = getattr(config, "conditional", False)
+    facts = GenerativeFacts(splits.train, _classes_of(splits.train, recipe.name) if is_conditional else 0)
+
+    def with_generator() -> GenerativeFacts:
+        first = getattr(kind, "first_network", lambda config, facts: None)
+        return facts._replace(generator=first(config, facts))
+
+    def network() -> nn.Module:
+        if getattr(kind, "network", "backbone") == "denoiser":
+            return denoiser_for(facts.shape, problem.backbone, config.net_arch, facts.n_classes)
+        return network_for(problem, space_of(facts.train.x), **kind.layers(config))
+
+    learner = learner_for(recipe, problem, network, with_generator)
+    n = getattr(learner, "batches_per_update", 1)
+    source = Batches(splits.train, config.batch_size, batches_per_update=n, seed=problem.seed)
+    return job_for(problem, learner, source, learner.product, lambda _: GenerativeJudge(learner, splits, problem))
+
+
+def _classes_of(data: Dataset, name: str) -> int:
+    if data.y is None or not data.classes:
+        kind = "no labels" if data.y is None else "targets that are no classes"
+        raise ValueError(f"{name} with conditional=True needs a label for each example; the data has {kind}")
+    return len(data.classes)
+
+
+class GenerativeJudge(Judge):
+    """Likelihoods and reconstructions of held-out examples, and samples beside real examples."""
+
+    objective, lower_is_better = "eval/negative_elbo", True
+
+    def __init__(self, learner: Learner, splits: Splits, problem: Problem) -> None:
+        super().__init__()
+        self.learner: Any = learner
+        self.splits, self.seed, self.config = splits, problem.seed, problem.config
+        self.mixture = MIXTURES.get(problem.key or "")
+        self.is_conditional = getattr(problem.config, "conditional", False)
+        self.is_image = splits.train.x.dim() == 4 and splits.train.x.shape[1] in (1, 3)
+        self.has_likelihoods, self.has_samples = hasattr(learner, "likelihoods"), hasattr(learner, "sample")
+        self.reconstructs = type(learner).predict is not Learner.predict
+        self.evaluates = len(splits.validation) > 0 and (self.has_likelihoods or self.reconstructs)
+        if not self.has_likelihoods:
+            self.objective = "eval/reconstruction_error"
+
+    def evaluate(self) -> dict[str, float]:
+        x = self.splits.validation.x[:EVALUATED]
+        scores = self.likelihoods(x) if self.has_likelihoods else {}
+        if self.reconstructs:
+            scores["reconstruction_error"] = _error(self.reconstructed(x)[1], x)
+        return {f"eval/{name}": score for name, score in scores.items()}
+
+    def finish(self) -> list[Measure]:
+        measures = self.likelihood_measures() if self.has_likelihoods else []
+        measures += self.reconstruction_measures() if self.reconstructs else []
+        return measures + (self.sample_measures() if self.has_samples else [])
+
+    @torch.no_grad()
+    def likelihoods(self, x: Tensor, k: int = 1) -> dict[str, float]:
+        """Bounds of the mean log likelihood, in nats per example; the same random codes each time."""
+        device = device_of(self.learner)
+        with host_generator_kept([device] if device.type == "cuda" else []):
+            torch.random.manual_seed(self.seed)
+            pieces = [self.learner.likelihoods(piece.to(device), 1) for piece in x.split(1000)]
+            elbo, kl = (torch.cat(values).double().mean().item() for values in zip(*pieces, strict=True))
+            scores = {"negative_elbo": -elbo, "kl": kl}
+            if k > 1:
+                tight = torch.cat([self.learner.likelihoods(piece.to(device), k)[0] for piece in x.split(100)])
+                scores = {"nats": -tight.double().mean().item()} | scores
+        return scores
+
+    def likelihood_measures(self) -> list[Measure]:
+        """Bounds on the test part; the tight one beside a simple model's likelihood."""
+        train, test = self.splits.train.x, self.splits.test.x
+        scores = self.likelihoods(test, IMPORTANCE_SAMPLES)
+        floor = self.learner.likelihood_floor(train, test)
+        measures = [Measure(f"test/{name}", score) for name, score in scores.items()]
+        if floor is not None:
+            nats, model = floor
+            measures[0] = Measure("test/nats", scores["nats"], -float(nats.mean()), f"{model}; less is better")
+        return measures
+
+    def reconstructed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The examples as the learner sees them, and its reconstructions, both `(N, ...)`; the same noise each time."""
+        noise = getattr(self.learner, "noise", 0.0)
+        seen = x + noise * torch.randn(x.shape, generator=torch.Generator().manual_seed(self.seed)) if noise else x
+        return seen, predicted(self.learner, seen.to(device_of(self.learner))).cpu()
+
+    def reconstruction_measures(self) -> list[Measure]:
+        """Squared errors on the test part; the floors that need no learning are among the facts."""
+        train, x = self.splits.train.x, self.splits.test.x
+        seen, predictions = self.reconstructed(x)
+        floors = {"the training mean": _error(train.mean(0), x)}
+        if seen is not x:
+            floors["the noisy examples"] = _error(seen, x)
+        size = x[0].numel()
+        if size <= LARGEST:
+            codes = min(getattr(self.config, "latent_dim", size), size)
+            linear = linear_reconstruction(train, seen, getattr(self.learner, "noise", 0.0), codes)
+            floors["the best linear map" + (f" by {codes} codes" if codes < size else "")] = _error(linear, x)
+        self.facts["reconstruction_floors"] = floors
+        whose, floor = list(floors.items())[-1]
+        return [Measure("test/reconstruction_error", _error(predictions, x), floor, whose)]
+
+    def sample(self, n: int, label: Tensor | None) -> Tensor:
+        """Samples `(n, ...)` on the CPU, with the labels `(n,)` of a conditional model; the same ones each time."""
+        device = device_of(self.learner)
+        generator = torch.Generator(device).manual_seed(self.seed)
+        with in_eval_mode(self.learner):
+            samples: Tensor = self.learner.sample(n, None if label is None else label.to(device), generator)
+        return samples.cpu()
+
+    def sample_measures(self) -> list[Measure]:
+        """Modes where the truth is known, two-sample tests, and agreement with the labels of a conditional model."""
+        real, n = self.splits.test.x, min(COMPARED, len(self.splits.test) // 2)
+        count = COMPARED if self.mixture is None else POINTS
+        label = self._labels(count)
+        samples = self.sample(count, label)
+        measures = [] if self.mixture is None else self._mode_measures(samples, *self.mixture)
+        if n:
+            accuracy = nearest_neighbor_accuracy(real[:n], samples[:n])
+            ideal = "samples that cannot be told from the data"
+            measures.append(Measure("test/nearest_neighbor_accuracy", accuracy, 0.5, ideal))
+        if n and find_spec("scipy") is not None:
+            distance, floor = (wasserstein(real[:n], other) for other in (samples[:n], real[n : 2 * n]))
+            measures.append(Measure("test/wasserstein", distance, floor, "two sets of real examples"))
+        return measures if label is None else measures + self._label_measures(samples, label)
+
+    def _mode_measures(self, samples: Tensor, centers: Tensor, deviation: float) -> list[Measure]:
+        found, truth = (modes(x, centers, deviation) for x in (samples, self.splits.test.x))
+        return [
+            Measure("test/modes", float(found.covered()), float(len(centers)), "the data"),
+            Measure("test/smallest_mode", found.smallest, truth.smallest, "the data"),
+            Measure("test/within_3_deviations", found.within, truth.within, "the data; more is too narrow"),
+            Measure("test/spread", found.spread, truth.spread, "the data"),
+        ]
+
+    def _label_measures(self, samples: Tensor, label: Tensor) -> list[Measure]:
+        train, test = self.splits.train, self.splits.test
+        found = agreement(self._nearest_label, samples[:COMPARED], label[:COMPARED])
+        ceiling = agreement(self._nearest_label, train.x[:EVALUATED], train.targets[:EVALUATED])
+        ratio = pixel_deviation(samples, label) / pixel_deviation(test.x, test.targets)
+        return [
+            Measure("test/label_agreement", found, ceiling, "real examples, judged alike"),
+            Measure("test/deviation_ratio", ratio, 1.0, "real examples"),
+        ]
+
+    def _labels(self, n: int) -> Tensor | None:
+        """Labels `(n,)` with the shares that the data has; None if the model is not conditional."""
+        y = self.splits.test.y
+        return y.repeat(-(-n // len(y)))[:n] if self.is_conditional and y is not None else None
+
+    def _nearest_label(self, x: Tensor) -> Tensor:
+        """The label of the nearest test example: a classifier of data that the model has not seen."""
+        test = self.splits.test
+        flat = test.x.flatten(1)
+        nearest = [torch.cdist(piece.flatten(1), flat).argmin(1) for piece in x.split(COMPARED)]
+        return test.targets[torch.cat(nearest)]
+
+    def draw(self, folder: Path) -> list[Path]:
+        figures, test = {}, self.splits.test.x
+        if self.has_samples and self.is_image:
+            n_classes = len(self.splits.train.classes)
+            label = torch.arange(SHOWN) * n_classes // SHOWN if self.is_conditional else None
+            figures["samples"] = sample_pictures.image_grid(self.sample(SHOWN, label))
+        elif self.has_samples and test.shape[1:] == (2,):
+            figures["samples"] = sample_pictures.density(self.sample(POINTS, self._labels(POINTS)), test[:POINTS])
+        if self.reconstructs and self.is_image:
+            x = test[: SHOWN // 2]
+            seen, predictions = self.reconstructed(x)
+            panels = [x, predictions] if seen is x else [x, seen, predictions]
+            images = torch.stack(panels, 1).flatten(0, 1)  # side by side
+            title = f"held-out images, each beside its {'' if seen is x else 'noisy copy and its '}reconstruction"
+            columns = 10 // len(panels) * len(panels)
+            figures["reconstructions"] = sample_pictures.image_grid(images, columns, title)
+        return [sample_pictures.save(figure, folder / f"{name}.png") for name, figure in figures.items()]
+
+
+def _error(prediction: Tensor, x: Tensor) -> float:
+    """The mean squared distance of predictions from examples `(N, ...)`."""
+    return float((prediction - x).flatten(1).square().sum(1).double().mean())

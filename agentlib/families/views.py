@@ -1,0 +1,173 @@
+"""Learning features from views of images: the views, and how good the features are.
+
+Test images are shown as they are and moved by one pixel each way, which the labelled ones are not (`nudged`). Labels
+that are moved, too, are a floor of their own: on small digits nearest neighbours of moved images are ahead of most
+features. A probe says how good features are, no more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from agentlib.backbones import Optimized
+from agentlib.backbones.choice import space_of
+from agentlib.core import Cosine
+from agentlib.core.config import NonNegative, Range, Rate, Unit, Whole
+from agentlib.core.randomness import host_generator_kept
+from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
+from agentlib.data import Batches, Dataset, Splits, dataset, split
+from agentlib.data import augmentation as augment
+from agentlib.data.augmentation import Augmentation, nudged
+from agentlib.families.building import device_of, job_for, learner_for, network_for, no_agent, predicted
+from agentlib.metrics.probes import Features, few_labels, linear_probe, neighbour_probe
+from agentlib.plots import charts, pictures
+from agentlib.policies.base import require_no_memory
+
+LABELS_PER_CLASS, DRAWS = 10, 10
+"""Labelled examples of each class, and random choices of them, of which the mean accuracy is reported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views(Optimized):
+    """What the configs of learners from views share."""
+
+    learning_rate: Rate = Cosine(1e-3)
+    """Learning rate of Adam: a number or a schedule."""
+    batch_size: Annotated[int, Range(2)] = 256
+    """Images per update; each is seen in several views."""
+    net_arch: tuple[int, ...] | None = None
+    """Widths of the hidden layers of the encoder; the default depends on the kind of input."""
+    shift: Whole = 1
+    """Shift views by up to this number of pixels, in each direction."""
+    rotation: NonNegative = 15.0
+    """Rotate views by up to this number of degrees, either way."""
+    crop: Annotated[float, Range(0.01, 1)] = 1.0
+    """Smallest share of the image's area that a random crop keeps; 1 disables cropping."""
+    flip: bool = False
+    """Flip half of the views horizontally."""
+    brightness: NonNegative = 0.0
+    """Largest change of the brightness of a view; pixels are between 0 and 1."""
+    contrast: Unit = 0.0
+    """Largest relative change of the contrast of a view."""
+    noise: NonNegative = 0.1
+    """Standard deviation of the Gaussian noise on each pixel of a view."""
+
+    def augmentation(self) -> Augmentation:
+        """The random change that makes a view of an image."""
+        changes: list[tuple[bool, augment.Change]] = [
+            (self.crop < 1.0, augment.RandomCrop(self.crop)),
+            (self.flip, augment.RandomFlip()),
+            (self.shift > 0, augment.RandomShift(self.shift)),
+            (self.rotation > 0.0, augment.RandomRotation(self.rotation)),
+            (self.brightness > 0.0 or self.contrast > 0.0, augment.RandomLight(self.brightness, self.contrast)),
+            (self.noise > 0.0, augment.RandomNoise(self.noise)),
+        ]
+        return Augmentation(*[change for is_on, change in changes if is_on])
+
+
+class ViewFacts(NamedTuple):
+    """The problem of a learner from views."""
+
+    space: spaces.Box
+    """Of one image."""
+    examples: int
+    """Images in the training part."""
+
+
+@family("images", needs=("data",))
+def on_views(recipe: Recipe, problem: Problem) -> Job:
+    """Learning features from views; labels, where there are any, only judge them.
+
+    The config has the fields of `Views`. Batches hold `(views, B, ...)`, by the learner's attribute `views`, or two.
+    `learner.network` is the product and has the encoder as its `backbone`; `learner.predict(x)` gives the features.
+
+    Raises:
+        ValueError: the data holds no images, or the run starts from an agent.
+    """
+    no_agent(recipe, problem)
+    data = dataset(problem.data)
+    if data.x.dim() != 4:
+        shape = tuple(data.x.shape)
+        raise ValueError(f"{recipe.name} learns from images (N, C, H, W), this data is {shape}; try digits")
+    is_labelled = data.y is not None and bool(data.classes)
+    splits = split(data, problem.seed, validation=0.0) if is_labelled else Splits(data, *[Dataset(data.x[:0])] * 2)
+    facts = ViewFacts(space_of(data.x), len(splits.train))
+    # With LayerNorm: without any normalization the probe of an MLP is some points lower.
+    layers = {"norm": "layer"} | recipe.learner.layers(problem.config)
+    network = partial(network_for, problem, facts.space, **layers)
+    learner: Any = learner_for(recipe, problem, network, facts)
+    require_no_memory(learner.network.backbone, recipe.name)
+    config, views = problem.config, getattr(learner, "views", 2)
+    source = Batches(
+        Dataset(splits.train.x), config.batch_size, transform=config.augmentation(), views=views, seed=problem.seed
+    )
+    return job_for(problem, learner, source, learner.network, lambda job: ViewsJudge(job, splits, problem))
+
+
+class ViewsJudge(Judge):
+    """A linear classifier on frozen features and few labels, beside what these labels give without the features."""
+
+    def __init__(self, job: Job, splits: Splits, problem: Problem) -> None:
+        super().__init__()
+        self.learner, self.splits, self.seed = job.learner, splits, problem.seed
+        self.view, self.measures = problem.config.augmentation(), list[Measure]()
+        source: Any = job.source
+        sizes = {"examples": len(splits.train), "test_examples": len(splits.test)}
+        self.facts |= {"epoch_updates": source.epoch_updates, **sizes}
+        self.is_labelled = len(splits.test) > 0
+        if self.is_labelled:
+            self.truth = np.tile(splits.test.targets.numpy(), 5)  # of the nudged test images
+            labels = splits.train.targets.numpy()
+            per_class = min(LABELS_PER_CLASS, int(np.unique(labels, return_counts=True)[1].min()))
+            generator = np.random.default_rng([problem.seed, 5])
+            rows = np.stack([few_labels(labels, per_class, generator) for _ in range(DRAWS)])
+            self.labels, self.labelled = labels[rows], splits.train.x[torch.from_numpy(rows)]  # (draws, n, ...)
+            self.facts["labels_per_class"] = per_class
+            self.untrained = self.probe()
+
+    def probe(self) -> float:
+        """The mean accuracy of linear classifiers on the learner's features."""
+        features = self.features(self.labelled.flatten(0, 1)).reshape(*self.labels.shape, -1)
+        return float(linear_probe(features, self.labels, self.features(nudged(self.splits.test.x)), self.truth).mean())
+
+    def features(self, x: Tensor) -> Features:
+        """The learner's features of images, `(N, d)`."""
+        return predicted(self.learner, x.to(device_of(self.learner))).flatten(1).float().cpu().numpy()
+
+    def floors(self) -> dict[str, float]:
+        """Accuracies without learned features: on pixels, and on those of labelled images that are nudged, too."""
+        accuracies, test = {}, nudged(self.splits.test.x).flatten(1).float().numpy()
+        moved = torch.stack([nudged(images) for images in self.labelled])
+        for name, images in (("pixels", self.labelled), ("nudged_labels", moved)):
+            pixels = images.flatten(2).float().numpy()  # (draws, n, d)
+            labels = np.tile(self.labels, pixels.shape[1] // self.labels.shape[1])
+            for suffix, probe in (("", linear_probe), ("_1nn", neighbour_probe)):
+                accuracies[name + suffix] = float(probe(pixels, labels, test, self.truth).mean())
+        return accuracies
+
+    def finish(self) -> list[Measure]:
+        if self.is_labelled:
+            floors = {"random_encoder": self.untrained, **self.floors()}
+            probe = Measure("test/probe", self.probe(), self.untrained, "the untrained encoder")
+            self.measures = [probe, *[Measure(f"test/{name}", value) for name, value in floors.items()]]
+        return self.measures
+
+    def draw(self, folder: Path) -> list[Path]:
+        images = self.splits.train.x[:10]
+        with host_generator_kept():
+            torch.default_generator.manual_seed(self.seed)
+            rows = {"image": images, "first view": self.view(images), "second view": self.view(images)}
+        figures = {"views": charts.rows_of_images(rows, "Two views of each image")}
+        if self.measures:
+            title = f"Accuracy on nudged test images, {self.facts['labels_per_class']} labels per class"
+            values = {measure.name.removeprefix("test/"): measure.value for measure in self.measures}
+            figures["probe"] = charts.bars(values, title, "accuracy", ["probe"])
+        return [pictures.save(figure, folder / f"{name}.png") for name, figure in figures.items()]

@@ -1,0 +1,44 @@
+"""What adversarial learners share: their config, their generator, and its noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agentlib.backbones import Generator, MLPDecoder, Optimized, adam
+from agentlib.core import Rule
+from agentlib.core.config import Count, Rate, Unit
+from agentlib.families.generative import GenerativeFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adversarial(Optimized):
+    """What the configs of adversarial learners share."""
+
+    learning_rate: Rate = 5e-4
+    """Learning rate of Adam, for both networks: a number or a schedule."""
+    adam_betas: tuple[float, float] = (0.5, 0.99)
+    """Adam's decay rates of the averages of gradients and of their squares."""
+    latent_dim: Count = 16
+    """Size of the generator's noise."""
+    average: Unit = 0.995
+    """Decay rate of the average of the generator's weights, from which samples come."""
+    net_arch: tuple[int, ...] = (128, 128)
+    """Widths of the hidden layers of both networks."""
+
+    def optimizer(self) -> Rule:
+        return adam(self.learning_rate, self.adam_betas)
+
+
+def generator_for(config: Adversarial, facts: GenerativeFacts) -> Generator:
+    """A generator by layers of `net_arch`; of images its outputs lie between 0 and 1."""
+    code = config.latent_dim + facts.n_classes
+    decoder = MLPDecoder(code, facts.shape, config.net_arch, squash=len(facts.shape) == 3)
+    return Generator(decoder, config.latent_dim, facts.n_classes)
+
+
+def noise_for(x: Tensor, generator: Generator) -> Tensor:
+    """The noise z `(B, latent_dim)` of one fake for each real example `(B, ...)`."""
+    return torch.randn(len(x), generator.latent_dim, device=x.device)

@@ -1,0 +1,155 @@
+"""Attacks by gradients of the input: FGSM (Goodfellow et al. 2015, arXiv:1412.6572) and PGD (Madry et al. 2018,
+arXiv:1706.06083), on classifiers and on the observations of policies.
+
+    x' = x + d,    d = argmax  L(f(x + d), y)    over  ||d||_p <= epsilon  and  low <= x + d <= high
+    d <- clip(P(d + alpha s(g))),    g = dL/dx at x + d
+
+P projects onto the ball around x, s is the steepest direction of length 1 (`norms.py`). For l1 it is sought among the
+numbers that the bounds still let go that way. FGSM is one step of size epsilon.
+
+The lecture notes project around the point with noise, so that d may become twice as long, and never clip to the range
+of the data: here the ball is around x.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from agentlib.metrics.ascent import default_step_size, perturb
+from agentlib.metrics.norms import Bounds, Norm, check_scale
+from agentlib.metrics.scores import logits_from
+
+Model = Callable[[Tensor], Any]
+"""Gives an output, or a pair of an output and a state as policies do."""
+Loss = Callable[[Any, Tensor], Tensor]
+"""(output, y) -> `(B,)`."""
+
+
+def attack(
+    model: Model,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    epsilon: float,
+    norm: Norm = "linf",
+    steps: int = 20,
+    step_size: float | None = None,
+    restarts: int = 1,
+    random_start: bool | None = None,
+    targeted: bool = False,
+    bounds: Bounds | None = (0.0, 1.0),
+    scale: float | Tensor = 1.0,
+    loss: Loss | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Examples or observations `(B, ...)`, changed by at most epsilon so that a model errs: FGSM (`steps=1`) or PGD.
+
+    The model is attacked in eval mode; its parameters, gradients and modes stay as they are.
+
+    Args:
+        model: a classifier or policy, or any function with logits `(B, n)`.
+        x: `(B, ...)`, floating-point.
+        y: labels or actions, `(B, ...)`; by default the model's own predictions for x.
+        epsilon: radius of the ball, measured by `norm` in units of `scale`.
+        norm: "linf", "l2" or "l1".
+        steps: of projected ascent.
+        step_size: of each step; by default epsilon for one step, else 2.5 epsilon / steps.
+        restarts: random starts, of which each example gets the worst.
+        random_start: start anywhere in the ball; by default with more than one step.
+        targeted: make the model predict y.
+        bounds: smallest and largest value of the data; None for observations without any.
+        scale: the unit of epsilon, such as the standard deviation of each number of an observation.
+        loss: (output, y) -> `(B,)`, which the attack makes large; by default the negative log probability of y.
+        generator: of the random starts; by default torch's own, as inside an update.
+
+    Raises:
+        ValueError: epsilon and data are in different scales, or an argument is out of range.
+        TypeError: x is no floating-point tensor.
+    """
+    _check(x, epsilon, norm, steps, restarts)
+    if bounds is not None:
+        check_scale(x, epsilon, norm, bounds, scale)
+    if y is None and targeted:
+        raise ValueError("a targeted attack needs the label y that the model shall predict")
+    random_start = _starts_anywhere(random_start, steps, restarts)
+    loss = loss if loss is not None else loss_of(model)
+    with attackable(model):
+        x = x.detach().clone()  # one made in inference mode would not take a gradient
+        y = y.clone() if y is not None else _choice(model, x)
+        sign = -1.0 if targeted else 1.0
+
+        def height(point: Tensor) -> Tensor:
+            return sign * loss(_output(model, point), y)
+
+        size = step_size if step_size is not None else default_step_size(epsilon, steps)
+        search = partial(perturb, height, x, epsilon=epsilon, norm=norm, steps=steps, step_size=size, bounds=bounds,
+                         scale=scale, random_start=random_start, generator=generator)  # fmt: skip
+        return search() if restarts == 1 else _worst(height, [search() for _ in range(restarts)])
+
+
+def _starts_anywhere(random_start: bool | None, steps: int, restarts: int) -> bool:
+    random_start = steps > 1 if random_start is None else random_start
+    if restarts > 1 and not random_start:
+        raise ValueError("restarts differ in their random start: give random_start=True")
+    return random_start
+
+
+def _worst(height: Callable[[Tensor], Tensor], candidates: list[Tensor]) -> Tensor:
+    """Of each example the highest point; the first of equal ones."""
+    with torch.no_grad():
+        heights = torch.stack([height(points) for points in candidates]).nan_to_num(-math.inf)  # (restarts, B)
+    return torch.stack(candidates)[heights.argmax(0), torch.arange(len(candidates[0]), device=heights.device)]
+
+
+def loss_of(model: Model) -> Loss:
+    """The negative log probability of y by a model's output: by its own `log_prob`, or by its scores as logits."""
+    if hasattr(model, "log_prob"):
+        return lambda output, y: -model.log_prob(output, y)
+    return lambda output, y: functional.cross_entropy(logits_from(model, output), y, reduction="none")
+
+
+@contextmanager
+def attackable(model: Model) -> Iterator[None]:
+    """Eval mode and gradients inside; afterwards every module's mode is what it was."""
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+def _output(model: Model, x: Tensor) -> Any:
+    output = model(x)
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _choice(model: Model, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        output = _output(model, x)
+        choice: Tensor = model.choose(output) if hasattr(model, "choose") else output.argmax(-1)
+        return choice
+
+
+def _check(x: Tensor, epsilon: float, norm: str, steps: int, restarts: int) -> None:
+    if norm not in get_args(Norm):
+        raise ValueError(f"unknown norm {norm!r}; known: {', '.join(get_args(Norm))}")
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"an attack follows gradients of its input, a floating-point tensor, not {kind}: for images of "
+                        "uint8 give x.float() / 255")  # fmt: skip
+    if not 0.0 < epsilon < math.inf or steps < 1 or restarts < 1:
+        raise ValueError(f"an attack needs epsilon > 0, steps and restarts of at least 1; not {epsilon}, {steps}, "
+                         f"{restarts}")  # fmt: skip

@@ -1,0 +1,81 @@
+"""How a model or an agent fares under attack.
+
+    robust accuracy = share of examples that stay right under every attack that was tried
+
+An example counts as robust only if no restart fooled it. An accuracy that stays high while epsilon grows to the whole
+range of the data means that the gradients are hidden, not that the model is robust (Athalye et al. 2018,
+arXiv:1802.00420).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agentlib.metrics.attacks import attack
+from agentlib.metrics.calibration import logits_of
+from agentlib.metrics.norms import Bounds, Norm
+
+CHUNK = 512
+"""Examples that are attacked at once."""
+
+
+def robust_accuracy(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epsilon: float,
+    norm: Norm = "linf",
+    steps: int = 20,
+    step_size: float | None = None,
+    restarts: int = 1,
+    bounds: Bounds | None = (0.0, 1.0),
+    scale: float | Tensor = 1.0,
+    seed: int = 0,
+) -> float:
+    """The share of examples `(N, ...)` that a model gets right under PGD; with epsilon 0, its plain accuracy.
+
+    Args:
+        model: a classifier or policy, attacked in eval mode.
+        x: examples, floating-point.
+        y: true classes `(N,)`.
+        epsilon: of `attack`, as the arguments below.
+        norm: of the ball.
+        steps: of PGD; 1 is FGSM, which starts at x.
+        step_size: of each step.
+        restarts: an example must survive all of them.
+        bounds: of the data.
+        scale: the unit of epsilon.
+        seed: of the random starts.
+    """
+    generator = torch.Generator(x.device).manual_seed(seed)
+    right = []
+    for points, labels in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
+        standing = logits_of(model, points).argmax(1) == labels
+        for _ in range(restarts if epsilon > 0.0 else 0):
+            changed = attack(
+                model,
+                points,
+                labels,
+                epsilon=epsilon,
+                norm=norm,
+                steps=steps,
+                step_size=step_size,
+                bounds=bounds,
+                scale=scale,
+                generator=generator,
+            )
+            standing &= logits_of(model, changed).argmax(1) == labels
+        right.append(standing)
+    return float(torch.cat(right).double().mean())
+
+
+def accuracy_curve(
+    model: nn.Module, x: Tensor, y: Tensor, epsilons: Sequence[float], **settings: Any
+) -> dict[float, float]:
+    """`robust_accuracy` at each epsilon, with its other arguments as `settings`."""
+    return {epsilon: robust_accuracy(model, x, y, epsilon=epsilon, **settings) for epsilon in epsilons}

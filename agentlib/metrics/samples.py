@@ -1,0 +1,135 @@
+"""Quality of samples: modes covered, two-sample tests, distances, and the verdict of a classifier.
+
+No single number is enough. A model with few modes of high quality looks good by its share of good samples, and one that
+is too narrow looks better than the truth: of real Gaussian points in the plane exp(-4.5) = 1.1% lie beyond three
+deviations, so a share above 98.9% within is a fault too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Samples beside the centers of the true distribution."""
+
+    shares: tuple[float, ...]
+    """The share of all samples that lie within three deviations of each center."""
+    within: float
+    """The share that lies within three deviations of some center; of real points in the plane, 0.989."""
+    spread: float
+    """Root mean square distance from the nearest center in each direction, in deviations, over all samples; ideal 1."""
+
+    @property
+    def smallest(self) -> float:
+        """The share of the rarest mode."""
+        return min(self.shares)
+
+    def covered(self, least: float = 0.01) -> int:
+        """Modes that have at least this share of the samples."""
+        return sum(share >= least for share in self.shares)
+
+
+def modes(samples: Tensor, centers: Tensor, deviation: float) -> Modes:
+    """The modes of a mixture of round Gaussians that samples cover, and how well.
+
+    Args:
+        samples: `(N, d)`.
+        centers: `(K, d)`.
+        deviation: of each Gaussian.
+    """
+    distance, nearest = torch.cdist(samples.double(), centers.double()).min(1)  # (N,)
+    good = distance <= 3 * deviation
+    counts = torch.bincount(nearest[good], minlength=len(centers))
+    spread = (distance.square().mean() / samples.shape[1]).sqrt() / deviation
+    shares = tuple((counts / len(samples)).tolist())
+    return Modes(shares, float(good.double().mean()), float(spread))
+
+
+def nearest_neighbor_accuracy(real: Tensor, fake: Tensor) -> float:
+    """The share of examples whose nearest other example is of their own kind: the 1-NN two-sample test.
+
+    0.5 where the two cannot be told apart, 1 where they are clearly different, near 0 where the fakes are copies of the
+    reals (Lopez-Paz & Oquab 2017).
+
+    Args:
+        real: `(N, ...)`.
+        fake: `(N, ...)`, as many.
+
+    Raises:
+        ValueError: not as many, which would move the 0.5.
+    """
+    if len(real) != len(fake):
+        raise ValueError(f"the test needs as many real examples as samples, not {len(real)} and {len(fake)}")
+    x = torch.cat([real, fake]).flatten(1).double()  # (2N, d)
+    distance = torch.cdist(x, x).fill_diagonal_(math.inf)
+    is_real = torch.arange(len(x)) < len(real)
+    return float((is_real[distance.argmin(1).cpu()] == is_real).double().mean())
+
+
+def squared_mmd(real: Tensor, fake: Tensor, bandwidth: float | None = None) -> float:
+    """The squared maximum mean discrepancy under exp(-d^2 / (2 bandwidth^2)), without bias (Gretton et al. 2012).
+
+    Around 0, and as often below it as above, where both are from one distribution.
+
+    Args:
+        real: `(N, ...)`.
+        fake: `(M, ...)`.
+        bandwidth: by default the median distance between real examples.
+    """
+    x, y = real.flatten(1).double(), fake.flatten(1).double()
+    n, m = len(x), len(y)
+    if bandwidth is None:
+        bandwidth = float(torch.nn.functional.pdist(x).median())
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (-torch.cdist(a, b).square() / (2 * bandwidth**2)).exp()
+
+    within = (kernel(x, x).sum() - n) / (n * (n - 1)) + (kernel(y, y).sum() - m) / (m * (m - 1))
+    return float(within - 2 * kernel(x, y).mean())
+
+
+def wasserstein(real: Tensor, fake: Tensor) -> float:
+    """W1 between two sets of as many examples `(N, ...)`: the least mean distance of any one-to-one assignment, exact.
+
+    Even two sets from one distribution are some way apart: compare with the distance of two real sets.
+
+    Raises:
+        ImportError: scipy is absent; the message names the extra.
+        ValueError: not as many of both.
+    """
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError:
+        raise ImportError("the exact Wasserstein distance needs scipy: pip install 'agentlib-rl[plots]'") from None
+    if len(real) != len(fake):
+        raise ValueError(f"an assignment needs as many real examples as samples, not {len(real)} and {len(fake)}")
+    cost = torch.cdist(real.flatten(1).double(), fake.flatten(1).double()).cpu().numpy()
+    rows, columns = linear_sum_assignment(cost)
+    return float(cost[rows, columns].mean())
+
+
+def agreement(classify: Callable[[Tensor], Tensor], samples: Tensor, label: Tensor) -> float:
+    """The share of samples `(N, ...)` that a classifier gives the label `(N,)` that was asked for.
+
+    Args:
+        classify: examples to labels; it must have learned from other data than the model.
+        samples: of the model.
+        label: the labels asked for.
+    """
+    return float((classify(samples).cpu() == label.cpu()).double().mean())
+
+
+def pixel_deviation(samples: Tensor, label: Tensor) -> float:
+    """The mean deviation of samples `(N, ...)` of one label `(N,)`, over all numbers and labels.
+
+    Beside that of real examples it measures variety: a model with one picture for each label has 0.
+    """
+    flat = samples.flatten(1)
+    return float(torch.stack([flat[label == one].std(0, correction=0).mean() for one in label.unique()]).mean())

@@ -1,0 +1,1 @@
+"""Runs: how they are planned, trained, kept in a folder, and resumed."""

@@ -1,0 +1,105 @@
+"""What a run reports while it goes: TensorBoard, a progress bar, or a table as SB3 prints it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from agentlib.core.schedules import Clock
+
+Progress = bool | Literal["table"]
+
+SECONDS_BETWEEN_TABLES = 5.0
+"""A table is printed, and a bar that is not on a terminal drawn, no more often than this."""
+
+
+class Log:
+    """Shows the numbers of a run of `total` steps, under SB3's names, on the axis of its steps.
+
+    TensorBoard events go into `folder`, if any. `progress` is True for a bar with this name, "table" for a table now
+    and then, or False.
+    """
+
+    def __init__(self, folder: Path | None, progress: Progress, total: int, name: str) -> None:
+        # A program without a terminal, such as a service, may have no streams at all.
+        stream = sys.stderr if progress is True else sys.stdout
+        self.progress, self.total = progress if stream is not None else False, total
+        self.started, self.first_steps = time.monotonic(), 0
+        self._printed = -SECONDS_BETWEEN_TABLES
+        self._writer: Any = None
+        self._bar: Any = None
+        if folder is not None:
+            # Imported here: it takes longer than all of agentlib.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder))
+        if self.progress is True:
+            from tqdm import tqdm
+
+            interval = 0.2 if sys.stderr.isatty() else SECONDS_BETWEEN_TABLES  # a file keeps every refresh
+            self._bar = tqdm(total=total, desc=name, unit="step", dynamic_ncols=True, mininterval=interval)
+
+    def begin(self, steps: int) -> None:
+        """Says at which step the run starts, for the rate; not 0 when it is resumed."""
+        self.first_steps, self.started = steps, time.monotonic()
+        if self._bar is not None:
+            self._bar.update(min(steps, self.total))
+
+    def note(self, text: str) -> None:
+        """Shows why nothing moves."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+        elif self.progress == "table":
+            _print(text)
+
+    def write(self, clock: Clock, metrics: dict[str, float]) -> None:
+        """Writes numbers, and moves the bar or prints the table."""
+        elapsed = max(time.monotonic() - self.started, 1e-9)
+        metrics = metrics | {
+            "time/fps": (int(clock.steps) - self.first_steps) / elapsed,
+            "time/time_elapsed": elapsed,
+            "time/total_timesteps": float(clock.steps),
+            "train/n_updates": float(clock.updates),
+        }
+        if self._writer is not None:
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, value, int(clock.steps))
+        if self._bar is not None:
+            self._bar.update(min(int(clock.steps), self.total) - self._bar.n)
+            shown = {"return": "rollout/ep_rew_mean", "eval": "eval/mean_reward", "loss": "train/loss"}
+            # (refresh=False: the bar draws itself, at its own interval)
+            self._bar.set_postfix({k: f"{metrics[n]:.4g}" for k, n in shown.items() if n in metrics}, refresh=False)
+        now, is_over = time.monotonic(), int(clock.steps) >= self.total
+        if self.progress == "table" and (is_over or now - self._printed > SECONDS_BETWEEN_TABLES):
+            self._printed = now
+            _print(table(metrics))
+
+    def close(self) -> None:
+        """Flushes and closes; the numbers so far are on disk."""
+        if self._bar is not None:
+            self._bar.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def table(metrics: dict[str, float]) -> str:
+    """The numbers as SB3's `verbose=1` prints them: grouped by what stands before the slash."""
+    rows: list[tuple[str, str]] = []
+    group = None
+    for name in sorted(metrics):
+        head, _, tail = name.rpartition("/")
+        if head != group:
+            rows.append((f"{head}/", ""))
+        group = head
+        rows.append((f"   {tail}", f"{metrics[name]:.4g}"))
+    left, right = (max(len(row[i]) for row in rows) for i in (0, 1))
+    line = "-" * (left + right + 7)
+    body = "\n".join(f"| {name:<{left}} | {value:<{right}} |" for name, value in rows)
+    return f"{line}\n{body}\n{line}"

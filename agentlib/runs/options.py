@@ -1,0 +1,133 @@
+"""The options of a run, listed once: train's keywords, a run's record and the command line's flags come from here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from agentlib.catalog import LEARNERS, recipe_of
+from agentlib.core.config import config_from_json, config_to_json
+from agentlib.core.names import close_matches, shown
+from agentlib.core.recipe import Problem, Recipe, option
+from agentlib.engine.loop import Compile, Precision
+from agentlib.runs.folder import RunFolder
+from agentlib.runs.logs import Progress
+
+ORIGINS = ("env", "data", "demos", "expert")
+"""What a run can learn from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Problem):
+    """All that `agentlib.train` takes beside the learner, its hyperparameters, `resume` and `callback`."""
+
+    eval_every: int | None = option(
+        None, "Evaluate every this many steps, and keep the best agent too.", flag=int | None, metavar="N"
+    )
+    out: str | Path | None = option(
+        None,
+        "The run's folder; the default is runs/WHAT-ENV-1, or the next number that is free.",
+        flag=Path | None,
+        metavar="DIR",
+    )
+    progress: Progress = option(
+        True,
+        "How to report progress; the default is a bar on a terminal, and elsewhere a table every few seconds.",
+        flag=Literal["bar", "table", "none"] | None,
+        metavar="bar|table|none",
+    )
+    compile: Compile = option("auto", "See `agentlib.engine.run`.")
+    precision: Precision = option(
+        "float32",
+        "Precision of matrix products and convolutions in updates; bfloat16 is faster for large ones where the "
+        "processor supports it.",
+        flag=Precision,
+    )
+    threads: int | Literal["auto"] | None = option(
+        None,
+        "Number of torch's threads, or auto: one for small networks, torch's own number for large ones.",
+        flag=str,
+        metavar="N|auto",
+    )
+
+
+_NOT_RECORDED = ("agent", "config", "out", "progress")
+RECORDED = [field.name for field in dataclasses.fields(RunOptions) if field.name not in _NOT_RECORDED]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What `config.json` says of a run, checked field by field."""
+
+    what: str
+    config: dict[str, Any]
+    objects: tuple[str, ...]
+    """Options that were given as objects, which the file cannot hold."""
+    has_own_recipe: bool
+    """Whether the recipe was the user's own."""
+    from_agent: bool
+
+
+_JSON_TYPES: dict[str, Any] = {"backbone": str | dict[str, Any] | None, "device": str} | dict.fromkeys(
+    ORIGINS, str | None
+)
+"""Of options that a file holds in another type."""
+_HINTS = get_type_hints(RunOptions)
+_FIELDS = [(name, _JSON_TYPES.get(name, _HINTS[name])) for name in RECORDED]
+_Recorded: Any = dataclasses.make_dataclass("RunOptions", _FIELDS, frozen=True, kw_only=True)
+
+
+def record_of(recipe: Recipe, options: RunOptions, has_own_recipe: bool) -> dict[str, Any]:
+    """What `resume` needs to know, as JSON. What was given as an object has to be given again."""
+    values: dict[str, Any] = {name: getattr(options, name) for name in RECORDED}
+    objects = [name for name in ORIGINS if not isinstance(values[name], str | Path | None)]
+    if isinstance(options.backbone, Mapping):
+        values["backbone"] = dict(options.backbone)
+    elif not isinstance(options.backbone, str | Path):
+        objects.append("backbone")
+    paths = {name: str(value) for name, value in values.items() if isinstance(value, Path)}
+    return {
+        "what": recipe.name,
+        "config": config_to_json(options.config),
+        **values,
+        **paths,
+        **dict.fromkeys(objects),
+        "device": str(options.device),
+        "objects": objects,
+        "has_own_recipe": has_own_recipe,
+        "from_agent": options.agent is not None,
+    }
+
+
+def read_record(folder: RunFolder, what: Any = None) -> tuple[Record, Recipe, RunOptions]:
+    """What a run's folder says of it: the record, the recipe, and the options with the config.
+
+    Where the recipe was the user's own, `what` is it, as `agentlib.catalog.recipe_of` takes it: no module is imported
+    because a file names it.
+
+    Raises:
+        FileNotFoundError: no run in this folder.
+        ValueError: the file is damaged, or of another version; the message names the field.
+    """
+    content = folder.record()
+    try:
+        record, recorded = (
+            config_from_json(kind, {f.name: content[f.name] for f in dataclasses.fields(kind) if f.name in content})
+            for kind in (Record, _Recorded)
+        )
+        if record.has_own_recipe and what is None:
+            name = shown(record.what)
+            raise ValueError(f"the run was of a recipe of your own, {name}: give it as the first argument")
+        if not record.has_own_recipe and record.what not in LEARNERS:
+            raise ValueError(f"unknown learner {shown(record.what)}{close_matches(record.what, list(LEARNERS))}")
+        unknown = set(record.objects) - {*ORIGINS, "backbone"}
+        if unknown:
+            raise ValueError(f"objects names {shown(min(unknown))}, which is no option of a run")
+        recipe = recipe_of(what if record.has_own_recipe else record.what)
+        config = config_from_json(recipe.config, record.config)
+    except ValueError as error:
+        raise ValueError(f"{folder.config_file}: {error}") from None
+    return record, recipe, RunOptions(**vars(recorded), config=config, out=folder.path)

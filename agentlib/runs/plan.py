@@ -1,0 +1,111 @@
+"""What a run will do: the only place where names, presets, configs and lengths are resolved."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from agentlib.catalog import recipe_of
+from agentlib.core.config import config_from_json
+from agentlib.core.names import close_matches
+from agentlib.core.recipe import Job, Problem, Recipe
+
+EXAMPLES = {
+    "env": 'env="CartPole-v1"',
+    "data": 'data="digits"',
+    "demos": 'demos="minari:ID", or a path',
+    "expert": 'expert="scripted", a function, an agent, or "me"',
+}
+"""How what is missing is given."""
+HERE = {
+    "total_timesteps": "steps",
+    "policy_kwargs": "net_arch, or backbone",
+    "verbose": "progress",
+    "progress_bar": "progress",
+    "tensorboard_log": "out",
+    "policy": "backbone",
+}
+"""What SB3's arguments are called here."""
+
+
+class Plan(NamedTuple):
+    """A learner with all of its numbers."""
+
+    recipe: Recipe
+    config: Any
+    steps: int | None
+    """None: the config decides, such as by epochs."""
+    origin: str
+    """Where the numbers are from that were not given."""
+
+
+def plan(what: Any, problem: Problem, hyperparameters: Mapping[str, Any]) -> Plan:
+    """Resolves what is to be trained, from the fields of the config that were given.
+
+    `what` is as `recipe_of` takes it. A name, or a recipe, selects the preset for a known environment or data set; a
+    config is taken literally.
+
+    Raises:
+        ValueError: an unknown name, a hyperparameter that the config does not have or that has the wrong type, an
+            origin that the learner cannot use or lacks, or a length that is no whole number from 1.
+    """
+    recipe = recipe_of(what)
+    _check_origins(recipe, problem)
+    preset = preset_of(recipe, problem.key) if _is_name(what) else {}
+    config = config_of(what, problem.key, hyperparameters)
+    steps = next((s for s in (problem.steps, preset.get("steps"), recipe.steps) if s is not None), None)
+    if steps is not None and (not isinstance(steps, int | np.integer) or isinstance(steps, bool) or steps < 1):
+        raise ValueError(f"steps is the length of the run, a whole number from 1, not {steps!r}")
+    preset_name = f"the preset for {problem.key}" if problem.key else "the preset"
+    origin = preset_name if set(preset) - {"steps"} else "the defaults" if _is_name(what) else "the config"
+    return Plan(recipe, config, None if steps is None else int(steps), origin)
+
+
+def job_of(what: Any, problem: Problem, **hyperparameters: Any) -> Job:
+    """The job of a run, for callers with a loop of their own; the arguments are those of `plan`."""
+    recipe, config, steps, _ = plan(what, problem, hyperparameters)
+    return recipe.family.assemble(recipe, dataclasses.replace(problem, config=config, steps=steps))
+
+
+def config_of(what: Any, key: str | None, hyperparameters: Mapping[str, Any]) -> Any:
+    """The config of what is to be trained, each field's type checked; see `plan`, and `Problem.key`."""
+    recipe = recipe_of(what)
+    fields = [field.name for field in dataclasses.fields(recipe.config)]
+    for name in hyperparameters:
+        if name not in fields:
+            known = [*fields, *(field.name for field in dataclasses.fields(Problem))]
+            hint = f"; here it is {HERE[name]}" if name in HERE else close_matches(name, known)
+            raise ValueError(f"{recipe.name} has no hyperparameter {name!r}{hint}")
+    if _is_name(what):
+        base = {name: value for name, value in preset_of(recipe, key).items() if name != "steps"}
+    else:
+        base = {name: getattr(what, name) for name in fields}
+    return config_from_json(recipe.config, {**base, **hyperparameters})
+
+
+def _is_name(what: Any) -> bool:
+    return isinstance(what, str | Recipe)
+
+
+def preset_of(recipe: Recipe, key: str | None) -> Mapping[str, Any]:
+    """The settings for an environment's id or a data set's name; all games of Atari share one."""
+    name = "atari" if key is not None and is_atari(key) else key or ""
+    return recipe.presets.get(name, recipe.presets.get("", {}))
+
+
+def is_atari(env_id: str) -> bool:
+    """Whether an id names an Atari game."""
+    return env_id.startswith("ALE/") or env_id.endswith("NoFrameskip-v4")
+
+
+def _check_origins(recipe: Recipe, problem: Problem) -> None:
+    family = recipe.family
+    for name in EXAMPLES:
+        given = getattr(problem, name) is not None
+        if given and name not in (*family.needs, *family.takes):
+            raise ValueError(f"{recipe.name} learns from {family.learns_from}, not from {name}=")
+        if name in family.needs and not given:
+            raise ValueError(f"{recipe.name} learns from {family.learns_from}: give {name}=, such as {EXAMPLES[name]}")

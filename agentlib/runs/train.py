@@ -1,0 +1,136 @@
+"""`agentlib.train`: the ready-made caller of `run`, with progress, logs, evaluation, checkpoints and early stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from agentlib.agent import Agent
+from agentlib.catalog import LEARNERS, recipe_of
+from agentlib.core.host import torch_threads
+from agentlib.core.recipe import Recipe, is_large
+from agentlib.engine.loop import Compile, Precision
+from agentlib.envs.making import is_made
+from agentlib.runs.folder import RunFolder
+from agentlib.runs.logs import Progress
+from agentlib.runs.options import ORIGINS, RECORDED, Record, RunOptions, read_record, record_of
+from agentlib.runs.plan import plan
+from agentlib.runs.result import Result
+from agentlib.runs.training import Callback, Training
+
+
+def train(
+    what: Any = None,
+    *,
+    env: Any = None,
+    n_envs: int = 1,
+    env_kwargs: dict[str, Any] | None = None,
+    data: Any = None,
+    demos: Any = None,
+    expert: Any = None,
+    steps: int | None = None,
+    seed: int = 0,
+    backbone: str | Path | Mapping[str, Any] | nn.Module = "auto",
+    device: str | torch.device = "auto",
+    agent: Agent | None = None,
+    resume: str | Path | None = None,
+    callback: Callback | None = None,
+    eval_every: int | None = None,
+    out: str | Path | None = None,
+    progress: Progress = True,
+    compile: Compile = "auto",
+    precision: Precision = "float32",
+    threads: int | Literal["auto"] | None = None,
+    **hyperparameters: Any,
+) -> Agent | Result:
+    """Trains, and returns the agent; or, for learners from data, the result.
+
+    Args:
+        what: a name such as "dqn", which selects the preset for a known environment; a config such as
+            `DQNConfig(...)`, which is taken literally; or a `Recipe` of your own, or its place, "my_module:RECIPE".
+        env, n_envs, env_kwargs: an id, an instance, a factory or a vector environment; how many are stepped side by
+            side, and their arguments.
+        data, demos, expert: data sets, demonstrations and experts: names, paths or objects.
+        steps: environment steps, or updates where there is no environment; each learner has a default.
+        seed: of weights, environments, exploration and sampling: the same seed gives the same run.
+        backbone: "auto", another name, a saved file, a spec, or a built module with a `feature_dim`.
+        device, precision, compile, threads: see `agentlib.engine.run`; threads is a number, "auto" or the host's, None.
+        agent: go on from this agent's weights; it stays as it is.
+        resume: the folder of a run to go on with; the options are read from there.
+        callback: called with the clock and the latest numbers a hundred times per run; returning False stops it.
+        eval_every: evaluate after this many steps, on held-out data or in fresh episodes, and keep the best agent.
+        out: the folder of agent, checkpoints, TensorBoard events, results and report; None writes nothing.
+        progress: True shows a bar, "table" prints a table every few seconds.
+        hyperparameters: fields of the config.
+
+    Raises:
+        ValueError: something does not fit, or another run is at work in the folder; the message says what would.
+        Diverged, EnvironmentFailure: a metric is NaN or infinite; the environment failed.
+
+    What ends a run with a folder, Ctrl-C too, says in a note and in its attribute `saved_in` where the run is saved.
+    """
+    given = locals()
+    values = {field.name: given[field.name] for field in fields(RunOptions) if given.get(field.name) is not None}
+    options = RunOptions(**values)
+    if resume is not None:
+        changed = [name for name in ("steps", "out", "agent", "eval_every", "env_kwargs") if name in values]
+        return _resumed(what, Path(resume), options, callback, [*changed, *hyperparameters])
+    _check(options)
+    recipe, config, length, _ = plan(what, options, hyperparameters)
+    return _trained(recipe, replace(options, config=config, steps=length), callback)
+
+
+def _check(options: RunOptions) -> None:
+    if options.agent is not None and not isinstance(options.agent, Agent):
+        raise ValueError(f"agent= takes an Agent, such as Agent.load(path), not {type(options.agent).__name__}")
+    if not isinstance(options.seed, int):
+        raise ValueError(f"a seed is a whole number, not {options.seed!r}")
+    if options.eval_every is not None and is_made(options.env):
+        raise ValueError("eval_every needs env= as an id or a factory: it evaluates in an environment of its own")
+
+
+def _is_own(recipe: Recipe) -> bool:
+    return recipe.name not in LEARNERS or recipe_of(recipe.name) is not recipe
+
+
+def _resumed(what: Any, path: Path, given: RunOptions, callback: Callback | None, changed: list[str]) -> Agent | Result:
+    """Goes on with the run of a folder."""
+    if changed:
+        hint = "a new run goes on from its agent: agent=Agent.load(...)"
+        raise ValueError(f"a run is resumed with its own settings: {', '.join(changed)} cannot be changed; {hint}")
+    record, recipe, options = read_record(RunFolder(path), what)
+    for name in record.objects:
+        if getattr(given, name) in (None, "auto"):
+            kind = "trained on a backbone of your own" if name == "backbone" else f"given its {name} as an object"
+            raise ValueError(f"{path} was {kind}: give {name}=... again")
+    objects = {name: getattr(given, name) for name in RECORDED if name in record.objects}
+    others = {name: getattr(given, name) for name in ORIGINS if getattr(given, name)}
+    compile = options.compile if given.compile == "auto" else given.compile
+    options = replace(options, progress=given.progress, compile=compile, **others | objects)
+    return _trained(recipe, options, callback, record)
+
+
+def _trained(
+    recipe: Recipe, options: RunOptions, callback: Callback | None, resumed: Record | None = None
+) -> Agent | Result:
+    """Assembles the job and trains it, or goes on with what is in the folder."""
+    job = recipe.family.assemble(recipe, options)
+    try:
+        folder = None if options.out is None else RunFolder(options.out)
+        if folder is not None and resumed is None:
+            folder.create(record_of(recipe, options, _is_own(recipe)))
+        threads = options.threads
+        if threads == "auto":
+            threads = None if is_large(job.learner) else 1
+        with torch_threads(threads), closing(Training(recipe, job, options, folder, callback)) as training:
+            if resumed is not None:
+                training.resume(needs_checkpoint=resumed.from_agent)
+            return training.go()
+    finally:
+        job.source.close()

@@ -1,0 +1,255 @@
+"""One run of a job: progress, logs, evaluation, checkpoints and early stop around the loop."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from agentlib.agent import Agent
+from agentlib.core.learner import Update
+from agentlib.core.recipe import Job, Recipe
+from agentlib.core.schedules import Clock
+from agentlib.core.trees import copied
+from agentlib.engine.compiled import telling
+from agentlib.engine.loop import Compile, compiles, engine, run
+from agentlib.runs.folder import RunFolder
+from agentlib.runs.lock import Lock
+from agentlib.runs.logs import Log
+from agentlib.runs.options import RunOptions
+from agentlib.runs.report import write_report
+from agentlib.runs.result import Result
+
+Callback = Callable[[Clock, dict[str, float]], bool | None]
+
+LOGS_PER_RUN = 100
+CHECKPOINTS_PER_RUN = 10
+SECONDS_BETWEEN_CHECKPOINTS = 60.0
+"""A checkpoint is written at the start, and when a tenth of the run is over or a minute, whichever comes first."""
+
+
+class Diverged(FloatingPointError):
+    """A metric became NaN or infinite by this step; `saved_in` is the folder with the last good checkpoint, if any."""
+
+    def __init__(self, message: str, step: int, saved_in: Path | None) -> None:
+        super().__init__(message)
+        self.step, self.saved_in = step, saved_in
+
+
+@dataclass
+class _Progress:
+    """What logging, evaluating and stopping early have to remember."""
+
+    best: float = -math.inf
+    waited: int = 0
+    best_weights: Any = None
+    metrics: dict[str, float] | Any = None
+    next_log: int = 0
+    next_eval: int = 0
+
+
+class Training:
+    """One run of a job: reads metrics rarely, and does what is due then."""
+
+    def __init__(
+        self, recipe: Recipe, job: Job, options: RunOptions, folder: RunFolder | None, callback: Callback | None
+    ) -> None:
+        self.recipe, self.job, self.options, self.folder, self.callback = recipe, job, options, folder, callback
+        # By the whole run's length, not by what is left of it: a resumed run goes on as it began.
+        self.compile = compiles(job.learner, job.length.updates, options.compile)
+        judge, steps = job.judge, job.length.steps
+        if options.eval_every is not None and not judge.evaluates:
+            raise ValueError("there is nothing to evaluate on: leave out eval_every, or give what is held out")
+        self.eval_every = (options.eval_every or judge.eval_every) if judge.evaluates else None
+        self.lock = Lock(folder.path) if folder is not None else None
+        name = f"{recipe.name}, seed {options.seed}"
+        self.log = Log(folder.path if folder else None, options.progress, steps, name)
+        self.log_every, self.save_every = max(steps // LOGS_PER_RUN, 1), max(steps // CHECKPOINTS_PER_RUN, 1)
+        self.now = _Progress(metrics={}, next_log=self.log_every, next_eval=self.eval_every or 0)
+        self.next_save, self.saved_at = 0, time.monotonic()
+        if isinstance(job.product, Agent):  # its file says how it was trained
+            about = {"learner": recipe.name, "trained_on": options.key, "steps": options.steps, "seed": options.seed}
+            if options.env_kwargs:
+                about["env_kwargs"] = json.loads(json.dumps(options.env_kwargs, default=repr))
+            job.product.about |= about
+
+    @property
+    def step(self) -> int:
+        """Steps that lie behind."""
+        return int(self.job.source.clock.steps)
+
+    def go(self) -> Agent | Result:
+        """Trains to the end."""
+        self.log.begin(self.step)
+        before = telling.set(self.log.note)
+        try:
+            if self.folder is not None and not self.folder.checkpoints():
+                self._save()
+            self.next_save = self.step + self.save_every
+            for clock, update in self._updates():
+                steps = int(clock.steps)
+                if steps >= self.now.next_log:
+                    self.now.next_log = steps + self.log_every
+                    if self._report(clock, update) is False:
+                        break
+                if self.folder is not None and (
+                    steps >= self.next_save or time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS
+                ):
+                    self._numbers(clock, update)
+                    self._save()
+            return self._finish()
+        except (KeyboardInterrupt, Exception) as stop:
+            # After a loss that is NaN the weights are worth nothing; after anything else they are.
+            if self.folder is not None and not isinstance(stop, FloatingPointError):
+                self._rescue(stop, self.folder)
+            raise
+        finally:
+            telling.reset(before)
+
+    def resume(self, needs_checkpoint: bool) -> None:
+        """Goes on from the newest checkpoint; a run that was killed before its first one starts again.
+
+        Warns if the run now computes by other means than before.
+        """
+        assert self.folder is not None
+        self.folder.sweep()
+        if not needs_checkpoint and not self.folder.checkpoints():
+            return
+        state = self.folder.load(self.job.learner, self.job.source)
+        self.now = _Progress(**state["progress"])
+        now, old = self._state()["engine"], state["engine"]
+        changed = [f"{name} was {old[name]}, is {now[name]}" for name in now if name in old and old[name] != now[name]]
+        if changed:
+            rest = "it equals one that was never stopped only up to rounding"
+            warnings.warn(f"the run goes on by other means than before ({'; '.join(changed)}): {rest}", stacklevel=2)
+
+    def close(self) -> None:
+        """Closes the log, and lets others into the folder."""
+        self.log.close()
+        if self.lock is not None:
+            self.lock.release()
+
+    def _state(self) -> dict[str, Any]:
+        means = engine(self.job.source, self.compile, self.options.precision)
+        return {"progress": vars(self.now), "engine": means}
+
+    def _save(self) -> None:
+        assert self.folder is not None
+        self.folder.save(self.job.learner, self.job.source, self._state())
+        self.folder.save_product(self.job.product)
+        self.next_save, self.saved_at = self.step + self.save_every, time.monotonic()
+
+    def _rescue(self, stop: BaseException, folder: RunFolder) -> None:
+        """Saves what was learned; a note on what stopped the run says where, or why it could not be."""
+        saved_in = None
+        try:
+            self._save()
+            note, saved_in = f"what was learned so far is in {folder.path}", folder.path
+        except KeyboardInterrupt as again:
+            again.add_note(f"at once, nothing more was saved; {_last_good(folder)}")
+            raise
+        except OSError as error:
+            note = f"what was learned since could not be saved ({error}); {_last_good(folder)}"
+        stop.add_note(note)
+        stop.saved_in, stop.step = saved_in, self.step  # type: ignore[attr-defined]
+
+    def _updates(self) -> Iterator[tuple[Clock, Update]]:
+        """All updates of the job that are still to do."""
+        learner, source, length = self.job.learner, self.job.source, self.job.length
+        way: Compile = "try" if self.compile and self.options.compile is not True else self.compile
+        precision = self.options.precision
+        if self._waited_long_enough():  # a run that is resumed after it had stopped by itself
+            return
+        if length.is_exact:
+            yield from run(learner, source, length.updates - source.updates, compile=way, precision=precision)
+            return
+        while not source.finished:
+            left = length.updates - source.updates  # may be a guess that was too low
+            # Always to the same numbers of updates, wherever the run is resumed.
+            count = left if left > 0 else 1000 + left % -1000
+            for pair in run(learner, source, count, compile=way, precision=precision):
+                yield pair
+                if source.finished:
+                    break
+
+    def _waited_long_enough(self) -> bool:
+        return self.job.judge.patience is not None and self.now.waited >= self.job.judge.patience
+
+    def _report(self, clock: Clock, update: Update) -> bool | None:
+        metrics = self._numbers(clock, update) | self.job.source.measures()
+        if self.eval_every is not None and int(clock.steps) >= self.now.next_eval:
+            self.now.next_eval = int(clock.steps) + self.eval_every
+            metrics |= self._evaluate()
+        self.now.metrics |= metrics
+        self.log.write(clock, metrics)
+        if self._waited_long_enough():
+            return False
+        return self.callback(clock, dict(metrics)) if self.callback is not None else None
+
+    def _numbers(self, clock: Clock, update: Update) -> dict[str, float]:
+        """The update's metrics as numbers; raises `Diverged` where one is not finite."""
+        metrics = {f"train/{name}": float(value) for name, value in update.metrics.items()}
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                step, folder = int(clock.steps), self.folder
+                advice = f"{name} became {value} by step {step}: a smaller learning_rate or max_grad_norm may help"
+                parts = (advice, self.job.source.trouble(), _last_good(folder) if folder else "")
+                raise Diverged("; ".join(filter(None, parts)), step, folder.path if folder else None)
+        return metrics
+
+    def _evaluate(self) -> dict[str, float]:
+        judge, product = self.job.judge, self.job.product
+        scores = judge.evaluate()
+        score = scores[judge.objective] * (-1.0 if judge.lower_is_better else 1.0)
+        self.now.waited += 1
+        if score > self.now.best:
+            self.now.best, self.now.waited = score, 0
+            if self.folder is not None and isinstance(product, Agent):
+                product.save(self.folder.path / "best_agent.safetensors")
+            if judge.patience is not None:
+                self.now.best_weights = copied(self.job.learner)
+        return scores
+
+    def _finish(self) -> Agent | Result:
+        learner, judge, product, folder = self.job.learner, self.job.judge, self.job.product, self.folder
+        if folder is not None:
+            folder.save(learner, self.job.source, self._state())
+        if self.now.best_weights is not None:
+            learner.load_state_dict(self.now.best_weights)
+        learner.eval()
+        measures, pictures = judge.finish(), list[Path]()
+        if folder is not None:
+            folder.save_product(product)
+            try:
+                pictures = judge.draw(folder.path)
+            except ImportError as error:  # a long run shall not end without its results for want of matplotlib
+                judge.facts["pictures_missing"] = str(error)
+            named = {measure.name: measure for measure in measures}
+            results = {
+                "steps": self.step,
+                "metrics": self.now.metrics,
+                "measures": {name: measure.value for name, measure in named.items()},
+                "references": {n: (m.reference, m.whose) for n, m in named.items() if m.reference is not None},
+                "pictures": [picture.name for picture in pictures],
+            }
+            folder.write_results(results | judge.facts)
+            report = folder.path / "report.html"
+            write_report(report, self.recipe, self.options, self.now.metrics, measures, judge.facts, pictures)
+        agent = product if isinstance(product, Agent) else None
+        model: nn.Module = product if agent is None else agent.policy
+        model.eval()
+        if agent is not None and "data" not in self.recipe.family.needs:
+            return agent
+        return Result(model, self.now.metrics, tuple(measures), tuple(pictures), agent)
+
+
+def _last_good(folder: RunFolder) -> str:
+    good = folder.checkpoints()
+    return f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was due before that"

@@ -1,0 +1,220 @@
+"""Ours beside Stable-Baselines3's: same hyperparameters, seeds, threads and environment, measured in the same way.
+
+For each seed both sides train in one process, taking turns to go first. An equal, thin wrapper around the environment
+notes the learning curve and the times; the final agents then play the same episodes, on seeds that no training saw.
+Imports are not timed. What a side compiles before its first environment step counts as start-up; what it compiles
+later falls out of the warm rate only, which is taken over the second half of the steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium
+import torch
+from gymnasium import spaces
+from gymnasium.wrappers import FlattenObservation
+
+from agentlib.core.host import global_generators_kept, torch_threads
+from agentlib.core.recipe import Problem, Recipe
+from agentlib.envs.making import make_env
+from agentlib.experience.evaluation import FIRST_EPISODE_SEED, Evaluation, Predictor, evaluate
+from agentlib.runs.plan import Plan, plan
+from agentlib.runs.train import train
+from agentlib.sb3.comparison import Comparison, Run, Side
+from agentlib.sb3.recording import Recorded, TrainingLog
+from agentlib.sb3.training import algorithm_of, import_sb3, lacks_space, sb3_arguments, train_sb3, unsupported_options
+
+EnvSource = str | Callable[[], gymnasium.Env[Any, Any]]
+
+
+def compare(
+    what: Any = "dqn",
+    *,
+    env: EnvSource,
+    steps: int,
+    seeds: int | Sequence[int] = 5,
+    out: str | Path | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    episodes: int = 100,
+    threads: int | None = None,
+    device: str = "auto",
+    strict: bool = True,
+    progress: bool | Literal["lines"] = True,
+    **hyperparameters: Any,
+) -> Comparison:
+    """Train our learner and Stable-Baselines3's with the same settings, and compare returns and times.
+
+    Args:
+        what: a name such as "dqn", which selects the preset for a known environment, or a config, which is taken
+            literally.
+        env: an environment id, or a function that makes one; each run gets a fresh environment. Tuples and nested
+            dictionaries, which SB3 cannot take, are flattened for both sides.
+        steps: environment steps per run.
+        seeds: the training seeds, or how many (then 0, 1, ...).
+        out: a folder for both sides' agents, results.json, learning_curves.png and report.html; None writes nothing.
+        env_kwargs: for `gymnasium.make`.
+        episodes: evaluation episodes per final agent.
+        threads: torch threads for both sides; None leaves the number as it is.
+        device: of both sides; "auto" is a GPU for images if there is one, and the CPU otherwise.
+        strict: refuse options that SB3's DQN lacks; otherwise note them as a difference.
+        progress: True shows a bar per run, "lines" prints a line after each run, for logs.
+        hyperparameters: fields of the config to replace.
+
+    Raises:
+        ImportError: if Stable-Baselines3 is absent, naming the extra.
+        TypeError: if the environment is an instance, its actions are not discrete, or `what` is another learner.
+        ValueError: if SB3's DQN lacks an option that the config uses (and `strict`), a name is unknown, or there are
+            no seeds below 2**30, or `out` holds a run or a comparison already.
+    """
+    if not isinstance(env, str) and not callable(env):
+        raise TypeError("each run needs an environment of its own: pass an id or a function that makes one")
+    import_sb3()
+    chosen, folder = _chosen(seeds), _empty(out)
+    planned = plan(what, Problem(env=env, steps=steps), hyperparameters)
+    algorithm = algorithm_of(planned.recipe)
+    name, space = _look_at(planned.recipe, env, env_kwargs)
+    arguments = sb3_arguments(planned.config, algorithm, space, strict=strict)
+    device = _same_device(device, arguments["policy"])
+    pairs = _Pairs(planned, algorithm, arguments, env, env_kwargs, steps, episodes, device, progress, folder)
+    with torch_threads(threads) as used, global_generators_kept():
+        runs = [pairs.run(seed, ours_first=index % 2 == 0) for index, seed in enumerate(chosen)]
+    comparison = pairs.comparison(name, used, runs)
+    if folder is not None:
+        comparison.save(folder)
+    return comparison
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """All that the two runs of a seed have in common."""
+
+    plan: Plan
+    algorithm: Any
+    """The class of Stable-Baselines3."""
+    arguments: dict[str, Any]
+    """The same hyperparameters for that."""
+    env: EnvSource
+    env_kwargs: dict[str, Any] | None
+    steps: int
+    episodes: int
+    device: str
+    progress: bool | Literal["lines"]
+    folder: Path | None
+
+    def run(self, seed: int, *, ours_first: bool) -> dict[Side, Run]:
+        """Train and evaluate both sides on one seed."""
+        order: tuple[Side, Side] = ("ours", "sb3") if ours_first else ("sb3", "ours")
+        return {side: self._run_one(side, seed, first=side == order[0]) for side in order}
+
+    def comparison(self, environment: str, threads: int, runs: Sequence[dict[Side, Run]]) -> Comparison:
+        """What the pairs found."""
+        return Comparison(
+            environment=environment,
+            steps=self.steps,
+            episodes=self.episodes,
+            threads=threads,
+            device=self.device,
+            hyperparameters=dataclasses.asdict(self.plan.config),
+            sb3_hyperparameters={
+                name: "as ours" if callable(value) else value for name, value in self.arguments.items()
+            },
+            differences=unsupported_options(self.plan.config, self.algorithm),
+            ours=tuple(pair["ours"] for pair in runs),
+            sb3=tuple(pair["sb3"] for pair in runs),
+        )
+
+    def _run_one(self, side: Side, seed: int, *, first: bool) -> Run:
+        log = TrainingLog(self.steps)
+        agent = self._train_ours(log, seed) if side == "ours" else self._train_sb3(log, seed)
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            agent.save(self.folder / f"{side}_seed{seed}{'.safetensors' if side == 'ours' else '.zip'}")
+        run = Run(seed, first, log, self._evaluate(agent, seed))
+        if self.progress == "lines":
+            name = "ours" if side == "ours" else "SB3"
+            print(f"{name}, seed {seed}: {log.seconds:.0f} s of training, {run.evaluation}", flush=True)  # noqa: T201 - what was asked for
+        return run
+
+    def _train_ours(self, log: TrainingLog, seed: int) -> Any:
+        config = self.plan.config
+        agent: Any = train(
+            self.plan.recipe,
+            env=lambda: Recorded(self._make(), log),
+            steps=self.steps,
+            seed=seed,
+            device=self.device,
+            progress=self.progress is True,
+            **{field.name: getattr(config, field.name) for field in dataclasses.fields(config)},
+        )
+        log.finish()
+        agent.about["trained_on"] = self.env if isinstance(self.env, str) else None
+        return agent
+
+    def _train_sb3(self, log: TrainingLog, seed: int) -> Any:
+        env = Recorded(self._make(), log)
+        try:
+            model = train_sb3(
+                self.algorithm,
+                self.arguments,
+                env,
+                steps=self.steps,
+                seed=seed,
+                device=self.device,
+                progress=self.progress is True,
+            )
+            log.finish()
+        finally:
+            env.close()
+        return model
+
+    def _evaluate(self, agent: Predictor, seed: int) -> Evaluation:
+        return evaluate(agent, lambda: self._make(training=False), episodes=self.episodes, seed=seed)
+
+    def _make(self, training: bool = True) -> gymnasium.Env[Any, Any]:
+        return _make(self.env, self.env_kwargs, training)
+
+
+def _chosen(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not chosen or not all(0 <= seed < FIRST_EPISODE_SEED for seed in chosen):
+        raise ValueError("a comparison needs seeds, at least one, from 0 to 2**30 - 1")
+    return chosen
+
+
+def _empty(out: str | Path | None) -> Path | None:
+    folder = None if out is None else Path(out)
+    if folder is not None and any((folder / name).exists() for name in ("config.json", "results.json")):
+        raise ValueError(f"{folder} holds results already: choose another folder with out=...")
+    return folder
+
+
+def _same_device(device: str, policy: str) -> str:
+    """One device for both sides; their own choices for "auto" differ."""
+    if device != "auto":
+        return device
+    return "cuda" if policy == "CnnPolicy" and torch.cuda.is_available() else "cpu"
+
+
+def _make(env: EnvSource, env_kwargs: dict[str, Any] | None, training: bool = True) -> gymnasium.Env[Any, Any]:
+    """A fresh environment, its observations flattened for both sides where SB3 could not take them."""
+    world = make_env(env, env_kwargs=env_kwargs, training=training)
+    return FlattenObservation(world) if lacks_space(world.observation_space) else world
+
+
+def _look_at(recipe: Recipe, env: EnvSource, env_kwargs: dict[str, Any] | None) -> tuple[str, spaces.Space[Any]]:
+    """The environment's name and observation space; refuses actions that SB3's DQN has no output for."""
+    world = _make(env, env_kwargs)
+    try:
+        algorithm = recipe.sb3.algorithm if recipe.sb3 is not None else ""
+        if algorithm == "DQN" and not isinstance(world.action_space, spaces.Discrete):
+            raise TypeError(f"DQN chooses among discrete actions, but the environment takes {world.action_space}")
+        name = world.spec.id if world.spec is not None else type(world.unwrapped).__name__
+        flat = isinstance(world, FlattenObservation)
+        return f"{name} (observations flattened)" if flat else name, world.observation_space
+    finally:
+        world.close()

@@ -1,0 +1,253 @@
+"""The comparison with Stable-Baselines3, written down: table, JSON, picture and page."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from agentlib.core.names import readable
+from agentlib.metrics.intervals import Estimate
+from agentlib.plots.curves import Curve, learning_curves, png
+from agentlib.plots.report import Highlight, Picture, Prose, Report, Table, made_with, provenance, write_json
+
+Comparison = Any
+"""An `agentlib.Comparison`, which calls this file."""
+Run = Any
+
+OURS, SB3 = "agentlib", "Stable-Baselines3"
+_FEW_SEEDS = 5
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """The comparison for a terminal: heading, numbers, seeds, and the sentence that sums it up."""
+    summary = textwrap.fill(_summary(comparison), 100)
+    return f"{_title(comparison)}\n\n{_main_table(comparison)}\n\n{_seed_table(comparison)}\n\n{summary}"
+
+
+def write_comparison(comparison: Comparison, out: Path) -> None:
+    """Write results.json, learning_curves.png and report.html into `out`, in this order."""
+    out.mkdir(parents=True, exist_ok=True)
+    origin = provenance()
+    write_json(out / "results.json", comparison_results(comparison) | origin)
+    picture = png(learning_curves(_curves(comparison), title=f"Learning curves, {comparison.environment}"))
+    (out / "learning_curves.png").write_bytes(picture)
+    (out / "report.html").write_text(_report(comparison, picture, origin).html(), encoding="utf-8")
+
+
+def comparison_results(comparison: Comparison) -> dict[str, Any]:
+    """All numbers of a comparison, as they stand in results.json."""
+    return {
+        "environment": comparison.environment,
+        "steps": comparison.steps,
+        "seeds": comparison.seeds,
+        "episodes": comparison.episodes,
+        "threads": comparison.threads,
+        "device": comparison.device,
+        "hyperparameters": comparison.hyperparameters,
+        "sb3_hyperparameters": comparison.sb3_hyperparameters,
+        "differences": comparison.differences,
+        "iqm": {"ours": comparison.iqm("ours"), "sb3": comparison.iqm("sb3")},
+        "difference": comparison.difference,
+        "speed": comparison.speed,
+        "speed_from_first_step": comparison.speed_from_first_step,
+        "speed_with_startup": comparison.speed_with_startup,
+        "ours": [_run_results(run) for run in comparison.ours],
+        "sb3": [_run_results(run) for run in comparison.sb3],
+    }
+
+
+def _run_results(run: Run) -> dict[str, Any]:
+    return {
+        "seed": run.seed,
+        "went_first": run.went_first,
+        "mean": run.evaluation.mean,
+        "std": run.evaluation.std,
+        "interval": run.evaluation.interval,
+        "iqm": run.evaluation.iqm,
+        "returns": run.evaluation.returns,
+        "lengths": run.evaluation.lengths,
+        "seconds": run.log.seconds,
+        "startup_seconds": run.log.startup_seconds,
+        "training_seconds": run.training_seconds,
+        "warm_steps_per_second": run.log.warm_rate,
+        "environment_steps": run.log.steps,
+        "training_episode_steps": run.log.episode_steps,
+        "training_episode_returns": run.log.episode_returns,
+    }
+
+
+def _report(comparison: Comparison, picture: bytes, origin: dict[str, Any]) -> Report:
+    return Report(
+        title=_title(comparison),
+        summary=_summary(comparison),
+        highlights=(
+            Highlight(
+                "Return of our final agents",
+                readable(comparison.iqm("ours").value),
+                f"interquartile mean over seeds; {SB3}: {readable(comparison.iqm('sb3').value)}",
+            ),
+            Highlight(
+                "Difference, ours less theirs",
+                _signed(comparison.difference.value),
+                f"95% interval, paired by seed: {comparison.difference.interval}",
+            ),
+            Highlight(
+                "Training speed once warm",
+                f"{readable(comparison.speed.value)} times",
+                f"{readable(comparison.speed_with_startup.value)} times with start-up",
+            ),
+        ),
+        sections=(
+            _main_table(comparison),
+            Picture(
+                "Learning curves",
+                picture,
+                f"Training return against environment steps, {OURS} and {SB3}",
+                "Thin lines are single seeds. These returns are made while exploring, so mostly they lie below those "
+                "of the final agents, which act deterministically.",
+            ),
+            _seed_table(comparison),
+            _hyperparameter_table(comparison),
+            _method(comparison),
+            made_with(origin),
+        ),
+    )
+
+
+def _title(comparison: Comparison) -> str:
+    return f"DQN on {comparison.environment}: {OURS} and SB3"
+
+
+def _summary(comparison: Comparison) -> str:
+    difference = comparison.difference
+    low, high = difference.interval
+    if len(comparison.seeds) < _FEW_SEEDS:
+        verdict = f"Fewer than {_FEW_SEEDS} seeds do not tell which side's final agents are better"
+    elif low > 0:
+        verdict = "Our final agents do better"
+    elif high < 0:
+        verdict = f"{SB3}'s final agents do better"
+    else:
+        verdict = "The final agents of the two sides cannot be told apart"
+    return (
+        f"{verdict}: the difference in return is {_signed_estimate(difference)}. Over "
+        f"{_count(len(comparison.seeds), 'seed')} of {comparison.steps:,} steps, ours trained "
+        f"{readable(comparison.speed.value)} times as fast as {SB3} once warm, and "
+        f"{readable(comparison.speed_with_startup.value)} times as fast with start-up."
+    )
+
+
+def _main_table(comparison: Comparison) -> Table:
+    rows = (
+        (
+            "Final return, IQM of seeds",
+            str(comparison.iqm("ours")),
+            str(comparison.iqm("sb3")),
+            _signed_estimate(comparison.difference),
+        ),
+        _speed_row("Steps per second, warm", comparison, lambda run: run.log.warm_rate, comparison.speed),
+        _speed_row(
+            "Seconds, from the first step",
+            comparison,
+            lambda run: run.training_seconds,
+            comparison.speed_from_first_step,
+        ),
+        _speed_row("Seconds, with start-up", comparison, lambda run: run.log.seconds, comparison.speed_with_startup),
+    )
+    note = (
+        "In brackets: 95% intervals over seeds. The difference is ours minus theirs, paired by seed. Speeds and times "
+        "are medians over seeds; a factor above 1 means that ours is faster."
+    )
+    if 1 < len(comparison.seeds) < _FEW_SEEDS:
+        note += " Intervals of so few seeds are too narrow: take them as a hint."
+    return Table("Result", ("", OURS, SB3, "Difference or factor"), rows, note)
+
+
+def _speed_row(
+    label: str, comparison: Comparison, measure: Callable[[Run], float], factor: Estimate
+) -> tuple[str, ...]:
+    ours, sb3 = (median(measure(run) for run in runs) for runs in (comparison.ours, comparison.sb3))
+    return label, readable(ours), readable(sb3), f"x {factor}"
+
+
+def _seed_table(comparison: Comparison) -> Table:
+    rows = tuple(
+        (
+            str(ours.seed),
+            readable(ours.evaluation.mean),
+            readable(sb3.evaluation.mean),
+            _signed(ours.evaluation.mean - sb3.evaluation.mean),
+            readable(ours.log.seconds),
+            readable(sb3.log.seconds),
+            "ours" if ours.went_first else "SB3",
+        )
+        for ours, sb3 in zip(comparison.ours, comparison.sb3, strict=True)
+    )
+    columns = ("Seed", "Return, ours", "Return, SB3", "Difference", "Seconds, ours", "Seconds, SB3", "Went first")
+    note = f"Return: the mean of {comparison.episodes} episodes. Seconds: the whole training run, start-up included."
+    return Table("Seeds", columns, rows, note)
+
+
+def _hyperparameter_table(comparison: Comparison) -> Table:
+    ours = comparison.hyperparameters
+    theirs = dict(comparison.sb3_hyperparameters)
+    theirs |= theirs.pop("policy_kwargs", {})
+    names = [*(name for name in ours if name in theirs), *(name for name in theirs if name not in ours)]
+    names += comparison.differences
+    rows = tuple((name, _shown(ours, name), _shown(theirs, name)) for name in dict.fromkeys(names))
+    note = f"Options of ours that {SB3} lacks and that are switched off are left out."
+    if comparison.differences:
+        note = f"Not the same on both sides: {', '.join(comparison.differences)}, which {SB3} lacks."
+    return Table("Hyperparameters", ("", OURS, SB3), rows, note)
+
+
+def _method(comparison: Comparison) -> Prose:
+    threads = _count(comparison.threads, "torch thread")
+    training = (
+        f"For each seed both libraries trained in one process with {threads} and device {comparison.device!r}, taking "
+        "turns to go first, on fresh environments inside the same thin wrapper, which notes steps, returns and times."
+    )
+    timing = (
+        "Training with start-up runs from the call that begins training to its return; imports are not in it. "
+        "Training from the first step leaves out what comes before the first environment step. The warm rate is "
+        "taken over the second half of the environment steps, learning included."
+    )
+    scoring = (
+        f"Each final agent then played {comparison.episodes} episodes with deterministic actions, both sides the same "
+        "ones, reset with seeds of 2**30 and above, which no training used. A seed's score is the mean return of its "
+        "episodes; IQM is the interquartile mean of these scores. Intervals are 95% percentile bootstrap intervals "
+        "over seeds. They are too narrow for few seeds: of normal data, those of 5 cover the truth in about 85% of "
+        "all cases."
+    )
+    return Prose("How it was measured", (training, timing, scoring))
+
+
+def _curves(comparison: Comparison) -> dict[str, list[Curve]]:
+    sides = {OURS: comparison.ours, SB3: comparison.sb3}
+    return {
+        name: [Curve(run.log.episode_steps, run.log.episode_returns) for run in runs] for name, runs in sides.items()
+    }
+
+
+def _shown(values: dict[str, Any], name: str) -> str:
+    value = values.get(name, "-")
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _signed(number: float) -> str:
+    return readable(number, sign=True)
+
+
+def _signed_estimate(difference: Estimate) -> str:
+    low, high = difference.interval
+    interval = f" [{_signed(low)}, {_signed(high)}]" if difference.interval.known else ""
+    return f"{_signed(difference.value)}{interval}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,254 @@
+"""Model files of Stable-Baselines3, read without unpickling anything.
+
+A file is a zip. Its entry `data` is JSON in which some values are pickles in base64, with their attributes as plain
+text beside them: the pickles are never looked at, spaces are read from the text. `policy.pth` holds the weights, which
+torch reads with `weights_only=True`. Nothing is unpacked to disk, and sizes are looked at before anything is read.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import math
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from agentlib.core.spaces import space_from_json
+
+LARGEST = {"data": 1 << 28, "policy.pth": 1 << 32}
+"""Bytes of an entry, unpacked; more is refused before it is read."""
+MOST_NUMBERS = 1 << 26
+"""In one observation or action."""
+VERSION_ENTRY = "_stable_baselines3_version"
+_NUMBER = r"[-+]?(?:inf|\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """What `VecNormalize` knows of one observation."""
+
+    mean: Any
+    variance: Any
+    count: float = 0.0
+    clip: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SB3Model:
+    """All of a model of Stable-Baselines3 that acting needs."""
+
+    weights: Mapping[str, Tensor]
+    """The policy's `state_dict`."""
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    policy_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Classes among them may be given by name."""
+    exploration_rate: float = 0.0
+    """Share of random actions; DQN's."""
+    statistics: Mapping[str | None, Statistics] = field(default_factory=dict)
+    """By the key of a Dict observation, None for other observations."""
+    version: str = "unknown"
+    """Of Stable-Baselines3."""
+
+
+def read_sb3_file(
+    path: str | Path,
+    observation_space: spaces.Space[Any] | None = None,
+    action_space: spaces.Space[Any] | None = None,
+) -> SB3Model:
+    """The model in a file.
+
+    Args:
+        path: of the zip; the suffix may be left out.
+        observation_space: in place of what the file says.
+        action_space: in place of what the file says.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no such model, a damaged or oversized file, or a space that its text does not give whole.
+    """
+    path = Path(path)
+    found = path if path.is_file() else Path(f"{path}.zip")
+    if not found.is_file():
+        raise FileNotFoundError(f"no model file at {path}")
+    try:
+        with zipfile.ZipFile(found) as archive:
+            data = json.loads(_entry(archive, "data"))
+            weights = _weights(_entry(archive, "policy.pth"))
+            version = archive.read(VERSION_ENTRY)[:20].decode() if VERSION_ENTRY in archive.namelist() else "unknown"
+        if not isinstance(data, dict):
+            raise ValueError("its data is no JSON object")
+    except (
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+        RuntimeError,
+        NotImplementedError,
+        RecursionError,
+        OSError,
+    ) as error:
+        raise ValueError(f"{found} is no model file of Stable-Baselines3, or it is damaged: {error}") from None
+    except ValueError as error:  # of JSON and of Unicode too
+        raise ValueError(f"{found} is no model file of Stable-Baselines3: {error}") from None
+    kwargs = data.get("policy_kwargs")
+    rate = data.get("exploration_rate")
+    return SB3Model(
+        weights=weights,
+        observation_space=_space(found, data, "observation_space") if observation_space is None else observation_space,
+        action_space=_space(found, data, "action_space") if action_space is None else action_space,
+        policy_kwargs=kwargs if isinstance(kwargs, dict) else {},
+        exploration_rate=float(rate) if isinstance(rate, int | float) else 0.0,
+        version=version,
+    )
+
+
+def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
+    try:
+        info = archive.getinfo(name)
+    except KeyError:
+        raise ValueError(f"it has no entry {name!r}") from None
+    if info.file_size > LARGEST[name]:
+        raise ValueError(f"its entry {name!r} would unpack to {info.file_size:,} bytes, over {LARGEST[name]:,}")
+    return archive.read(info)  # at most as much as was declared
+
+
+def _weights(content: bytes) -> dict[str, Tensor]:
+    """The tensors of a file of torch, on the CPU."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        # torch writes its entries uncompressed; compressed ones could unpack to anything.
+        if sum(info.file_size for info in archive.infolist()) > len(content):
+            raise ValueError("its weights are compressed, which torch never does")
+    try:
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # noqa: TID251 - the one place
+    except Exception as error:  # torch's own kinds of errors, and those of what a damaged file makes it do
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"its weights cannot be read safely: {reason}") from None
+    if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):
+        raise ValueError("its weights are no dictionary of tensors")
+    for name, tensor in loaded.items():
+        plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.is_floating_point()
+        # A tensor can claim to be larger than what is stored for it.
+        if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(f"its weights {name!r} are no plain tensor of numbers")
+    return loaded
+
+
+# Spaces as text ------------------------------------------------------------------------------------------------------
+
+
+def _space(path: Path, data: Mapping[str, Any], name: str) -> spaces.Space[Any]:
+    try:
+        return space_from_json(_described(data[name]))
+    except (KeyError, TypeError, ValueError, SyntaxError, AttributeError, RecursionError, MemoryError) as error:
+        raise ValueError(
+            f"{path} does not give its {name.replace('_', ' ')} in a form that can be read without unpickling: pass "
+            f"{name}=..., such as env.{name} ({error})"
+        ) from None
+
+
+def _described(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A space as `space_from_json` takes it, from the plain fields beside the pickle."""
+    kind = re.findall(r"\w+", fields[":type:"])[-1]  # <class 'gymnasium.spaces.box.Box'>
+    if kind == "Box":
+        shape = fields.get("_shape", fields.get("shape"))
+        bounds = {side: _numbers(fields[side], _count(shape)) for side in ("low", "high")}
+        return {"type": "Box", "shape": shape, "dtype": fields["dtype"], **bounds}
+    if kind == "Discrete":
+        return {"type": "Discrete", "n": int(fields["n"]), "start": int(fields.get("start", 0))}
+    if kind == "MultiDiscrete":
+        (count,) = fields.get("_shape") or [len(re.findall(_NUMBER, fields["nvec"]))]
+        nvec = [int(number) for number in _numbers(fields["nvec"], count)]
+        start = [int(number) for number in _numbers(fields.get("start", str([0] * count)), count)]
+        return {"type": "MultiDiscrete", "nvec": nvec, "start": start}
+    if kind == "MultiBinary":
+        return {"type": "MultiBinary", "n": fields["n"]}
+    if kind == "Dict":
+        return _described_by_text(fields["spaces"])
+    raise ValueError(f"Stable-Baselines3 has no policies for {kind}")
+
+
+def _numbers(text: str, count: int) -> Any:
+    """The numbers that numpy printed. One for all, where it left some out and those that it printed are equal."""
+    found = [float(number) for number in re.findall(_NUMBER, text)]
+    if "..." in text and len(set(found)) == 1:
+        return _plain(found[0])
+    if "..." in text or len(found) != count:
+        raise ValueError(f"{len(found)} of {count} numbers are written out")
+    return [_plain(number) for number in found]
+
+
+def _count(shape: Any) -> int:
+    """Numbers in an array of this shape."""
+    count: int = math.prod(shape)
+    if not 0 < count <= MOST_NUMBERS:
+        raise ValueError(f"a space of {count:,} numbers")
+    return count
+
+
+def _plain(number: float) -> Any:
+    return int(number) if number.is_integer() else number if np.isfinite(number) else str(number)
+
+
+def _described_by_text(text: str) -> dict[str, Any]:
+    """The same for the text of a mapping of spaces, `{'a': Box(-1.0, [1. 2.], (2,), float32), 'b': Discrete(3)}`."""
+    # Arrays as numpy prints them get commas; what is in quotes (a key) stays.
+    pattern = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(\[[^,(){}'"]*\])"""
+    prepared = re.sub(pattern, lambda found: found[1] or _listed(found[2]), text)
+    parts = _value_of(ast.parse(prepared.strip(), mode="eval").body)
+    return {"type": "Dict", "spaces": dict(parts)}
+
+
+def _listed(array: str) -> str:
+    numbers = ", ".join(re.findall(_NUMBER, array))
+    return f"[{numbers}, ...]" if "..." in array else f"[{numbers}]"
+
+
+def _value_of(node: ast.expr) -> Any:
+    """Literals, `inf`, names of dtypes, and calls of the spaces' names; nothing is evaluated."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        arguments = [_value_of(argument) for argument in node.args]
+        keywords = {str(keyword.arg): _value_of(keyword.value) for keyword in node.keywords}
+        return _called(node.func.id, arguments, keywords)
+    if isinstance(node, ast.Dict):
+        return {_value_of(key): _value_of(part) for key, part in zip(node.keys, node.values, strict=True) if key}
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value_of(part) for part in node.elts]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return "-inf" if isinstance(node.operand, ast.Name) else -_value_of(node.operand)
+    return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
+
+
+def _called(name: str, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+    if name == "OrderedDict":
+        return dict(arguments[0])
+    if name == "Box":
+        low, high, shape, dtype = arguments
+        bounds = {"low": _bound(low, _count(shape)), "high": _bound(high, _count(shape))}
+        return {"type": "Box", "shape": shape, "dtype": dtype, **bounds}
+    if name == "Discrete":
+        return {"type": "Discrete", "n": arguments[0], "start": keywords.get("start", 0)}
+    if name == "MultiDiscrete":
+        start = keywords.get("start", [0] * len(arguments[0]))
+        return {"type": "MultiDiscrete", "nvec": arguments[0], "start": start}
+    if name == "MultiBinary":
+        return {"type": "MultiBinary", "n": arguments[0]}
+    raise ValueError(f"Stable-Baselines3 has no policies for {name}")
+
+
+def _bound(value: Any, count: int) -> Any:
+    if not isinstance(value, list):
+        return value
+    if value[-1] is ...:
+        return _numbers(" ".join(map(str, value[:-1])) + " ...", count)
+    if len(value) != count:
+        raise ValueError(f"{len(value)} of {count} numbers are written out")
+    return value

@@ -1,0 +1,177 @@
+"""A model of Stable-Baselines3 with our hyperparameters. The library is imported only when a model is trained."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from agentlib.core.recipe import Recipe
+
+_REWRITTEN = ("net_arch", "max_grad_norm", "learning_rate")
+"""Hyperparameters that SB3 has as well, written in another way."""
+_SMALLEST_IMAGE = 36  # pixels; SB3's Nature CNN has no output for less
+
+
+def algorithm_of(recipe: Recipe) -> Any:
+    """The class of Stable-Baselines3 that is a recipe's counterpart.
+
+    Raises:
+        TypeError: it has none.
+    """
+    import stable_baselines3
+
+    if recipe.sb3 is None:
+        raise TypeError(f"Stable-Baselines3 has no counterpart of {recipe.name} to compare with")
+    return getattr(stable_baselines3, recipe.sb3.algorithm)
+
+
+def unsupported_options(config: Any, algorithm: Any) -> dict[str, Any]:
+    """The fields of a config that SB3's class has no counterpart for, where they are not at their default.
+
+    Our defaults are SB3's behaviour, so an untouched field is no difference.
+    """
+    known = {*inspect.signature(algorithm).parameters, *_REWRITTEN}
+    return {
+        field.name: getattr(config, field.name)
+        for field in fields(config)
+        if field.name not in known and getattr(config, field.name) != _default(field)
+    }
+
+
+def sb3_arguments(
+    config: Any, algorithm: Any, observation_space: spaces.Space[Any], *, strict: bool = True
+) -> dict[str, Any]:
+    """The arguments of a class of Stable-Baselines3 that mean what our config says.
+
+    Args:
+        config: of a learner.
+        algorithm: the class that is its counterpart.
+        observation_space: chooses the policy: "MultiInputPolicy" for a Dict, "CnnPolicy" for images of at least 36
+            pixels, "MlpPolicy" for all else.
+        strict: refuse options that SB3 lacks; otherwise leave them out.
+
+    Returns:
+        Keyword arguments, `policy` among them; environment, seed and device are the caller's.
+
+    Raises:
+        ValueError: if `strict` and the config uses what SB3 lacks, or a schedule follows more than the fraction.
+    """
+    extra = unsupported_options(config, algorithm)
+    if strict and extra:
+        listed = ", ".join(f"{name}={value!r}" for name, value in extra.items())
+        raise ValueError(
+            f"Stable-Baselines3's {algorithm.__name__} has no {listed}. Leave that out for a fair comparison, or pass "
+            "strict=False to compare all the same, with the difference noted in the report."
+        )
+    known = inspect.signature(algorithm).parameters
+    arguments = {field.name: getattr(config, field.name) for field in fields(config) if field.name in known}
+    arguments["policy"] = _policy(observation_space)
+    if callable(config.learning_rate):
+        arguments["learning_rate"] = sb3_schedule(config.learning_rate)
+    # SB3 knows no None here; clipping at infinity is none.
+    arguments["max_grad_norm"] = math.inf if config.max_grad_norm is None else config.max_grad_norm
+    if config.net_arch is not None:  # None is the same on both sides: 64 and 64, or nothing behind a CNN
+        arguments["policy_kwargs"] = {"net_arch": list(config.net_arch)}
+    return arguments
+
+
+def lacks_space(space: spaces.Space[Any]) -> bool:
+    """Whether SB3 knows no such observations: tuples, and dictionaries within dictionaries."""
+    if isinstance(space, spaces.Dict):
+        return any(isinstance(part, (spaces.Dict, spaces.Tuple)) for part in space.values())
+    return isinstance(space, spaces.Tuple)
+
+
+def import_sb3() -> None:
+    """Import Stable-Baselines3 and all that it imports late, so that no timing has imports in it.
+
+    Raises:
+        ImportError: naming the extra to install.
+    """
+    try:
+        import stable_baselines3  # noqa: F401
+    except ImportError as error:
+        raise ImportError("the comparison needs Stable-Baselines3: pip install 'agentlib-rl[sb3]'") from error
+    import torch
+
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # torch imports its compiler with the first optimizer
+
+
+def train_sb3(
+    algorithm: Any,
+    arguments: dict[str, Any],
+    env: gymnasium.Env[Any, Any],
+    *,
+    steps: int,
+    seed: int,
+    device: str = "auto",
+    progress: bool = True,
+) -> Any:
+    """Trains a model of SB3. It seeds the global generators: see `global_generators_kept`.
+
+    Args:
+        algorithm: its class.
+        arguments: from `sb3_arguments`.
+        env: a single environment; it stays open.
+        steps: environment steps; SB3 rounds them up to a whole number of rollouts.
+        seed: for the model, the environment and its action space.
+        device: as torch names it, or "auto".
+        progress: whether to show a bar on stderr.
+    """
+    from stable_baselines3.common.callbacks import BaseCallback
+    from tqdm import tqdm
+
+    class Bar(BaseCallback):
+        """SB3's own bar needs rich; this one looks like ours."""
+
+        def _on_training_start(self) -> None:
+            self.bar = tqdm(total=steps, desc=f"Stable-Baselines3, seed {seed}", unit="step")
+
+        def _on_step(self) -> bool:
+            if self.num_timesteps % 100 == 0:
+                self.bar.update(min(self.num_timesteps, steps) - self.bar.n)
+            return True
+
+        def _on_training_end(self) -> None:
+            self.bar.update(steps - self.bar.n)
+            self.bar.close()
+
+    model = algorithm(env=env, seed=seed, device=device, verbose=0, **arguments)
+    return model.learn(total_timesteps=steps, callback=Bar() if progress else None)
+
+
+def _policy(space: spaces.Space[Any]) -> str:
+    if isinstance(space, spaces.Dict):
+        return "MultiInputPolicy"
+    image = isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
+    return "CnnPolicy" if image and sorted(space.shape or ())[1] >= _SMALLEST_IMAGE else "MlpPolicy"
+
+
+def sb3_schedule(schedule: Callable[[Any], Any]) -> Callable[[float], float]:
+    """A schedule of ours, which follows a clock, as SB3 takes it: a function of the share of the run that is left.
+
+    Raises:
+        ValueError: it follows more than the fraction of the run.
+    """
+    from agentlib.core import Clock
+
+    def rate(remaining: float) -> float:
+        unknown: Any = math.nan  # SB3 tells neither updates nor steps
+        value = float(schedule(Clock(updates=unknown, steps=unknown, fraction=1.0 - remaining)))
+        if math.isnan(value):
+            raise ValueError("Stable-Baselines3 takes a learning rate that follows the fraction of the run alone")
+        return value
+
+    rate(0.5)  # an unfit schedule is refused now, not in mid-run
+    return rate
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()

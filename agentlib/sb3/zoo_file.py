@@ -1,0 +1,287 @@
+"""Settings files of the RL Baselines3 Zoo (YAML), read as literals: nothing in them is evaluated or looked up.
+
+A file belongs to one algorithm of Stable-Baselines3. It holds a section for each environment, "atari" for all Atari
+games, and sometimes "default".
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agentlib.core import Cosine, Linear, Schedule
+from agentlib.core.names import close_matches, one_line, shown
+from agentlib.runs.plan import is_atari
+
+WHOLE_NUMBERS = (
+    "batch_size", "buffer_size", "frame_stack", "gradient_steps", "learning_starts", "n_envs", "n_epochs", "n_steps",
+    "n_timesteps", "policy_delay", "sde_sample_freq", "seed", "target_update_interval", "train_freq",
+)  # fmt: skip
+"""What YAML may give as 1e5."""
+
+LARGEST_FILE = 1 << 17
+"""Bytes; those of the zoo have a tenth of it."""
+LARGEST_TREE = 1 << 16
+"""Values in a file, where what is referred to (`*name`) counts each time."""
+
+RUN_KEYS: tuple[str, ...] = ("callback", "vec_env_wrapper", "vec_env_kwargs", "monitor_kwargs")
+"""What is no argument of an algorithm, and has no field of its own in `ZooSection`."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """A name that a file mentions, such as nn.ReLU."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZooSection:
+    """What a section says, as plain values; schedules are ours, and classes and functions are `Named`."""
+
+    section: str
+    """Its name."""
+    hyperparameters: dict[str, Any]
+    """Arguments of the algorithm of SB3: numbers, booleans, strings, schedules."""
+    policy: str = "MlpPolicy"
+    """SB3's name of the kind of network."""
+    policy_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the policy."""
+    steps: int | None = None
+    """`n_timesteps`."""
+    n_envs: int = 1
+    """Environments side by side."""
+    normalize: dict[str, Any] | None = None
+    """Arguments of `VecNormalize`; None where nothing is normalized."""
+    noise_type: str | None = None
+    """"normal" or "ornstein-uhlenbeck", of the actions while learning."""
+    noise_std: float = 0.0
+    """Its standard deviation."""
+    frame_stack: int | None = None
+    """Observations that are stacked."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """For the environment's constructor."""
+    wrappers: tuple[tuple[str, dict[str, Any]], ...] = ()
+    """`env_wrapper`: names of classes and their arguments, the innermost first."""
+    others: dict[str, Any] = field(default_factory=dict)
+    """Keys that are about the run and not among the above, such as `callback`."""
+
+
+def read_zoo_section(path: str | Path, env_id: str) -> ZooSection:
+    """The settings for an environment in the file of any algorithm.
+
+    Raises:
+        ImportError: PyYAML is absent; the message names the extra.
+        FileNotFoundError: no such file.
+        ValueError: the file is no such file or has no section for the environment, or a value is no literal.
+    """
+    content = load_sections(path)
+    name = section_for(path, content, env_id)
+    try:
+        values = {str(key): _plain(str(key), value) for key, value in content[name].items()}
+        return _zoo_section(name, values)
+    except ValueError as error:
+        raise ValueError(f"{path}, section {name}: {error}") from None
+
+
+def _zoo_section(name: str, values: dict[str, Any]) -> ZooSection:
+    normalize = values.pop("normalize", None)
+    if isinstance(normalize, bool):
+        normalize = {} if normalize else None
+    others = {key: values.pop(key) for key in RUN_KEYS if key in values}
+    return ZooSection(
+        section=name,
+        policy=str(values.pop("policy", "MlpPolicy")),
+        policy_kwargs=_mapping("policy_kwargs", values.pop("policy_kwargs", {})),
+        steps=values.pop("n_timesteps", None),
+        n_envs=values.pop("n_envs", 1),
+        normalize=None if normalize is None else _mapping("normalize", normalize),
+        noise_type=values.pop("noise_type", None),
+        noise_std=values.pop("noise_std", 0.0),
+        frame_stack=values.pop("frame_stack", None),
+        env_kwargs=_mapping("env_kwargs", values.pop("env_kwargs", {})),
+        wrappers=_wrappers(values.pop("env_wrapper", None)),
+        others=others,
+        hyperparameters=values,
+    )
+
+
+def _plain(key: str, value: Any) -> Any:
+    """A value as it is meant: YAML knows 1e-3 as a string and 1e5 as a float, schedules and dicts as strings."""
+    if isinstance(value, str) and key != "policy":
+        if value.lstrip().startswith(("dict(", "{", "[", "(")):
+            value = literal(value, names=True)
+        elif value.startswith(("lin_", "cos_")):
+            value = schedule_from_text(value)
+        elif key.endswith("_class"):
+            value = Named(value)
+        else:
+            try:
+                value = float(value)
+            except ValueError:
+                return value  # such as ent_coef: auto
+    if isinstance(value, float) and key in WHOLE_NUMBERS:
+        if not value.is_integer():
+            raise ValueError(f"{key} must be a whole number, not {value}")
+        return int(value)
+    return tuple(value) if isinstance(value, list) and key == "train_freq" else value
+
+
+def _mapping(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value or {}, dict):
+        raise ValueError(f"{key} must be a mapping, not {shown(value)}")
+    return dict(value or {})
+
+
+def _wrappers(value: Any) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """A name, `{name: arguments}`, or a list of such."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for part in value if isinstance(value, list) else [value] if value else []:
+        if not isinstance(part, str | dict):
+            raise ValueError(f"env_wrapper: {shown(part)} is neither a name nor a name with its arguments")
+        named = {part: {}} if isinstance(part, str) else part
+        found += [(str(name), _mapping("env_wrapper", arguments)) for name, arguments in named.items()]
+    return tuple(found)
+
+
+def load_sections(path: str | Path) -> dict[str, Any]:
+    """The sections of a file.
+
+    Raises:
+        ImportError: PyYAML is absent; the message names the extra.
+        FileNotFoundError: no such file.
+        ValueError: it is no such file.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise ImportError("reading the zoo's files needs PyYAML: pip install 'agentlib-rl[zoo]'") from None
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no settings file at {path}")
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{path} is no settings file of the zoo: it has more than {LARGEST_FILE:,} bytes")
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        reading = loader(path.read_text(encoding="utf-8"))
+        try:
+            node = reading.get_single_node()
+            _size_of(node, {})
+            content = None if node is None else reading.construct_document(node)
+        finally:
+            reading.dispose()
+    except Exception as error:  # PyYAML raises anything, such as IndexError for `!!int ""`
+        told = error if isinstance(error, ValueError | yaml.YAMLError) else repr(error)
+        raise ValueError(f"{path} is no YAML file that can be read safely: {one_line(told)}") from None
+    if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
+        raise ValueError(f"{path} is no settings file of the zoo: it must hold a section for each environment")
+    return content
+
+
+def _size_of(node: Any, known: dict[int, int]) -> int:
+    """How many values a node of YAML stands for; a few lines of references to references can stand for millions."""
+    if id(node) in known:
+        if known[id(node)] == 0:
+            raise ValueError("a part of it contains itself")
+        return known[id(node)]
+    known[id(node)] = 0
+    parts = node.value if isinstance(getattr(node, "value", None), list) else []
+    size = 1 + sum(_size_of(part, known) for each in parts for part in (each if isinstance(each, tuple) else (each,)))
+    if size > LARGEST_TREE:
+        raise ValueError(f"it holds more than {LARGEST_TREE:,} values")
+    known[id(node)] = size
+    return size
+
+
+def section_for(path: str | Path, content: dict[str, Any], env_id: str) -> str:
+    """The name of the section that serves an environment.
+
+    Raises:
+        ValueError: none does; the message names close matches.
+    """
+    candidates = [env_id, *(["atari"] if is_atari(env_id) else []), "default"]
+    for name in candidates:
+        if name in content:
+            return name
+    raise ValueError(f"{path} has no settings for {env_id!r}{close_matches(env_id, [str(name) for name in content])}")
+
+
+def schedule_from_text(text: str) -> Schedule:
+    """A number, or a schedule as the zoo writes it.
+
+    `lin_START` falls to 0 over the run; `lin_START_END` and `lin_START_END_OVER` say where to, and over which share of
+    the run. `cos_` in place of `lin_` goes along a cosine.
+
+    Raises:
+        ValueError: neither.
+    """
+    kind, _, rest = text.partition("_")
+    try:
+        if kind not in ("lin", "cos"):
+            return float(text)
+        given = [float(number) for number in rest.split("_")]
+        start, end, over = (*given, *(0.0, 1.0)[len(given) - 1 :])
+        return (Linear if kind == "lin" else Cosine)(start, end, over)
+    except ValueError:
+        raise ValueError(
+            f"{shown(text)} is neither a number nor a schedule such as lin_2.3e-3 or lin_0.4_1.0"
+        ) from None
+
+
+def schedule_to_text(schedule: Schedule) -> str:
+    """The inverse of `schedule_from_text`, as short as it can be; a function of one's own is named."""
+    if not isinstance(schedule, Linear | Cosine):
+        return getattr(schedule, "__name__", repr(schedule))
+    numbers = [schedule.start, schedule.end, schedule.over]
+    for usual in (1.0, 0.0):
+        if numbers[-1] != usual:
+            break
+        numbers.pop()
+    return "_".join(["lin" if isinstance(schedule, Linear) else "cos", *map(str, numbers)])
+
+
+def literal(value: Any, names: bool = False) -> Any:
+    """What a string says as a Python literal, where `dict(a=1)` stands for `{"a": 1}`; other values as they are.
+
+    With `names` a name in it, such as nn.ReLU, becomes a `Named`.
+
+    Raises:
+        ValueError: it is no literal; nothing is ever evaluated.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return _value_of(ast.parse(value.strip(), mode="eval").body, names)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        raise ValueError(
+            f"{shown(value)} is not a literal such as dict(net_arch=[64, 64]), and is never evaluated"
+        ) from None
+
+
+def _value_of(node: ast.expr, names: bool) -> Any:
+    if names and isinstance(node, ast.Name | ast.Attribute):
+        return Named(_dotted(node))
+    if isinstance(node, ast.Call):
+        keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+        if not isinstance(node.func, ast.Name) or node.func.id != "dict" or node.args or None in keywords:
+            raise ValueError("only dict(name=value, ...) is read")
+        return {name: _value_of(part, names) for name, part in keywords.items()}
+    if isinstance(node, ast.Dict):
+        return {
+            ast.literal_eval(key or node): _value_of(part, names)
+            for key, part in zip(node.keys, node.values, strict=True)
+        }
+    if isinstance(node, ast.List | ast.Tuple):
+        parts = [_value_of(part, names) for part in node.elts]
+        return parts if isinstance(node, ast.List) else tuple(parts)
+    return ast.literal_eval(node)
+
+
+def _dotted(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{_dotted(node.value)}.{node.attr}"
+    if isinstance(node, ast.Name):
+        return node.id
+    raise ValueError("only names and dots are read")

@@ -1,0 +1,106 @@
+"""`agentlib inspect`: a description of a file of ours, without building a network or reading its weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from agentlib.backbones.files import header
+from agentlib.shell.options import Options
+
+Rows = list[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect(Options):
+    """Describe a file of agentlib without loading it: an agent, a backbone or a checkpoint."""
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+    """The file, or the folder of a run."""
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the command."""
+    print(inspected(tyro.cli(Inspect, prog="agentlib inspect", args=arguments).file))
+    return 0
+
+
+def inspected(path: Path) -> str:
+    """A description of an agent, backbone or checkpoint file, or of a run's folder.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, or none of ours.
+    """
+    if path.is_dir():
+        files = sorted(path.rglob("*.safetensors"))
+        if not files:
+            raise FileNotFoundError(f"no file of agentlib in {path}")
+        return "\n\n".join(inspected(file) for file in files)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    metadata, tensors = header(path)
+    numbers = sum(_size(shape) for _, shape in tensors.values())
+    rows: Rows = [("size", f"{path.stat().st_size:,} bytes: {len(tensors)} tensors, {numbers:,} numbers")]
+    if "agentlib" in metadata:
+        try:
+            kind, more = _described(path, metadata["agentlib"])
+        except RecursionError:
+            raise ValueError(f"{path} is damaged: its metadata are nested too deep") from None
+    elif metadata.get("format") == "agentlib state":
+        kind, more = "agentlib state", [("version", metadata.get("version", "unknown"))]
+    else:
+        raise ValueError(f"{path} is a safetensors file, but agentlib did not write it")
+    rows += more
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{path}: {kind}", *(f"  {name:<{width}}  {text}" for name, text in rows), "  tensors"]
+    return "\n".join(lines + [f"    {name}  {dtype} {shape}" for name, (dtype, shape) in tensors.items()])
+
+
+def _described(path: Path, text: str) -> tuple[str, Rows]:
+    try:
+        description = dict(json.loads(text))
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError(f"{path} is damaged: its metadata cannot be read") from None
+    kind = str(description.pop("file", "of an unknown kind"))
+    about = description.pop("about", {})
+    rows: Rows = [(name, _as_text(name, value)) for name, value in description.items()]
+    if isinstance(about, dict):
+        rows += [(name, _as_text(name, value)) for name, value in about.items()]
+    return kind, rows
+
+
+def _as_text(name: str, value: Any) -> str:
+    if name in ("policy", "backbone") and isinstance(value, dict):
+        return _network(value)
+    if isinstance(value, dict) and "type" in value:
+        inner = ", ".join(f"{key}={_brief(item)}" for key, item in value.items() if key != "type")
+        return f"{value['type']}({inner})"
+    return _brief(value)
+
+
+def _network(spec: Any) -> str:
+    """A spec as a call: q(backbone=mlp(input_dim=4, hidden=[64, 64]), n_actions=2)."""
+    if isinstance(spec, dict) and set(spec) == {"name", "arguments"} and isinstance(spec["arguments"], dict):
+        return f"{spec['name']}({', '.join(f'{key}={_network(item)}' for key, item in spec['arguments'].items())})"
+    if isinstance(spec, dict):
+        return "{" + ", ".join(f"{key}: {_network(item)}" for key, item in spec.items()) + "}"
+    if isinstance(spec, list) and any(isinstance(item, dict) for item in spec):
+        return f"[{', '.join(map(_network, spec))}]"
+    return _brief(spec)
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 200 else text[:200] + " ..."
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size

@@ -1,0 +1,238 @@
+"""Flags of the command line: from the options of a run, and from a learner's config."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn
+
+import tyro
+
+from agentlib.catalog import LEARNERS, recipe_of
+from agentlib.core.names import close_matches
+from agentlib.core.recipe import Recipe
+from agentlib.core.schedules import Schedule
+from agentlib.runs.options import RunOptions
+from agentlib.runs.plan import config_of, preset_of
+from agentlib.sb3.zoo_file import schedule_from_text, schedule_to_text
+from agentlib.shell.stopping import UsageError
+
+WIDTH = 100
+NEEDED = {
+    "env": "--env ID, such as --env CartPole-v1",
+    "data": "--data NAME, such as --data digits",
+    "demos": "--demos PATH, such as --demos demos.safetensors",
+    "expert": "--expert NAME, such as --expert scripted",
+    "steps": "--steps N, such as --steps 50_000",
+}
+"""How options that a command cannot do without are given."""
+NOT_HERE = ("ppo", "a2c", "sac", "td3", "ddpg", "trpo", "tqc")
+"""What people ask for, and other libraries have."""
+
+
+def flag(metavar: str) -> Any:
+    """How a flag without a default worth showing looks in the help."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+
+
+EnvId = Annotated[str, tyro.conf.arg(metavar="ID")]
+EnvKwargs = Annotated[tuple[str, ...], flag("NAME=VALUE ...")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every command takes."""
+
+    debug: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Show the traceback of an error."""
+
+
+class Choice(NamedTuple):
+    """A learner, and where its settings come from."""
+
+    recipe: Recipe
+    base: Any
+    """The config before the command line changed it."""
+    origin: str
+    """Where `base` is from."""
+    run: dict[str, Any]
+    """Defaults of options, from a file of the zoo."""
+    notes: tuple[str, ...] = ()
+
+
+def run_flags(names: Iterable[str], **defaults: Any) -> list[Any]:
+    """Fields of a dataclass of flags, made from these options of a run."""
+    fields = []
+    for field in dataclasses.fields(RunOptions):
+        kind, help, metavar = (field.metadata[key] for key in ("flag", "help", "metavar"))
+        if field.name in names and kind is not None:
+            default = () if field.name == "env_kwargs" else defaults.get(field.name, field.default)
+            plain: Any = {"help_behavior_hint": ""} if default in (None, ()) else {}
+            argument = tyro.conf.arg(help=help, metavar=metavar or None, **plain)
+            fields.append((field.name, Annotated[kind, argument], dataclasses.field(default=default)))
+    help = "Take the settings from this file of the RL Baselines3 Zoo (YAML) in place of the preset."
+    zoo = tyro.conf.arg(help=help, metavar="FILE", help_behavior_hint="")
+    return [*fields, ("zoo", Annotated[Path | None, zoo], dataclasses.field(default=None))]
+
+
+def without_learner(command: str, summary: str, fields: list[Any], rest: list[str]) -> NoReturn:
+    """`agentlib train --help`: the learners that there are. There is nothing else to do without one."""
+    known = ", ".join(LEARNERS)
+    if {"-h", "--help"} & set(rest):
+        text = f"The learner, given first: {known}. `agentlib {command} WHAT --help` shows its hyperparameters."
+        what = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WHAT", help=text)]
+        kind = _dataclass([("what", what), *fields], summary)
+        tyro.cli(kind, prog=f"agentlib {command}", args=["--help"])
+    raise UsageError(f"say what to train first: agentlib {command} WHAT ...; there is {known}")
+
+
+def _dataclass(fields: list[Any], summary: str) -> Any:
+    kind = make_dataclass("Flags", fields, bases=(Options,), frozen=True, kw_only=True)
+    kind.__doc__ = summary
+    return kind
+
+
+def choose(what: str, rest: list[str]) -> Choice:
+    """The learner, and the settings that its flags start from: a file's, the preset's, or the defaults."""
+    if what.lower() in NOT_HERE and what not in LEARNERS:
+        raise UsageError(f"{what} is not here; what Stable-Baselines3 trained becomes an agent by Agent.from_sb3")
+    if ":" in what:
+        sys.path.insert(0, "")  # a module in the folder where the command is given
+    elif what not in LEARNERS:
+        raise UsageError(f"unknown learner {what!r}{close_matches(what, list(LEARNERS))}")
+    recipe = recipe_of(what)
+    scout = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("--env", "--data", "--zoo"):
+        scout.add_argument(name)
+    try:
+        given, _ = scout.parse_known_args(rest)
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from None
+    if given.zoo is None:
+        key = given.env or given.data
+        preset = f"the preset for {key}" if key else "the preset"
+        origin = preset if set(preset_of(recipe, key)) - {"steps"} else "the defaults"
+        return Choice(recipe, config_of(recipe, key, {}), origin, {})
+    if given.env is None:
+        raise UsageError("--zoo FILE needs --env ID, which selects the section")
+    from agentlib.sb3.zoo import read_zoo
+
+    settings = read_zoo(given.zoo, given.env, recipe)
+    run = {name: getattr(settings, name) for name in ("steps", "n_envs", "backbone")}
+    run["env_kwargs"] = tuple(f"{name}={value!r}" for name, value in settings.env_kwargs.items())
+    base = config_of(recipe, None, settings.hyperparameters)
+    return Choice(recipe, base, f"{given.zoo}, section {settings.section}", run, settings.notes)
+
+
+def parsed(choice: Choice, command: str, what: str, summary: str, fields: list[Any], rest: list[str]) -> Any:
+    """The options, with the config as their field `hyperparameter`."""
+    recipe, prog = choice.recipe, f"agentlib {command} {what}"
+    config = Annotated[tyro.conf.OmitArgPrefixes[recipe.config], tyro.conf.arg(help="")]  # type: ignore[name-defined]
+    extended = _dataclass([*fields, ("hyperparameter", config)], summary)
+    names = {field.name for field in dataclasses.fields(extended)}
+    if "n_envs" not in names and choice.run.get("n_envs", 1) != 1:
+        raise UsageError(f"{choice.origin}: n_envs is {choice.run['n_envs']}; a comparison has one environment")
+    description = f"{summary}\n\n{recipe.name}: {recipe.summary}. Its flags start from {choice.origin}."
+    run = {name: value for name, value in choice.run.items() if name in names}
+    options: Any = tyro.cli(
+        extended,
+        prog=prog,
+        description=description,
+        args=rest,
+        default=extended(hyperparameter=choice.base, **run),
+        registry=_with_schedules(),
+    )
+    for name in recipe.family.needs:
+        if getattr(options, name, "") is None:
+            raise UsageError(f"{prog} needs {NEEDED[name]}")
+    return options
+
+
+def _with_schedules() -> tyro.constructors.ConstructorRegistry:
+    """Teaches tyro to read a schedule: a number, or lin_2.3e-3 as the zoo writes it."""
+    spec = tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT|lin_START[_END]",
+        instance_from_str=lambda words: schedule_from_text(words[0]),
+        is_instance=lambda value: callable(value) or isinstance(value, int | float),
+        str_from_instance=lambda schedule: [schedule_to_text(schedule)],
+    )
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(lambda info: spec if info.type == Schedule else None)
+    return registry
+
+
+def threads_of(text: str) -> int | Literal["auto"]:
+    """The value of `--threads`."""
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--threads takes a number of at least 1, or auto, not {text!r}")
+    return int(text)
+
+
+def keywords(pairs: Sequence[str]) -> dict[str, Any]:
+    """`name=value` pairs; a value that is no Python literal is a string."""
+    values = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--env-kwargs takes NAME=VALUE, such as is_slippery=False, not {pair!r}")
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[name] = text
+    return values
+
+
+def print_settings(title: str, config: Any, choice: Choice) -> None:
+    """All hyperparameters in one block, by where they come from."""
+    usual = choice.recipe.config()
+    rows: dict[str, list[str]] = {"given": [], choice.origin: [], "the defaults": []}
+    for field in dataclasses.fields(config):
+        value, base = getattr(config, field.name), getattr(choice.base, field.name)
+        origin = choice.origin if base != getattr(usual, field.name) else "the defaults"
+        rows["given" if value != base else origin].append(f"{field.name} {_text(value)}")
+    print(title)
+    for origin, settings in rows.items():
+        if settings:
+            text = f"  {origin}: {', '.join(settings)}"
+            print(textwrap.fill(text, WIDTH, subsequent_indent="    ", break_on_hyphens=False))
+    for note in choice.notes:
+        print(f"  note: {note}")
+    print(flush=True)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "()"
+    return schedule_to_text(value) if callable(value) else str(value)
+
+
+def count(number: int, noun: str) -> str:
+    """Such as "1 step", "1,000 steps"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def new_folder(stem: str) -> Path:
+    """The first free folder of runs/; made at once, so that runs started together do not share it."""
+    number = 1
+    while True:
+        folder = Path("runs") / f"{stem.replace('/', '-').replace(':', '-')}-{number}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def remove_if_unused(folder: Path, asked: Path | None) -> None:
+    """Takes away a folder that we made for a run that came to nothing."""
+    if asked is None and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

@@ -1,0 +1,154 @@
+"""`agentlib record`: films, and demonstrations by an agent, a scripted expert, or a person at the keyboard."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import gymnasium
+import tyro
+
+from agentlib.envs.making import make_env
+from agentlib.envs.playing import Person, Screen, Terminal, Window, render_mode_for
+from agentlib.experience import Demonstrations, record_episodes
+from agentlib.experience.video import record as film
+from agentlib.families.demonstrations import expert_of
+from agentlib.shell.options import EnvId, EnvKwargs, Options, flag, keywords
+from agentlib.shell.stopping import UsageError
+
+MINARI = "minari:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(Options):
+    """Record episodes: as a film (.gif, .mp4), or as demonstrations to learn from (.safetensors, minari:ID)."""
+
+    file: Annotated[
+        tyro.conf.Positional[str | None], tyro.conf.arg(metavar="FILE|scripted|sb3:ZIP", help_behavior_hint="")
+    ] = None
+    """The actor: an agent, such as runs/dqn-CartPole-v1-1/agent.safetensors, or the environment's scripted expert."""
+    play: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Play yourself, turn by turn at this terminal; the episodes so far are kept when you stop."""
+    window: tyro.conf.FlagCreatePairsOff[bool] = False
+    """With --play: play in a window, which does not wait for you."""
+    keys: Annotated[tuple[str, ...], flag("KEY=ACTION ...")] = ()
+    """With --play: the actions of keys, such as a=0 d=1; the default is the environment's own, or digits."""
+    env: EnvId
+    """The environment's id."""
+    env_kwargs: EnvKwargs = ()
+    """Arguments of the environment, such as is_slippery=False."""
+    episodes: int = 1
+    """Number of episodes; a film shows those of `agentlib evaluate` with the same seed."""
+    seed: int = 0
+    """Seed of the episodes."""
+    noise: float = 0.0
+    """Share of random actions in demonstrations in place of the actor's, while the labels stay the actor's."""
+    out: Annotated[str | None, flag("FILE")] = None
+    """The file to write; the default is a .gif beside the agent, and demos.safetensors for your own play."""
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the command."""
+    print(record(tyro.cli(Record, prog="agentlib record", args=arguments)))
+    return 0
+
+
+def record(options: Record, screen: Screen | None = None) -> str:
+    """Records what the options ask for; returns a line about it.
+
+    Args:
+        options: of the command.
+        screen: where a person plays, in place of this terminal or a window.
+
+    Raises:
+        UsageError: nobody acts, or two do.
+    """
+    if options.play == (options.file is not None):
+        raise UsageError("say who acts: agentlib record FILE ..., or agentlib record --play ...")
+    if (options.window or options.keys) and not options.play:
+        raise UsageError("--window and --keys go with --play")
+    out = options.out or _usual_name(options)
+    if not _is_data(out):
+        return _film(options, Path(out))
+    if not out.startswith(MINARI) and Path(out).exists():
+        raise UsageError(f"{out} exists already: choose another name with --out")
+    if options.play:
+        demonstrations = _played(options, screen)
+    else:
+        demonstrations = record_episodes(
+            expert_of(options.file, options.env),
+            options.env,
+            options.episodes,
+            seed=options.seed,
+            noise=options.noise,
+            env_kwargs=keywords(options.env_kwargs),
+        )
+    return _written(demonstrations, out)
+
+
+def _usual_name(options: Record) -> str:
+    if options.play:
+        return "demos.safetensors"
+    path = Path(str(options.file))
+    return str(path.with_suffix(".gif")) if path.exists() or path.suffix else f"{path.name}.safetensors"
+
+
+def _is_data(out: str) -> bool:
+    return out.startswith(MINARI) or out.endswith(".safetensors")
+
+
+def _film(options: Record, out: Path) -> str:
+    if options.play:
+        raise UsageError("your own play is written as .safetensors, or to minari:ID")
+    result = film(
+        expert_of(options.file, options.env),
+        options.env,
+        out,
+        env_kwargs=keywords(options.env_kwargs),
+        episodes=options.episodes,
+        seed=options.seed,
+    )
+    return f"{out}: {_sizes(options.episodes, int(result.lengths.sum()))}, mean return {result.mean:.4g}"
+
+
+def _played(options: Record, screen: Screen | None) -> Demonstrations:
+    kwargs = keywords(options.env_kwargs)
+    mode = "rgb_array" if options.window else render_mode_for(options.env, kwargs)
+    env: gymnasium.Env[Any, Any] = make_env(options.env, env_kwargs=kwargs, render_mode=mode, training=False)
+    person = Person(_keys(options.keys) or None, screen or (Window() if options.window else Terminal()))
+    try:
+        return record_episodes(person, env, options.episodes, seed=options.seed)
+    finally:
+        env.close()
+
+
+def _keys(pairs: Sequence[str]) -> dict[str, Any]:
+    found = {}
+    for pair in pairs:
+        key, equals, text = pair.rpartition("=")
+        if not equals or not key:
+            raise UsageError(f"--keys takes KEY=ACTION, such as a=0, not {pair!r}")
+        try:
+            found[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            raise UsageError(f"--keys takes actions as numbers or lists of numbers, not {text!r}") from None
+    return found
+
+
+def _written(demonstrations: Demonstrations, out: str) -> str:
+    if not len(demonstrations):
+        return "nothing was played, and nothing was written"
+    if out.startswith(MINARI):
+        demonstrations.to_minari(out.removeprefix(MINARI))
+    else:
+        out = str(demonstrations.save(out))
+    sizes = _sizes(len(demonstrations), demonstrations.steps)
+    summary = f"{out}: {sizes}, mean return {demonstrations.returns.mean():.4g}"
+    return f"{summary}\nTo learn from it: agentlib train bc --demos {out} --env {demonstrations.env_id}"
+
+
+def _sizes(episodes: int, steps: int) -> str:
+    return f"{episodes:,} episode{'s' * (episodes != 1)}, {steps:,} step{'s' * (steps != 1)}"

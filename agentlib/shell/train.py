@@ -1,0 +1,147 @@
+"""`agentlib train`: a run in a folder, new or resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+import agentlib
+from agentlib.core.recipe import Recipe
+from agentlib.runs.folder import RunFolder
+from agentlib.runs.options import ORIGINS, RunOptions, read_record
+from agentlib.runs.plan import plan
+from agentlib.shell.options import (
+    Choice,
+    Options,
+    choose,
+    count,
+    flag,
+    keywords,
+    new_folder,
+    parsed,
+    print_settings,
+    remove_if_unused,
+    run_flags,
+    threads_of,
+    without_learner,
+)
+from agentlib.shell.stopping import saving_on_sigterm
+
+SUMMARY = "Train, and keep the result in a folder (`agentlib train --resume DIR` goes on with a run)."
+NAMES = [field.name for field in dataclasses.fields(RunOptions)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resume(Options):
+    """Go on with a run that was stopped, with its own settings."""
+
+    resume: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """The run's folder."""
+    env: Annotated[str | None, flag("ID")] = None
+    """The environment's id, if the run does not name one."""
+    progress: Annotated[Literal["bar", "table", "none"] | None, flag("bar|table|none")] = None
+    """How to report progress; the default is a bar on a terminal, and elsewhere a table every few seconds."""
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the command."""
+    what = None if not arguments or arguments[0].startswith("-") else arguments[0]
+    rest = arguments if what is None else arguments[1:]
+    if any(argument.split("=")[0] == "--resume" for argument in rest):
+        return _resume(what, tyro.cli(Resume, prog="agentlib train", args=rest))
+    defaults: dict[str, Any] = {"threads": "auto", "progress": None}
+    if what is None:
+        without_learner("train", SUMMARY, run_flags(NAMES, **defaults), rest)
+    choice = choose(what, rest)
+    fields = run_flags([name for name in NAMES if _is_taken(name, choice.recipe)], **defaults)
+    return _train(what, parsed(choice, "train", what, SUMMARY, fields, rest), choice)
+
+
+def _is_taken(name: str, recipe: Recipe) -> bool:
+    """Whether an option means something for a learner."""
+    family = recipe.family
+    origins = (*family.needs, *family.takes)
+    return name in origins if name in ORIGINS else "env" in origins or name not in ("n_envs", "env_kwargs")
+
+
+def _train(what: str, options: Any, choice: Choice) -> int:
+    given = {name: getattr(options, name) for name in NAMES if hasattr(options, name)}
+    shown, given["progress"] = given.get("env_kwargs", ()), _progress(options.progress)
+    given |= {"env_kwargs": keywords(shown), "threads": threads_of(options.threads)}
+    config = options.hyperparameter
+    hyperparameters = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    steps = plan(what, RunOptions(**given), hyperparameters).steps
+    subject = next((str(given[name]) for name in ("env", "data", "demos") if given.get(name)), "")
+    folder = options.out or new_folder(f"{choice.recipe.name}-{subject}")
+    length = f"{count(steps, 'step')}, " if steps is not None else ""
+    print_settings(f"{choice.recipe.name} on {subject}: {length}seed {options.seed}", config, choice)
+    try:
+        arguments = {**given, **hyperparameters, "steps": steps, "out": folder}
+        return _learn(folder, what, shown, arguments)
+    finally:
+        remove_if_unused(folder, options.out)
+
+
+def _resume(what: str | None, options: Resume) -> int:
+    folder = RunFolder(options.resume)
+    own = None if what is None else choose(what, []).recipe
+    record, _, recorded = read_record(folder, own)
+    env = options.env or recorded.env
+    last = folder.checkpoints()
+    step = int(last[-1].stem.removeprefix("step_")) if last else 0
+    subject = env or recorded.data or recorded.demos
+    state = "finished already" if (options.resume / "results.json").exists() else f"going on at step {step:,}"
+    total = f" of {recorded.steps:,}" if recorded.steps is not None else ""
+    print(f"{record.what} on {subject}, in {options.resume}: {state}{total}\n", flush=True)
+    shown = [f"{name}={value!r}" for name, value in recorded.env_kwargs.items()]
+    arguments = {"resume": options.resume, "env": env, "progress": _progress(options.progress)}
+    return _learn(options.resume, own, shown, arguments)
+
+
+def _learn(folder: Path, what: Any, shown_kwargs: Sequence[str], arguments: dict[str, Any]) -> int:
+    latest: dict[str, float] = {}
+    try:
+        with saving_on_sigterm():
+            product = agentlib.train(what, callback=lambda clock, now: latest.update(now), **arguments)
+    except KeyboardInterrupt as stop:
+        if getattr(stop, "__notes__", None):
+            stop.add_note(f"to go on: agentlib train --resume {folder}")
+        raise
+    if isinstance(product, agentlib.Agent):
+        given = f" --env-kwargs {shlex.join(shown_kwargs)}" if shown_kwargs else ""
+        _print_agent(folder, f"{arguments.get('env') or 'ID'}{given}", latest)
+        return 0
+    print(f"\n{product}")
+    for picture in product.pictures:
+        print(f"picture: {picture}")
+    if product.agent is not None:
+        print(f"The model is in {folder / 'agent.safetensors'}: Agent.load(path).act(x) predicts")
+    print(f"The run is in {folder}; its report is {folder / 'report.html'}")
+    backbone = folder / "backbone.safetensors"
+    if backbone.is_file():
+        print(f"Another learner goes on with its network: --backbone {backbone}")
+    return 0
+
+
+def _print_agent(folder: Path, env: str, metrics: dict[str, float]) -> None:
+    """Where the agent is, and the lines that use it."""
+    names = {"rollout/ep_rew_mean": "training, last episodes", "eval/mean_reward": "evaluation"}
+    returns = [f"{metrics[name]:.4g} ({label})" for name, label in names.items() if name in metrics]
+    path = folder / "agent.safetensors"
+    print(f"\nMean return {', '.join(returns)}" if returns else "")
+    print(f"The agent is in {path}. To use it:\n")
+    print("    from agentlib import Agent")
+    print(f'    agent = Agent.load("{path.as_posix()}")')
+    print("    action = agent.act(observation)\n")
+    print(f"How good it is: agentlib evaluate {path} --env {env}")
+
+
+def _progress(asked: str | None) -> Any:
+    asked = asked or ("bar" if sys.stderr.isatty() else "table")
+    return {"bar": True, "table": "table", "none": False}[asked]

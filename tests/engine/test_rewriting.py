@@ -1,0 +1,133 @@
+"""Rewritten graphs give the same numbers."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from agentlib.engine.rewriting import OUT_OF_CACHE, convolution_and_relu, linear, norm_of_product, rewrite
+from agentlib.engine.tape import Tape
+
+aten = torch.ops.aten
+
+
+def both_ways(work, *tensors):
+    """The outputs of a traced function, and of its rewritten graph; and what was put into the graph."""
+    tape = Tape()
+    with tape:
+        expected = work(*[tensor.clone() for tensor in tensors])
+    graph, nodes = fx.Graph(), dict[Any, fx.Node]()
+    for ref in tape.inputs:
+        nodes[ref] = graph.placeholder(f"x{ref.number}")
+    for function, args, kwargs, results, _ in tape.operations:
+        known = [[nodes[a] for a in arg] if isinstance(arg, list) and arg and arg[0] in nodes else arg for arg in args]
+        known = [nodes[arg] if not isinstance(arg, list) and arg in nodes else arg for arg in known]
+        nodes[results[0]] = graph.call_function(function, tuple(known), kwargs)
+    graph.output(nodes[tape.refs(expected)])
+    rewrite(graph)
+    graph.lint()
+    put_in = [node.target for node in graph.nodes if node.target in (linear, convolution_and_relu, norm_of_product)]
+    inputs = [tape.tensors[ref.number] for ref in tape.inputs]
+    tape.undo()
+    return expected, fx.GraphModule(nn.Module(), graph)(*inputs), put_in
+
+
+def test_linear_layers():
+    """Within rounding, and in the same order in memory: random numbers are drawn along it."""
+    bias, x, weight = torch.randn(7), torch.randn(5, 3), torch.randn(7, 3)
+    expected, found, put_in = both_ways(lambda b, x, w: torch.addmm(b, x, w.t()), bias, x, weight)
+    assert put_in == [linear]
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert found.stride() == expected.stride()
+    scaled, found, put_in = both_ways(lambda b, x, w: torch.addmm(b, x, w.t(), beta=0.5), bias, x, weight)
+    assert put_in == []
+    assert torch.equal(found, scaled)
+
+
+def test_other_numbers_than_float32_are_added_up_as_before():
+    bias, x, weight = (torch.randn(*shape, dtype=torch.bfloat16) for shape in [(7,), (5, 3), (7, 3)])
+    assert torch.equal(linear(bias, x, weight.t()), torch.addmm(bias, x, weight.t()))
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_convolutions_with_their_relu(biased):
+    x, weight, bias = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3), torch.randn(4)
+    work = lambda x, w, b: torch.relu(torch.conv2d(x, w, b if biased else None, 2, 1))  # noqa: E731
+    expected, found, put_in = both_ways(work, x, weight, bias)
+    assert put_in == [convolution_and_relu]
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert (found == 0).any()
+
+
+def test_a_convolution_that_is_read_elsewhere_stays():
+    def work(x: Tensor, weight: Tensor) -> Tensor:
+        maps = torch.conv2d(x, weight)
+        return torch.relu(maps) + maps
+
+    expected, found, put_in = both_ways(work, torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3))
+    assert put_in == []
+    assert torch.equal(found, expected)
+
+
+def test_one_dimensional_and_transposed_convolutions_are_computed_as_before():
+    x, weight = torch.randn(2, 3, 9), torch.randn(4, 3, 3)
+    assert torch.equal(
+        convolution_and_relu(x, weight, None, [1], [0], [1], False, [0], 1), torch.relu(torch.conv1d(x, weight))
+    )
+    x, weight = torch.randn(2, 3, 9, 9), torch.randn(3, 4, 3, 3)
+    found = convolution_and_relu(x, weight, None, [2, 2], [0, 0], [1, 1], True, [0, 0], 1)
+    assert torch.equal(found, torch.relu(torch.conv_transpose2d(x, weight, stride=2)))
+
+
+@pytest.mark.parametrize("transposed", [True, False])
+def test_the_norm_of_a_large_product(transposed):
+    """More exact than reading it, also where its terms nearly cancel, as a gradient's do."""
+    a, b = torch.randn(1_200, 16), torch.rand(16, 1_000)  # all of b is alike
+    a -= a.mean(1, keepdim=True)
+    assert a.shape[0] * b.shape[1] >= OUT_OF_CACHE
+    norm = lambda a, b: torch.linalg.vector_norm((a @ b).t() if transposed else a @ b)  # noqa: E731
+    expected, found, put_in = both_ways(norm, a, b)
+    assert put_in == [norm_of_product]
+    exact = torch.linalg.vector_norm(a.double() @ b.double())
+    assert abs(found - exact) < 1e-6 * exact
+    assert abs(found - exact) <= abs(expected - exact)
+
+
+def test_the_norm_of_nothing_is_zero():
+    a, b = torch.zeros(1_200, 16), torch.rand(16, 1_000)
+    assert norm_of_product(a, b, a @ b) == 0.0
+
+
+def test_a_small_product_is_read():
+    a, b = torch.randn(12, 16), torch.randn(16, 10)
+    assert torch.equal(norm_of_product(a, b, a @ b), torch.linalg.vector_norm(a @ b))
+
+
+@pytest.mark.parametrize("through", [lambda x: x, Tensor.detach, Tensor.t, lambda x: x.view(-1)[1:]])
+def test_a_product_that_is_changed_is_read(through):
+    """Also where it is changed through a view."""
+
+    def work(a: Tensor, b: Tensor) -> Tensor:
+        product = a @ b
+        through(product).mul_(2.0)
+        return torch.linalg.vector_norm(product)
+
+    expected, found, put_in = both_ways(work, torch.randn(1_200, 16), torch.randn(16, 1_000))
+    assert put_in == []
+    assert torch.equal(found, expected)
+
+
+def test_what_a_pattern_reads_may_change_after_it():
+    """The gradient's factors are changed before its norm is asked for."""
+
+    def work(a: Tensor, b: Tensor) -> Tensor:
+        product = a @ b
+        a.mul_(0.0)
+        return torch.linalg.vector_norm(product)
+
+    a, b = torch.randn(1_200, 16), torch.randn(16, 1_000)
+    _, found, put_in = both_ways(work, a, b)
+    assert put_in == [norm_of_product]
+    exact = torch.linalg.vector_norm(a.double() @ b.double())
+    assert abs(found - exact) < 1e-6 * exact

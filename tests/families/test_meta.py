@@ -1,0 +1,99 @@
+"""MAML and prototypical networks from the top."""
+
+import pytest
+import torch
+
+import agentlib
+from agentlib.backbones import spec_of
+from agentlib.data import Dataset, Pairs
+from agentlib.families.tasks import accuracies, episodes_of, nearest_mean
+from agentlib.learners import MAMLConfig, Prototypical, PrototypicalConfig
+from agentlib.policies import CategoricalPolicy, Predictor
+from agentlib.runs.result import Result
+
+
+def clusters(classes=10, each=8):
+    """Points around as many corners, whose labels are told by the place alone."""
+    generator = torch.Generator().manual_seed(0)
+    corners = 4.0 * torch.randn(classes, 6, generator=generator)
+    x = corners.repeat_interleave(each, 0) + 0.3 * torch.randn(classes * each, 6, generator=generator)
+    return Dataset(x, torch.arange(classes).repeat_interleave(each), tuple("ABCDEFGHIJ"[:classes]))
+
+
+@pytest.mark.slow
+def test_maml_on_sinusoids(tmp_path):
+    result = agentlib.train("maml", data="sinusoids", steps=30, out=tmp_path / "run", progress=False)
+    assert isinstance(result, Result)
+    assert isinstance(result.model, Predictor)
+    names = ["loss_after_0", "loss_after_1", "loss_after_10", "loss_without_task"]
+    assert list(result.measures) == [f"test/{name}" for name in names]
+    assert result.measures["test/loss_without_task"] == pytest.approx(3.01, abs=0.25)
+    assert result.measures["test/loss_after_10"] < result.measures["test/loss_after_0"]
+    assert [path.name for path in result.pictures] == ["adaptation.png", "tasks.png"]
+    assert spec_of(result.backbone)["arguments"]["hidden"] == [40, 40]
+    assert (tmp_path / "run" / "backbone.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_maml_on_classes(tmp_path):
+    config = MAMLConfig(loss="cross_entropy", ways=3, shots=2, queries=2, held_out=0.4, batch_size=4)
+    result = agentlib.train(config, data=clusters(), steps=5, out=tmp_path / "run", progress=False)
+    assert isinstance(result, Result)
+    assert isinstance(result.model, CategoricalPolicy)
+    assert result.measures["test/accuracy_after_0"] == pytest.approx(1 / 3, abs=0.1)
+    assert [path.name for path in result.pictures] == ["adaptation.png"]
+
+
+@pytest.mark.slow
+def test_prototypical(tmp_path):
+    config = PrototypicalConfig(ways=4, shots=1, queries=3, held_out=0.4)
+    result = agentlib.train(config, data=clusters(), steps=20, out=tmp_path / "run", progress=False)
+    assert isinstance(result, Result)
+    assert {"test/4_way_1_shot", "test/4_way_1_shot_pixels", "test/4_way_1_shot_random_encoder"} <= set(result.measures)
+    assert "test/20_way_1_shot" not in result.measures, "four classes were held out"
+    assert "test/4_way_5_shot" not in result.measures, "eight examples of each are too few"
+    assert result.measures["test/4_way_1_shot_pixels"] > 0.95
+    # The model is a classifier of what it is shown.
+    new = clusters().x[-32:].unflatten(0, (4, 8))  # four classes that it never saw
+    support = Pairs(new[:, 0][None], torch.arange(4)[None])
+    logits = result.model(support, new[:, 1:].flatten(0, 1)[None], 4)
+    assert float((logits.argmax(-1)[0] == torch.arange(4).repeat_interleave(7)).float().mean()) > 0.8
+
+
+def test_episodes_are_judged_by_the_nearest_mean():
+    data = clusters()
+    found = accuracies(nearest_mean, episodes_of(data, 5, 2, queries=3, count=40))
+    assert found.shape == (40,)
+    assert found.mean() > 0.95
+    shuffled = Dataset(
+        data.x, data.y[torch.randperm(len(data), generator=torch.Generator().manual_seed(0))], data.classes
+    )
+    found = accuracies(nearest_mean, episodes_of(shuffled, 5, 2, queries=3, count=200))
+    assert abs(found.mean() - 0.2) < 0.08
+
+
+def test_judged_features_are_classified_as_the_network_does():
+    """`predict` and `classify` apart equal the network on the examples; and the nearest mean, on raw points."""
+    learner, source = Prototypical.tiny()
+    source.advance()
+    tasks = source.sample()
+    support, query = (Pairs(learner.predict(part.x.flatten(0, 1)).unflatten(0, part.x.shape[:2]), part.y)
+                      for part in (tasks.support, tasks.query))  # fmt: skip
+    logits = learner.classify(tasks._replace(support=support, query=query))
+    torch.testing.assert_close(logits, learner.network(tasks.support, tasks.query.x, 4))
+    torch.testing.assert_close(-nearest_mean(tasks).square(), learner.classify(tasks), atol=1e-5, rtol=1e-4)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="loss='cross_entropy' is not for tasks of regression: give loss='mse'"):
+        agentlib.train("maml", data="sinusoids", loss="cross_entropy", progress=False)
+    with pytest.raises(ValueError, match="loss='mse' is not for tasks of classification: give loss='cross_entropy'"):
+        agentlib.train("maml", data=clusters(), progress=False)
+    with pytest.raises(ValueError, match="prototypes stand for classes, not for tasks of regression"):
+        agentlib.train("prototypical", data="sinusoids", progress=False)
+    with pytest.raises(ValueError, match=r"20 ways .* the data has 8 classes"):
+        agentlib.train("prototypical", data="digits", ways=20, held_out=0.2, progress=False)
+    with pytest.raises(ValueError, match="unknown data set 'sinusoid'"):
+        agentlib.train("maml", data="sinusoid", loss="cross_entropy", progress=False)
+    with pytest.raises(ValueError, match="classes can be held out of labelled data only"):
+        agentlib.train("prototypical", data="diabetes", progress=False)

@@ -1,0 +1,113 @@
+import dataclasses
+from typing import Any
+
+import gymnasium
+import pytest
+
+import agentlib
+from agentlib.catalog import LEARNERS, recipe_of
+from agentlib.core import Linear
+from agentlib.core.config import config_from_json, config_to_json
+from agentlib.core.recipe import Problem
+from agentlib.data import DATASETS, TASKS
+from agentlib.learners import DQNConfig
+from agentlib.runs.plan import config_of, is_atari, plan, preset_of
+from tests.tiny import tiny_run
+
+NAMED = [(name, key) for name in LEARNERS for key in recipe_of(name).presets if key]
+
+
+@pytest.mark.parametrize(("name", "env_id"), NAMED)
+def test_each_preset_is_a_config_of_its_algorithm(name, env_id):
+    config = config_of(name, env_id, {})
+    assert config_from_json(type(config), config_to_json(config)) == config
+
+
+@pytest.mark.parametrize(("name", "key"), [pair for pair in NAMED if pair[1] != "atari"])
+def test_each_preset_is_for_something_that_there_is(name, key):
+    family = recipe_of(name).family
+    in_environments = "env" in (*family.needs, *family.takes)
+    assert key in (gymnasium.registry if in_environments else {**DATASETS, **TASKS})
+
+
+def test_cartpole_has_the_settings_of_the_zoo():
+    assert config_of("dqn", "CartPole-v1", {}) == DQNConfig(
+        learning_rate=2.3e-3,
+        batch_size=64,
+        buffer_size=100_000,
+        learning_starts=1_000,
+        gamma=0.99,
+        target_update_interval=10,
+        train_freq=256,
+        gradient_steps=128,
+        exploration_fraction=0.16,
+        exploration_initial_eps=1.0,
+        exploration_final_eps=0.04,
+        net_arch=(256, 256),
+    )
+
+
+def test_atari_games_share_one_preset():
+    for env_id in ("ALE/Pong-v5", "ALE/Breakout-v5", "PongNoFrameskip-v4"):
+        assert is_atari(env_id)
+        assert preset_of(recipe_of("dqn"), env_id) == recipe_of("dqn").presets["atari"]
+    assert not is_atari("CartPole-v1")
+
+
+@pytest.mark.parametrize("env_id", [None, "Blackjack-v1", "Nothing-v0"])
+def test_elsewhere_the_defaults_hold(env_id):
+    assert config_of("dqn", env_id, {}) == DQNConfig()
+
+
+def test_what_is_given_comes_before_the_preset():
+    config = config_of("dqn", "CartPole-v1", {"batch_size": 7, "net_arch": [3]})
+    assert (config.batch_size, config.net_arch, config.train_freq) == (7, (3,), 256)
+
+
+def test_a_config_is_taken_literally():
+    config = DQNConfig(batch_size=7)
+    assert config_of(config, "CartPole-v1", {}) == config
+    assert config_of(config, "CartPole-v1", {"gamma": 0.5}) == dataclasses.replace(config, gamma=0.5)
+
+
+def test_schedules_stay_what_they_are():
+    assert config_of("dqn", None, {"learning_rate": Linear(1.0, 0.0)}).learning_rate == Linear(1.0, 0.0)
+
+    def mine(clock):
+        return 1e-3
+
+    assert config_of("dqn", None, {"learning_rate": mine}).learning_rate is mine
+
+
+def test_an_instance_selects_the_preset_by_its_id():
+    # CartPole's network is 256 wide, and elsewhere 64.
+    agent = tiny_run(env=gymnasium.make("CartPole-v1"), steps=10, net_arch=None)
+    assert agent.backbone.hidden == (64, 64)
+
+    agent = agentlib.train("dqn", env=gymnasium.make("CartPole-v1"), steps=10, progress=False, learning_starts=5)
+    assert agent.backbone.hidden == (256, 256)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_every_name_trains_without_further_numbers(name):
+    """Each has a default length, or a config that says how long."""
+    family = recipe_of(name).family
+    given: dict[str, Any] = {"env": "CartPole-v1", "data": "digits", "demos": "demos.safetensors", "expert": "scripted"}
+    planned = plan(name, Problem(**{origin: given[origin] for origin in family.needs}), {})
+    assert planned.steps is not None or hasattr(planned.config, "epochs")
+
+
+def test_a_plan_says_where_its_numbers_are_from():
+    origins = {
+        ("dqn", "CartPole-v1"): "the preset for CartPole-v1",
+        ("dqn", "Nothing-v0"): "the defaults",
+        (DQNConfig(), "CartPole-v1"): "the config",
+    }
+    for (what, env), origin in origins.items():
+        assert plan(what, Problem(env=env, steps=10), {}).origin == origin
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, True, "10"])
+def test_a_length_is_a_whole_number(steps):
+    with pytest.raises(ValueError, match="steps is the length of the run, a whole number from 1"):
+        plan("dqn", Problem(env="CartPole-v1", steps=steps), {})

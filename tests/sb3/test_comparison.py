@@ -1,0 +1,310 @@
+import inspect
+import json
+import math
+from types import SimpleNamespace
+from typing import Any, cast
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import DQN
+
+import agentlib
+from agentlib import compare
+from agentlib.catalog import recipe_of
+from agentlib.core import Cosine, Linear
+from agentlib.core.host import global_generators_kept, torch_threads
+from agentlib.experience import Evaluation, evaluate
+from agentlib.learners import DQNConfig
+from agentlib.sb3 import Comparison
+from agentlib.sb3.comparison import Run
+from agentlib.sb3.recording import Recorded, TrainingLog
+from agentlib.sb3.training import algorithm_of, lacks_space, sb3_arguments, unsupported_options
+
+VECTOR = spaces.Box(-1.0, 1.0, (4,))
+SHARED = (
+    "learning_rate", "buffer_size", "learning_starts", "batch_size", "tau", "gamma", "train_freq", "gradient_steps",
+    "n_steps", "target_update_interval", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps",
+    "max_grad_norm",
+)  # fmt: skip
+"""Hyperparameters of DQN with one name, unit and meaning on both sides."""
+SMALL = {"buffer_size": 200, "learning_starts": 20, "net_arch": (8,), "train_freq": 4, "gradient_steps": 1}
+
+
+class Still:
+    """Always the same action."""
+
+    def __init__(self, action=0):
+        self.action, self.about = action, dict[str, Any]()
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return np.array(self.action), state
+
+    def save(self, path):
+        path.write_bytes(b"ours")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Our training replaced by a few random steps; the calls that it got."""
+    made = []
+
+    def train(recipe, *, env, steps, seed, device, progress, **hyperparameters):
+        made.append(
+            SimpleNamespace(config=recipe.config(**hyperparameters), seed=seed, threads=torch.get_num_threads())
+        )
+        world = env()
+        world.action_space.seed(seed)
+        world.reset(seed=seed)
+        for _ in range(steps):
+            if any(world.step(world.action_space.sample())[2:4]):
+                world.reset()
+        world.close()
+        return Still()
+
+    monkeypatch.setattr("agentlib.sb3.compare.train", train)
+    return made
+
+
+def run(out=None, **changes):
+    settings: dict[str, Any] = {
+        "env": "CartPole-v1",
+        "steps": 120,
+        "seeds": 2,
+        "episodes": 3,
+        "progress": False,
+    } | SMALL
+    return compare("dqn", out=out, **(settings | changes))
+
+
+def test_the_whole_comparison(calls, tmp_path):
+    found = run(tmp_path, seeds=[3, 5, 8])
+    assert [call.seed for call in calls] == [3, 5, 8]
+    assert calls[0].config.learning_rate == 2.3e-3  # from the preset for CartPole
+    assert found.seeds == (3, 5, 8)
+    assert [pair.went_first for pair in found.ours] == [True, False, True]
+    assert [pair.went_first for pair in found.sb3] == [False, True, False]
+    assert found.scores("ours").shape == (3,)
+    assert found.difference.value == pytest.approx((found.scores("ours") - found.scores("sb3")).mean())
+    for mine, theirs in zip(found.ours, found.sb3, strict=True):
+        assert mine.evaluation.seed == theirs.evaluation.seed == mine.seed
+        assert mine.log.steps == theirs.log.steps == 120
+        assert 0 < theirs.log.startup_seconds < theirs.log.seconds
+        assert theirs.training_seconds == pytest.approx(theirs.log.seconds - theirs.log.startup_seconds)
+        assert theirs.log.warm_rate > 0
+        assert theirs.log.episode_steps == list(np.cumsum(theirs.log.episode_returns))  # CartPole pays one per step
+    assert found.speed.value > 1  # the stand-in learns nothing
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {
+        *(f"ours_seed{seed}.safetensors" for seed in (3, 5, 8)),
+        *(f"sb3_seed{seed}.zip" for seed in (3, 5, 8)),
+        "results.json",
+        "learning_curves.png",
+        "report.html",
+    }
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["seeds"] == [3, 5, 8]
+    assert results["hyperparameters"]["net_arch"] == [8]
+    assert len(results["sb3"][0]["returns"]) == 3
+    assert results["versions"]["torch"] == torch.__version__
+    assert "DQN on CartPole-v1" in str(found)
+
+
+def test_with_the_real_training(tmp_path):
+    found = run(tmp_path, seeds=1)
+    assert found.ours[0].log.steps == found.sb3[0].log.steps == 120
+    assert found.ours[0].log.episode_steps == list(np.cumsum(found.ours[0].log.episode_returns))
+    again = evaluate(agentlib.Agent.load(tmp_path / "ours_seed0.safetensors"), "CartPole-v1", episodes=3)
+    np.testing.assert_array_equal(again.returns, found.ours[0].evaluation.returns)
+
+
+def test_one_seed_is_no_interval(calls, tmp_path):
+    found = run(tmp_path, seeds=1)
+    assert not found.difference.interval.known
+    assert "Fewer than 5 seeds do not tell" in str(found)
+    assert json.loads((tmp_path / "results.json").read_text())["difference"]["interval"] == {"low": None, "high": None}
+
+
+def test_sb3s_side_is_repeatable(calls):
+    first, second = run(seeds=1), run(seeds=1)
+    np.testing.assert_array_equal(first.sb3[0].log.episode_returns, second.sb3[0].log.episode_returns)
+    np.testing.assert_array_equal(first.sb3[0].evaluation.returns, second.sb3[0].evaluation.returns)
+
+
+def test_globals_are_given_back_and_threads_are_equal(calls, globals_untouched):
+    with globals_untouched():
+        found = run(seeds=1, threads=2)
+    assert calls[0].threads == found.threads == 2
+
+
+def test_bars(calls, capsys):
+    run(seeds=1, progress=True)
+    assert "Stable-Baselines3, seed 0: 100%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("env", "name"),
+    [
+        ("FrozenLake-v1", "FrozenLake-v1"),
+        (lambda: gymnasium.make("Acrobot-v1", max_episode_steps=30), "Acrobot-v1"),
+        ("Blackjack-v1", "Blackjack-v1 (observations flattened)"),
+    ],
+)
+def test_other_environments(calls, env, name):
+    found = run(env=env, seeds=1)
+    assert found.environment == name
+    assert math.isfinite(found.difference.value)
+
+
+def test_bad_input_is_refused_before_anything_trains(calls):
+    with pytest.raises(TypeError, match="discrete"):
+        run(env="Pendulum-v1")
+    with pytest.raises(TypeError, match="of its own"):
+        run(env=gymnasium.make("CartPole-v1"))
+    with pytest.raises(ValueError, match="seeds"):
+        run(seeds=0)
+    with pytest.raises(ValueError, match="seeds"):
+        run(seeds=[2**30])
+    with pytest.raises(ValueError, match="'ppo'"):
+        compare("ppo", env="CartPole-v1", steps=10)
+    with pytest.raises(ValueError, match="learning_rate"):
+        run(lerning_rate=1e-3)
+    with pytest.raises(ValueError, match="double=True"):
+        run(double=True)
+    with pytest.raises(ValueError, match="threads"):
+        run(threads=0)
+    assert calls == []
+
+
+def test_a_missing_sb3_names_the_extra(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "stable_baselines3", None)
+    with pytest.raises(ImportError, match=r"agentlib-rl\[sb3\]"):
+        run()
+
+
+def test_options_that_sb3_lacks_can_be_noted_instead(calls, tmp_path):
+    found = run(tmp_path, seeds=1, strict=False, double=True)
+    assert found.differences == {"double": True}
+    assert calls[0].config.double
+    assert "Not the same on both sides: double" in (tmp_path / "report.html").read_text()
+
+
+def test_our_defaults_are_sb3s():
+    theirs = inspect.signature(DQN).parameters
+    arguments = sb3_arguments(DQNConfig(), DQN, VECTOR)
+    assert arguments.pop("policy") == "MlpPolicy"
+    assert set(arguments) == set(SHARED)
+    assert arguments == {name: theirs[name].default for name in SHARED}
+    assert unsupported_options(DQNConfig(), DQN) == {}
+
+
+@pytest.mark.parametrize("name", ["dqn", "rainbow"])
+def test_the_recipe_names_its_counterpart(name):
+    assert algorithm_of(recipe_of(name)) is DQN
+    with pytest.raises(TypeError, match="no counterpart of bc"):
+        algorithm_of(recipe_of("bc"))
+
+
+def test_mapping_of_what_is_written_in_another_way():
+    config = DQNConfig(net_arch=(256, 256), max_grad_norm=None, n_steps=3, learning_rate=Linear(1e-3, 0.0))
+    arguments = sb3_arguments(config, DQN, VECTOR)
+    assert arguments["policy_kwargs"] == {"net_arch": [256, 256]}
+    assert arguments["max_grad_norm"] == math.inf
+    assert arguments["n_steps"] == 3
+    assert [arguments["learning_rate"](left) for left in (1.0, 0.5, 0.0)] == pytest.approx([1e-3, 5e-4, 0.0])
+    assert sb3_arguments(DQNConfig(learning_rate=Cosine(1e-3)), DQN, VECTOR)["learning_rate"](0.5) == pytest.approx(
+        5e-4
+    )
+    with pytest.raises(ValueError, match="fraction"):
+        sb3_arguments(DQNConfig(learning_rate=lambda clock: 1e-3 / (1 + clock.updates)), DQN, VECTOR)
+
+
+@pytest.mark.parametrize(
+    ("ours", "sb3", "verdict"),
+    [
+        ([9.0, 9.5, 9.0, 9.5, 9.2], [1.0, 2.0, 1.0, 2.0, 1.5], "Our final agents do better"),
+        ([1.0, 2.0, 1.0, 2.0, 1.5], [9.0, 9.5, 9.0, 9.5, 9.2], "Stable-Baselines3's final agents do better"),
+        ([1.0, 9.0, 1.0, 9.0, 5.0], [9.0, 1.0, 9.0, 1.0, 5.0], "cannot be told apart"),
+        ([9.0, 9.5], [1.0, 2.0], "do not tell which side"),
+    ],
+)
+def test_the_summary_says_no_more_than_the_interval(ours, sb3, verdict):
+    def runs(returns):
+        log = SimpleNamespace(seconds=2.0, startup_seconds=0.5, warm_rate=10.0)
+        played = [Evaluation(np.array([value]), np.array([1]), 0) for value in returns]
+        return tuple(Run(seed, True, cast(TrainingLog, log), one) for seed, one in enumerate(played))
+
+    found = Comparison("X-v0", 100, 1, 1, "cpu", {}, {}, {}, runs(ours), runs(sb3))
+    assert verdict in " ".join(str(found).split())
+
+
+def test_all_that_sb3_lacks_is_named():
+    config = DQNConfig(double=True, prioritized=True)
+    with pytest.raises(ValueError, match=r"double=True, prioritized=True.*strict=False"):
+        sb3_arguments(config, DQN, VECTOR)
+    assert "double" not in sb3_arguments(config, DQN, VECTOR, strict=False)
+
+
+@pytest.mark.parametrize(
+    ("space", "policy"),
+    [
+        (VECTOR, "MlpPolicy"),
+        (spaces.Discrete(16), "MlpPolicy"),
+        (spaces.Box(0, 255, (84, 84, 3), np.uint8), "CnnPolicy"),
+        (spaces.Box(0, 255, (4, 36, 36), np.uint8), "CnnPolicy"),
+        (spaces.Box(0, 255, (16, 16, 3), np.uint8), "MlpPolicy"),  # too small for SB3's CNN
+        (spaces.Box(0, 1, (84, 84, 3), np.float32), "MlpPolicy"),
+        (spaces.Dict(a=VECTOR), "MultiInputPolicy"),
+    ],
+)
+def test_the_policy_fits_the_space(space, policy):
+    assert sb3_arguments(DQNConfig(), DQN, space)["policy"] == policy
+
+
+def test_what_sb3_cannot_observe():
+    assert lacks_space(spaces.Tuple([VECTOR]))
+    assert lacks_space(spaces.Dict(a=spaces.Dict(b=VECTOR)))
+    assert not lacks_space(spaces.Dict(a=VECTOR))
+
+
+def test_recording_changes_nothing_and_counts_everything():
+    log = TrainingLog(50)
+    plain, recorded = gymnasium.make("CartPole-v1"), Recorded(gymnasium.make("CartPole-v1"), log)
+    np.testing.assert_array_equal(plain.reset(seed=1)[0], recorded.reset(seed=1)[0])
+    ends, total = [], 0.0
+    for step in range(1, 61):
+        left, right = plain.step(step % 2), recorded.step(step % 2)
+        np.testing.assert_array_equal(left[0], right[0])
+        assert left[1:4] == right[1:4]
+        total += float(left[1])
+        if left[2] or left[3]:
+            ends.append((step, total))
+            total = 0.0
+            plain.reset(seed=step)
+            recorded.reset(seed=step)
+    log.finish()
+    assert log.steps == 60
+    assert list(zip(log.episode_steps, log.episode_returns, strict=True)) == ends != []
+    assert 0 < log.startup_seconds < log.seconds
+
+
+def test_a_training_that_hardly_steps_is_an_error():
+    log = TrainingLog(100)
+    log.stepping()
+    with pytest.raises(RuntimeError, match="after 1 environment steps"):
+        log.finish()
+
+
+def test_threads_and_generators_are_restored_after_an_error(globals_untouched):
+    threads = torch.get_num_threads()
+
+    def fails():
+        with torch_threads(threads + 1), global_generators_kept():
+            assert torch.get_num_threads() == threads + 1
+            torch.rand(3)
+            raise KeyError
+
+    with globals_untouched(), pytest.raises(KeyError):
+        fails()
