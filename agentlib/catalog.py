@@ -48,6 +48,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "Wasserstein GAN (Arjovsky et al. 2017) by gradient penalty, clipping or spectral norm",
     ),
     "diffusion": ("generative.diffusion:RECIPE", "denoising diffusion (Ho et al. 2020), plain or conditional"),
+    "denoising_autoencoder": (
+        "generative.denoising_autoencoder:RECIPE",
+        "denoising autoencoder (Vincent et al. 2008): codes and scores by removing noise",
+    ),
     "simclr": (
         "self_supervised.simclr:RECIPE",
         "contrastive learning of features without labels (Chen et al. 2020), images",

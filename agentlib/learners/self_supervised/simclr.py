@@ -64,12 +64,14 @@ class Projector(nn.Module):
     Args:
         backbone: any network with a `feature_dim`.
         dim: width of the projections.
+        batch_norm: BatchNorm before the ReLU.
     """
 
-    def __init__(self, backbone: Backbone | nn.Module, dim: int) -> None:
+    def __init__(self, backbone: Backbone | nn.Module, dim: int, batch_norm: bool = False) -> None:
         super().__init__()
         self.backbone, width = backbone, int(backbone.feature_dim)  # type: ignore[arg-type]
-        self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, dim))
+        norm = [nn.BatchNorm1d(width)] if batch_norm else []
+        self.head = nn.Sequential(nn.Linear(width, width), *norm, nn.ReLU(), nn.Linear(width, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """Projections `(B, dim)`."""

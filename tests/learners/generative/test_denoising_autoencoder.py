@@ -1,0 +1,162 @@
+"""Denoising against closed forms: the best linear map, and the score of Gaussians and of a mixture of them."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
+
+import agentlib
+from agentlib.backbones import MLP
+from agentlib.core import Cosine
+from agentlib.data import Batches, Dataset
+from agentlib.engine import run
+from agentlib.families.generative import GenerativeFacts
+from agentlib.learners.generative.denoising_autoencoder import (
+    RECIPE,
+    Autoencoder,
+    DenoisingAutoencoder,
+    DenoisingAutoencoderConfig,
+    score_of,
+    squared_errors,
+)
+from agentlib.metrics.likelihoods import linear_reconstruction
+from agentlib.testing import check_learner
+
+COVARIANCE = torch.tensor([[2.0, 0.6, 0.0], [0.6, 1.0, -0.3], [0.0, -0.3, 0.5]], dtype=torch.float64)
+MEAN = torch.tensor([1.0, 0.0, -2.0], dtype=torch.float64)
+NOISE = 0.8
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    with torch.random.fork_rng(devices=[]):
+        torch.random.manual_seed(0)
+        yield
+
+
+def gaussian(n: int) -> Tensor:
+    """Examples whose mean and covariance are exactly MEAN and COVARIANCE."""
+    x = torch.randn(n, 3, dtype=torch.float64)
+    x = x - x.mean(0)
+    white = x @ torch.linalg.inv(torch.linalg.cholesky(x.T @ x / n)).T
+    return white @ torch.linalg.cholesky(COVARIANCE).T + MEAN
+
+
+def wiener() -> Tensor:
+    return COVARIANCE @ torch.linalg.inv(COVARIANCE + NOISE**2 * torch.eye(3, dtype=torch.float64))
+
+
+def learner_of(data: Dataset, config: DenoisingAutoencoderConfig) -> DenoisingAutoencoder:
+    inputs = data.x[0].numel()
+    return DenoisingAutoencoder.build(MLP(inputs, config.net_arch, "tanh"), config, GenerativeFacts(data))
+
+
+def test_contract():
+    check_learner(DenoisingAutoencoder)
+
+
+def test_errors_are_sums_over_an_example():
+    assert squared_errors(torch.zeros(2, 1, 2, 2), torch.full((2, 1, 2, 2), 3.0)).tolist() == [36.0, 36.0]
+
+
+def test_the_best_linear_map_is_where_the_expected_error_is_stationary():
+    """E|x - W x~|^2 = tr C - 2 tr(W C) + tr(W (C + s^2 I) W'), by hand; its gradient in W is 0 at C (C + s^2 I)^-1."""
+    weight = wiener().requires_grad_()
+    total = COVARIANCE + NOISE**2 * torch.eye(3, dtype=torch.float64)
+    error = COVARIANCE.trace() - 2 * (weight @ COVARIANCE).trace() + (weight @ total @ weight.T).trace()
+    (slope,) = torch.autograd.grad(error, weight)
+    torch.testing.assert_close(slope, torch.zeros(3, 3, dtype=torch.float64), atol=1e-12, rtol=0.0)
+    assert float(error.detach()) == pytest.approx(NOISE**2 * float(wiener().trace()))
+    x = MEAN + torch.randn(7, 3, dtype=torch.float64)
+    expected = MEAN + (x - MEAN) @ wiener().T
+    torch.testing.assert_close(linear_reconstruction(gaussian(50), x, NOISE), expected)
+
+
+def test_the_best_reconstruction_gives_the_score_of_the_noisy_density():
+    x = (MEAN + 2.0 * torch.randn(9, 3, dtype=torch.float64)).requires_grad_()
+    noisy = MultivariateNormal(MEAN, COVARIANCE + NOISE**2 * torch.eye(3, dtype=torch.float64))
+    (expected,) = torch.autograd.grad(noisy.log_prob(x).sum(), x)
+    x = x.detach()
+    torch.testing.assert_close(score_of(linear_reconstruction(gaussian(50), x, NOISE), x, NOISE), expected)
+
+
+def test_tweedie_s_formula_for_a_mixture():
+    """E[x | x~] of a mixture of two Gaussians, by responsibilities, gives the gradient of its noisy log density."""
+    centers, deviation, noise = torch.tensor([-1.0, 1.5]).double(), 0.4, 0.6
+    total = deviation**2 + noise**2
+    x = torch.linspace(-3, 3, 31, dtype=torch.float64).requires_grad_()
+    noisy = MixtureSameFamily(Categorical(torch.ones(2).double()), Normal(centers, math.sqrt(total)))
+    (expected,) = torch.autograd.grad(noisy.log_prob(x).sum(), x)
+    x = x.detach()
+    share = (-0.5 * (x[:, None] - centers).square() / total).softmax(1)  # (31, 2)
+    mean = (share * (centers + deviation**2 / total * (x[:, None] - centers))).sum(1)
+    torch.testing.assert_close(score_of(mean, x, noise), expected)
+
+
+def test_a_model_without_change_has_the_error_of_the_noise():
+    learner, source = DenoisingAutoencoder.tiny()
+    learner.model.forward = lambda x: x  # type: ignore[method-assign]
+    learner.step = torch.nn.Module()  # type: ignore[assignment]
+    learner.step.forward = lambda loss, clock: loss  # type: ignore[method-assign]
+    losses = [float(update.metrics["loss"]) for _, update in run(learner, source, 200, compile=False)]
+    assert sum(losses) / len(losses) == pytest.approx(4 * 0.3**2, rel=0.05)
+
+
+@pytest.mark.slow
+def test_a_linear_one_reaches_the_best_linear_map():
+    data = Dataset(gaussian(20_000).float())
+    config = DenoisingAutoencoderConfig(
+        learning_rate=Cosine(1e-2), batch_size=1_000, noise=NOISE, latent_dim=3, net_arch=()
+    )
+    learner = learner_of(data, config)
+    for _ in run(learner, Batches(data, config.batch_size), 2_000, compile=False):
+        pass
+    model: Autoencoder = learner.model
+    weight = model.decoder.head.weight.detach() @ model.head.weight.detach()  # type: ignore[union-attr, operator]
+    torch.testing.assert_close(weight.double(), wiener(), atol=0.02, rtol=0.0)
+    with torch.no_grad():
+        torch.testing.assert_close(model(MEAN[None].float()).double(), MEAN[None], atol=0.02, rtol=0.0)
+
+
+@pytest.mark.slow
+def test_a_deep_one_learns_the_score_of_a_mixture():
+    centers, deviation, noise = torch.tensor([-1.0, 1.5]), 0.3, 0.5
+    data = Dataset(centers[torch.randint(2, (20_000, 1))] + deviation * torch.randn(20_000, 1))
+    config = DenoisingAutoencoderConfig(
+        learning_rate=Cosine(3e-3), batch_size=1_000, noise=noise, latent_dim=8, net_arch=(64, 64)
+    )
+    learner = learner_of(data, config)
+    for _ in run(learner, Batches(data, config.batch_size), 3_000, compile=False):
+        pass
+    x = torch.linspace(-2, 2.5, 40)[:, None].requires_grad_()
+    total = math.sqrt(deviation**2 + noise**2)
+    noisy = MixtureSameFamily(Categorical(torch.ones(2)), Normal(centers, total))
+    (expected,) = torch.autograd.grad(noisy.log_prob(x).sum(), x)
+    with torch.no_grad():
+        found = learner.score(x)
+    assert float((found - expected).abs().max()) < 0.25
+    assert float((found - expected).square().mean().sqrt()) < 0.08 * float(expected.square().mean().sqrt()) + 0.05
+
+
+def test_a_run_is_judged_by_its_reconstructions(tmp_path):
+    pytest.importorskip("sklearn")
+    settings: Any = {"steps": 200, "eval_every": 100, "out": tmp_path / "run", "progress": False}
+    result: Any = agentlib.train(RECIPE, data="digits", **settings)
+    (measure,) = result.judged
+    assert measure.name == "test/reconstruction_error"
+    assert measure.whose == "the best linear map"
+    assert "eval/reconstruction_error" in result.metrics
+    assert [path.name for path in result.pictures] == ["reconstructions.png"]
+    floors = json.loads((tmp_path / "run" / "results.json").read_text())["reconstruction_floors"]
+    assert floors["the noisy examples"] == pytest.approx(64 * 0.3**2, rel=0.02)
+    assert measure.value < floors["the training mean"] < floors["the noisy examples"]
+    assert measure.reference == floors["the best linear map"] < floors["the training mean"]
+
+
+def test_configs_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"DenoisingAutoencoderConfig\.noise must be at least 1e-06"):
+        DenoisingAutoencoderConfig(noise=0.0)
