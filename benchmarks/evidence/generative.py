@@ -95,6 +95,7 @@ MODES = (
     Claim("smallest_mode", "share of the smallest mode", at_least=0.08),
 )
 
+
 def denoising_autoencoder(seed: int) -> dict[str, float]:
     """Seeds from 200: others were looked at while it was written."""
     result = agentlib.train("denoising_autoencoder", data="digits", seed=200 + seed, progress=False)
