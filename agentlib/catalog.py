@@ -95,6 +95,8 @@ def recipe_of(what: Any) -> Recipe:
 
 def _in_module(place: str) -> Recipe:
     module, _, name = place.partition(":")
+    if not module or module.startswith("."):
+        raise ValueError(f"a recipe's place is MODULE:NAME, such as my_module:RECIPE, not {shown(place)}")
     try:
         found = getattr(import_module(module), name, None)
     except ModuleNotFoundError as error:

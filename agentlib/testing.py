@@ -226,7 +226,9 @@ class _Contract:
             with mode:
                 update = cycle(elsewhere, its_source)
         except Exception as error:
-            raise AssertionError(f"{self.name}, point 7 ({POINTS[7]}): on a second device: {error}") from error
+            looks = "local_scalar" in str(error) or "nonzero" in str(error)
+            reason = "it looks at the numbers of a tensor, as `.item()` and masks do" if looks else error
+            raise AssertionError(f"{self.name}, point 7 ({POINTS[7]}): on a second device: {reason}") from error
         for name, value in update.metrics.items():
             self.require(value.device.type == "meta", 7, f"{name} stays on the {value.device.type}")
 

@@ -109,7 +109,7 @@ def test_acting_in_a_child_process(agent, method):
 FORK = """
 import os, sys, numpy, torch
 from agentlib.policies import acting
-from agentlib.backbones import randomness
+from agentlib.core import randomness
 from tests.tiny import tiny_run
 agent = tiny_run(steps=40)
 acting._LOCK.acquire()  # another thread is acting, and another training, at the moment of the fork

@@ -42,8 +42,8 @@ def host_generator_kept(devices: Sequence[Any] = ()) -> Iterator[None]:
 @contextmanager
 def fresh_weights(seed: int) -> Iterator[None]:
     """Inside, networks get float32 weights from this seed; the host's generator and default dtype stay as they are."""
-    dtype = torch.get_default_dtype()
     with host_generator_kept():
+        dtype = torch.get_default_dtype()  # inside: another thread of ours may just have changed it
         torch.default_generator.manual_seed(seed)
         torch.set_default_dtype(torch.float32)  # noqa: TID251 - put back
         try:

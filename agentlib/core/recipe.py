@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,12 @@ class Problem:
         if self.env is not None:
             return self.env if isinstance(self.env, str) else getattr(getattr(self.env, "spec", None), "id", None)
         return self.data if isinstance(self.data, str) else None
+
+
+RESERVED = {field.name for field in dataclasses.fields(Problem)} | {
+    *("what", "eval_every", "out", "progress", "compile", "precision", "threads", "resume", "callback", "zoo", "debug"),
+}
+"""Names of options of every run, which no config may have."""
 
 
 class Measure(NamedTuple):
@@ -163,13 +170,23 @@ class Family:
     """Which of `env`, `data`, `demos` and `expert` it cannot do without."""
     takes: tuple[str, ...] = ()
     """Which of them it can use besides."""
+    fields: tuple[str, ...] = ()
+    """Attributes that it reads from a config."""
+    methods: tuple[str, ...] = ()
+    """Methods of a learner by which it is judged."""
 
 
 def family(
-    learns_from: str, *, needs: Sequence[str], takes: Sequence[str] = ()
+    learns_from: str,
+    *,
+    needs: Sequence[str],
+    takes: Sequence[str] = (),
+    fields: Sequence[str] = (),
+    methods: Sequence[str] = (),
 ) -> Callable[[Callable[[Recipe, Problem], Job]], Family]:
     """Makes a family of the function that puts its runs together; the arguments are `Family`'s."""
-    return lambda assemble: Family(assemble, learns_from, tuple(needs), tuple(takes))
+    parts = tuple(needs), tuple(takes), tuple(fields), tuple(methods)
+    return lambda assemble: Family(assemble, learns_from, *parts)
 
 
 class Counterpart(NamedTuple):
@@ -195,7 +212,7 @@ class Recipe:
         sb3: its counterpart in Stable-Baselines3, if there is one.
 
     Raises:
-        TypeError: a part does not fit; the message says which, and what it should be.
+        ValueError: a part does not fit; the message says which, and what it should be.
     """
 
     name: str
@@ -208,26 +225,39 @@ class Recipe:
     sb3: Counterpart | None = None
 
     def __post_init__(self) -> None:
+        name = self.name if isinstance(self.name, str) else "..."
+
         def require(fits: bool, part: str, wanted: str) -> None:
             if not fits:
-                name = self.name if isinstance(self.name, str) else "..."
-                raise TypeError(f"Recipe({name!r}): {part} must be {wanted}, not {getattr(self, part)!r}")
+                raise ValueError(f"Recipe({name!r}): {part} must be {wanted}, not {getattr(self, part)!r}")
 
-        require(isinstance(self.name, str) and bool(self.name), "name", "a string")
-        learner = self.learner
-        fits = isinstance(learner, type) and issubclass(learner, Learner)
-        require(fits, "learner", "a class that inherits from agentlib.learners.Learner")
-        has_build = getattr(learner.build, "__func__", None) is not Learner.build.__func__  # type: ignore[attr-defined]
-        require(has_build, "learner", "a class with the class method build(backbone, config, facts)")
+        require(bool(self.name) and isinstance(self.name, str), "name", "a string")
+        require(isinstance(self.family, Family), "family", "one of agentlib.families, such as on_examples")
+        is_learner = isinstance(self.learner, type) and issubclass(self.learner, Learner)
+        require(is_learner, "learner", "a class that inherits from agentlib.learners.Learner")
+        own = inspect.getattr_static(self.learner, "build") is not inspect.getattr_static(Learner, "build")
+        is_method = own and isinstance(inspect.getattr_static(self.learner, "build"), classmethod)
+        takes_three = is_method and len(inspect.signature(self.learner.build).parameters) == 3
+        require(takes_three, "learner", "a class with the class method build(backbone, config, facts)")
+        require(not inspect.isabstract(self.learner), "learner", "a class with the method update(batch)")
+        for method in self.family.methods:
+            has_it = getattr(self.learner, method, None) not in (None, getattr(Learner, method, None))
+            require(has_it, "learner", f"a class with the method {method}, which its family calls")
         frozen = dataclasses.is_dataclass(self.config) and self.config.__dataclass_params__.frozen  # type: ignore[attr-defined]
         require(isinstance(self.config, type) and frozen, "config", "a dataclass with frozen=True")
-        required = [f.name for f in dataclasses.fields(self.config) if _is_required(f)]
-        require(not required, "config", f"a dataclass with a default for each field ({', '.join(required)} lacks one)")
-        has_optimizer = callable(getattr(self.config, "optimizer", None))
-        require(has_optimizer, "config", "a dataclass with a method optimizer() that returns a rule such as adam(1e-3)")
-        require(isinstance(self.family, Family), "family", "one of agentlib.families, such as on_examples")
+        options = {f.name for f in dataclasses.fields(self.config)}
+        for field_ in dataclasses.fields(self.config):
+            require(not _is_required(field_), "config", f"a dataclass with a default for {field_.name}")
+            is_free = field_.name not in RESERVED
+            require(is_free, "config", f"a dataclass without the field {field_.name}, an option of every run")
+        for needed in (*self.family.fields, "optimizer"):
+            has_it = needed in options or hasattr(self.config, needed)
+            kind = "the method optimizer(), which returns a rule" if needed == "optimizer" else needed
+            require(has_it, "config", f"a dataclass with {kind}; agentlib.backbones.Optimized has what most need")
         require(isinstance(self.summary, str), "summary", "a string")
-        require(self.steps is None or type(self.steps) is int, "steps", "a whole number or None")
+        require(self.steps is None or (type(self.steps) is int and self.steps > 0), "steps", "a whole number from 1")
+        require(isinstance(self.presets, Mapping), "presets", "a dictionary of settings by environment or data set")
+        require(isinstance(self.sb3, Counterpart | None), "sb3", "a Counterpart")
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
@@ -249,6 +279,7 @@ def device_for(device: str | torch.device, network: nn.Module) -> torch.device:
 
 
 def is_large(network: nn.Module) -> bool:
-    """Whether it gains from a GPU or several threads: convolutions, or a million weights."""
-    large = sum(parameter.numel() for parameter in network.parameters()) > 1_000_000
+    """Whether it gains from a GPU or several threads: convolutions, or a million weights that are trained."""
+    trained = (parameter for parameter in network.parameters() if parameter.requires_grad)
+    large = sum(parameter.numel() for parameter in trained) > 1_000_000
     return large or any(isinstance(module, nn.Conv2d) for module in network.modules())

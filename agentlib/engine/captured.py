@@ -48,7 +48,7 @@ def capture(trace: Trace, tensors: Sequence[Tensor]) -> tuple[Any, list[Tensor]]
         # Other threads of the host may go on with work of their own.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             return graph, replayed(trace, tensors)
-    except RuntimeError as error:
+    except Exception as error:
         raise CannotCompile(f"it cannot be captured as a CUDA graph: {error}") from error
 
 

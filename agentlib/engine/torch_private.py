@@ -6,6 +6,7 @@ On other versions no update is compiled or captured, and training runs in plain 
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -114,10 +115,14 @@ def build_library(graph: fx.Graph, tensors: Sequence[Tensor], folder: Path, comp
     options = OPTIONS | {"aot_inductor.output_path": str(folder / "graph.so")}
     if compiler is not None:
         options["cpp.cxx"] = (compiler,)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch warns of its own future
-        module = fx.GraphModule(nn.Module(), graph)
-        path = Path(str(_inductor.aot_compile(module, tuple(t.detach() for t in tensors), options=options)))
+    limit = sys.getrecursionlimit()  # the host's; Inductor raises it
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # torch warns of its own future
+            module = fx.GraphModule(nn.Module(), graph)
+            path = Path(str(_inductor.aot_compile(module, tuple(t.detach() for t in tensors), options=options)))
+    finally:
+        sys.setrecursionlimit(limit)
     called = [json.loads(file.read_text()).get("nodes", []) for file in folder.glob("*.json")]
     names = sorted({node["node"]["target"] for nodes in called for node in nodes})
     if names:

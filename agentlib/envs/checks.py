@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,11 @@ from agentlib.envs.masks import Bools, Masks
 
 class EnvironmentFailure(RuntimeError):
     """An environment failed, or gave something that cannot be learned from."""
+
+    saved_in: Path | None = None
+    """The folder in which the run was saved."""
+    step: int | None = None
+    """Of the run's clock."""
 
 
 def mistake_of(error: Exception) -> str:

@@ -47,7 +47,7 @@ class ExampleFacts(NamedTuple):
         return self.train.targets.reshape(len(self.train), -1).shape[1]
 
 
-@family("labelled examples", needs=("data",))
+@family("labelled examples", needs=("data",), fields=("batch_size",), methods=("predict", "losses"))
 def on_examples(recipe: Recipe, problem: Problem) -> Job:
     """Classification or regression; the learner's attribute `targets` says which."""
     return assembled(recipe, problem, ExamplesJudge)

@@ -129,8 +129,10 @@ class GenerativeJudge(Judge):
     def likelihoods(self, x: Tensor, k: int = 1) -> dict[str, float]:
         """Bounds of the mean log likelihood, in nats per example; the same random codes each time."""
         device = device_of(self.learner)
-        with host_generator_kept([device] if device.type == "cuda" else []):
-            torch.random.manual_seed(self.seed)
+        with in_eval_mode(self.learner), host_generator_kept([device] if device.type == "cuda" else []):
+            torch.default_generator.manual_seed(self.seed)
+            if device.type == "cuda":
+                torch.cuda.manual_seed(self.seed)
             pieces = [self.learner.likelihoods(piece.to(device), 1) for piece in x.split(1000)]
             elbo, kl = (torch.cat(values).double().mean().item() for values in zip(*pieces, strict=True))
             scores = {"negative_elbo": -elbo, "kl": kl}

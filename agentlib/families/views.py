@@ -82,7 +82,7 @@ class ViewFacts(NamedTuple):
     """Images in the training part."""
 
 
-@family("images", needs=("data",))
+@family("images", needs=("data",), fields=("batch_size", "augmentation"), methods=("predict",))
 def on_views(recipe: Recipe, problem: Problem) -> Job:
     """Learning features from views; labels, where there are any, only judge them.
 

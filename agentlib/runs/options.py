@@ -126,7 +126,9 @@ def read_record(folder: RunFolder, what: Any = None) -> tuple[Record, Recipe, Ru
         unknown = set(record.objects) - {*ORIGINS, "backbone"}
         if unknown:
             raise ValueError(f"objects names {shown(min(unknown))}, which is no option of a run")
-        recipe = recipe_of(what if record.has_own_recipe else record.what)
+        recipe = recipe_of(record.what if what is None else what)
+        if recipe.name != record.what:
+            raise ValueError(f"the run was of {shown(record.what)}, and not of {recipe.name}")
         config = config_from_json(recipe.config, record.config)
     except ValueError as error:
         raise ValueError(f"{folder.config_file}: {error}") from None

@@ -76,7 +76,7 @@ def config_of(what: Any, key: str | None, hyperparameters: Mapping[str, Any]) ->
     fields = [field.name for field in dataclasses.fields(recipe.config)]
     for name in hyperparameters:
         if name not in fields:
-            known = [*fields, *(field.name for field in dataclasses.fields(Problem))]
+            known = [*fields, *(f.name for f in dataclasses.fields(Problem) if f.name != "config")]
             hint = f"; here it is {HERE[name]}" if name in HERE else close_matches(name, known)
             raise ValueError(f"{recipe.name} has no hyperparameter {name!r}{hint}")
     if _is_name(what):

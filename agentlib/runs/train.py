@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,11 +79,17 @@ def train(
     values = {field.name: given[field.name] for field in fields(RunOptions) if given.get(field.name) is not None}
     options = RunOptions(**values)
     if resume is not None:
-        changed = [name for name in ("steps", "out", "agent", "eval_every", "env_kwargs") if name in values]
-        return _resumed(what, Path(resume), options, callback, [*changed, *hyperparameters])
+        return _resumed(what, Path(resume), options, callback, [*_changed(options), *hyperparameters])
     _check(options)
     recipe, config, length, _ = plan(what, options, hyperparameters)
     return _trained(recipe, replace(options, config=config, steps=length), callback)
+
+
+def _changed(options: RunOptions) -> list[str]:
+    """The options that are not at their defaults, but for those that may be given again to a run that is resumed."""
+    again = (*ORIGINS, "backbone", "progress", "compile")
+    defaults = {field.name: {} if field.default is MISSING else field.default for field in fields(RunOptions)}
+    return [name for name, default in defaults.items() if name not in again and getattr(options, name) != default]
 
 
 def _check(options: RunOptions) -> None:
@@ -122,6 +128,8 @@ def _trained(
     """Assembles the job and trains it, or goes on with what is in the folder."""
     job = recipe.family.assemble(recipe, options)
     try:
+        if options.eval_every is not None and not job.judge.evaluates:
+            raise ValueError("there is nothing to evaluate on: leave out eval_every, or give what is held out")
         folder = None if options.out is None else RunFolder(options.out)
         if folder is not None and resumed is None:
             folder.create(record_of(recipe, options, _is_own(recipe)))

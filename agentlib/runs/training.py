@@ -38,7 +38,7 @@ SECONDS_BETWEEN_CHECKPOINTS = 60.0
 class Diverged(FloatingPointError):
     """A metric became NaN or infinite by this step; `saved_in` is the folder with the last good checkpoint, if any."""
 
-    def __init__(self, message: str, step: int, saved_in: Path | None) -> None:
+    def __init__(self, message: str, step: int = 0, saved_in: Path | None = None) -> None:
         super().__init__(message)
         self.step, self.saved_in = step, saved_in
 
@@ -65,8 +65,6 @@ class Training:
         # By the whole run's length, not by what is left of it: a resumed run goes on as it began.
         self.compile = compiles(job.learner, job.length.updates, options.compile)
         judge, steps = job.judge, job.length.steps
-        if options.eval_every is not None and not judge.evaluates:
-            raise ValueError("there is nothing to evaluate on: leave out eval_every, or give what is held out")
         self.eval_every = (options.eval_every or judge.eval_every) if judge.evaluates else None
         self.lock = Lock(folder.path) if folder is not None else None
         name = f"{recipe.name}, seed {options.seed}"
@@ -107,7 +105,7 @@ class Training:
             return self._finish()
         except (KeyboardInterrupt, Exception) as stop:
             # After a loss that is NaN the weights are worth nothing; after anything else they are.
-            if self.folder is not None and not isinstance(stop, FloatingPointError):
+            if self.folder is not None and not isinstance(stop, Diverged):
                 self._rescue(stop, self.folder)
             raise
         finally:
@@ -154,8 +152,9 @@ class Training:
             note, saved_in = f"what was learned so far is in {folder.path}", folder.path
         except KeyboardInterrupt as again:
             again.add_note(f"at once, nothing more was saved; {_last_good(folder)}")
+            again.saved_in, again.step = None, self.step  # type: ignore[attr-defined]
             raise
-        except OSError as error:
+        except Exception as error:  # the note must not take the place of what stopped the run
             note = f"what was learned since could not be saved ({error}); {_last_good(folder)}"
         stop.add_note(note)
         stop.saved_in, stop.step = saved_in, self.step  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ import ast
 import dataclasses
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn
@@ -66,7 +66,7 @@ class Choice(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def run_flags(names: Iterable[str], **defaults: Any) -> list[Any]:
+def run_flags(names: Sequence[str], **defaults: Any) -> list[Any]:
     """Fields of a dataclass of flags, made from these options of a run."""
     fields = []
     for field in dataclasses.fields(RunOptions):
@@ -78,7 +78,8 @@ def run_flags(names: Iterable[str], **defaults: Any) -> list[Any]:
             fields.append((field.name, Annotated[kind, argument], dataclasses.field(default=default)))
     help = "Take the settings from this file of the RL Baselines3 Zoo (YAML) in place of the preset."
     zoo = tyro.conf.arg(help=help, metavar="FILE", help_behavior_hint="")
-    return [*fields, ("zoo", Annotated[Path | None, zoo], dataclasses.field(default=None))]
+    own = [("zoo", Annotated[Path | None, zoo], dataclasses.field(default=None))] if "env" in names else []
+    return [*fields, *own]
 
 
 def without_learner(command: str, summary: str, fields: list[Any], rest: list[str]) -> NoReturn:

@@ -131,7 +131,7 @@ class DQN(Learner):
             raise ValueError(f"dqn needs a Discrete action space, or a MultiDiscrete one of one row; this environment "
                              f"has {actions}. Learners that fit: {others}")  # fmt: skip
         if not is_policy(backbone):
-            backbone = _q_policy(backbone, config, actions).float()  # also on a backbone of float64
+            backbone = _q_policy(backbone, config, actions)
         if not isinstance(backbone, QPolicy):
             raise ValueError(f"dqn goes on from an agent with action values, not {type(backbone).__name__}")
         return cls(backbone, config.optimizer(), config)

@@ -118,7 +118,7 @@ class RecurrentDQN(Learner):
                 f"recurrent_dqn needs a network with memory: {', '.join(MEMORIES)}, or a module of your own such as "
                 'WithMemory(encoder, LSTM(...)). Without memory "dqn" learns'
             )
-        policy = backbone if isinstance(backbone, QPolicy) else QPolicy(backbone, int(actions.n)).float()
+        policy = backbone if isinstance(backbone, QPolicy) else QPolicy(backbone, int(actions.n))
         return cls(policy, config.optimizer(), config)
 
     @property
