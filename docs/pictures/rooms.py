@@ -1,6 +1,6 @@
 """Draws the rooms of docs/architecture.md: one box per room, on its floor, and the imports between them, as the code
-has them. A line leaves a room to the right and goes down to each room that it imports from; the number at the bend
-counts the pairs of an importing file and an imported module. The floors are those of tests/test_architecture.py.
+has them. A line leaves a room to the right and goes down to each room that it imports from. The
+floors are those of tests/test_architecture.py.
 
     python docs/pictures/rooms.py
 """
@@ -65,7 +65,7 @@ def picture() -> str:
     place = {name: (LEFT + STEP * i, TOP + ROW * i) for i, name in enumerate(order)}
     counts = {pair: n for pair, n in sorted(imports().items()) if pair[0] in place and pair[1] in place}
     width, height = LEFT + STEP * (len(order) - 1) + WIDTH + 6, 2 * TOP + ROW * len(order)
-    parts = [*_bands(levels, width), *_lines(order, place, counts), *_boxes(place), *_numbers(place, counts)]
+    parts = [*_bands(levels, width), *_lines(order, place, counts), *_boxes(place)]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     font = 'font-family="sans-serif" font-size="12" text-anchor="middle"'
     return f"{head} {font}>\n<title>Rooms of agentlib, and the imports between them</title>\n" + "\n".join(
@@ -111,16 +111,6 @@ def _boxes(place: dict[str, tuple[int, int]]) -> list[str]:
         top = y + (ROW - HEIGHT) // 2
         parts.append(f'<rect x="{x}" y="{top}" width="{WIDTH}" height="{HEIGHT}" rx="3" fill="{BLUE}"/>')
         parts.append(f'<text x="{x + WIDTH // 2}" y="{top + 16}" fill="#ffffff">{name}</text>')
-    return parts
-
-
-def _numbers(place: dict[str, tuple[int, int]], counts: dict[tuple[str, str], int]) -> list[str]:
-    """At each bend, the number of imports."""
-    parts = []
-    for (above, below), number in counts.items():
-        x, y = place[below][0] + WIDTH // 2, place[above][1] + ROW // 2
-        parts.append(f'<rect x="{x - 10}" y="{y - 8}" width="20" height="16" rx="8" fill="{DARK}"/>')
-        parts.append(f'<text x="{x}" y="{y + 4}" font-size="11" fill="#ffffff">{number}</text>')
     return parts
 
 
