@@ -56,6 +56,7 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "self_supervised.simclr:RECIPE",
         "contrastive learning of features without labels (Chen et al. 2020), images",
     ),
+    "byol": ("self_supervised.byol:RECIPE", "features that predict their own average (Grill et al. 2020), images"),
     "maml": ("meta.maml:RECIPE", "model-agnostic meta-learning (Finn et al. 2017), regression and classification"),
     "prototypical": (
         "meta.prototypical:RECIPE",
