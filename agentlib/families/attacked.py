@@ -11,7 +11,7 @@ from torch import Tensor
 
 from agentlib.core.recipe import Job, Measure, Problem, Recipe, family
 from agentlib.data import Dataset, Splits
-from agentlib.families.building import predicted
+from agentlib.families.building import Parts, predicted
 from agentlib.families.examples import EVALUATED, ExamplesJudge, assembled
 from agentlib.metrics.attacks import attack
 from agentlib.metrics.norms import check_scale
@@ -41,7 +41,7 @@ def on_attacked(recipe: Recipe, problem: Problem) -> Job:
 class AttackedJudge(ExamplesJudge):
     """Losses and accuracies under attack, beside those without."""
 
-    def __init__(self, job: Job, splits: Splits, problem: Problem) -> None:
+    def __init__(self, job: Parts, splits: Splits, problem: Problem) -> None:
         super().__init__(job, splits, problem)
         config = problem.config
         for part in splits[1:]:  # `build` has seen the first

@@ -15,7 +15,7 @@ from agentlib.agent import Agent
 from agentlib.backbones.choice import space_of
 from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
 from agentlib.data import Batches, Dataset, Splits, parts
-from agentlib.families.building import device_of, job_for, learner_for, network_for, predicted
+from agentlib.families.building import Parts, device_of, job_for, learner_for, network_for, predicted
 from agentlib.metrics.calibration import fit_temperature, reliability_of
 from agentlib.metrics.classification import classification_measures, regression_measures, shares_of
 from agentlib.metrics.generalization import fit_report, generalization
@@ -92,7 +92,7 @@ class ExamplesJudge(Judge):
 
     objective, lower_is_better, evaluates = "eval/loss", True, True
 
-    def __init__(self, job: Job, splits: Splits, problem: Problem) -> None:
+    def __init__(self, job: Parts, splits: Splits, problem: Problem) -> None:
         super().__init__()
         self.learner: Any = job.learner
         self.source, self.splits, self.seed, self.agent = job.source, splits, problem.seed, job.product

@@ -27,7 +27,7 @@ from agentlib.core.modes import in_eval_mode
 from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
 from agentlib.core.trees import mapped
 from agentlib.data import TASKS, Dataset, Episodes, Tasks, dataset, split_classes
-from agentlib.families.building import device_of, job_for, learner_for, network_for, no_agent, predicted
+from agentlib.families.building import Parts, device_of, job_for, learner_for, network_for, no_agent, predicted
 from agentlib.plots import charts, pictures
 from agentlib.policies.base import require_no_memory
 
@@ -127,7 +127,7 @@ class TasksJudge(Judge):
     `new` has examples of classes that are held out, or is a family of tasks of regression.
     """
 
-    def __init__(self, job: Job, config: Any, new: Any) -> None:
+    def __init__(self, job: Parts, config: Any, new: Any) -> None:
         super().__init__()
         self.learner: Any = job.learner
         self.config, self.new, self.is_regression = config, new, not isinstance(new, Dataset)

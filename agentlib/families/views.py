@@ -26,7 +26,7 @@ from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
 from agentlib.data import Batches, Dataset, Splits, dataset, split
 from agentlib.data import augmentation as augment
 from agentlib.data.augmentation import Augmentation, nudged
-from agentlib.families.building import device_of, job_for, learner_for, network_for, no_agent, predicted
+from agentlib.families.building import Parts, device_of, job_for, learner_for, network_for, no_agent, predicted
 from agentlib.metrics.probes import Features, few_labels, linear_probe, neighbour_probe
 from agentlib.plots import charts, pictures
 from agentlib.policies.base import require_no_memory
@@ -115,7 +115,7 @@ def on_views(recipe: Recipe, problem: Problem) -> Job:
 class ViewsJudge(Judge):
     """A linear classifier on frozen features and few labels, beside what these labels give without the features."""
 
-    def __init__(self, job: Job, splits: Splits, problem: Problem) -> None:
+    def __init__(self, job: Parts, splits: Splits, problem: Problem) -> None:
         super().__init__()
         self.learner, self.splits, self.seed = job.learner, splits, problem.seed
         self.view, self.measures = problem.config.augmentation(), list[Measure]()

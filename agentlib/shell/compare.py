@@ -64,7 +64,7 @@ def run(arguments: list[str]) -> int:
     print_settings(f"{choice.recipe.name} on {options.env}, ours and Stable-Baselines3's: {length}", config, choice)
     try:
         comparison = agentlib.compare(
-            what,
+            choice.recipe,
             env=options.env,
             steps=options.steps,
             seeds=options.seeds,

@@ -60,7 +60,7 @@ def run(arguments: list[str]) -> int:
         without_learner("train", SUMMARY, run_flags(NAMES, **defaults), rest)
     choice = choose(what, rest)
     fields = run_flags([name for name in NAMES if _is_taken(name, choice.recipe)], **defaults)
-    return _train(what, parsed(choice, "train", what, SUMMARY, fields, rest), choice)
+    return _train(parsed(choice, "train", what, SUMMARY, fields, rest), choice)
 
 
 def _is_taken(name: str, recipe: Recipe) -> bool:
@@ -70,20 +70,20 @@ def _is_taken(name: str, recipe: Recipe) -> bool:
     return name in origins if name in ORIGINS else "env" in origins or name not in ("n_envs", "env_kwargs")
 
 
-def _train(what: str, options: Any, choice: Choice) -> int:
+def _train(options: Any, choice: Choice) -> int:
     given = {name: getattr(options, name) for name in NAMES if hasattr(options, name)}
     shown, given["progress"] = given.get("env_kwargs", ()), _progress(options.progress)
     given |= {"env_kwargs": keywords(shown), "threads": threads_of(options.threads)}
     config = options.hyperparameter
     hyperparameters = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    steps = plan(what, RunOptions(**given), hyperparameters).steps
+    steps = plan(choice.recipe, RunOptions(**given), hyperparameters).steps
     subject = next((str(given[name]) for name in ("env", "data", "demos") if given.get(name)), "")
     folder = options.out or new_folder(f"{choice.recipe.name}-{subject}")
     length = f"{count(steps, 'step')}, " if steps is not None else ""
     print_settings(f"{choice.recipe.name} on {subject}: {length}seed {options.seed}", config, choice)
     try:
         arguments = {**given, **hyperparameters, "steps": steps, "out": folder}
-        return _learn(folder, what, shown, arguments)
+        return _learn(folder, choice.recipe, shown, arguments)
     finally:
         remove_if_unused(folder, options.out)
 

@@ -65,7 +65,7 @@ def picture() -> str:
     place = {name: (LEFT + STEP * i, TOP + ROW * i) for i, name in enumerate(order)}
     counts = {pair: n for pair, n in sorted(imports().items()) if pair[0] in place and pair[1] in place}
     width, height = LEFT + STEP * (len(order) - 1) + WIDTH + 6, 2 * TOP + ROW * len(order)
-    parts = [*_bands(levels, width), *_lines(order, place, counts), *_boxes(place)]
+    parts = [*_bands(levels, width), *_lines(order, place, counts), *_boxes(place), *_dots(place, counts)]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     font = 'font-family="sans-serif" font-size="12" text-anchor="middle"'
     return f"{head} {font}>\n<title>Rooms of agentlib, and the imports between them</title>\n" + "\n".join(
@@ -112,6 +112,12 @@ def _boxes(place: dict[str, tuple[int, int]]) -> list[str]:
         parts.append(f'<rect x="{x}" y="{top}" width="{WIDTH}" height="{HEIGHT}" rx="3" fill="{BLUE}"/>')
         parts.append(f'<text x="{x + WIDTH // 2}" y="{top + 16}" fill="#ffffff">{name}</text>')
     return parts
+
+
+def _dots(place: dict[str, tuple[int, int]], counts: dict[tuple[str, str], int]) -> list[str]:
+    """At each bend, where one room imports from another."""
+    bends = [(place[below][0] + WIDTH // 2, place[above][1] + ROW // 2) for above, below in counts]
+    return [f'<circle cx="{x}" cy="{y}" r="4" fill="{DARK}"/>' for x, y in bends]
 
 
 if __name__ == "__main__":
