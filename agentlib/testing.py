@@ -162,8 +162,8 @@ class _Contract:
         self.require(bool(names), 3, f"no metric is called 'loss' or '..._loss', only {', '.join(metrics[0])}")
         curves = {name: [float(m[name]) for m in metrics] for name in names}
         means = {name: (np.mean(curve[:10]), np.mean(curve[-10:])) for name, curve in curves.items()}
-        told = ", ".join(f"{name} went from {first:.4g} to {last:.4g}" for name, (first, last) in means.items())
-        self.require(any(last < first for first, last in means.values()), 3, f"{told} in {len(metrics)} updates")
+        curve_text = ", ".join(f"{name} went from {first:.4g} to {last:.4g}" for name, (first, last) in means.items())
+        self.require(any(last < first for first, last in means.values()), 3, f"{curve_text} in {len(metrics)} updates")
 
     def check_resume(self) -> None:
         learner, source = self.tiny(0)
@@ -241,8 +241,8 @@ class _Contract:
             self.check_update(update)
             for name, value in update.metrics.items():
                 self.require(value.device.type == torch.device(device).type, 7, f"{name} is on {value.device}")
-                drawn = difference(here.metrics, elsewhere.metrics) is not None
-                if three.updates == 1 and not drawn:  # the first update, and no random numbers in it
+                is_random = difference(here.metrics, elsewhere.metrics) is not None
+                if three.updates == 1 and not is_random:  # the first update, and no random numbers in it
                     close = torch.allclose(value.cpu(), here.metrics[name], rtol=1e-3, atol=1e-4)
                     self.require(close, 7, f"{name} is {value} on {device}, {here.metrics[name]} on the CPU")
 

@@ -137,8 +137,8 @@ class Recurrent(SequenceBackbone):
                 last.append(end)
             features = torch.cat(sides, -1)  # (B, T, feature_dim)
             outputs.append(features)
-        following = tuple(torch.stack(parts, 1) for parts in zip(*last, strict=True))
-        return outputs, following if self.parts == 2 else following[0]
+        later = tuple(torch.stack(parts, 1) for parts in zip(*last, strict=True))
+        return outputs, later if self.parts == 2 else later[0]
 
     def _scan(
         self, x: Tensor, state: Cell, name: str, episode_start: Tensor | None, valid: Tensor | None
@@ -154,14 +154,14 @@ class Recurrent(SequenceBackbone):
             if episode_start is not None and border < len(inputs):
                 begins = episode_start[:, border, None]  # (B, 1)
                 state = tuple(part.masked_fill(begins, 0.0) for part in state)
-            following = self.cell(inputs[t], state, weights[2], weights[3])
+            later = self.cell(inputs[t], state, weights[2], weights[3])
             if valid is not None:
                 inside = valid[:, t, None]  # (B, 1)
-                following = tuple(torch.where(inside, *parts) for parts in zip(following, state, strict=True))
-                outputs.append(following[0].masked_fill(~inside, 0.0))
+                later = tuple(torch.where(inside, *parts) for parts in zip(later, state, strict=True))
+                outputs.append(later[0].masked_fill(~inside, 0.0))
             else:
-                outputs.append(following[0])
-            state = following
+                outputs.append(later[0])
+            state = later
         return torch.stack(outputs[::-1] if backward else outputs, 1), state
 
 

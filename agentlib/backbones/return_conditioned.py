@@ -154,14 +154,14 @@ class ReturnConditioned(SequenceBackbone):
         timestep = state.timestep[:, None] + back  # (B, context): negative where the episode had not begun
         first = back == -state.timestep.clamp(max=self.context - 1)[:, None]
         output = self.read(features, action, return_to_go, timestep.clamp(min=0), first)[:, -1:]
-        following = Wanted(
+        upcoming = Wanted(
             features[:, 1:],
             state.action if action is None else action[:, 1:],
             return_to_go[:, 1:],
             state.timestep + 1,
             state.wanted - self.expected_reward,
         )
-        return output, following
+        return output, upcoming
 
     def maps(
         self, observation: Observation, state: Wanted | None = None, episode_start: Tensor | None = None

@@ -115,10 +115,10 @@ class Batches(Source):
         if self.bad_update < 0:
             return None
         rows = self.bad_rows[self.bad_rows >= 0].tolist()
-        told = ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
+        listed = ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
         return (
             f"it was the first time in update {int(self.bad_update)}, for {len(rows)} of {self.batch_size} examples: "
-            f"rows {told} of the training data"
+            f"rows {listed} of the training data"
         )
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -179,8 +179,8 @@ def load_images(path: str | Path, size: tuple[int, int] | None = None) -> Loaded
         return _load_classes(folders, size)
     classes = [tuple(one.name for one in _subfolders(folder)) for folder in parts.values()]
     if len(set(classes)) > 1:
-        told = "; ".join(f"{part}: {', '.join(names)}" for part, names in zip(parts, classes, strict=True))
-        raise ValueError(f"the parts of {path} have different classes: {told}")
+        listed = "; ".join(f"{part}: {', '.join(names)}" for part, names in zip(parts, classes, strict=True))
+        raise ValueError(f"the parts of {path} have different classes: {listed}")
     return {part: _load_classes(_subfolders(folder), size) for part, folder in parts.items()}
 
 
@@ -202,9 +202,9 @@ def _load_classes(folders: Iterable[Path], size: tuple[int, int] | None) -> Data
     pictures = [_read_image(file, size) for file in files]
     sizes = {picture.shape[:2]: file for picture, file in zip(pictures, files, strict=True)}
     if len(sizes) > 1:
-        told = ", ".join(f"{file} is {h}x{w}" for (h, w), file in list(sizes.items())[:2])
+        listed = ", ".join(f"{file} is {h}x{w}" for (h, w), file in list(sizes.items())[:2])
         raise ValueError(
-            f"images of {len(sizes)} sizes: {told}. Scale them to one: "
+            f"images of {len(sizes)} sizes: {listed}. Scale them to one: "
             "agentlib.data.load_images(path, size=(height, width))"
         )
     if len({picture.shape[2] for picture in pictures}) > 1:

@@ -70,9 +70,9 @@ def _one_part(data: Any, x: str | Sequence[str] | None, y: str | None) -> Datase
         columns = images[:1] or [n for n in kinds if n != y and _is_numeric(features[n])]
     unknown = [name for name in (*columns, *([y] if y else [])) if name not in kinds]
     if unknown or not columns:
-        told = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+        listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
         what = f"no column {unknown[0]!r}" if unknown else "no columns of images or numbers"
-        raise ValueError(f"the data set has {what}; it has {told}. Name them: from_hugging_face(data, x=..., y=...)")
+        raise ValueError(f"the data set has {what}; it has {listed}. Name them: from_hugging_face(data, x=..., y=...)")
     table = data.with_format("numpy")[:]
     arrays = [_stacked(table[name], name) for name in columns]
     if len(arrays) > 1:

@@ -40,8 +40,8 @@ def parts(
     for name, part in loaded.items():
         if part.classes != loaded["train"].classes or part.x.shape[1:] != loaded["train"].x.shape[1:]:
             both = {one: loaded[one] for one in ("train", name)}
-            told = [f"{one}: {', '.join(it.classes)}, {tuple(it.x.shape[1:])}" for one, it in both.items()]
-            raise ValueError(f"the parts differ in their classes or shapes: {'; '.join(told)}")
+            listed = [f"{one}: {', '.join(it.classes)}, {tuple(it.x.shape[1:])}" for one, it in both.items()]
+            raise ValueError(f"the parts differ in their classes or shapes: {'; '.join(listed)}")
     if "validation" in loaded:
         return Splits(loaded["train"], loaded["validation"], loaded["test"])
     rest = split(loaded["train"], seed, validation, test=0.0)

@@ -40,7 +40,7 @@ MOST_TRACES = 64
 """Different traces of one run before that is thought to happen without end."""
 
 
-telling: ContextVar[Callable[[str], object]] = ContextVar("telling", default=lambda text: None)
+notices: ContextVar[Callable[[str], object]] = ContextVar("telling", default=lambda text: None)
 """What is called with a line for whoever waits, when something takes long."""
 
 
@@ -225,7 +225,7 @@ def _built(trace: Trace, folder: Path) -> Path:
     # Copies, since what an update reports must not change with the tensors that it was read from.
     graph.output([graph.call_function(torch.ops.aten.clone.default, (nodes[ref],)) for ref in trace.outputs])
     rewrite(graph)
-    telling.get()("compiling the update: half a minute, only this time")
+    notices.get()("compiling the update: half a minute, only this time")
     return torch_private.build_library(graph, list(trace.inputs.values()), folder, compiler())
 
 

@@ -108,12 +108,12 @@ def bootstrap_interval(
         return Interval(math.nan, math.nan)
     generator = np.random.default_rng(seed)
     rows = max(1, _CHUNK // array.size)
-    drawn = []
+    chosen_rows = []
     for start in range(0, resamples, rows):
         shape = (min(rows, resamples - start), array.size)
-        drawn.append(statistic(array[generator.integers(array.size, size=shape)], axis=-1))
+        chosen_rows.append(statistic(array[generator.integers(array.size, size=shape)], axis=-1))
     tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail])
+    low, high = np.quantile(np.concatenate(chosen_rows), [tail, 1 - tail])
     return Interval(float(low), float(high))
 
 

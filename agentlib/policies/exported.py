@@ -65,8 +65,8 @@ class Exported(nn.Module):
         action = self.choose(output, mask)
         outputs = {"action": self.in_space(action)}
         if self.has_memory:
-            following = zip(self.states, tensors_of(noted(self.policy, state, action)), strict=True)
-            outputs |= {f"next_{name}": tensor for name, tensor in following}
+            next_states = zip(self.states, tensors_of(noted(self.policy, state, action)), strict=True)
+            outputs |= {f"next_{name}": tensor for name, tensor in next_states}
         return outputs
 
     def output_of(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None, Any]:

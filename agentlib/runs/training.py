@@ -18,7 +18,7 @@ from agentlib.core.learner import Update
 from agentlib.core.recipe import Job, Recipe
 from agentlib.core.schedules import Clock
 from agentlib.core.trees import copied
-from agentlib.engine.compiled import telling
+from agentlib.engine.compiled import notices
 from agentlib.engine.loop import Compile, compiles, engine, run
 from agentlib.runs.folder import RunFolder
 from agentlib.runs.lock import Lock
@@ -86,7 +86,7 @@ class Training:
     def go(self) -> Agent | Result:
         """Trains to the end."""
         self.log.begin(self.step)
-        before = telling.set(self.log.note)
+        before = notices.set(self.log.note)
         try:
             if self.folder is not None and not self.folder.checkpoints():
                 self._save()
@@ -109,7 +109,7 @@ class Training:
                 self._rescue(stop, self.folder)
             raise
         finally:
-            telling.reset(before)
+            notices.reset(before)
 
     def resume(self, needs_checkpoint: bool) -> None:
         """Goes on from the newest checkpoint; a run that was killed before its first one starts again.

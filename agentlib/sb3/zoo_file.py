@@ -173,8 +173,8 @@ def load_sections(path: str | Path) -> dict[str, Any]:
         finally:
             reading.dispose()
     except Exception as error:  # PyYAML raises anything, such as IndexError for `!!int ""`
-        told = error if isinstance(error, ValueError | yaml.YAMLError) else repr(error)
-        raise ValueError(f"{path} is no YAML file that can be read safely: {one_line(told)}") from None
+        reason = error if isinstance(error, ValueError | yaml.YAMLError) else repr(error)
+        raise ValueError(f"{path} is no YAML file that can be read safely: {one_line(reason)}") from None
     if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
         raise ValueError(f"{path} is no settings file of the zoo: it must hold a section for each environment")
     return content
