@@ -108,12 +108,11 @@ def test_acting_in_a_child_process(agent, method):
 
 FORK = """
 import os, sys, numpy, torch
-from agentlib.policies import acting
-from agentlib.core import randomness
+from agentlib.core import modes, randomness
 from tests.tiny import tiny_run
 agent = tiny_run(steps=40)
-acting._LOCK.acquire()  # another thread is acting, and another training, at the moment of the fork
-acting._ACTING[agent.policy] = 1
+modes._LOCK.acquire()  # another thread is acting, and another training, at the moment of the fork
+modes._ACTING[agent.policy] = 1
 import threading
 taken = threading.Event()
 threading.Thread(target=lambda: (randomness.generator_lock().acquire(), taken.set()), daemon=True).start()
