@@ -6,8 +6,8 @@ The mean goes over both orders of the two views v and v' (Grill et al. 2020, arX
 apart: the predictor q, which the average lacks, and the average's slowness keep the features from collapsing, where the
 loss would be 0. So a low loss is no success; `spread` is: 1 for directions that fill the sphere, 0 for a collapse.
 
-As in the paper, BatchNorm stands in encoder and heads: with LayerNorm, or none, features collapsed on small digits. We
-differ in Adam in place of LARS, and in a constant tau in place of a rising one.
+As in the paper, BatchNorm stands in encoder and heads: with LayerNorm, or none, features of small digits were worse
+than untrained ones. We differ in Adam in place of LARS, and in a constant tau in place of a rising one.
 """
 
 from __future__ import annotations
