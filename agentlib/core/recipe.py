@@ -259,6 +259,19 @@ class Recipe:
         require(isinstance(self.presets, Mapping), "presets", "a dictionary of settings by environment or data set")
         require(isinstance(self.sb3, Counterpart | None), "sb3", "a Counterpart")
 
+    def tiny(self, learner: type[Learner], config: Any, seed: int, **origin: Any) -> tuple[Any, Source]:
+        """A learner of this class, and the source of its batches, on the CPU; for the learner's `tiny()`.
+
+        Args:
+            learner: the recipe's class, or one that inherits from it.
+            config: the numbers of a small run.
+            seed: of weights and batches.
+            origin: where the experience comes from, as `Problem` has it: `env`, `data`, `demos`, and the backbone.
+        """
+        problem = Problem(config=config, seed=seed, device="cpu", **{"steps": 100_000} | origin)
+        job = self.family.assemble(dataclasses.replace(self, learner=learner), problem)
+        return job.learner, job.source
+
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

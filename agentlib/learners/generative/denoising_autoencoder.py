@@ -18,12 +18,11 @@ from typing import Annotated, Self
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones import MLP, Backbone, MLPDecoder, Optimized
-from agentlib.core import Cosine, Learner, Recipe, Step, Update
+from agentlib.backbones import Backbone, MLPDecoder, Optimized
+from agentlib.core import Cosine, Learner, Recipe, Source, Step, Update
 from agentlib.core.config import Count, Range, Rate
-from agentlib.core.randomness import fresh_weights
 from agentlib.core.step import Optimizer
-from agentlib.data import Batches, Dataset, Examples
+from agentlib.data import Dataset, Examples, Splits
 from agentlib.families.generative import GenerativeFacts, on_generative
 
 
@@ -124,14 +123,12 @@ class DenoisingAutoencoder(Learner):
         return Update({"loss": loss.detach(), "grad_norm": norm}, losses.detach())
 
     @classmethod
-    def tiny(cls, seed: int = 0) -> tuple[Self, Batches]:
+    def tiny(cls, seed: int = 0) -> tuple[Self, Source]:
         """The smallest honest run: points on a line in four dimensions, two codes."""
         position = torch.randn(128, 1, generator=torch.Generator().manual_seed(0))
         data = Dataset(position @ torch.tensor([[1.0, -2.0, 0.5, 1.0]]))  # (128, 4)
         config = DenoisingAutoencoderConfig(learning_rate=5e-3, batch_size=32, latent_dim=2, net_arch=(16,))
-        with fresh_weights(seed):
-            learner = cls.build(MLP(4, config.net_arch), config, GenerativeFacts(data))
-        return learner, Batches(data, config.batch_size, seed=seed)
+        return RECIPE.tiny(cls, config, seed, data=Splits(data, data, data))
 
 
 RECIPE = Recipe(

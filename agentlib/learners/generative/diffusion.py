@@ -19,12 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from agentlib.backbones import DiffusionModel, Optimized
-from agentlib.backbones.diffusion import denoiser_for
-from agentlib.core import Cosine, Learner, Recipe, Step, Target, Update, average_rate
+from agentlib.core import Cosine, Learner, Recipe, Source, Step, Target, Update, average_rate
 from agentlib.core.config import Count, Range, Rate, Unit
-from agentlib.core.randomness import fresh_weights
 from agentlib.core.step import Optimizer
-from agentlib.data import Batches, Examples
+from agentlib.data import Examples, Splits
 from agentlib.data.toys import eight_gaussians
 from agentlib.families.generative import GenerativeFacts, on_generative
 
@@ -141,15 +139,11 @@ class Diffusion(Learner):
         return Update({"loss": loss.detach(), "grad_norm": norm}, per_sample=losses.detach())
 
     @classmethod
-    def tiny(cls, seed: int = 0) -> tuple[Self, Batches]:
+    def tiny(cls, seed: int = 0) -> tuple[Self, Source]:
         """The smallest honest run: eight Gaussians by label, two layers of 32."""
-        config = DiffusionConfig(
-            learning_rate=1e-3, batch_size=64, noise_steps=20, net_arch=(32, 32), conditional=True, average=0.9
-        )
-        facts = GenerativeFacts(eight_gaussians(400), 8)
-        with fresh_weights(seed):
-            learner = cls.build(denoiser_for((2,), "mlp", config.net_arch, 8), config, facts)
-        return learner, Batches(facts.train, config.batch_size, seed=seed)
+        sizes: Any = {"learning_rate": 1e-3, "batch_size": 64, "net_arch": (32, 32)}
+        config = DiffusionConfig(noise_steps=20, conditional=True, average=0.9, **sizes)
+        return RECIPE.tiny(cls, config, seed, data=Splits(*[eight_gaussians(400)] * 3))
 
 
 RECIPE = Recipe(

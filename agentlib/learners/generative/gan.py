@@ -19,12 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones import MLP, Critic, Generator
-from agentlib.core import Learner, Linear, Recipe, Step, Target, Update, at, average_rate
+from agentlib.backbones import Critic, Generator
+from agentlib.core import Learner, Linear, Recipe, Source, Step, Target, Update, at, average_rate
 from agentlib.core.config import Range, Rate, Unit
-from agentlib.core.randomness import fresh_weights
 from agentlib.core.step import Optimizer
-from agentlib.data import Batches, Examples
+from agentlib.data import Examples, Splits
 from agentlib.data.toys import eight_gaussians
 from agentlib.families.generative import GenerativeFacts, on_generative
 from agentlib.learners.generative.adversarial import Adversarial, generator_for, noise_for
@@ -125,22 +124,11 @@ class GAN(Learner):
         )
 
     @classmethod
-    def tiny(cls, seed: int = 0) -> tuple[Self, Batches]:
+    def tiny(cls, seed: int = 0) -> tuple[Self, Source]:
         """The smallest honest run: eight Gaussians by label, two layers of 16."""
-        config = GANConfig(
-            learning_rate=1e-3,
-            adam_betas=(0.9, 0.999),
-            batch_size=32,
-            latent_dim=2,
-            conditional=True,
-            average=0.9,
-            net_arch=(16, 16),
-        )
-        data = eight_gaussians(400)
-        with fresh_weights(seed):
-            generator = generator_for(config, GenerativeFacts(data, 8))
-            learner = cls.build(MLP(2, config.net_arch), config, GenerativeFacts(data, 8, generator))
-        return learner, Batches(data, config.batch_size, seed=seed)
+        sizes: Any = {"learning_rate": 1e-3, "batch_size": 32, "latent_dim": 2, "net_arch": (16, 16)}
+        config = GANConfig(adam_betas=(0.9, 0.999), conditional=True, average=0.9, dropout=0.0, **sizes)
+        return RECIPE.tiny(cls, config, seed, data=Splits(*[eight_gaussians(400)] * 3))
 
 
 RECIPE = Recipe(

@@ -18,12 +18,11 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones import MLP, MLPDecoder, Optimized
-from agentlib.core import Cosine, Learner, Recipe, Step, Update
+from agentlib.backbones import MLPDecoder, Optimized
+from agentlib.core import Cosine, Learner, Recipe, Source, Step, Update
 from agentlib.core.config import Count, NonNegative, Range, Rate
-from agentlib.core.randomness import fresh_weights
 from agentlib.core.step import Optimizer
-from agentlib.data import Batches, Dataset, Examples
+from agentlib.data import Dataset, Examples, Splits
 from agentlib.families.generative import GenerativeFacts, on_generative
 from agentlib.learners.generative.latent_model import LatentModel, normal_log_density
 from agentlib.metrics.likelihoods import LARGEST, independent_bernoulli, probabilistic_pca
@@ -157,21 +156,13 @@ class VAE(Learner):
         return Update(metrics, per_sample=-bound.detach())
 
     @classmethod
-    def tiny(cls, seed: int = 0) -> tuple[Self, Batches]:
+    def tiny(cls, seed: int = 0) -> tuple[Self, Source]:
         """The smallest honest run: bits that agree in groups of four, two codes."""
         bits = torch.cartesian_prod(torch.arange(2.0), torch.arange(2.0))  # (4, 2)
         data = Dataset(bits.repeat_interleave(4, 1).repeat(50, 1))  # (200, 8)
-        config = VAEConfig(
-            learning_rate=3e-3,
-            batch_size=32,
-            latent_dim=2,
-            likelihood="bernoulli",
-            importance_samples=2,
-            net_arch=(16,),
-        )
-        with fresh_weights(seed):
-            learner = cls.build(MLP(8, config.net_arch, "tanh"), config, GenerativeFacts(data))
-        return learner, Batches(data, config.batch_size, seed=seed)
+        sizes: Any = {"learning_rate": 3e-3, "batch_size": 32, "latent_dim": 2, "net_arch": (16,)}
+        config = VAEConfig(likelihood="bernoulli", importance_samples=2, **sizes)
+        return RECIPE.tiny(cls, config, seed, data=Splits(data, data, data))
 
 
 RECIPE = Recipe(

@@ -21,12 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from agentlib.backbones import MLP, Critic, Generator
-from agentlib.core import Learner, Linear, Recipe, Step, Target, Update, average_rate
+from agentlib.backbones import Critic, Generator
+from agentlib.core import Learner, Linear, Recipe, Source, Step, Target, Update, average_rate
 from agentlib.core.config import Count, NonNegative, Rate, Unit
-from agentlib.core.randomness import fresh_weights
 from agentlib.core.step import Optimizer
-from agentlib.data import Batches, Examples
+from agentlib.data import Examples, Splits
 from agentlib.data.toys import eight_gaussians
 from agentlib.families.generative import GenerativeFacts, on_generative
 from agentlib.learners.generative.adversarial import Adversarial, generator_for, noise_for
@@ -145,17 +144,11 @@ class WGAN(Learner):
             weight.clamp_(-self.config.clip, self.config.clip)
 
     @classmethod
-    def tiny(cls, seed: int = 0) -> tuple[Self, Batches]:
+    def tiny(cls, seed: int = 0) -> tuple[Self, Source]:
         """The smallest honest run: eight Gaussians, two layers of 16, two steps of the critic."""
-        config = WGANConfig(
-            learning_rate=1e-3, batch_size=32, critic_steps=2, penalty=0.1, average=0.9, net_arch=(16, 16)
-        )
-        data = eight_gaussians(400)
-        with fresh_weights(seed):
-            generator = generator_for(config, GenerativeFacts(data))
-            learner = cls.build(MLP(2, config.net_arch), config, GenerativeFacts(data, generator=generator))
-        source = Batches(data, config.batch_size, batches_per_update=config.critic_steps, seed=seed)
-        return learner, source
+        sizes: Any = {"learning_rate": 1e-3, "batch_size": 32, "net_arch": (16, 16)}
+        config = WGANConfig(critic_steps=2, penalty=0.1, average=0.9, **sizes)
+        return RECIPE.tiny(cls, config, seed, data=Splits(*[eight_gaussians(400)] * 3))
 
 
 RECIPE = Recipe(

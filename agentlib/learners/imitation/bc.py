@@ -22,12 +22,11 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones import MLP, Optimized
-from agentlib.core import Learner, Recipe, Step, Update
+from agentlib.backbones import Optimized
+from agentlib.core import Learner, Recipe, Source, Step, Update
 from agentlib.core.config import Count, NonNegative, Range, Unit
-from agentlib.core.randomness import fresh_weights
 from agentlib.core.step import Optimizer
-from agentlib.experience import Demonstration, DemonstrationBatches, Demonstrations, Labelled
+from agentlib.experience import Demonstration, Demonstrations, Labelled
 from agentlib.families.demonstrations import DemonstrationFacts, balanced_weights, observe_all, on_demonstrations
 from agentlib.policies import CategoricalPolicy, DeterministicPolicy, EnsemblePolicy, GaussianPolicy, policy_for
 from agentlib.policies.base import is_policy
@@ -176,18 +175,16 @@ class BC(Learner):
         return weighted_mean(cost, weight), entropy, weighted_mean(likelihood, batch.weight)
 
     @classmethod
-    def tiny(cls, seed: int = 0) -> tuple[Self, DemonstrationBatches]:
+    def tiny(cls, seed: int = 0) -> tuple[Self, Source]:
         """The smallest honest run: eight episodes of say-what-you-see, two layers of 16."""
         generator = np.random.default_rng(0)  # the demonstrations are given: the seed is of weights and order
-        seen, done = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(4)
-        demonstrations = Demonstrations(seen, done)
+        demonstrations = Demonstrations(spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(4))
         for _ in range(8):
             points = generator.uniform(-1, 1, (17, 2))
             quadrant = 2 * (points[:16, 0] > 0) + (points[:16, 1] > 0)
             demonstrations.append(Demonstration(points, quadrant, np.zeros(16)))
-        with fresh_weights(seed):
-            learner = cls.build(MLP(2, hidden=(16, 16)), BCConfig(), DemonstrationFacts(seen, done, demonstrations))
-        return learner, DemonstrationBatches(demonstrations, batch_size=16, seed=seed)
+        config = BCConfig(batch_size=16, net_arch=(16, 16), normalize=False)
+        return RECIPE.tiny(cls, config, seed, demos=demonstrations)
 
 
 RECIPE = Recipe(

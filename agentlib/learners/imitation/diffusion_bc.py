@@ -18,12 +18,11 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from agentlib.backbones import MLP, Optimized
-from agentlib.core import Cosine, Learner, Recipe, Step, Target, Update, average_rate
+from agentlib.backbones import Optimized
+from agentlib.core import Cosine, Learner, Recipe, Source, Step, Target, Update, average_rate
 from agentlib.core.config import Count, Range, Rate, Unit
-from agentlib.core.randomness import fresh_weights
 from agentlib.core.step import Optimizer
-from agentlib.experience import Demonstration, DemonstrationBatches, Demonstrations, Labelled
+from agentlib.experience import Demonstration, Demonstrations, Labelled
 from agentlib.families.demonstrations import DemonstrationFacts, observe_all, on_demonstrations
 from agentlib.learners.generative.diffusion import denoising_losses
 from agentlib.learners.imitation.bc import weighted_mean
@@ -114,20 +113,16 @@ class DiffusionBC(Learner):
         return Update({"loss": loss.detach(), "grad_norm": norm}, per_sample=losses.detach())
 
     @classmethod
-    def tiny(cls, seed: int = 0) -> tuple[Self, DemonstrationBatches]:
+    def tiny(cls, seed: int = 0) -> tuple[Self, Source]:
         """The smallest honest run: eight episodes of going to one side or the other, two layers of 16."""
         generator = np.random.default_rng(0)  # the demonstrations are given: the seed is of weights and order
-        seen, done = spaces.Box(-1, 1, (2,), np.float32), spaces.Box(-1, 1, (1,), np.float32)
-        demonstrations = Demonstrations(seen, done)
+        demonstrations = Demonstrations(spaces.Box(-1, 1, (2,), np.float32), spaces.Box(-1, 1, (1,), np.float32))
         for _ in range(8):
             sides = generator.choice([-1.0, 1.0], (16, 1)).astype(np.float32)
             demonstrations.append(Demonstration(generator.uniform(-1, 1, (17, 2)), 0.8 * sides, np.zeros(16)))
-        config = DiffusionBCConfig(
-            learning_rate=1e-3, batch_size=16, noise_steps=20, sample_steps=5, denoiser=(16, 16), average=0.9
-        )
-        with fresh_weights(seed):
-            learner = cls.build(MLP(2, hidden=(16, 16)), config, DemonstrationFacts(seen, done, demonstrations))
-        return learner, DemonstrationBatches(demonstrations, batch_size=16, seed=seed)
+        sizes: Any = {"batch_size": 16, "denoiser": (16, 16), "net_arch": (16, 16), "normalize": False}
+        config = DiffusionBCConfig(learning_rate=1e-3, noise_steps=20, sample_steps=5, average=0.9, **sizes)
+        return RECIPE.tiny(cls, config, seed, demos=demonstrations)
 
 
 RECIPE = Recipe(

@@ -24,13 +24,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from agentlib.backbones import MLP
-from agentlib.backbones.choice import space_of
-from agentlib.core import Learner, Recipe, Step, Update
+from agentlib.core import Learner, Recipe, Source, Step, Update
 from agentlib.core.config import Count, NonNegative, Rate, Whole
-from agentlib.core.randomness import fresh_weights
 from agentlib.core.step import Optimizer
-from agentlib.data.episodes import Pairs, Sinusoids, Tasks
+from agentlib.data.episodes import Pairs, Tasks
 from agentlib.families.tasks import FewShot, TaskFacts, on_tasks
 from agentlib.policies import CategoricalPolicy, Predictor
 
@@ -176,13 +173,10 @@ class MAML(Learner):
         return network
 
     @classmethod
-    def tiny(cls, seed: int = 0) -> tuple[Self, Sinusoids]:
+    def tiny(cls, seed: int = 0) -> tuple[Self, Source]:
         """The smallest honest run: sinusoids, two layers of 16."""
-        config = MAMLConfig(batch_size=8)
-        facts = TaskFacts(0, space_of(torch.zeros(1, 1)))
-        with fresh_weights(seed):
-            learner = cls.build(MLP(1, hidden=(16, 16), activation="tanh"), config, facts)
-        return learner, Sinusoids(config.batch_size, config.shots, config.queries, seed)
+        backbone = {"name": "mlp", "arguments": {"input_dim": 1, "hidden": [16, 16], "activation": "tanh"}}
+        return RECIPE.tiny(cls, MAMLConfig(batch_size=8), seed, data="sinusoids", backbone=backbone)
 
 
 RECIPE = Recipe(

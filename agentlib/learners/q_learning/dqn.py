@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from agentlib.core import Clock, Counterpart, Learner, Linear, Recipe, Source, Step, Target, Update
 from agentlib.core.config import Count, NonNegative, Range, Rate, Share, Unit, Whole
-from agentlib.core.recipe import Problem
 from agentlib.core.spaces import choices
 from agentlib.core.step import Optimizer
 from agentlib.experience import Transition
@@ -162,9 +161,7 @@ class DQN(Learner):
         epsilon: Any = {"exploration_initial_eps": 0.2, "exploration_final_eps": 0.2}
         sizes: Any = {"buffer_size": 500, "batch_size": 16, "net_arch": (16, 16)}
         config = DQNConfig(learning_rate=1e-3, learning_starts=64, target_update_interval=400, **sizes, **epsilon)
-        problem = Problem(env="CartPole-v1", steps=100_000, config=config, seed=seed, device="cpu")
-        job: Any = on_replay.assemble(replace(RECIPE, learner=cls), problem)
-        return job.learner, job.source
+        return RECIPE.tiny(cls, config, seed, env="CartPole-v1")
 
 
 def _q_policy(backbone: nn.Module, config: DQNConfig, actions: Any) -> QPolicy:

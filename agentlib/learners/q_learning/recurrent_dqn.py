@@ -15,7 +15,7 @@ is kept acts by Q', the average of the weights, which swings less than Q.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -26,7 +26,6 @@ from torch.nn import functional
 from agentlib.backbones.named import MEMORIES
 from agentlib.core import Clock, Learner, Linear, Recipe, Source, Step, Target, Update
 from agentlib.core.config import Count, NonNegative, Unit, Whole
-from agentlib.core.recipe import Problem
 from agentlib.core.step import Optimizer
 from agentlib.core.trees import mapped
 from agentlib.experience import Sequences
@@ -165,10 +164,7 @@ class RecurrentDQN(Learner):
         times: Any = {"learning_starts": 64, "train_freq": 4, "target_update_interval": 400}
         lengths: Any = {"sequence_length": 4, "burn_in": 1, "sequence_period": 2}
         config = RecurrentDQNConfig(buffer_size=500, batch_size=16, net_arch=(8,), **times, **lengths, **epsilon)
-        env = "agentlib/CartPoleNoVel-v0"
-        problem = Problem(env=env, steps=100_000, config=config, seed=seed, device="cpu")
-        job: Any = on_sequences.assemble(replace(RECIPE, learner=cls), problem)
-        return job.learner, job.source
+        return RECIPE.tiny(cls, config, seed, env="agentlib/CartPoleNoVel-v0")
 
 
 RECIPE = Recipe(

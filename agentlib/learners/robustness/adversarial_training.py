@@ -22,13 +22,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones import MLP
-from agentlib.backbones.choice import space_of
-from agentlib.core import Cosine, Learner, Recipe, Step, Target, Update
+from agentlib.core import Cosine, Learner, Recipe, Source, Step, Target, Update
 from agentlib.core.config import Count, NonNegative, Unit
-from agentlib.core.randomness import fresh_weights
 from agentlib.core.step import Optimizer
-from agentlib.data import Batches, Dataset, Examples
+from agentlib.data import Dataset, Examples, Splits
 from agentlib.families.attacked import on_attacked
 from agentlib.families.examples import ExampleFacts
 from agentlib.learners.supervised.classifier import cross_entropy, logistic_loss
@@ -174,17 +171,14 @@ class AdversarialTraining(Learner):
         return Update({"loss": loss.detach(), "robust_accuracy": accuracy, "grad_norm": norm}, losses.detach())
 
     @classmethod
-    def tiny(cls, seed: int = 0) -> tuple[Self, Batches]:
+    def tiny(cls, seed: int = 0) -> tuple[Self, Source]:
         """The smallest honest run: three clouds of points in the unit square, one layer of 16."""
-        config = AdversarialTrainingConfig(
-            learning_rate=1e-2, batch_size=32, epsilon=0.05, attack_steps=2, l2=1e-4, average=0.9
-        )
         labels, noise = torch.arange(96) % 3, torch.randn(96, 2, generator=torch.Generator().manual_seed(0))
         points = (0.25 + 0.1 * noise + 0.5 * torch.eye(3, 2)[labels]).clamp(0.0, 1.0)
         data = Dataset(points, labels, ("right", "up", "corner"))
-        with fresh_weights(seed):
-            learner = cls.build(MLP(2, hidden=(16,)), config, ExampleFacts(data, space_of(points)))
-        return learner, Batches(data, config.batch_size, seed=seed)
+        sizes: Any = {"learning_rate": 1e-2, "batch_size": 32, "net_arch": (16,), "normalize": False}
+        config = AdversarialTrainingConfig(epsilon=0.05, attack_steps=2, l2=1e-4, average=0.9, **sizes)
+        return RECIPE.tiny(cls, config, seed, data=Splits(data, data, data))
 
 
 RECIPE = Recipe(

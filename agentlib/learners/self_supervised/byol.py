@@ -20,12 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones import MLP
-from agentlib.backbones.choice import space_of
-from agentlib.core import Learner, Recipe, Step, Target, Update
+from agentlib.core import Learner, Recipe, Source, Step, Target, Update
 from agentlib.core.config import Count, Unit
-from agentlib.core.randomness import fresh_weights
-from agentlib.data import Batches, Dataset, Examples
+from agentlib.data import Dataset, Examples
 from agentlib.families.views import ViewFacts, Views, on_views
 from agentlib.learners.self_supervised.simclr import Projector
 
@@ -93,13 +90,12 @@ class BYOL(Learner):
         return Update(metrics, per_sample=errors.detach().mean(0))
 
     @classmethod
-    def tiny(cls, seed: int = 0) -> tuple[Self, Batches]:
+    def tiny(cls, seed: int = 0) -> tuple[Self, Source]:
         """The smallest honest run: four noisy bars in 6 x 6 pixels, an MLP of 16."""
         config = BYOLConfig(learning_rate=1e-3, batch_size=16, projection_dim=8, hidden_dim=16, rotation=0.0)
         bars = torch.eye(6)[1 + torch.arange(32) % 4][:, None, :, None].expand(-1, -1, -1, 6).clone()  # (32, 1, 6, 6)
-        with fresh_weights(seed):
-            learner = cls.build(MLP(36, hidden=(16,)), config, ViewFacts(space_of(bars), len(bars)))
-        return learner, Batches(Dataset(bars), 16, transform=config.augmentation(), views=2, seed=seed)
+        backbone = {"name": "mlp", "arguments": {"input_dim": 36, "hidden": [16]}}
+        return RECIPE.tiny(cls, config, seed, data=Dataset(bars), backbone=backbone)
 
 
 DIGITS = {"net_arch": (512, 512, 128)}

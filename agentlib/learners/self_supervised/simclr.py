@@ -20,13 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones import MLP, Backbone
-from agentlib.backbones.choice import space_of
-from agentlib.core import Learner, Recipe, Step, Update
+from agentlib.backbones import Backbone
+from agentlib.core import Learner, Recipe, Source, Step, Update
 from agentlib.core.config import Count, Range
-from agentlib.core.randomness import fresh_weights
 from agentlib.core.step import Optimizer
-from agentlib.data import Batches, Dataset, Examples
+from agentlib.data import Dataset, Examples
 from agentlib.families.views import ViewFacts, Views, on_views
 
 
@@ -118,15 +116,13 @@ class SimCLR(Learner):
         return Update(metrics, per_sample=losses.detach().view(2, n).mean(0))
 
     @classmethod
-    def tiny(cls, seed: int = 0) -> tuple[Self, Batches]:
+    def tiny(cls, seed: int = 0) -> tuple[Self, Source]:
         """The smallest honest run: four noisy bars in 6 x 6 pixels, an MLP of 16."""
         config = SimCLRConfig(learning_rate=1e-3, batch_size=16, projection_dim=8, rotation=0.0)
         bars = torch.zeros(32, 1, 6, 6)
         bars[torch.arange(32), 0, 1 + torch.arange(32) % 4] = 1.0
-        with fresh_weights(seed):
-            learner = cls.build(MLP(36, hidden=(16,)), config, ViewFacts(space_of(bars), len(bars)))
-        source = Batches(Dataset(bars), config.batch_size, transform=config.augmentation(), views=2, seed=seed)
-        return learner, source
+        backbone = {"name": "mlp", "arguments": {"input_dim": 36, "hidden": [16]}}
+        return RECIPE.tiny(cls, config, seed, data=Dataset(bars), backbone=backbone)
 
 
 RECIPE = Recipe(

@@ -22,13 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones import MLP
-from agentlib.backbones.choice import space_of
-from agentlib.core import Cosine, Learner, Recipe, Step, Update
+from agentlib.core import Cosine, Learner, Recipe, Source, Step, Update
 from agentlib.core.config import Unit
-from agentlib.core.randomness import fresh_weights
 from agentlib.core.step import Optimizer
-from agentlib.data import Batches, Dataset, Examples
+from agentlib.data import Dataset, Examples, Splits
 from agentlib.families.examples import ExampleFacts, on_examples
 from agentlib.learners.supervised.regularization import Supervised, penalized, penalty
 from agentlib.policies import CategoricalPolicy
@@ -130,17 +127,14 @@ class Classifier(Learner):
         return Update({"loss": loss.detach(), "accuracy": accuracy, "grad_norm": norm}, losses.detach())
 
     @classmethod
-    def tiny(cls, seed: int = 0) -> tuple[Self, Batches]:
+    def tiny(cls, seed: int = 0) -> tuple[Self, Source]:
         """The smallest honest run: three clouds of points in the plane, one layer of 16."""
         labels = torch.arange(96) % 3
         points = 2.0 * torch.eye(3, 2)[labels] + torch.randn(96, 2, generator=torch.Generator().manual_seed(0))
         data = Dataset(points, labels, ("right", "up", "middle"))
-        config = ClassifierConfig(
-            learning_rate=1e-2, batch_size=32, label_smoothing=0.1, class_weights=(1.0, 2.0, 1.0), l1=1e-4, l2=1e-4
-        )
-        with fresh_weights(seed):
-            learner = cls.build(MLP(2, hidden=(16,)), config, ExampleFacts(data, space_of(points)))
-        return learner, Batches(data, config.batch_size, seed=seed)
+        loss: Any = {"label_smoothing": 0.1, "class_weights": (1.0, 2.0, 1.0), "l1": 1e-4, "l2": 1e-4}
+        config = ClassifierConfig(learning_rate=1e-2, batch_size=32, net_arch=(16,), normalize=False, **loss)
+        return RECIPE.tiny(cls, config, seed, data=Splits(data, data, data))
 
 
 def as_class_weights(weights: Sequence[float] | str | None, n_classes: int) -> Tensor | None:

@@ -19,12 +19,9 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones import MLP
-from agentlib.backbones.choice import space_of
-from agentlib.core import Learner, Recipe, Step, Update
-from agentlib.core.randomness import fresh_weights
+from agentlib.core import Learner, Recipe, Source, Step, Update
 from agentlib.core.step import Optimizer
-from agentlib.data import Batches, Dataset, Examples
+from agentlib.data import Dataset, Examples, Splits
 from agentlib.families.examples import ExampleFacts, on_examples
 from agentlib.learners.supervised.regularization import Supervised, penalized, penalty
 from agentlib.policies import Predictor
@@ -99,14 +96,13 @@ class Regressor(Learner):
         return Update({"loss": loss.detach(), "grad_norm": norm}, losses.detach())
 
     @classmethod
-    def tiny(cls, seed: int = 0) -> tuple[Self, Batches]:
+    def tiny(cls, seed: int = 0) -> tuple[Self, Source]:
         """The smallest honest run: a noisy sine, one layer of 16."""
         x = torch.linspace(0.0, 3.0, 96)[:, None]
         y = 10.0 * (2.0 * x).sin() + torch.randn(96, 1, generator=torch.Generator().manual_seed(0))
-        data, config = Dataset(x, y), RegressorConfig(learning_rate=1e-2, batch_size=32, loss="mae", l1=1e-4, l2=1e-4)
-        with fresh_weights(seed):
-            learner = cls.build(MLP(1, hidden=(16,)), config, ExampleFacts(data, space_of(x)))
-        return learner, Batches(data, config.batch_size, seed=seed)
+        loss: Any = {"loss": "mae", "l1": 1e-4, "l2": 1e-4}
+        config = RegressorConfig(learning_rate=1e-2, batch_size=32, net_arch=(16,), normalize=False, **loss)
+        return RECIPE.tiny(cls, config, seed, data=Splits(*[Dataset(x, y)] * 3))
 
 
 RECIPE = Recipe(
