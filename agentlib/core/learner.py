@@ -23,8 +23,8 @@ class Update(NamedTuple):
 class Learner(nn.Module, ABC):
     """One algorithm: its networks, optimizers and counters, all of them inside `state_dict()`.
 
-    A learner receives built networks and an optimizer. It never builds a backbone, knows an environment, logs,
-    evaluates, prints or saves. No algorithm inherits from another.
+    A learner receives built networks, an optimizer (a rule such as `adam(learning_rate=1e-3)`), and its config. It
+    never builds a backbone, knows an environment, logs, evaluates, prints or saves. No algorithm inherits from another.
     """
 
     @classmethod

@@ -245,18 +245,3 @@ def observe_all(policy: Any, demonstrations: Demonstrations, first: int = 0) -> 
         for index in range(first, len(demonstrations)):
             observations = demonstrations[index].observations
             policy.observe(to_tensors(demonstrations.observation_space, observations, device_of(policy)))
-
-
-def balanced_weights(demonstrations: Demonstrations) -> tuple[float, ...]:
-    """Labelled steps / (actions that occur * steps with this action), for each discrete action; 0 for absent ones.
-
-    Raises:
-        ValueError: the action space is not Discrete.
-    """
-    space = demonstrations.action_space
-    if not isinstance(space, spaces.Discrete):
-        raise ValueError(f"class_weights are for Discrete actions, not for {space}")
-    labels = np.concatenate([episode.labels[episode.labelled] for episode in demonstrations])
-    counts = np.bincount(labels - space.start, minlength=int(space.n))
-    weights = np.divide(len(labels), counts * (counts > 0).sum(), out=np.zeros(len(counts)), where=counts > 0)
-    return tuple(weights.tolist())

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from agentlib.catalog import LEARNERS
-from agentlib.core import Learner, Update
+from agentlib.core import Learner, Recipe, Update
 from agentlib.engine import run
 
 __all__ = ["Learner", "Update", "run"]
@@ -26,11 +26,5 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     modules = [import_module(f"agentlib.learners.{place.partition(':')[0]}") for place, _ in LEARNERS.values()]
-    found = {recipe.learner.__name__ for module in modules for recipe in _recipes(module)}
-    return sorted({*__all__, *found, *(recipe.config.__name__ for module in modules for recipe in _recipes(module))})
-
-
-def _recipes(module: Any) -> list[Any]:
-    from agentlib.core import Recipe
-
-    return [value for value in vars(module).values() if isinstance(value, Recipe)]
+    recipes = [value for module in modules for value in vars(module).values() if isinstance(value, Recipe)]
+    return sorted({*__all__, *(kind.__name__ for recipe in recipes for kind in (recipe.learner, recipe.config))})

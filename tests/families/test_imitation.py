@@ -12,17 +12,18 @@ from gymnasium import spaces
 import agentlib
 from agentlib.agent import Agent
 from agentlib.backbones import MLP
+from agentlib.backbones.choice import backbone_for
 from agentlib.envs.experts import cartpole_expert, chain_expert, identity_expert
 from agentlib.envs.playing import Person, Terminal
 from agentlib.experience import Demonstration, Demonstrations, ExpertLeft, Onlooker, record_episodes
 from agentlib.families.demonstrations import (
+    DemonstrationFacts,
     HeldOutJudge,
-    balanced_weights,
     demonstrations_of,
     expert_of,
     held_out_scores,
 )
-from agentlib.learners import BCConfig, DAggerConfig
+from agentlib.learners import BC, BCConfig, DAggerConfig
 from agentlib.policies import EnsemblePolicy, GaussianPolicy, UnsureGate
 
 IDENTITY = "agentlib/Identity-v0"
@@ -273,7 +274,9 @@ def test_a_run_is_resumed_and_asks_only_for_the_rest(tmp_path):
 def test_class_weights_balance_the_actions():
     demos = Demonstrations(spaces.Discrete(2), spaces.Discrete(4, start=1))
     demos.append(Demonstration(np.zeros(7, int), np.array([1, 1, 1, 2, 4, 4]), np.zeros(6)))
-    assert balanced_weights(demos) == pytest.approx((6 / 9, 2.0, 0.0, 1.0))
+    facts = DemonstrationFacts(demos.observation_space, demos.action_space, demos)
+    learner = BC.build(backbone_for(demos.observation_space), BCConfig(class_weights="balanced"), facts)
+    assert learner.config.class_weights == pytest.approx((6 / 9, 2.0, 0.0, 1.0))
     agentlib.train("bc", demos=chain_demos(2), class_weights="balanced", epochs=1, **QUIET)
     with pytest.raises(ValueError, match="give class_weights as numbers"):
         agentlib.train("dagger", env=IDENTITY, expert="scripted", class_weights="balanced", **SMALL)

@@ -13,7 +13,7 @@ from agentlib.backbones import GRU, LSTM, MLP, AfterAction, TransformerDecoder, 
 from agentlib.core import Clock
 from agentlib.experience import SequenceBuffer, SequenceReplay, Sequences
 from agentlib.learners import RecurrentDQN, RecurrentDQNConfig, run
-from agentlib.learners.q_learning.returns import watkins_returns
+from agentlib.learners.q_learning.recurrent_dqn import watkins_returns
 from agentlib.policies import EpsilonGreedy, MemoryActor, QPolicy
 
 B, T, ACTIONS = 3, 6, 2

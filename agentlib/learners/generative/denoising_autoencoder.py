@@ -31,11 +31,6 @@ def squared_errors(reconstruction: Tensor, x: Tensor) -> Tensor:
     return (reconstruction - x).flatten(1).square().sum(1)
 
 
-def score_of(reconstruction: Tensor, x: Tensor, noise: float) -> Tensor:
-    """The score of noisy x `(B, ...)` by its reconstruction, where `noise` is the deviation s: (r(x) - x) / s^2."""
-    return (reconstruction - x) / noise**2
-
-
 class Autoencoder(nn.Module):
     """x to g(f(x)): an encoder, a linear layer to codes, and a decoder.
 
@@ -77,13 +72,7 @@ class DenoisingAutoencoderConfig(Optimized):
 
 
 class DenoisingAutoencoder(Learner):
-    """Learns codes and scores by removing noise.
-
-    Args:
-        model: encoder and decoder.
-        optimizer: a rule such as `adam(learning_rate=1e-3)`.
-        config: this algorithm's numbers.
-    """
+    """Learns codes and scores by removing noise."""
 
     def __init__(
         self,
@@ -112,8 +101,9 @@ class DenoisingAutoencoder(Learner):
         return reconstruction
 
     def score(self, x: Tensor) -> Tensor:
-        """The estimated gradient `(B, *shape)` of the log density of noisy examples."""
-        return score_of(self.model(x), x, self.noise)
+        """The estimated gradient (r(x) - x) / s^2 `(B, *shape)` of the log density of noisy examples."""
+        score: Tensor = (self.model(x) - x) / self.noise**2
+        return score
 
     def update(self, batch: Examples) -> Update:
         """One step on the squared error of reconstructions; `per_sample` holds the errors `(B,)`."""

@@ -79,13 +79,7 @@ class DiffusionConfig(Optimized):
 
 
 class Diffusion(Learner):
-    """Learns to predict the noise in noisy data.
-
-    Args:
-        model: the distribution, its data standardized.
-        optimizer: a rule such as `adam(learning_rate=1e-3)`.
-        config: this algorithm's numbers.
-        n_classes: of the labels, for a conditional model.
+    """Learns to predict the noise in noisy data; the model is in the data's scale, see `DiffusionModel.standardize`.
 
     Raises:
         ValueError: a conditional model, and no classes.

@@ -55,14 +55,7 @@ class GANConfig(Adversarial):
 
 
 class GAN(Learner):
-    """A generator against a discriminator.
-
-    Args:
-        generator: noise, and labels if conditional, to examples.
-        discriminator: the log-odds that an example is real.
-        optimizer: a rule such as `adam(learning_rate=5e-4, betas=(0.5, 0.99))`.
-        config: this algorithm's numbers.
-    """
+    """A generator against a discriminator, which gives the log-odds that an example is real."""
 
     first_network = staticmethod(generator_for)
 

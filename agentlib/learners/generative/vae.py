@@ -79,13 +79,7 @@ class VAEConfig(Optimized):
 
 
 class VAE(Learner):
-    """Learns a latent model by its evidence lower bound.
-
-    Args:
-        model: encoder and decoder.
-        optimizer: a rule such as `adam(learning_rate=1e-3)`.
-        config: this algorithm's numbers.
-    """
+    """Learns a latent model by its evidence lower bound."""
 
     def __init__(self, model: LatentModel, optimizer: Optimizer, config: VAEConfig = VAEConfig()) -> None:
         super().__init__()

@@ -67,14 +67,7 @@ class WGANConfig(Adversarial):
 
 
 class WGAN(Learner):
-    """A generator against a critic that estimates a distance.
-
-    Args:
-        generator: noise to examples.
-        critic: its height for each example; built with spectral normalization for that constraint.
-        optimizer: a rule such as `adam(learning_rate=1e-3, betas=(0.0, 0.9))`.
-        config: this algorithm's numbers.
-    """
+    """A generator against a critic that estimates a distance; see `build` for constraint="spectral"."""
 
     first_network = staticmethod(generator_for)
 

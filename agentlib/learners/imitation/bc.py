@@ -27,7 +27,8 @@ from agentlib.core import Learner, Recipe, Source, Step, Update
 from agentlib.core.config import Count, NonNegative, Range, Unit
 from agentlib.core.step import Optimizer
 from agentlib.experience import Demonstration, Demonstrations, Labelled
-from agentlib.families.demonstrations import DemonstrationFacts, balanced_weights, observe_all, on_demonstrations
+from agentlib.families.demonstrations import DemonstrationFacts, observe_all, on_demonstrations
+from agentlib.learners.supervised.classifier import balanced_weights
 from agentlib.policies import CategoricalPolicy, DeterministicPolicy, EnsemblePolicy, GaussianPolicy, policy_for
 from agentlib.policies.base import is_policy
 
@@ -103,12 +104,10 @@ class BCConfig(CloningConfig):
 
 
 class BC(Learner):
-    """Behavioural cloning.
+    """Behavioural cloning, of a policy that gives a distribution; for `loss="mse"`, of one of real-valued actions.
 
-    Args:
-        policy: any of `agentlib.policies` that gives a distribution; for `loss="mse"`, one of real-valued actions.
-        optimizer: a rule such as `adam(learning_rate=1e-3)`.
-        config: this algorithm's numbers.
+    Raises:
+        ValueError: the policy does not fit the loss or the weights of classes.
     """
 
     class_weights: Tensor | None
@@ -147,7 +146,10 @@ class BC(Learner):
             policy = EnsemblePolicy([policy, *others])
         observe_all(policy, facts.demonstrations)
         if config.class_weights == "balanced":
-            config = replace(config, class_weights=balanced_weights(facts.demonstrations))
+            if not isinstance(done, spaces.Discrete):
+                raise ValueError(f"class_weights are for Discrete actions, not for {done}")
+            labels = np.concatenate([episode.labels[episode.labelled] for episode in facts.demonstrations]) - done.start
+            config = replace(config, class_weights=balanced_weights(torch.from_numpy(labels), int(done.n)))
         return cls(policy, config.optimizer(), config)
 
     def update(self, batch: Labelled) -> Update:

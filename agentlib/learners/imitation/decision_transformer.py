@@ -41,7 +41,6 @@ class DecisionTransformerConfig(Optimized):
     weight_decay: NonNegative = 1e-4
     """Weight decay of the matrices."""
     max_grad_norm: NonNegative | None = 0.25
-    """Clip gradients to this global norm; None disables clipping."""
     context_length: Count = 20
     """K, the number of steps that are read, the present one among them."""
     embed_dim: Count = 128
@@ -67,12 +66,7 @@ class DecisionTransformerConfig(Optimized):
 
 
 class DecisionTransformer(Learner):
-    """Cloning that reads the return.
-
-    Args:
-        policy: a distribution over actions, on a `ReturnConditioned` backbone.
-        optimizer: a rule such as `adamw(learning_rate=1e-4)`.
-        config: this algorithm's numbers.
+    """Cloning that reads the return, by a distribution over actions on a `ReturnConditioned` backbone.
 
     Raises:
         ValueError: the policy has another backbone, or gives no distribution.

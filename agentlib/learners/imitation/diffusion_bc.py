@@ -35,7 +35,6 @@ class DiffusionBCConfig(Optimized):
     """The numbers of a run of cloning by diffusion."""
 
     learning_rate: Rate = Cosine(1e-3, 0.0)
-    """Learning rate of Adam: a number or a schedule."""
     batch_size: Count = 256
     """Steps of demonstrations per update."""
     noise_steps: Annotated[int, Range(2)] = 50
@@ -59,12 +58,7 @@ class DiffusionBCConfig(Optimized):
 
 
 class DiffusionBC(Learner):
-    """Cloning by diffusion.
-
-    Args:
-        policy: actions out of noise, its `model` standardized by the expert's.
-        optimizer: a rule such as `adam(learning_rate=1e-3)`.
-        config: this algorithm's numbers.
+    """Cloning by diffusion; the `model` of the policy is standardized by the expert's actions.
 
     Raises:
         ValueError: another policy.

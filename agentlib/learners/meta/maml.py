@@ -85,13 +85,7 @@ class MAMLConfig(FewShot):
 
 
 class MAML(Learner):
-    """Model-agnostic meta-learning.
-
-    Args:
-        network: gives outputs `(n, k)` for examples `(n, ...)`, or such outputs and a state, as policies do.
-        optimizer: a rule such as `adam(learning_rate=2e-3)`, for the outer steps.
-        config: this algorithm's numbers.
-    """
+    """Model-agnostic meta-learning of a network with outputs `(n, k)`, or with outputs and a state as policies."""
 
     def __init__(self, network: nn.Module, optimizer: Optimizer, config: MAMLConfig = MAMLConfig()) -> None:
         super().__init__()

@@ -47,7 +47,6 @@ class PrototypicalConfig(FewShot):
     """The numbers of a prototypical network's run."""
 
     learning_rate: Rate = Cosine(2e-3)
-    """Learning rate of Adam: a number or a schedule."""
     batch_size: Count = 1
     """Tasks per update."""
     ways: Annotated[int, Range(2)] = 20
@@ -73,13 +72,7 @@ class PrototypicalNetwork(nn.Module):
 
 
 class Prototypical(Learner):
-    """Prototypical networks.
-
-    Args:
-        network: the classifier that is trained.
-        optimizer: a rule such as `adam(learning_rate=2e-3)`.
-        config: this algorithm's numbers.
-    """
+    """Prototypical networks."""
 
     def __init__(
         self, network: PrototypicalNetwork, optimizer: Optimizer, config: PrototypicalConfig = PrototypicalConfig()

@@ -23,8 +23,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from agentlib.core import Clock, Counterpart, Learner, Linear, Recipe, Source, Step, Target, Update
-from agentlib.core.config import Count, NonNegative, Range, Rate, Share, Unit, Whole
-from agentlib.core.spaces import choices
+from agentlib.core.config import Count, NonNegative, Range, Rate, Share
 from agentlib.core.step import Optimizer
 from agentlib.experience import Transition
 from agentlib.families.control import ControlFacts, on_replay
@@ -45,21 +44,12 @@ class DQNConfig(QLearning):
     """The numbers of a DQN run; names and defaults are those of Stable-Baselines3."""
 
     learning_rate: Rate = 1e-4
-    """Learning rate of Adam: a number or a schedule."""
     buffer_size: Count = 1_000_000
     """Capacity of the replay buffer in transitions."""
-    learning_starts: Whole = 100
-    """Environment steps with random actions before the first update."""
     batch_size: Count = 32
     """Transitions per update."""
-    tau: Unit = 1.0
-    """Share of the way that the target network moves at each of its updates; 1 copies the online network."""
-    train_freq: Count = 4
-    """Environment steps between updates."""
     n_steps: Count = 1
     """Steps of the return before bootstrapping."""
-    target_update_interval: Count = 10_000
-    """Environment steps between updates of the target network."""
     net_arch: tuple[int, ...] | None = None
     """Widths of the hidden layers; the default is 64 and 64, and no layers after a convolutional network."""
     double: bool = False
@@ -130,7 +120,22 @@ class DQN(Learner):
             raise ValueError(f"dqn needs a Discrete action space, or a MultiDiscrete one of one row; this environment "
                              f"has {actions}. Learners that fit: {others}")  # fmt: skip
         if not is_policy(backbone):
-            backbone = _q_policy(backbone, config, actions)
+            sizes = actions.nvec.tolist() if isinstance(actions, spaces.MultiDiscrete) else int(actions.n)
+            hidden = config.head_arch
+            if hidden is None:
+                has_streams = config.dueling or config.noisy or isinstance(sizes, list)
+                hidden = (int(backbone.feature_dim),) if has_streams else ()  # type: ignore[arg-type]
+            backbone = QPolicy(
+                backbone,
+                sizes,
+                dueling=config.dueling,
+                distributional=config.distributional,
+                n_atoms=config.n_atoms if config.distributional == "c51" else config.n_quantiles,
+                v_min=config.v_min,
+                v_max=config.v_max,
+                noisy=config.noisy,
+                hidden=hidden,
+            )
         if not isinstance(backbone, QPolicy):
             raise ValueError(f"dqn goes on from an agent with action values, not {type(backbone).__name__}")
         return cls(backbone, config.optimizer(), config)
@@ -162,18 +167,6 @@ class DQN(Learner):
         sizes: Any = {"buffer_size": 500, "batch_size": 16, "net_arch": (16, 16)}
         config = DQNConfig(learning_rate=1e-3, learning_starts=64, target_update_interval=400, **sizes, **epsilon)
         return RECIPE.tiny(cls, config, seed, env="CartPole-v1")
-
-
-def _q_policy(backbone: nn.Module, config: DQNConfig, actions: Any) -> QPolicy:
-    """The head that a config asks for, over a backbone."""
-    branched, hidden = isinstance(actions, spaces.MultiDiscrete), config.head_arch
-    if hidden is None:
-        has_streams = config.dueling or config.noisy or branched
-        hidden = (int(backbone.feature_dim),) if has_streams else ()  # type: ignore[arg-type]
-    n_atoms = config.n_atoms if config.distributional == "c51" else config.n_quantiles
-    options: Any = {name: getattr(config, name) for name in ("dueling", "distributional", "v_min", "v_max", "noisy")}
-    sizes = list(choices(actions))
-    return QPolicy(backbone, sizes if branched else sizes[0], n_atoms=n_atoms, hidden=hidden, **options)
 
 
 RECIPE = Recipe(

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import torch
 from gymnasium import spaces
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.backbones.named import MEMORIES
@@ -30,11 +30,28 @@ from agentlib.core.step import Optimizer
 from agentlib.core.trees import mapped
 from agentlib.experience import Sequences
 from agentlib.families.control import ControlFacts, on_sequences
-from agentlib.learners.q_learning.returns import watkins_returns
 from agentlib.learners.q_learning.settings import QLearning
 from agentlib.policies import QPolicy
 from agentlib.policies.base import is_policy
 from agentlib.policies.value_losses import LOSSES
+
+
+def watkins_returns(reward: Tensor, terminated: Tensor, next_value: Tensor, trace: Tensor, gamma: float) -> Tensor:
+    """Watkins's Q(lambda), `(B, T)`: G_t = r_t + gamma (1 - terminated) [V_{t+1} + lambda_{t+1} (G_{t+1} - V_{t+1})].
+
+    Args:
+        reward: `(B, T)`.
+        terminated: `(B, T)`, 1 where the step ended the task.
+        next_value: `(B, T)`, V of the observation after each step.
+        trace: `(B, T)`, lambda of the step after each; that of the last step is not read, as nothing follows.
+        gamma: discount per step.
+    """
+    total, returns = next_value[:, -1], []  # G of the step after
+    for t in reversed(range(reward.shape[1])):
+        value = next_value[:, t]
+        total = reward[:, t] + gamma * (1.0 - terminated[:, t]) * (value + trace[:, t] * (total - value))
+        returns.append(total)
+    return torch.stack(returns[::-1], 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +61,6 @@ class RecurrentDQNConfig(QLearning):
     buffer_size: Count = 100_000
     """Capacity of the replay buffer in frames."""
     learning_starts: Whole = 1_000
-    """Environment steps with random actions before the first update."""
     batch_size: Count = 32
     """Sequences per update."""
     sequence_length: Count = 32
@@ -62,11 +78,8 @@ class RecurrentDQNConfig(QLearning):
     reward_scale: NonNegative = 1.0
     """Factor on all rewards."""
     tau: Unit = 0.01
-    """Share of the way that the target network moves at each of its updates; 1 copies the online network."""
     target_update_interval: Count = 16
-    """Environment steps between updates of the target network."""
     train_freq: Count = 16
-    """Environment steps between updates."""
     net_arch: tuple[int, ...] | None = None
     """Widths of the layers before the memory and, as the last number, of the memory; the default is 64 and 64."""
     act_by_average: bool = True
@@ -74,12 +87,7 @@ class RecurrentDQNConfig(QLearning):
 
 
 class RecurrentDQN(Learner):
-    """Deep Q-learning on sequences.
-
-    Args:
-        policy: action values over a backbone with memory.
-        optimizer: a rule such as `adam(learning_rate=1e-3)`.
-        config: this algorithm's numbers.
+    """Deep Q-learning on sequences, of action values over a backbone with memory.
 
     Raises:
         ValueError: the policy has no memory, or gives anything but one value for each action.

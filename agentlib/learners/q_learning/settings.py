@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from agentlib.backbones import Optimized
-from agentlib.core.config import NonNegative, Range, Unit
+from agentlib.core.config import Count, NonNegative, Range, Unit, Whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +15,16 @@ class QLearning(Optimized):
 
     gamma: Unit = 0.99
     """Discount factor per environment step."""
+    learning_starts: Whole = 100
+    """Environment steps with random actions before the first update."""
+    train_freq: Count = 4
+    """Environment steps between updates."""
     gradient_steps: Annotated[int, Range(-1)] = 1
     """Updates after every `train_freq` environment steps; -1 makes as many updates as there were steps."""
+    tau: Unit = 1.0
+    """Share of the way that the target network moves at each of its updates; 1 copies the online network."""
+    target_update_interval: Count = 10_000
+    """Environment steps between updates of the target network."""
     exploration_fraction: Unit = 0.1
     """Share of the run over which epsilon, the probability of a random action, falls linearly."""
     exploration_initial_eps: Unit = 1.0
@@ -24,7 +32,6 @@ class QLearning(Optimized):
     exploration_final_eps: Unit = 0.05
     """Epsilon after it has fallen."""
     max_grad_norm: NonNegative | None = 10.0
-    """Clip gradients to this global norm; None disables clipping."""
     loss: Literal["huber", "mse"] = "huber"
     """Loss of the temporal-difference errors: Huber's, or their squares."""
     normalize: bool = False

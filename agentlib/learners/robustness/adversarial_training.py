@@ -15,7 +15,6 @@ actions.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -28,28 +27,13 @@ from agentlib.core.step import Optimizer
 from agentlib.data import Dataset, Examples, Splits
 from agentlib.families.attacked import on_attacked
 from agentlib.families.examples import ExampleFacts
-from agentlib.learners.supervised.classifier import cross_entropy, logistic_loss
+from agentlib.learners.supervised.classifier import cross_entropy
 from agentlib.learners.supervised.regularization import Supervised, penalized, penalty
 from agentlib.metrics.ascent import default_step_size, perturb
 from agentlib.metrics.norms import Norm, check_scale
 from agentlib.metrics.scores import logits_from
 from agentlib.policies import CategoricalPolicy
 from agentlib.policies.base import is_policy, require_no_memory
-
-DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
-"""q with 1/p + 1/q = 1."""
-
-
-def robust_logistic_loss(margin: Tensor, weight: Tensor, epsilon: float, norm: Norm = "linf") -> Tensor:
-    """The exact worst logistic loss of a linear model within epsilon, `(B,)`.
-
-    Args:
-        margin: y f(x), `(B,)`, with y in {-1, 1}.
-        weight: of the linear model, any shape.
-        epsilon: radius of the ball.
-        norm: of the ball.
-    """
-    return logistic_loss(margin - epsilon * torch.linalg.vector_norm(weight, DUAL[norm]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +78,8 @@ class AdversarialTrainingConfig(Supervised):
 class AdversarialTraining(Learner):
     """Classification, learned on the worst examples within epsilon.
 
-    Args:
-        policy: a classifier or a policy with discrete actions: anything with logits `(B, K)`, such as
-            `CategoricalPolicy` and `QPolicy`.
-        optimizer: a rule such as `adam(learning_rate=1e-3)`.
-        config: this algorithm's numbers.
-        scale: the unit of epsilon for each number of an example, such as its standard deviation; 1 by default.
+    The policy is anything with logits `(B, K)`, such as `CategoricalPolicy` and `QPolicy`. `scale` is the unit of
+    epsilon for each number of an example, such as its standard deviation; 1 by default.
     """
 
     targets = "classes"

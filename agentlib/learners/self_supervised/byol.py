@@ -45,13 +45,7 @@ class BYOLConfig(Views):
 
 
 class BYOL(Learner):
-    """Features that predict their own average.
-
-    Args:
-        network: the encoder under its projection.
-        predictor: from projections to the average network's projections.
-        config: this algorithm's numbers.
-    """
+    """Features that predict their own average; the predictor maps projections to projections."""
 
     def __init__(self, network: Projector, predictor: nn.Module, config: BYOLConfig) -> None:
         super().__init__()

@@ -35,15 +35,10 @@ def nt_xent_logits(z: Tensor, temperature: float) -> Tensor:
     return (unit @ unit.T / temperature).masked_fill(itself, -math.inf)
 
 
-def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """The losses `(2N,)` of the views in `first` `(N, d)`, then in `second` `(N, d)`; row i of both is one example."""
-    logits = nt_xent_logits(torch.cat([first, second]), temperature)
-    return functional.cross_entropy(logits, partners(len(first), first.device), reduction="none")
-
-
-def partners(n: int, device: torch.device) -> Tensor:
-    """For each of 2N views the other view of its example: N, ..., 2N - 1, 0, ..., N - 1."""
-    return torch.arange(2 * n, device=device).roll(n)
+def nt_xent(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The losses `(2N,)`, and for each of the 2N views the other view of its example: N, ..., 2N - 1, 0, ..., N - 1."""
+    partner = torch.arange(len(logits), device=logits.device).roll(len(logits) // 2)
+    return functional.cross_entropy(logits, partner, reduction="none"), partner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +73,7 @@ class Projector(nn.Module):
 
 
 class SimCLR(Learner):
-    """Contrastive learning of features.
-
-    Args:
-        network: the backbone that is pretrained, under its projection.
-        optimizer: a rule such as `adam(learning_rate=1e-3)`.
-        config: this algorithm's numbers.
-    """
+    """Contrastive learning of features."""
 
     def __init__(self, network: Projector, optimizer: Optimizer, config: SimCLRConfig = SimCLRConfig()) -> None:
         super().__init__()
@@ -105,8 +94,8 @@ class SimCLR(Learner):
         """One step on two views `(2, N, ...)`; `per_sample` holds the loss of each example `(N,)`."""
         n = batch.x.shape[1]
         z = self.network(batch.x.flatten(0, 1))  # (2N, d)
-        logits, partner = nt_xent_logits(z, self.config.temperature), partners(n, z.device)
-        losses = functional.cross_entropy(logits, partner, reduction="none")  # (2N,)
+        logits = nt_xent_logits(z, self.config.temperature)
+        losses, partner = nt_xent(logits)  # (2N,)
         loss = losses.mean()
         norm = self.step(loss, batch.clock)
         accuracy = (logits.argmax(1) == partner).float().mean()

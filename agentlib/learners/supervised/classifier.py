@@ -14,7 +14,6 @@ does so with a classifier.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -48,16 +47,11 @@ def cross_entropy(
     return losses if class_weights is None else class_weights[labels] * losses
 
 
-def logistic_loss(margin: Tensor) -> Tensor:
-    """-log sigmoid(margin) = log(1 + exp(-margin)), of margins y f(x) with y in {-1, 1}; any shape."""
-    return functional.softplus(-margin)
-
-
 def balanced_weights(labels: Tensor, n_classes: int) -> tuple[float, ...]:
-    """N / (K n_k) for each class: every class then weighs the same in all, and the average example 1."""
+    """N / (K n_k) for each of the K classes that occur, 0 for others: all weigh the same, the average example 1."""
     counts = torch.bincount(labels, minlength=n_classes).double()
-    weights: list[float] = (len(labels) / (n_classes * counts.clamp_min(1.0))).tolist()
-    return tuple(weights)
+    weights = torch.full_like(counts, len(labels)) / (counts * (counts > 0).sum())
+    return tuple(weights.where(counts > 0, 0.0).tolist())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +65,7 @@ class ClassifierConfig(Supervised):
 
 
 class Classifier(Learner):
-    """Softmax classification by maximum likelihood.
-
-    Args:
-        policy: the model; its actions are the classes.
-        optimizer: a rule such as `adam(learning_rate=1e-3)`.
-        config: this algorithm's numbers.
+    """Softmax classification by maximum likelihood; the actions of `policy` are the classes.
 
     Raises:
         ValueError: `class_weights` are not one number for each class, or the policy has memory.
@@ -93,7 +82,11 @@ class Classifier(Learner):
         self.config, self.policy = config, policy
         self.step = Step(policy, optimizer, config.max_grad_norm)
         self.matrices = penalized(policy)
-        self.register_buffer("class_weights", as_class_weights(config.class_weights, policy.n_actions))
+        weights = config.class_weights
+        if weights is not None and (weights == "balanced" or len(weights) != policy.n_actions):
+            raise ValueError(f"class_weights are one number for each of the {policy.n_actions} classes, as "
+                             f"balanced_weights gives them for a data set, not {weights!r}")  # fmt: skip
+        self.register_buffer("class_weights", None if weights is None else torch.tensor(weights, dtype=torch.float32))
 
     @classmethod
     def build(cls, backbone: nn.Module, config: ClassifierConfig, facts: ExampleFacts) -> Self:
@@ -135,20 +128,6 @@ class Classifier(Learner):
         loss: Any = {"label_smoothing": 0.1, "class_weights": (1.0, 2.0, 1.0), "l1": 1e-4, "l2": 1e-4}
         config = ClassifierConfig(learning_rate=1e-2, batch_size=32, net_arch=(16,), normalize=False, **loss)
         return RECIPE.tiny(cls, config, seed, data=Splits(data, data, data))
-
-
-def as_class_weights(weights: Sequence[float] | str | None, n_classes: int) -> Tensor | None:
-    """The weights `(K,)` as a tensor.
-
-    Raises:
-        ValueError: they are not one number for each class.
-    """
-    if weights is None:
-        return None
-    if isinstance(weights, str) or len(weights) != n_classes:
-        raise ValueError(f"class_weights are one number for each of the {n_classes} classes, as balanced_weights gives "
-                         f"them for a data set, not {weights!r}")  # fmt: skip
-    return torch.tensor(weights, dtype=torch.float32)
 
 
 RECIPE = Recipe(

@@ -47,11 +47,6 @@ class RegressorConfig(Supervised):
 class Regressor(Learner):
     """Regression by least squares or least absolute errors.
 
-    Args:
-        policy: the model.
-        optimizer: a rule such as `adam(learning_rate=1e-3)`.
-        config: this algorithm's numbers.
-
     Raises:
         ValueError: the model has memory.
     """

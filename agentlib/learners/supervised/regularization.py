@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from agentlib.backbones import Optimized
@@ -49,11 +48,6 @@ def gaussian_prior(std: float, examples: int) -> float:
 def laplace_prior(scale: float, examples: int) -> float:
     """The l1 of a Laplace prior, exp(-|w| / scale) / (2 scale), given N examples."""
     return 1.0 / (scale * examples)
-
-
-def soft_threshold(weight: Tensor, amount: float) -> Tensor:
-    """argmin over v of (v - w)^2 / 2 + amount |v|: what an l1 penalty does to a single weight."""
-    return torch.sign(weight) * (weight.abs() - amount).clamp_min(0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
