@@ -19,8 +19,7 @@ from agentlib.families.building import Parts, device_of, job_for, learner_for, n
 from agentlib.metrics.calibration import fit_temperature, reliability_of
 from agentlib.metrics.classification import classification_measures, regression_measures, shares_of
 from agentlib.metrics.generalization import fit_report, generalization
-from agentlib.plots import pictures
-from agentlib.plots.calibration import reliability_diagram
+from agentlib.plots import charts, pictures
 
 EVALUATIONS = 50
 """Evaluations in a run."""
@@ -155,7 +154,7 @@ class ExamplesJudge(Judge):
         if self.classes:
             temperatures = {"as trained": 1.0, f"T = {self.facts['temperature']:.2f}": self.facts["temperature"]}
             models = {name: reliability_of(outputs, labels, value) for name, value in temperatures.items()}
-            figures["reliability"] = reliability_diagram(models, "Reliability on test examples")
+            figures["reliability"] = charts.reliability_diagram(models, "Reliability on test examples")
             figures["confusion"] = pictures.confusion_matrix(labels, outputs.argmax(1), self.classes, title)
         else:
             figures["predictions"] = pictures.predictions(labels.flatten(), outputs.flatten(), title)

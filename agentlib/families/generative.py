@@ -21,7 +21,7 @@ from agentlib.data.toys import MIXTURES
 from agentlib.families.building import device_of, job_for, learner_for, network_for, no_agent, predicted
 from agentlib.metrics.likelihoods import LARGEST, linear_reconstruction
 from agentlib.metrics.samples import agreement, modes, nearest_neighbor_accuracy, pixel_deviation, wasserstein
-from agentlib.plots import sample_pictures
+from agentlib.plots import charts, pictures
 
 POINTS, COMPARED, SHOWN = 10_000, 1_000, 100
 """Samples on which modes are counted, samples and examples in two-sample tests, and images in a picture."""
@@ -234,9 +234,9 @@ class GenerativeJudge(Judge):
         if self.has_samples and self.is_image:
             n_classes = len(self.splits.train.classes)
             label = torch.arange(SHOWN) * n_classes // SHOWN if self.is_conditional else None
-            figures["samples"] = sample_pictures.image_grid(self.sample(SHOWN, label))
+            figures["samples"] = charts.image_grid(self.sample(SHOWN, label))
         elif self.has_samples and test.shape[1:] == (2,):
-            figures["samples"] = sample_pictures.density(self.sample(POINTS, self._labels(POINTS)), test[:POINTS])
+            figures["samples"] = charts.density(self.sample(POINTS, self._labels(POINTS)), test[:POINTS])
         if self.reconstructs and self.is_image:
             x = test[: SHOWN // 2]
             seen, predictions = self.reconstructed(x)
@@ -244,8 +244,8 @@ class GenerativeJudge(Judge):
             images = torch.stack(panels, 1).flatten(0, 1)  # side by side
             title = f"held-out images, each beside its {'' if seen is x else 'noisy copy and its '}reconstruction"
             columns = 10 // len(panels) * len(panels)
-            figures["reconstructions"] = sample_pictures.image_grid(images, columns, title)
-        return [sample_pictures.save(figure, folder / f"{name}.png") for name, figure in figures.items()]
+            figures["reconstructions"] = charts.image_grid(images, columns, title)
+        return [pictures.save(figure, folder / f"{name}.png") for name, figure in figures.items()]
 
 
 def _error(prediction: Tensor, x: Tensor) -> float:

@@ -1,7 +1,8 @@
-"""What our pictures have in common."""
+"""What our pictures have in common, and curves, confusion matrices and predictions."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ from numpy.typing import ArrayLike
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, apart for every kind of colour vision.
+# Okabe and Ito's colours, apart for every kind of colour vision; the line styles hold in black and white.
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PINK, ":"))
 INK = "#333333"
 
 
@@ -41,9 +43,19 @@ def new_figure(
     return figure, axes
 
 
+def png(figure: Figure) -> bytes:
+    """The picture as a PNG file's bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160)
+    return buffer.getvalue()
+
+
 def save(figure: Figure, path: Path) -> Path:
-    """Writes the picture as a PNG file; returns its path."""
-    figure.savefig(path, format="png", dpi=160)
+    """Writes the picture as a PNG file, whole or not at all; returns its path."""
+    from agentlib.backbones.files import replacing  # late: it brings torch, and learning curves need none
+
+    with replacing(path) as temporary:
+        temporary.write_bytes(png(figure))
     return path
 
 
@@ -52,9 +64,7 @@ def lines(
 ) -> Figure:
     """Curves over one axis, at most four."""
     figure, axes = new_figure((7, 4))
-    for (name, y), colour, dash in zip(
-        curves.items(), (BLUE, ORANGE, GREEN, PINK), ("-", "--", "-.", ":"), strict=False
-    ):
+    for (name, y), (colour, dash) in zip(curves.items(), STYLES, strict=False):
         axes.plot(x, y, color=colour, linestyle=dash, linewidth=2, label=name)
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     if log_y:

@@ -10,7 +10,8 @@ from typing import Any
 
 from agentlib.core.names import readable
 from agentlib.metrics.intervals import Estimate
-from agentlib.plots.curves import Curve, learning_curves, png
+from agentlib.plots.curves import Curve, learning_curves
+from agentlib.plots.pictures import png
 from agentlib.plots.report import Highlight, Picture, Prose, Report, Table, made_with, provenance, write_json
 
 Comparison = Any

@@ -15,7 +15,7 @@ from agentlib.metrics.calibration import (
     reliability,
     reliability_of,
 )
-from agentlib.plots.calibration import reliability_diagram
+from agentlib.plots.charts import reliability_diagram
 from agentlib.plots.pictures import confusion_matrix, lines, save
 from agentlib.policies import CategoricalPolicy, EnsemblePolicy, QPolicy
 

@@ -15,7 +15,8 @@ from agentlib.metrics.samples import (
     squared_mmd,
     wasserstein,
 )
-from agentlib.plots.sample_pictures import density, image_grid, save
+from agentlib.plots.charts import density, image_grid
+from agentlib.plots.pictures import save
 
 
 def noise(*shape, seed=0):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from agentlib.metrics.intervals import Interval
-from agentlib.plots.curves import Curve, learning_curves, png, smooth
+from agentlib.plots.curves import Curve, learning_curves, smooth
+from agentlib.plots.pictures import png
 from agentlib.plots.report import Highlight, Picture, Prose, Report, Table, provenance, write_json
 
 TABLE = Table("Seeds <&>", ("", "ours", "theirs"), (("seed 0", "1.0", "20.0"), ("seed 1", "300.0", "4.0")), "A note.")
@@ -133,7 +134,7 @@ def test_pictures_that_cannot_be_drawn(monkeypatch):
         ("import agentlib.metrics", {"torch", "stable_baselines3", "matplotlib", "scipy"}),
         ("import agentlib.sb3", {"stable_baselines3", "matplotlib", "scipy"}),
         (
-            "from agentlib.plots.curves import *\n"
+            "from agentlib.plots.curves import *\nfrom agentlib.plots.pictures import png\n"
             "png(learning_curves({'ours': [Curve([1, 2], [1.0, 2.0])]}, title=''))",
             {"torch", "matplotlib.pyplot"},
         ),
