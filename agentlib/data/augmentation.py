@@ -1,8 +1,9 @@
 """Random changes of images that leave their meaning alone, independent for each image.
 
 Each class here is a `Transform` for `agentlib.data.Batches`: it takes images `(B, C, H, W)` and gives images of the
-same shape, on their device, drawing from torch's default generator. Shapes are fixed and no Python branch looks at a
-value, so that a whole update compiles. The functions above them do the same by given amounts.
+same shape, on their device, drawing from torch's default generator. Shifting and flipping keep any dtype; the others
+take bytes, too, and give floating-point numbers, which light and noise do not cut to any range. Shapes are fixed and no
+Python branch looks at a value, so that a whole update compiles. The functions above them do the same by given amounts.
 
 What a change leaves alone depends on the data: a flipped 6 is no 6 any more, and a shifted frame of a game is another
 state if the shift is as large as a step.
@@ -111,7 +112,6 @@ class RandomShift:
     padding: Padding = "edge"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """`(B, C, H, W)`, of any dtype, to the same."""
         by = torch.randint(-self.pixels, self.pixels + 1, (2, len(images)), device=images.device)
         return shift(images, by[0], by[1], self.padding)
 
@@ -124,7 +124,6 @@ class RandomRotation:
     padding: Padding = "zero"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """`(B, C, H, W)`, bytes or floating-point, to floating-point."""
         return rotate(images, _between(-self.degrees, self.degrees, images), self.padding)
 
 
@@ -135,7 +134,6 @@ class RandomFlip:
     probability: float = 0.5
 
     def __call__(self, images: Tensor) -> Tensor:
-        """`(B, C, H, W)`, of any dtype, to the same."""
         return flip(images, torch.rand(len(images), device=images.device) < self.probability)
 
 
@@ -149,7 +147,6 @@ class RandomCrop:
     """Largest ratio of width to height, or of height to width, relative to the image."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """`(B, C, H, W)`, bytes or floating-point, to floating-point."""
         area = _between(self.smallest, 1.0, images)
         root = (0.5 * _between(-math.log(self.ratio), math.log(self.ratio), images)).exp()  # of width / height
         height, width = (area.sqrt() / root).clamp(max=1.0), (area.sqrt() * root).clamp(max=1.0)
@@ -167,7 +164,6 @@ class RandomLight:
     """Distances from the mean grow or shrink by up to this share."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """`(B, C, H, W)`, bytes or floating-point, to floating-point; not cut to any range."""
         x = as_float(images)
         mean = x.mean((1, 2, 3), keepdim=True)
         contrast = _between(1.0 - self.contrast, 1.0 + self.contrast, x)[:, None, None, None]
@@ -182,7 +178,6 @@ class RandomNoise:
     deviation: float
 
     def __call__(self, images: Tensor) -> Tensor:
-        """`(B, C, H, W)`, bytes or floating-point, to floating-point; not cut to any range."""
         x = as_float(images)
         return x + self.deviation * torch.randn_like(x)
 

@@ -233,9 +233,6 @@ def split_classes(data: Dataset, held_out: int) -> tuple[Dataset, Dataset]:
     if not 0 < held_out < len(data.classes):
         raise ValueError(f"{held_out} of {len(data.classes)} classes cannot be held out: learning needs some too")
     first = len(data.classes) - held_out
-    return _of_classes(data, data.y, range(first)), _of_classes(data, data.y, range(first, len(data.classes)))
-
-
-def _of_classes(data: Dataset, y: Tensor, labels: Sequence[int]) -> Dataset:
-    rows = ((y >= labels[0]) & (y <= labels[-1])).nonzero()[:, 0]
-    return Dataset(data.x[rows], y[rows] - labels[0], data.classes[labels[0] : labels[-1] + 1])
+    is_known = data.y < first
+    known = Dataset(data.x[is_known], data.y[is_known], data.classes[:first])
+    return known, Dataset(data.x[~is_known], data.y[~is_known] - first, data.classes[first:])

@@ -128,7 +128,7 @@ def from_arrays(x: ArrayLike, y: ArrayLike | None = None, classes: Sequence[str]
         ValueError: labels that are none of the classes, or several for one example.
     """
     x = np.asarray(x)
-    images = torch.from_numpy(_pixels(x) if x.dtype == np.uint8 and x.ndim > 2 else x.astype(np.float32))
+    images = torch.from_numpy(pixels(x) if x.dtype == np.uint8 and x.ndim > 2 else x.astype(np.float32))
     if y is None:
         return Dataset(images)
     y = np.asarray(y)
@@ -148,8 +148,8 @@ def from_arrays(x: ArrayLike, y: ArrayLike | None = None, classes: Sequence[str]
     return Dataset(images, torch.from_numpy(y.astype(np.int64)), tuple(names))
 
 
-def _pixels(x: NDArray[np.uint8], channels_last: bool = False) -> NDArray[np.float32]:
-    """uint8 images of the usual layouts as `(N, C, H, W)` between 0 and 1."""
+def pixels(x: NDArray[np.uint8], channels_last: bool = False) -> NDArray[np.float32]:
+    """uint8 images of the usual layouts as `(N, C, H, W)` between 0 and 1; vectors of bytes likewise."""
     if x.ndim == 3:
         x = x[:, None]
     elif channels_last or (x.shape[-1] in (1, 3, 4) and x.shape[1] > x.shape[-1]):
@@ -195,7 +195,8 @@ def _load_classes(folders: Iterable[Path], size: tuple[int, int] | None) -> Data
     for folder in folders:
         images = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
         if not images:
-            raise ValueError(f"class {folder.name!r} has no images: {folder} holds none of {_listed(IMAGE_SUFFIXES)}")
+            raise ValueError(f"class {folder.name!r} has no images: {folder} holds none of "
+                             f"{', '.join(sorted(IMAGE_SUFFIXES))}")  # fmt: skip
         files += images
         labels += [len(classes)] * len(images)
         classes.append(folder.name)
@@ -209,12 +210,8 @@ def _load_classes(folders: Iterable[Path], size: tuple[int, int] | None) -> Data
         )
     if len({picture.shape[2] for picture in pictures}) > 1:
         pictures = [np.broadcast_to(picture, (*picture.shape[:2], 3)) for picture in pictures]
-    x = torch.from_numpy(_pixels(np.stack(pictures), channels_last=True))
+    x = torch.from_numpy(pixels(np.stack(pictures), channels_last=True))
     return Dataset(x, torch.tensor(labels), tuple(classes))
-
-
-def _listed(suffixes: Iterable[str]) -> str:
-    return ", ".join(sorted(suffixes))
 
 
 def _read_image(file: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
 
 from agentlib.data.datasets import Dataset
+from agentlib.data.files import pixels
 from agentlib.envs.making import EnvLike, make_env
 
 CATCH_FRAMES = 10_000
@@ -53,19 +53,9 @@ def frames(
     finally:
         if made is not env:
             made.close()
-    x = _as_examples(torch.from_numpy(np.concatenate(seen)))
+    shown = np.concatenate(seen)
+    x = torch.from_numpy(pixels(shown) if shown.dtype == np.uint8 else shown.astype(np.float32))
     return Dataset(x if window == 1 else x.unflatten(0, (n, window)))
-
-
-def _as_examples(x: Tensor) -> Tensor:
-    """Observations `(n, ...)` as numbers, images as `(n, C, H, W)` between 0 and 1."""
-    if x.dtype != torch.uint8:
-        return x.float()
-    if x.dim() == 3:
-        x = x[:, None]  # (n, 1, H, W)
-    elif x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3):
-        x = x.movedim(-1, 1)  # (n, C, H, W)
-    return x.float() / 255.0
 
 
 def catch_frames() -> Dataset:

@@ -23,8 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.metrics.ascent import default_step_size, perturb
-from agentlib.metrics.norms import Bounds, Norm, check_scale
+from agentlib.metrics.norms import Bounds, Norm, check_scale, project, random_point, steepest
 from agentlib.metrics.scores import logits_from
 
 Model = Callable[[Tensor], Any]
@@ -74,12 +73,12 @@ def attack(
         ValueError: epsilon and data are in different scales, or an argument is out of range.
         TypeError: x is no floating-point tensor.
     """
-    _check(x, epsilon, norm, steps, restarts)
+    random_start = steps > 1 if random_start is None else random_start
+    _check(x, epsilon, norm, steps, restarts, random_start)
     if bounds is not None:
         check_scale(x, epsilon, norm, bounds, scale)
     if y is None and targeted:
         raise ValueError("a targeted attack needs the label y that the model shall predict")
-    random_start = _starts_anywhere(random_start, steps, restarts)
     loss = loss if loss is not None else loss_of(model)
     with attackable(model):
         x = x.detach().clone()  # one made in inference mode would not take a gradient
@@ -89,17 +88,60 @@ def attack(
         def height(point: Tensor) -> Tensor:
             return sign * loss(_output(model, point), y)
 
-        size = step_size if step_size is not None else default_step_size(epsilon, steps)
-        search = partial(perturb, height, x, epsilon=epsilon, norm=norm, steps=steps, step_size=size, bounds=bounds,
-                         scale=scale, random_start=random_start, generator=generator)  # fmt: skip
+        search = partial(perturb, height, x, epsilon=epsilon, norm=norm, steps=steps, step_size=step_size,
+                         bounds=bounds, scale=scale, random_start=random_start, generator=generator)  # fmt: skip
         return search() if restarts == 1 else _worst(height, [search() for _ in range(restarts)])
 
 
-def _starts_anywhere(random_start: bool | None, steps: int, restarts: int) -> bool:
-    random_start = steps > 1 if random_start is None else random_start
-    if restarts > 1 and not random_start:
-        raise ValueError("restarts differ in their random start: give random_start=True")
-    return random_start
+def perturb(
+    loss: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    epsilon: float,
+    norm: Norm,
+    steps: int,
+    step_size: float | None = None,
+    bounds: Bounds | None = None,
+    scale: float | Tensor = 1.0,
+    random_start: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Projected ascent on a loss of each example, `(B,)`: tensor work alone, for inside an update.
+
+    Args:
+        loss: of changed examples `(B, ...)`; they need not be classified.
+        x: examples `(B, ...)`, floating-point.
+        epsilon: as `attack` has it, like the other arguments.
+        norm: of the ball.
+        steps: of projected ascent.
+        step_size: of each.
+        bounds: of the data.
+        scale: a tensor of the shape of one example gives each number its own unit.
+        random_start: start anywhere in the ball, not at x.
+        generator: of the start.
+
+    Returns:
+        Changed examples `(B, ...)`, detached.
+    """
+    if step_size is None:  # enough to get from one side of the ball to the other
+        step_size = epsilon if steps == 1 else 2.5 * epsilon / steps
+    with torch.no_grad():
+        low, high = bounds if bounds is not None else (-math.inf, math.inf)
+        room = [((side - x) / scale).flatten(1) for side in (low, high)]  # (B, n) each, in units of the perturbation
+        delta = torch.zeros_like(x).flatten(1)
+        if random_start:
+            delta = random_point(delta, epsilon, norm, generator).clamp(*room)
+    for _ in range(steps):
+        point = (x + scale * delta.view_as(x)).detach().requires_grad_()
+        (slope,) = torch.autograd.grad(loss(point).sum(), point)
+        with torch.no_grad():
+            gradient = (slope * scale).flatten(1)
+            if norm == "l1":  # spends the budget only where there is room
+                stuck = ((gradient > 0) & (delta >= room[1])) | ((gradient < 0) & (delta <= room[0]))
+                gradient = gradient.masked_fill(stuck, 0.0)
+            delta = project(delta + step_size * steepest(gradient, norm), epsilon, norm).clamp(*room)
+    changed = (x + scale * delta.view_as(x)).detach()
+    return changed if bounds is None else changed.clamp(low, high)  # type: ignore[arg-type] # rounding
 
 
 def _worst(height: Callable[[Tensor], Tensor], candidates: list[Tensor]) -> Tensor:
@@ -143,7 +185,7 @@ def _choice(model: Model, x: Tensor) -> Tensor:
         return choice
 
 
-def _check(x: Tensor, epsilon: float, norm: str, steps: int, restarts: int) -> None:
+def _check(x: Tensor, epsilon: float, norm: str, steps: int, restarts: int, random_start: bool) -> None:
     if norm not in get_args(Norm):
         raise ValueError(f"unknown norm {norm!r}; known: {', '.join(get_args(Norm))}")
     if not isinstance(x, Tensor) or not x.is_floating_point():
@@ -153,3 +195,5 @@ def _check(x: Tensor, epsilon: float, norm: str, steps: int, restarts: int) -> N
     if not 0.0 < epsilon < math.inf or steps < 1 or restarts < 1:
         raise ValueError(f"an attack needs epsilon > 0, steps and restarts of at least 1; not {epsilon}, {steps}, "
                          f"{restarts}")  # fmt: skip
+    if restarts > 1 and not random_start:
+        raise ValueError("restarts differ in their random start: give random_start=True")

@@ -78,16 +78,6 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> 
     return Reliability(edges, counts.astype(np.int64), *means)
 
 
-def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> float:
-    """ECE of confidences `(N,)`; see `reliability`."""
-    return reliability(confidence, correct, bins).ece
-
-
-def maximum_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> float:
-    """MCE of confidences `(N,)`; see `reliability`."""
-    return reliability(confidence, correct, bins).mce
-
-
 def reliability_of(logits: Tensor, labels: Tensor, temperature: float = 1.0, bins: int = BINS) -> Reliability:
     """The reliability of softmax(logits / temperature), for logits `(N, K)` and right labels `(N,)`."""
     confidence, predicted = (logits.double() / temperature).softmax(1).max(1)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from agentlib.metrics.attacks import attack
 from agentlib.metrics.calibration import logits_of
-from agentlib.metrics.norms import Bounds, Norm
 
 CHUNK = 512
 """Examples that are attacked at once."""
@@ -29,13 +28,9 @@ def robust_accuracy(
     y: Tensor,
     *,
     epsilon: float,
-    norm: Norm = "linf",
-    steps: int = 20,
-    step_size: float | None = None,
     restarts: int = 1,
-    bounds: Bounds | None = (0.0, 1.0),
-    scale: float | Tensor = 1.0,
     seed: int = 0,
+    **settings: Any,
 ) -> float:
     """The share of examples `(N, ...)` that a model gets right under PGD; with epsilon 0, its plain accuracy.
 
@@ -43,32 +38,17 @@ def robust_accuracy(
         model: a classifier or policy, attacked in eval mode.
         x: examples, floating-point.
         y: true classes `(N,)`.
-        epsilon: of `attack`, as the arguments below.
-        norm: of the ball.
-        steps: of PGD; 1 is FGSM, which starts at x.
-        step_size: of each step.
+        epsilon: radius of the ball.
         restarts: an example must survive all of them.
-        bounds: of the data.
-        scale: the unit of epsilon.
         seed: of the random starts.
+        settings: other arguments of `attack`: norm, steps, step_size, bounds and scale.
     """
     generator = torch.Generator(x.device).manual_seed(seed)
     right = []
     for points, labels in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
         standing = logits_of(model, points).argmax(1) == labels
         for _ in range(restarts if epsilon > 0.0 else 0):
-            changed = attack(
-                model,
-                points,
-                labels,
-                epsilon=epsilon,
-                norm=norm,
-                steps=steps,
-                step_size=step_size,
-                bounds=bounds,
-                scale=scale,
-                generator=generator,
-            )
+            changed = attack(model, points, labels, epsilon=epsilon, generator=generator, **settings)
             standing &= logits_of(model, changed).argmax(1) == labels
         right.append(standing)
     return float(torch.cat(right).double().mean())

@@ -8,10 +8,8 @@ from torch import nn
 from agentlib.backbones import MLP
 from agentlib.metrics.calibration import (
     calibrated_confidence,
-    expected_calibration_error,
     fit_temperature,
     logits_of,
-    maximum_calibration_error,
     reliability,
     reliability_of,
 )
@@ -39,8 +37,8 @@ def by_hand(confidence, correct, bins):
 @pytest.mark.parametrize("bins", [1, 10, 15])
 def test_errors_by_hand(bins):
     confidence, correct = forecasts(800)
-    found = expected_calibration_error(confidence, correct, bins), maximum_calibration_error(confidence, correct, bins)
-    assert found == pytest.approx(by_hand(confidence, correct, bins), abs=1e-12)
+    found = reliability(confidence, correct, bins)
+    assert (found.ece, found.mce) == pytest.approx(by_hand(confidence, correct, bins), abs=1e-12)
 
 
 def test_errors_of_torchmetrics():
@@ -50,11 +48,12 @@ def test_errors_of_torchmetrics():
     # theirs takes probabilities of class 1; a confidence below .5 would be turned round, so two classes of one logit
     probabilities = torch.stack([1 - arguments[0], arguments[0]], 1)
     high = confidence > 0.5
-    for norm, mine in (("l1", expected_calibration_error), ("max", maximum_calibration_error)):
+    found = reliability(confidence[high], correct[high])
+    for norm, mine in (("l1", found.ece), ("max", found.mce)):
         theirs = classification.multiclass_calibration_error(
             probabilities[high], arguments[1][high], num_classes=2, n_bins=15, norm=norm
         )
-        assert mine(confidence[high], correct[high]) == pytest.approx(float(theirs), abs=1e-6)
+        assert mine == pytest.approx(float(theirs), abs=1e-6)
 
 
 def test_bins_hold_their_upper_edge():
@@ -71,7 +70,7 @@ def test_a_perfect_forecaster_is_not_at_zero():
     errors = []
     for _ in range(20):
         confidence = generator.random(2000)
-        errors.append(expected_calibration_error(confidence, generator.random(2000) < confidence))
+        errors.append(reliability(confidence, generator.random(2000) < confidence).ece)
     assert np.mean(errors) == pytest.approx(0.0255, abs=0.003)
 
 

@@ -1,6 +1,5 @@
 """Attacks, and learning that withstands them."""
 
-from agentlib.metrics.ascent import perturb
-from agentlib.metrics.attacks import attack
+from agentlib.metrics.attacks import attack, perturb
 
 __all__ = ["attack", "perturb"]

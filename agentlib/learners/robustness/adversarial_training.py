@@ -29,7 +29,7 @@ from agentlib.families.attacked import on_attacked
 from agentlib.families.examples import ExampleFacts
 from agentlib.learners.supervised.classifier import cross_entropy
 from agentlib.learners.supervised.regularization import Supervised, penalized, penalty
-from agentlib.metrics.ascent import default_step_size, perturb
+from agentlib.metrics.attacks import perturb
 from agentlib.metrics.norms import Norm, check_scale
 from agentlib.metrics.scores import logits_from
 from agentlib.policies import CategoricalPolicy
@@ -137,10 +137,17 @@ class AdversarialTraining(Learner):
         def loss_at(x: Tensor) -> Tensor:
             return cross_entropy(logits_from(self.policy, self.policy(x)), y)
 
-        epsilon, steps = config.epsilon, config.attack_steps
-        size = config.attack_step_size or default_step_size(epsilon, steps)
-        changed = perturb(loss_at, batch.x, epsilon=epsilon, norm=config.norm, steps=steps, step_size=size,
-                          bounds=config.bounds, scale=self.scale, random_start=config.random_start)  # fmt: skip
+        changed = perturb(
+            loss_at,
+            batch.x,
+            epsilon=config.epsilon,
+            norm=config.norm,
+            steps=config.attack_steps,
+            step_size=config.attack_step_size or None,
+            bounds=config.bounds,
+            scale=self.scale,
+            random_start=config.random_start,
+        )
         logits = logits_from(self.policy, self.policy(changed))  # (B, K)
         losses = cross_entropy(logits, y)
         loss = losses.mean() + penalty(self.matrices, config.l1, config.l2)
