@@ -16,11 +16,9 @@ import torch
 from torch import Tensor, nn
 
 import agentlib
-from agentlib.backbones import MLP, Optimized
-from agentlib.backbones.choice import space_of
+from agentlib.backbones import Optimized
 from agentlib.core import Recipe, Source, Step
-from agentlib.core.randomness import fresh_weights
-from agentlib.data import Batches, Dataset, Examples
+from agentlib.data import Dataset, Examples, Splits
 from agentlib.families.examples import ExampleFacts, on_examples
 from agentlib.learners import Learner, Update
 from agentlib.policies import CategoricalPolicy
@@ -66,9 +64,7 @@ class Focal(Learner):
         labels = torch.arange(64) % 2
         points = 2.0 * torch.eye(2)[labels] + torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
         data = Dataset(points, labels, ("right", "up"))
-        with fresh_weights(seed):
-            learner = cls.build(MLP(2, hidden=(16,)), FocalConfig(), ExampleFacts(data, space_of(points)))
-        return learner, Batches(data, learner.config.batch_size, seed=seed)
+        return RECIPE.tiny(cls, FocalConfig(), seed, data=Splits(data, data, data))
 
 
 RECIPE = Recipe("focal", Focal, FocalConfig, on_examples, "classification by the focal loss", steps=1_000)

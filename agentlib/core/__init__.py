@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from agentlib.core.rule import Rule
     from agentlib.core.schedules import Clock, Cosine, InverseSquareRoot, Linear, Schedule, Warmup, at, scaled_to_batch
     from agentlib.core.source import Source
-    from agentlib.core.step import Step
+    from agentlib.core.step import Optimizer, Step
     from agentlib.core.target import Target, average_rate
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Learner",
     "Linear",
     "Measure",
+    "Optimizer",
     "Recipe",
     "Rule",
     "Schedule",
@@ -44,7 +45,7 @@ _HOMES = {
         "agentlib.core.schedules",
     ),
     **dict.fromkeys(("Source",), "agentlib.core.source"),
-    **dict.fromkeys(("Step",), "agentlib.core.step"),
+    **dict.fromkeys(("Optimizer", "Step"), "agentlib.core.step"),
     **dict.fromkeys(("Target", "average_rate"), "agentlib.core.target"),
 }
 

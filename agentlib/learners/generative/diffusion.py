@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from agentlib.backbones import DiffusionModel, Optimized
-from agentlib.core import Cosine, Learner, Recipe, Source, Step, Target, Update, average_rate
+from agentlib.core import Cosine, Learner, Optimizer, Recipe, Source, Step, Target, Update, average_rate
 from agentlib.core.config import Count, Range, Rate, Unit
-from agentlib.core.step import Optimizer
 from agentlib.data import Examples, Splits
 from agentlib.data.toys import eight_gaussians
 from agentlib.families.generative import GenerativeFacts, on_generative

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.backbones import Critic, Generator
-from agentlib.core import Learner, Linear, Recipe, Source, Step, Target, Update, at, average_rate
+from agentlib.core import Learner, Linear, Optimizer, Recipe, Source, Step, Target, Update, at, average_rate
 from agentlib.core.config import Range, Rate, Unit
-from agentlib.core.step import Optimizer
 from agentlib.data import Examples, Splits
 from agentlib.data.toys import eight_gaussians
 from agentlib.families.generative import GenerativeFacts, on_generative

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from agentlib.backbones import MLPDecoder, Optimized
-from agentlib.core import Cosine, Learner, Recipe, Source, Step, Update
+from agentlib.core import Cosine, Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.core.config import Count, NonNegative, Range, Rate
-from agentlib.core.step import Optimizer
 from agentlib.data import Dataset, Examples, Splits
 from agentlib.families.generative import GenerativeFacts, on_generative
 from agentlib.learners.generative.latent_model import LatentModel, normal_log_density

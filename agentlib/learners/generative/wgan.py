@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from agentlib.backbones import Critic, Generator
-from agentlib.core import Learner, Linear, Recipe, Source, Step, Target, Update, average_rate
+from agentlib.core import Learner, Linear, Optimizer, Recipe, Source, Step, Target, Update, average_rate
 from agentlib.core.config import Count, NonNegative, Rate, Unit
-from agentlib.core.step import Optimizer
 from agentlib.data import Examples, Splits
 from agentlib.data.toys import eight_gaussians
 from agentlib.families.generative import GenerativeFacts, on_generative
@@ -123,18 +122,14 @@ class WGAN(Learner):
                 critic_loss = critic_loss + self.config.penalty * gradient_penalty(self.critic, between(real, fake))
             self.critic_step(critic_loss, batch.clock)
             if self.config.constraint == "clip":
-                self.clip()
+                with torch.no_grad():
+                    for weight in self.critic.parameters():
+                        weight.clamp_(-self.config.clip, self.config.clip)
         generator_loss = -self.critic(self.generator(noise_for(real, self.generator))).mean()
         self.generator_step(generator_loss, batch.clock)
         self.average.follow(average_rate(self.config.average, batch.clock))
         metrics = {"critic_loss": critic_loss, "generator_loss": generator_loss, "distance": gap}
         return Update({name: value.detach() for name, value in metrics.items()})
-
-    @torch.no_grad()
-    def clip(self) -> None:
-        """Cuts the critic's weights to [-c, c]."""
-        for weight in self.critic.parameters():
-            weight.clamp_(-self.config.clip, self.config.clip)
 
     @classmethod
     def tiny(cls, seed: int = 0) -> tuple[Self, Source]:

@@ -23,9 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.backbones import Optimized
-from agentlib.core import Learner, Recipe, Source, Step, Update
+from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.core.config import Count, NonNegative, Range, Unit
-from agentlib.core.step import Optimizer
 from agentlib.experience import Demonstration, Demonstrations, Labelled
 from agentlib.families.demonstrations import DemonstrationFacts, observe_all, on_demonstrations
 from agentlib.learners.supervised.classifier import balanced_weights

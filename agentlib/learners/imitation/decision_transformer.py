@@ -22,10 +22,9 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from agentlib.backbones import MLP, Optimized, ReturnConditioned, adamw
-from agentlib.core import Learner, Recipe, Rule, Step, Update
+from agentlib.core import Learner, Optimizer, Recipe, Rule, Step, Update
 from agentlib.core.config import Count, NonNegative, Rate, Unit
 from agentlib.core.randomness import fresh_weights
-from agentlib.core.step import Optimizer
 from agentlib.experience import Demonstration, Demonstrations, Labelled, ReturnBatches
 from agentlib.families.demonstrations import DemonstrationFacts, observe_all, on_returns
 from agentlib.policies import policy_for
@@ -93,12 +92,26 @@ class DecisionTransformer(Learner):
         Raises:
             ValueError: an encoder with memory.
         """
-        policy = backbone
+        done, demonstrations, policy = facts.action_space, facts.demonstrations, backbone
         if not is_policy(policy):
             if not isinstance(backbone, ReturnConditioned):
-                backbone = _above(backbone, config, facts)
-            policy = policy_for(facts.action_space, backbone)
-        observe_all(policy, facts.demonstrations)
+                require_no_memory(backbone, "the encoder of a decision transformer")
+                returns, target, scale = demonstrations.returns, config.target_return, config.return_scale
+                backbone = ReturnConditioned(
+                    backbone,
+                    int(done.n) if isinstance(done, spaces.Discrete) else tuple(done.shape or ()),
+                    dim=config.embed_dim,
+                    layers=config.n_layers,
+                    heads=config.n_heads,
+                    context=config.context_length,
+                    max_timestep=int(demonstrations.lengths.max()),
+                    dropout=config.dropout,
+                    target_return=float(returns.max()) if target is None else target,
+                    return_scale=float(abs(returns).max()) or 1.0 if scale is None else scale,
+                    expected_reward=float(returns.sum() / demonstrations.steps),
+                )
+            policy = policy_for(done, backbone)
+        observe_all(policy, demonstrations)
         return cls(policy, config.optimizer(), config)
 
     def update(self, batch: Labelled) -> Update:
@@ -126,25 +139,6 @@ class DecisionTransformer(Learner):
             facts = DemonstrationFacts(data.observation_space, data.action_space, data)
             learner = cls.build(backbone, config, facts)
         return learner, ReturnBatches(data, context=3, batch_size=16, seed=seed)
-
-
-def _above(encoder: nn.Module, config: DecisionTransformerConfig, facts: DemonstrationFacts) -> ReturnConditioned:
-    """The transformer above an encoder, with what is asked for as the config and the data have it."""
-    require_no_memory(encoder, "the encoder of a decision transformer")
-    returns, done = facts.demonstrations.returns, facts.action_space
-    return ReturnConditioned(
-        encoder,
-        int(done.n) if isinstance(done, spaces.Discrete) else tuple(done.shape or ()),
-        dim=config.embed_dim,
-        layers=config.n_layers,
-        heads=config.n_heads,
-        context=config.context_length,
-        max_timestep=int(facts.demonstrations.lengths.max()),
-        dropout=config.dropout,
-        target_return=config.target_return if config.target_return is not None else float(returns.max()),
-        return_scale=config.return_scale if config.return_scale is not None else float(abs(returns).max()) or 1.0,
-        expected_reward=float(returns.sum() / facts.demonstrations.steps),
-    )
 
 
 RECIPE = Recipe(

@@ -19,9 +19,8 @@ from gymnasium import spaces
 from torch import nn
 
 from agentlib.backbones import Optimized
-from agentlib.core import Cosine, Learner, Recipe, Source, Step, Target, Update, average_rate
+from agentlib.core import Cosine, Learner, Optimizer, Recipe, Source, Step, Target, Update, average_rate
 from agentlib.core.config import Count, Range, Rate, Unit
-from agentlib.core.step import Optimizer
 from agentlib.experience import Demonstration, Demonstrations, Labelled
 from agentlib.families.demonstrations import DemonstrationFacts, observe_all, on_demonstrations
 from agentlib.learners.generative.diffusion import denoising_losses

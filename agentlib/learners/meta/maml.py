@@ -24,9 +24,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from agentlib.core import Learner, Recipe, Source, Step, Update
+from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.core.config import Count, NonNegative, Rate, Whole
-from agentlib.core.step import Optimizer
 from agentlib.data.episodes import Pairs, Tasks
 from agentlib.families.tasks import FewShot, TaskFacts, on_tasks
 from agentlib.policies import CategoricalPolicy, Predictor
@@ -111,17 +110,14 @@ class MAML(Learner):
 
     def loss(self, parameters: Parameters, examples: Pairs) -> Tensor:
         """The loss of the network with these parameters on the examples `(n, ...)` of one task."""
-        return self.judge(self.output(parameters, examples.x), examples.y)
+        loss = functional.mse_loss if self.config.loss == "mse" else functional.cross_entropy
+        return loss(self.output(parameters, examples.x), examples.y)
 
     def output(self, parameters: Parameters, x: Tensor) -> Tensor:
         """The outputs `(n, k)` of the network with these parameters for examples `(n, ...)`."""
         output = functional_call(self.network, dict(parameters), (x,))
         result: Tensor = output[0] if isinstance(output, tuple) else output
         return result
-
-    def judge(self, output: Tensor, y: Tensor) -> Tensor:
-        """The loss, 0-dim, of outputs `(n, k)`."""
-        return (functional.mse_loss if self.config.loss == "mse" else functional.cross_entropy)(output, y)
 
     def update(self, batch: Tasks) -> Update:
         """One step on the loss after adapting; `per_sample` holds it for each task `(tasks,)`."""

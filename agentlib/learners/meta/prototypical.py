@@ -20,10 +20,9 @@ from torch.nn import functional
 
 from agentlib.backbones import MLP, Backbone
 from agentlib.backbones.choice import space_of
-from agentlib.core import Cosine, Learner, Recipe, Step, Update
+from agentlib.core import Cosine, Learner, Optimizer, Recipe, Step, Update
 from agentlib.core.config import Count, Range, Rate
 from agentlib.core.randomness import fresh_weights
-from agentlib.core.step import Optimizer
 from agentlib.data import Dataset
 from agentlib.data.episodes import Episodes, Pairs, Tasks
 from agentlib.families.tasks import FewShot, TaskFacts, on_tasks

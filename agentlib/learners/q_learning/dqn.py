@@ -22,9 +22,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from agentlib.core import Clock, Counterpart, Learner, Linear, Recipe, Source, Step, Target, Update
+from agentlib.core import Clock, Counterpart, Learner, Linear, Optimizer, Recipe, Source, Step, Target, Update
 from agentlib.core.config import Count, NonNegative, Range, Rate, Share
-from agentlib.core.step import Optimizer
 from agentlib.experience import Transition
 from agentlib.families.control import ControlFacts, on_replay
 from agentlib.learners.q_learning.presets import DQN_PRESETS, RAINBOW_PRESETS

@@ -24,9 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.backbones.named import MEMORIES
-from agentlib.core import Clock, Learner, Linear, Recipe, Source, Step, Target, Update
+from agentlib.core import Clock, Learner, Linear, Optimizer, Recipe, Source, Step, Target, Update
 from agentlib.core.config import Count, NonNegative, Unit, Whole
-from agentlib.core.step import Optimizer
 from agentlib.core.trees import mapped
 from agentlib.experience import Sequences
 from agentlib.families.control import ControlFacts, on_sequences

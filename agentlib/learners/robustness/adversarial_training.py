@@ -21,9 +21,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from agentlib.core import Cosine, Learner, Recipe, Source, Step, Target, Update
+from agentlib.core import Cosine, Learner, Optimizer, Recipe, Source, Step, Target, Update
 from agentlib.core.config import Count, NonNegative, Unit
-from agentlib.core.step import Optimizer
 from agentlib.data import Dataset, Examples, Splits
 from agentlib.families.attacked import on_attacked
 from agentlib.families.examples import ExampleFacts

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from agentlib.backbones import MLP, Chain, RunningNorm, adam
 from agentlib.core import Cosine
-from agentlib.core.randomness import host_generator_kept
+from agentlib.core.randomness import fresh_weights
 from agentlib.data import Batches, Dataset
 from agentlib.engine import run
 from agentlib.learners.supervised.regressor import Regressor, RegressorConfig
@@ -96,8 +96,7 @@ class DynamicsAlarm:
         self.n_actions = n_actions
         x, change = self._inputs(usual), _changes(usual)
         kept = len(x) - int(HELD_OUT * len(x))
-        with host_generator_kept():
-            torch.default_generator.manual_seed(seed)
+        with fresh_weights(seed):
             network = Chain([RunningNorm((x.shape[1],)), MLP(x.shape[1], hidden)])
             self.model = Predictor(network, change.shape[1])
         self.model.observe(x[:kept])

@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.backbones import Backbone
-from agentlib.core import Learner, Recipe, Source, Step, Update
+from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.core.config import Count, Range
-from agentlib.core.step import Optimizer
 from agentlib.data import Dataset, Examples
 from agentlib.families.views import ViewFacts, Views, on_views
 

@@ -21,9 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.core import Cosine, Learner, Recipe, Source, Step, Update
+from agentlib.core import Cosine, Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.core.config import Unit
-from agentlib.core.step import Optimizer
 from agentlib.data import Dataset, Examples, Splits
 from agentlib.families.examples import ExampleFacts, on_examples
 from agentlib.learners.supervised.regularization import Supervised, penalized, penalty
@@ -91,9 +90,8 @@ class Classifier(Learner):
     @classmethod
     def build(cls, backbone: nn.Module, config: ClassifierConfig, facts: ExampleFacts) -> Self:
         """A classifier on a backbone, or of a policy that is one already."""
-        if is_policy(backbone):
-            policy: Any = backbone
-        else:
+        policy: Any = backbone
+        if not is_policy(backbone):
             policy = CategoricalPolicy(backbone, facts.n_classes)
             policy.observe(facts.train.x)
         if config.class_weights == "balanced":

@@ -19,8 +19,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from agentlib.core import Learner, Recipe, Source, Step, Update
-from agentlib.core.step import Optimizer
+from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.data import Dataset, Examples, Splits
 from agentlib.families.examples import ExampleFacts, on_examples
 from agentlib.learners.supervised.regularization import Supervised, penalized, penalty
@@ -63,9 +62,8 @@ class Regressor(Learner):
     @classmethod
     def build(cls, backbone: nn.Module, config: RegressorConfig, facts: ExampleFacts) -> Self:
         """A regressor on a backbone, or of a model that is one already, in the scale of the training targets."""
-        if is_policy(backbone):
-            policy: Any = backbone
-        else:
+        policy: Any = backbone
+        if not is_policy(backbone):
             policy = Predictor(backbone, facts.n_outputs)
             policy.observe(facts.train.x)
         policy.fit_scale(facts.train.targets)
