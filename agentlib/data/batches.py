@@ -83,14 +83,12 @@ class Batches(Source):
         return -(-len(self.x) // len(self.rows))
 
     def advance(self) -> None:
-        """Chooses the rows of the next batch."""
         while len(self.queue) < len(self.rows):
             self.queue = np.concatenate([self.queue, self.generator.permutation(len(self.x))])
         self.rows.copy_(torch.from_numpy(self.queue[: len(self.rows)]))
         self.queue = self.queue[len(self.rows) :]
 
     def sample(self) -> Examples:
-        """The batch of the chosen rows."""
         index = self.rows.clone()
         x = self.x[index]
         y = None if self.y is None else self.y[index]
@@ -126,6 +124,5 @@ class Batches(Source):
         return super().get_extra_state() | {"queue": self.queue}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Puts back what `get_extra_state` gave."""
         super().set_extra_state(state)
         self.queue = np.asarray(state["queue"]).copy()

@@ -66,7 +66,6 @@ class Sinusoids(Source):
         self.register_buffer("points", torch.zeros(2, tasks, shots + queries, 1))  # x and y
 
     def advance(self) -> None:
-        """Makes the next tasks."""
         x = self.generator.uniform(*self.X, (self.tasks, self.shots + self.queries, 1))
         amplitude = self.generator.uniform(*self.AMPLITUDE, (self.tasks, 1, 1))
         phase = self.generator.uniform(*self.PHASE, (self.tasks, 1, 1))
@@ -121,7 +120,6 @@ class Episodes(Source):
         self.register_buffer("rows", torch.zeros(tasks, shots + queries, ways, dtype=torch.int64))
 
     def advance(self) -> None:
-        """Chooses the classes and examples of the next tasks."""
         count = self.shots + self.queries
         for task in range(self.tasks):
             chosen = self.generator.permutation(len(self.members))[: self.ways]
@@ -187,7 +185,6 @@ class Pools(Source):
         return cls(x, y, shots, queries, tasks, seed)
 
     def advance(self) -> None:
-        """Chooses the next tasks and examples."""
         self.task.copy_(torch.from_numpy(self.generator.permutation(len(self.x))[: self.tasks, None]))
         count = self.shots + self.queries
         rows = [self.generator.choice(self.x.shape[1], count, replace=False) for _ in range(self.tasks)]

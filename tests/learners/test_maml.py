@@ -20,7 +20,7 @@ from tests.data.test_episodes import numbered
 
 def curve_of(learner, batch, steps):
     """The loss on each task's query after 0, 1, ... `steps` steps of adapting: `(steps + 1, tasks)`."""
-    return vmap(vmap(learner.judge), in_dims=(0, None))(learner.predictions(batch, steps), batch.query.y)
+    return vmap(vmap(functional.mse_loss), in_dims=(0, None))(learner.predictions(batch, steps), batch.query.y)
 
 
 def parabola(parameters, center):

@@ -91,7 +91,6 @@ class DenoisingAutoencoder(Learner):
 
     @property
     def product(self) -> nn.Module:
-        """The autoencoder."""
         return self.model
 
     def predict(self, x: Tensor) -> Tensor:

@@ -69,7 +69,6 @@ class GAN(Learner):
 
     @staticmethod
     def layers(config: GANConfig) -> dict[str, Any]:
-        """The layers of the discriminator."""
         return {"activation": "leaky_relu" if config.dropout else "relu", "dropout": config.dropout}
 
     @classmethod

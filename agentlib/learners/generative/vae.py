@@ -103,7 +103,6 @@ class VAE(Learner):
 
     @staticmethod
     def layers(config: VAEConfig) -> dict[str, Any]:
-        """The layers of the encoder."""
         return {"activation": "tanh"}
 
     @classmethod
@@ -116,7 +115,6 @@ class VAE(Learner):
 
     @property
     def product(self) -> nn.Module:
-        """The model."""
         return self.model
 
     def predict(self, x: Tensor) -> Tensor:

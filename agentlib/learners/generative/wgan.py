@@ -81,7 +81,6 @@ class WGAN(Learner):
 
     @staticmethod
     def layers(config: WGANConfig) -> dict[str, Any]:
-        """The layers of the critic."""
         return {"norm": "spectral" if config.constraint == "spectral" else "none"}
 
     @classmethod

@@ -60,7 +60,6 @@ class DecisionTransformerConfig(Optimized):
     """Standardize vectors by running statistics of the observations, which are saved with the agent."""
 
     def optimizer(self) -> Rule:
-        """AdamW."""
         return adamw(self.learning_rate, weight_decay=self.weight_decay)
 
 

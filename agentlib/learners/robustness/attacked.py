@@ -55,7 +55,6 @@ class Attacked:
         self.bounds = tuple(torch.as_tensor(side, device=agent.device) for side in (space.low, space.high))
 
     def check_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
-        """As the agent has it."""
         self.agent.check_spaces(observation_space, action_space)
 
     def observed(self, observation: Any) -> np.ndarray[Any, Any]:

@@ -60,7 +60,6 @@ class BYOL(Learner):
 
     @classmethod
     def build(cls, backbone: nn.Module, config: BYOLConfig, facts: ViewFacts) -> Self:
-        """BYOL on a backbone."""
         d, hidden = config.projection_dim, config.hidden_dim
         predictor = nn.Sequential(nn.Linear(d, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, d))
         return cls(Projector(backbone, d, batch_norm=True), predictor, config)

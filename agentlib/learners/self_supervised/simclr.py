@@ -81,7 +81,6 @@ class SimCLR(Learner):
 
     @classmethod
     def build(cls, backbone: nn.Module, config: SimCLRConfig, facts: ViewFacts) -> Self:
-        """SimCLR on a backbone."""
         return cls(Projector(backbone, config.projection_dim), config.optimizer(), config)
 
     def predict(self, x: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from agentlib.backbones import MLP, Critic, Generator, MLPDecoder, adam
 from agentlib.core import Clock, Linear, Step
+from agentlib.data import Batches
+from agentlib.data.toys import eight_gaussians
 from agentlib.engine import run
 from agentlib.learners.generative.wgan import WGAN, WGANConfig, between, gradient_penalty
 
@@ -94,14 +96,8 @@ def test_each_step_of_the_critic_has_its_own_batch_and_the_generator_moves_once(
 def test_one_step_of_the_critic_takes_a_plain_batch():
     config = WGANConfig(critic_steps=1, batch_size=8)
     learner = WGAN(Generator(MLPDecoder(2, (2,)), 2), Critic(MLP(2)), adam(1e-3), config)
-    source = WGAN.tiny()[1].__class__(_points(), 8)
+    source = Batches(eight_gaussians(64), 8)
     assert len(list(run(learner, source, 2, compile=False))) == 2
-
-
-def _points():
-    from agentlib.data.toys import eight_gaussians
-
-    return eight_gaussians(64)
 
 
 @pytest.mark.slow
