@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from agentlib.core.names import close_matches
 from agentlib.data.datasets import DATASETS, Dataset, Splits, split
 from agentlib.data.files import Loaded, from_arrays, load_csv, load_images, load_npz
 from agentlib.data.hugging_face import SAVED_FILES, from_hugging_face, is_hugging_face, load_saved
@@ -92,9 +92,7 @@ def _loaded(data: Any) -> Loaded:
     if isinstance(data, Path) or (isinstance(data, str) and _is_path(data)):
         return load(data)
     if isinstance(data, str):
-        close = difflib.get_close_matches(data, DATASETS)
-        hint = f"close matches: {', '.join(close)}" if close else f"known: {', '.join(DATASETS)}, or the path of a file"
-        raise ValueError(f"unknown data set {data!r}; {hint}")
+        raise ValueError(f"unknown data set {data!r}{close_matches(data, DATASETS)}; or give the path of a file")
     if isinstance(data, tuple) and len(data) == 2:
         return from_arrays(*data)
     if is_hugging_face(data):
