@@ -20,8 +20,8 @@ from agentlib.core.schedules import Clock
 from agentlib.core.spaces import action_from_space, action_to_space, to_tensors
 from agentlib.envs.vector import Environments
 from agentlib.experience import ReplayBuffer
-from agentlib.experience.collection import Collector
 from agentlib.experience.evaluation import episode_seed
+from agentlib.experience.replay import Collector
 from agentlib.policies import (
     CategoricalPolicy,
     DeterministicPolicy,

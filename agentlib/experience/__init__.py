@@ -6,11 +6,10 @@ from agentlib.experience.demonstration_batches import DemonstrationBatches, Labe
 from agentlib.experience.demonstrations import Demonstration, Demonstrations
 from agentlib.experience.evaluation import Evaluation, evaluate
 from agentlib.experience.recording import record_episodes
-from agentlib.experience.replay import Replay
+from agentlib.experience.replay import Replay, SequenceReplay
 from agentlib.experience.replay_buffer import ReplayBuffer
 from agentlib.experience.return_batches import ReturnBatches
 from agentlib.experience.sequence_buffer import SequenceBuffer, Sequences
-from agentlib.experience.sequence_replay import SequenceReplay
 from agentlib.experience.transition import Episode, Transition
 
 __all__ = [

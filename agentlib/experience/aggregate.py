@@ -17,10 +17,10 @@ from agentlib.core.source import Source
 from agentlib.core.spaces import action_from_space, action_to_space
 from agentlib.envs.vector import Environments
 from agentlib.experience.asking import Expert, ExpertLeft, rows_of, single_environments
-from agentlib.experience.collection import WINDOW
 from agentlib.experience.demonstration_batches import Feed, Labelled
 from agentlib.experience.demonstrations import Demonstrations
 from agentlib.experience.recording import Recorder
+from agentlib.experience.replay import WINDOW
 
 Bools = NDArray[np.bool_]
 

@@ -1,4 +1,4 @@
-"""The memory that a replay buffer takes, known before it is allocated; and how it is written."""
+"""What both replay buffers are made of: columns whose memory is known before it is allocated."""
 
 from __future__ import annotations
 
@@ -8,83 +8,125 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from agentlib.core.spaces import choices, leaf_dtype, leaf_shape, leaf_spaces
-
-SMALL_OBSERVATION = 1024
-"""Up to this many bytes per observation, memory is laid out for the worst case (every episode one step long)."""
-SPARE_FRAMES = 1 / 128
-"""Share of frames beyond `buffer_size` for larger observations: what the starts of episodes need."""
+from agentlib.core.spaces import choices, flatten, observes_mask
+from agentlib.experience.ring import Ring
 
 Columns = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+"""Shape, `(num_envs, slots, ...)`, and dtype of each column."""
 
 
-def replay_columns(
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
-    buffer_size: int,
-    num_envs: int,
-    frame_stack: int,
-    masked: bool = False,
-) -> Columns:
-    """Shape and dtype of each column, (num_envs, slots, ...); `masked` adds one for masks of legal actions."""
-    leaves = leaf_spaces(observation_space)
-    if frame_stack > 1 and any(leaf_shape(leaf)[:1] != (frame_stack,) for leaf in leaves):
-        raise ValueError(f"frame_stack={frame_stack} does not fit {observation_space}: it must be the first axis")
-    frames = [(leaf_shape(leaf)[1:] if frame_stack > 1 else leaf_shape(leaf), leaf_dtype(leaf)) for leaf in leaves]
-    slots = max(buffer_size // num_envs, 1)
-    observation_bytes = sum(int(np.prod(leaf_shape(leaf))) * leaf_dtype(leaf).itemsize for leaf in leaves)
-    spare = slots * frame_stack if observation_bytes <= SMALL_OBSERVATION else int(slots * SPARE_FRAMES)
-    frame_slots = slots + spare + frame_stack
-    (action,) = leaf_spaces(action_space)
-    columns: Columns = {
-        "position": ((num_envs, slots), np.dtype(np.int64)),
-        "action": ((num_envs, slots, *leaf_shape(action)), leaf_dtype(action)),
-        "reward": ((num_envs, slots), np.dtype(np.float32)),
-        "terminated": ((num_envs, slots), np.dtype(np.bool_)),
-        "done": ((num_envs, slots), np.dtype(np.bool_)),
-    }
-    for i, (shape, dtype) in enumerate(frames):
-        columns[f"frame_{i}"] = ((num_envs, frame_slots, *shape), dtype)
-    if masked:
-        columns["mask"] = ((num_envs, frame_slots, sum(choices(action_space))), np.dtype(np.bool_))
-    return columns
+class ReplayMemory(nn.Module):
+    """Columns in which n environments write side by side, each its own ring of frames; the base of replay buffers.
 
+    Masks of legal actions (see `agentlib.envs.checks`) lie beside the frames, from the first one that is given; those
+    that are a part of the observation are read from there.
 
-def size_for(buffer_size: int, most: int) -> int:
-    """The size of a buffer of `buffer_size` in a run that cannot give it more than `most`.
+    Args:
+        observation_space: of one environment.
+        action_space: of one environment.
+        buffer_size: what the columns are for, for the message if they do not fit.
+        columns: all but the masks; the leaves of observations are called "frame_0", "frame_1" ...
+        device: where the columns live.
 
-    Powers of two, so that a compiled update, which is built for one size, serves runs of many lengths.
+    Raises:
+        MemoryError: the columns would not fit into the free memory; the message names a size that would.
     """
-    return min(buffer_size, 1 << (most - 1).bit_length())
 
+    window: Tensor
+    mask: Tensor
 
-def nbytes(columns: Columns) -> int:
-    """Bytes of all columns together."""
-    return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in columns.values())
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        buffer_size: int,
+        columns: Columns,
+        device: torch.device | str,
+    ) -> None:
+        super().__init__()
+        self.observation_space, self.action_space, self.buffer_size = observation_space, action_space, buffer_size
+        self.num_envs, self.frame_capacity = columns["frame_0"][0][:2]
+        self.n_choices, self.masks_observed = sum(choices(action_space)), observes_mask(observation_space, action_space)
+        self.layout: dict[str, int] = {}
+        """The sizes by which slots are counted; a state is only for a buffer of the same ones."""
+        self.masked, self.nbytes = False, 0
+        self._names = [name for name in columns if name.startswith("frame_")]
+        self._others = [name for name in columns if not name.startswith("frame_")]
+        self._frames = [0] * self.num_envs  # frames that each environment wrote
+        self._rows: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]  # of each environment, by column
+        self._allocate(columns, torch.device(device))
 
+    def _allocate(self, columns: Columns, device: torch.device, value: int = 0) -> None:
+        """Registers columns that are full of 0 or 1, and makes them writable entry by entry."""
+        needed, free = nbytes(columns), free_memory(device)
+        if free is not None and needed > free:
+            fits = int(0.9 * self.buffer_size * free / needed)
+            raise MemoryError(
+                f"a replay buffer of {self.buffer_size:,} transitions needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} "
+                f"GB are free on {device}: buffer_size={fits:_} would fit"
+            )
+        self.nbytes += needed
+        for name, (shape, dtype) in columns.items():
+            # Not persistent: `get_extra_state` saves the part that is filled. numpy's zeros take memory when written.
+            column = torch.from_numpy(np.ones(shape, dtype) if value else np.zeros(shape, dtype)).to(device)
+            self.register_buffer(name, column, persistent=False)
+            for row, part in zip(self._rows, column, strict=True):
+                row[name] = part.numpy() if part.is_cpu else OnDevice(part)  # numpy is many times quicker than torch
 
-def refuse_what_cannot_fit(columns: Columns, buffer_size: int, device: torch.device) -> None:
-    """Raises MemoryError, with the largest `buffer_size` that would do, if the columns exceed the free memory."""
-    needed, free = nbytes(columns), free_memory(device)
-    if free is not None and needed > free:
-        fits = int(0.9 * buffer_size * free / needed)
-        raise MemoryError(
-            f"a replay buffer of {buffer_size:,} transitions needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are "
-            f"free on {device}: buffer_size={fits:_} would fit"
-        )
+    def keep_masks(self) -> None:
+        """Makes room for masks of legal actions; all actions were legal so far. Done by the first mask that is given.
 
+        Raises:
+            MemoryError: it does not fit into the free memory.
+        """
+        shape = (self.num_envs, self.frame_capacity, self.n_choices)
+        self._allocate({"mask": (shape, np.dtype(np.bool_))}, self.window.device, 1)
+        self._others.append("mask")
+        self.masked = True
 
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that can be allocated on a device, as far as it can be known."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return None
+    def _write_mask(self, row: int, mask: NDArray[np.bool_] | None) -> None:
+        """The mask of the newest frame."""
+        if mask is not None and not (self.masked or self.masks_observed):
+            self.keep_masks()
+        if self.masked:
+            slot = (self._frames[row] - 1) % self.frame_capacity
+            self._rows[row]["mask"][slot] = True if mask is None else mask
+
+    def _leaves(self, observation: Any) -> list[NDArray[Any]]:
+        if type(observation) is np.ndarray:
+            return [observation]
+        return [np.asarray(leaf) for leaf in flatten(self.observation_space, observation)]
+
+    def _filled(self, name: str) -> int:
+        """How many slots of a column are written, in the environment that has written the most."""
+        return min(max(self._frames), self.frame_capacity)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The filled part of the columns."""
+        return {
+            "layout": self.layout,
+            "columns": {name: getattr(self, name)[:, : self._filled(name)] for name in self._others},
+            "rings": {name: Ring(getattr(self, name), list(self._frames)) for name in self._names},
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Puts back what `get_extra_state` gave.
+
+        Raises:
+            ValueError: it is the state of a buffer of another size, whose rings are laid out otherwise.
+        """
+        if state["layout"] != self.layout:
+            kind = type(self).__name__
+            raise ValueError(f"the state is of a {kind} of {state['layout']}, this one has {self.layout}")
+        if "mask" in state["columns"] and not self.masked:
+            self.keep_masks()
+        for name, column in state["columns"].items():
+            getattr(self, name)[:, : column.shape[1]] = column.to(self.window.device)
+        for name, ring in state["rings"].items():
+            ring.copy_to(getattr(self, name))
 
 
 class OnDevice:
@@ -100,6 +142,36 @@ class OnDevice:
         self.part[slot] = torch.as_tensor(value)
 
 
-def writable(part: Tensor) -> Any:
-    """A part of a column, writable entry by entry: by numpy where it can be, many times quicker than by torch."""
-    return part.numpy() if part.is_cpu else OnDevice(part)
+def uniform_positions(sizes: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Environments `(B,)` and positions in them `(B,)`: all of `sizes (n,)` positions are equally likely."""
+    sums = sizes.cumsum(0) if len(sizes) > 1 else sizes
+    uniform = torch.rand(count, dtype=torch.float64, device=sizes.device)
+    ticket = (uniform * sums[-1]).long()
+    if len(sizes) == 1:
+        return torch.zeros_like(ticket), ticket
+    row = torch.searchsorted(sums, ticket, right=True)
+    return row, ticket - (sums[row] - sizes[row])
+
+
+def size_for(buffer_size: int, most: int) -> int:
+    """The size of a buffer of `buffer_size` in a run that cannot give it more than `most`.
+
+    Powers of two, so that a compiled update, which is built for one size, serves runs of many lengths.
+    """
+    return min(buffer_size, 1 << (most - 1).bit_length())
+
+
+def nbytes(columns: Columns) -> int:
+    """Bytes of all columns together."""
+    return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in columns.values())
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can be allocated on a device, as far as it can be known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None

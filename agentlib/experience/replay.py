@@ -1,18 +1,157 @@
-"""Off-policy experience as a source: environments are stepped, and batches sampled from their transitions."""
+"""Off-policy experience as a source: environments are stepped, and batches sampled from what they gave."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor
 
 from agentlib.core.schedules import Clock, Schedule, at
 from agentlib.core.source import Source
+from agentlib.core.spaces import action_to_space, flatten, unflatten
 from agentlib.envs.vector import Environments
-from agentlib.experience.collection import Actor, Collector, Exploration
 from agentlib.experience.replay_buffer import ReplayBuffer
+from agentlib.experience.sequence_buffer import SequenceBuffer, Sequences
 from agentlib.experience.transition import Transition
+
+Actor = Callable[..., NDArray[Any]]
+"""From batched observations (numpy) to batched actions, as indices from 0 where the space is Discrete; where the
+environment gives masks of legal actions, these are a second argument, `(n, A)`."""
+Exploration = Callable[..., NDArray[Any]]
+"""(actor, batched observations, clock) -> batched actions; masks of legal actions are a fourth argument."""
+
+WINDOW = 100
+"""Episodes over which returns and lengths are averaged, as in SB3's logs."""
+
+
+class Collector:
+    """Steps environments into a replay buffer, and keeps the returns of the last episodes.
+
+    A plain object and no module: it runs at every environment step. For a `SequenceBuffer` the actor is given the
+    starts of episodes and the actions that were taken, and the state in which it read goes to the buffer.
+
+    Args:
+        envs: the environments to step.
+        buffer: where transitions go.
+        actor: chooses actions.
+        exploration: how actions are varied.
+        observe: takes each batch of new observations (trees of tensors), for running statistics.
+    """
+
+    def __init__(
+        self,
+        envs: Environments,
+        buffer: ReplayBuffer | SequenceBuffer,
+        actor: Any,
+        exploration: Exploration,
+        observe: Callable[[Any], None] | None = None,
+    ) -> None:
+        self.envs, self.actor, self.exploration, self.observe = envs, actor, exploration, observe
+        self.buffer: Any = buffer
+        space = envs.action_space
+        # Actors give int64 counted from 0: nothing to change, at every step of most environments.
+        self.as_they_come = space.dtype == np.int64 and not np.any(getattr(space, "start", 0))
+        self.is_real = isinstance(space, spaces.Box)
+        self.with_memory = isinstance(buffer, SequenceBuffer)
+        self.steps = 0
+        self.episodes = 0
+        self.returns: deque[float] = deque(maxlen=WINDOW)
+        self.lengths: deque[int] = deque(maxlen=WINDOW)
+        self.observation: Any = None
+        self._return = np.zeros(envs.num_envs)
+        self._length = np.zeros(envs.num_envs, np.int64)
+
+    def reset(self, seed: int) -> None:
+        """Starts new episodes everywhere."""
+        self.observation = self.envs.reset(seed=seed)
+        self._return[:], self._length[:] = 0.0, 0
+        self.buffer.begin(self.observation, mask=self.envs.action_mask)
+        if self.with_memory:
+            self.actor.begin(self.envs.num_envs)
+        if self.observe is not None:
+            self._observe(self.observe, self.observation)
+
+    def step(self, clock: Clock) -> None:
+        """One step of each environment, whose transitions go into the buffer."""
+        envs, buffer = self.envs, self.buffer
+        masks = () if envs.action_mask is None else (envs.action_mask,)
+        action = self.exploration(self.actor, self.observation, clock, *masks)
+        if self.with_memory:
+            buffer.keep_state(self.actor.before)
+            self.actor.acted(action)
+        executed = action if self.as_they_come else action_to_space(envs.action_space, action)
+        stepped = envs.step(executed)
+        valid, terminated, truncated = (
+            None if stepped.all_valid else stepped.valid,
+            stepped.terminated,
+            stepped.truncated,
+        )
+        done = executed if self.is_real else action  # beyond a bound nothing was done
+        buffer.add(done, stepped.reward, terminated, truncated, stepped.next_observation, valid, stepped.next_mask)
+        self.observation = stepped.observation
+        if self.observe is not None:
+            self._observe(self.observe, stepped.next_observation)
+        self.steps += envs.num_envs if valid is None else int(valid.sum())
+        self._return += stepped.reward
+        self._length += 1 if valid is None else valid
+        if stepped.any_ended:
+            for row in np.flatnonzero(stepped.terminated | stepped.truncated):
+                self.returns.append(float(self._return[row]))
+                self.lengths.append(int(self._length[row]))
+                self.episodes += 1
+                self._return[row], self._length[row] = 0.0, 0
+        if stepped.any_begun:
+            buffer.begin(self.observation, stepped.begun, envs.action_mask)
+            if self.with_memory:
+                self.actor.begin(envs.num_envs, np.asarray(stepped.begun))
+
+    def _observe(self, observe: Callable[[Any], None], observation: Any) -> None:
+        space = self.buffer.observation_space
+        observe(unflatten(space, [torch.as_tensor(np.asarray(leaf)) for leaf in flatten(space, observation)]))
+
+    def measures(self) -> dict[str, float]:
+        """The number of episodes, and the mean return and length of the last ones, under SB3's names."""
+        measures = {"time/episodes": float(self.episodes)}
+        if self.returns:
+            measures["rollout/ep_rew_mean"] = float(np.mean(self.returns))
+            measures["rollout/ep_len_mean"] = float(np.mean(self.lengths))
+        return measures
+
+    def state(self) -> dict[str, Any]:
+        """Counters, the episodes under way, and the state of exploration and actor."""
+        return {
+            "envs": self.envs.state() if self.observation is not None else {"steps": self.envs.steps},
+            "return": self._return.copy(),
+            "length": self._length.copy(),
+            "steps": self.steps,
+            "episodes": self.episodes,
+            "returns": list(self.returns),
+            "lengths": list(self.lengths),
+            "exploration": _state_of(self.exploration),
+            "actor": _state_of(self.actor),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Puts back what `state` gave; environments that cannot be brought back start new episodes at the next step."""
+        self.observation = self.envs.load_state(state["envs"])
+        self._return, self._length = np.array(state["return"]), np.array(state["length"])
+        self.steps, self.episodes = state["steps"], state["episodes"]
+        self.returns = deque(state["returns"], WINDOW)
+        self.lengths = deque(state["lengths"], WINDOW)
+        if hasattr(self.exploration, "load_state"):
+            self.exploration.load_state(state["exploration"])
+        if hasattr(self.actor, "load_state"):
+            self.actor.load_state(state["actor"])
+
+
+def _state_of(part: Any) -> dict[str, Any]:
+    return dict(part.state()) if hasattr(part, "load_state") else {}
 
 
 class Replay(Source):
@@ -43,7 +182,7 @@ class Replay(Source):
         self,
         envs: Any,
         actor: Actor,
-        buffer: ReplayBuffer,
+        buffer: ReplayBuffer | SequenceBuffer,
         exploration: Exploration,
         *,
         batch_size: int = 32,
@@ -60,7 +199,7 @@ class Replay(Source):
     ) -> None:
         super().__init__(seed)
         environments = envs if isinstance(envs, Environments) else Environments(envs, is_owned=False)
-        self.buffer = buffer
+        self.buffer: Any = buffer
         self.collector = Collector(environments, buffer, actor, exploration, observe)
         self.batch_size, self.learning_starts = batch_size, learning_starts
         self.train_freq, self.gradient_steps = train_freq, gradient_steps
@@ -82,7 +221,7 @@ class Replay(Source):
     @property
     def finished(self) -> bool:
         """Whether the run's environment steps are made, and the updates that belong to them done."""
-        return self.steps >= self.total_steps and self.updates_due <= 0
+        return self.updates_due <= 0 and self.collector.steps >= self.total_steps
 
     def updates_for(self, steps: int) -> int:
         """How many updates belong to a run of `steps` environment steps.
@@ -118,7 +257,7 @@ class Replay(Source):
         """A batch of transitions."""
         clock = self.batch_clock
         index, weight = self.buffer.draw(self.batch_size, at(self.importance_exponent, clock))
-        batch = self.buffer.gather(index, self.n_steps, self.gamma)
+        batch: Transition = self.buffer.gather(index, self.n_steps, self.gamma)
         return batch._replace(weight=weight, clock=clock)
 
     def feedback(self, batch: Transition, per_sample: Tensor | None) -> None:
@@ -145,3 +284,61 @@ class Replay(Source):
         super().set_extra_state(state)
         self.updates_due = state["updates_due"]
         self.collector.load_state(state["collector"])
+
+
+class SequenceReplay(Replay):
+    """Steps environments with an exploring actor that has memory, and samples sequences from a buffer.
+
+    Args:
+        envs: `Environments`; or an environment of any kind that these take, which `close` leaves open.
+        actor: chooses actions, such as `agentlib.policies.MemoryActor`: besides being called with observations, it is
+            given the starts of episodes (`begin`) and the actions that were taken (`acted`), and keeps the state in
+            which it read (`before`).
+        buffer: where sequences are kept.
+        exploration: how actions are varied.
+        batch_size: sequences per batch.
+        learning_starts: steps with random actions before the first update; at least those of the first sequences.
+        train_freq: steps between updates.
+        gradient_steps: updates after those steps; -1 for as many as there were steps.
+        total_steps: the length of the run, for schedules.
+        observe: takes each batch of new observations (trees of tensors), for running statistics.
+        seed: of environments, random actions and sampling.
+    """
+
+    def __init__(
+        self,
+        envs: Any,
+        actor: Any,
+        buffer: SequenceBuffer,
+        exploration: Exploration,
+        *,
+        batch_size: int = 32,
+        learning_starts: int = 1_000,
+        train_freq: int = 16,
+        gradient_steps: int = 1,
+        total_steps: int = 1,
+        observe: Callable[[Any], None] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            envs,
+            actor,
+            buffer,
+            exploration,
+            batch_size=batch_size,
+            # The first update needs sequences to learn from.
+            learning_starts=max(learning_starts, buffer.num_envs * (buffer.sequence_length + buffer.period)),
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            total_steps=total_steps,
+            observe=observe,
+            seed=seed,
+        )
+
+    def sample(self) -> Sequences:  # type: ignore[override]
+        """A batch of sequences."""
+        sequences: Sequences = self.buffer.gather(*self.buffer.draw(self.batch_size))
+        return sequences._replace(clock=self.batch_clock)
+
+    def feedback(self, batch: Any, per_sample: Tensor | None) -> None:
+        """Nothing: all sequences are equally likely."""

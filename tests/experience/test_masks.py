@@ -19,8 +19,7 @@ from agentlib.backbones import LSTM, MLP, Nested, WithMemory
 from agentlib.core import Clock
 from agentlib.envs.vector import EnvironmentFailure, Environments
 from agentlib.experience import Episode, ReplayBuffer, SequenceBuffer
-from agentlib.experience.collection import Collector
-from agentlib.experience.sequence_replay import SequenceCollector
+from agentlib.experience.replay import Collector
 from agentlib.policies import EpsilonGreedy, GreedyActor, MemoryActor, QPolicy
 from tests.experience.masked import Masked, legal, sizes_of
 
@@ -131,7 +130,7 @@ def test_masks_of_sequences_are_those_of_the_rule(kind, where):
         num_envs=made.num_envs,
     )
     exploration = EpsilonGreedy(action_space, made.num_envs, epsilon=0.5)
-    collector = SequenceCollector(made, buffer, MemoryActor(policy, made.observation_space), exploration)  # type: ignore[arg-type]
+    collector = Collector(made, buffer, MemoryActor(policy, made.observation_space), exploration)
     collect(collector, 60)
     other = copy.deepcopy(buffer)
     other.load_state_dict(buffer.state_dict())

@@ -140,7 +140,7 @@ def test_far_apart_priorities_never_lead_to_an_entry_of_priority_0(seed, size):
 
 def buffer_of(steps: int, size: int = 20, *, large: bool = False, length: int = 4) -> ReplayBuffer:
     """A buffer with `steps` transitions in episodes of `length` steps; observations count the steps."""
-    with patch("agentlib.experience.memory.SMALL_OBSERVATION", 0 if large else 1024):
+    with patch("agentlib.experience.replay_buffer.SMALL_OBSERVATION", 0 if large else 1024):
         buffer = ReplayBuffer(spaces.Box(0, 255, (1,)), spaces.Discrete(2), size, prioritized=True)
     buffer.begin(np.zeros((1, 1)))
     write(buffer, 0, steps, length)

@@ -25,8 +25,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from agentlib.core.schedules import Clock
 from agentlib.envs.vector import Environments
 from agentlib.experience import Episode, ReplayBuffer
-from agentlib.experience.collection import Collector
 from agentlib.experience.memory import OnDevice
+from agentlib.experience.replay import Collector
 from tests.experience.scripted import LEAVES, VECTOR, Script, Scripted, facts_of, key, leaves, outcome, stacked
 
 quick = partial(settings, deadline=None, derandomize=True)
@@ -80,7 +80,7 @@ class Run:
         self.collector = self.new_collector(envs, self.buffer)
 
     def new_buffer(self, space: spaces.Space | None = None) -> ReplayBuffer:
-        with patch("agentlib.experience.memory.SMALL_OBSERVATION", 0 if self.large else 1 << 30):
+        with patch("agentlib.experience.replay_buffer.SMALL_OBSERVATION", 0 if self.large else 1 << 30):
             return ReplayBuffer(
                 space or self.buffer.observation_space,
                 self.action_space,
@@ -255,7 +255,7 @@ def test_large_observations_lose_the_oldest_transitions_when_episodes_are_short(
     assert 2 / 6 * 60 - 2 <= len(short.buffer) <= 2 / 6 * 64 + 2
     short.check(3)
     image = spaces.Box(0, 1000, (2, 1), np.int64)
-    with patch("agentlib.experience.memory.SMALL_OBSERVATION", 0):
+    with patch("agentlib.experience.replay_buffer.SMALL_OBSERVATION", 0):
         buffer = ReplayBuffer(image, spaces.Discrete(2), 300, frame_stack=2)
     frames = np.arange(1000)
     observations = np.stack([frames[:-1], frames[1:]], 1)[:, :, None]
@@ -368,7 +368,7 @@ def test_state_dict_into_a_new_buffer_gives_the_same_one(before, after, **parts)
 def test_state_of_a_buffer_of_another_size_is_refused(other):
     """Its rings are laid out otherwise: to read them would give wrong transitions."""
     state = Run([TALK], buffer_size=20).go(30).buffer.state_dict()
-    with pytest.raises(ValueError, match="the state is of a replay buffer of"):
+    with pytest.raises(ValueError, match="the state is of a ReplayBuffer of"):
         other.buffer.load_state_dict(state)
 
 
@@ -385,7 +385,7 @@ def test_forecast_is_what_is_allocated(space, stack, buffer_size, num_envs, larg
     buffer = run.buffer
     columns = [part for name, part in buffer.named_buffers() if name not in ("window", "top")]
     assert buffer.nbytes == sum(column.nbytes for column in columns)
-    with patch("agentlib.experience.memory.SMALL_OBSERVATION", 0 if large else 1 << 30):
+    with patch("agentlib.experience.replay_buffer.SMALL_OBSERVATION", 0 if large else 1 << 30):
         assert buffer.nbytes == ReplayBuffer.forecast(
             buffer.observation_space, run.action_space, buffer_size, num_envs=num_envs, frame_stack=stack or 1
         )
@@ -415,7 +415,7 @@ def test_a_buffer_that_cannot_fit_is_refused_with_a_size_that_fits(buffer_size, 
         assert match
         named = int(match[1])
         assert 0.8 * buffer_size * share - num_envs < named < buffer_size
-        with patch("agentlib.experience.replay_buffer.np.zeros", np.empty):  # as large as it is: not to be filled
+        with patch("agentlib.experience.memory.np.zeros", np.empty):  # as large as it is: not to be filled
             ReplayBuffer(space, actions, named, num_envs=num_envs, frame_stack=4)
 
 

@@ -104,7 +104,7 @@ def test_sequences_are_what_happened(mode, frames):
     streams = [frames_of(one) for one in scripted]
     expected = set()
     for row, stream in enumerate(streams):
-        oldest = max(0, len(stream) - buffer.capacity)
+        oldest = max(0, len(stream) - buffer.frame_capacity)
         starts = [n for n in range(0, len(stream), PERIOD) if n >= oldest and n + LENGTH < len(stream)]
         expected |= {(row, start) for start in starts}
     rows, numbers = buffer.draw(4000)
@@ -140,7 +140,7 @@ def test_a_kept_state_is_the_one_that_reading_from_the_start_gives(mode, memory)
         count = int(buffer.window[row])
         numbers = torch.arange(0, count - LENGTH, PERIOD)
         stored = buffer.gather(torch.full_like(numbers, row), numbers)
-        flat = torch.arange(count) + row * buffer.capacity
+        flat = torch.arange(count) + row * buffer.frame_capacity
         columns = {name: buffer._flat(name)[flat][None] for name in ("frame_0", "previous_action", "start")}
         read = AfterAction(columns["frame_0"], columns["previous_action"])
         with torch.no_grad():
@@ -161,9 +161,9 @@ def test_the_actor_is_asked_even_where_its_action_is_not_used():
     replay = replay_for(env, policy, 100)
     replay.collector.exploration = EpsilonGreedy(spaces.Discrete(5), 3, epsilon=1.0)
     replay.collect()
-    before = replay.collector.actor.memory  # type: ignore[attr-defined]
+    before = replay.collector.actor.memory
     replay.collect()
-    assert not torch.equal(before[0][0], replay.collector.actor.memory[0][0])  # type: ignore[attr-defined]
+    assert not torch.equal(before[0][0], replay.collector.actor.memory[0][0])
 
 
 def test_any_space_is_kept():
@@ -204,7 +204,7 @@ def test_state_is_saved_and_put_back():
         batches.append(copied(one.sample()))
     assert difference(*batches) is None
     smaller = replay_for(env, policy, 60)
-    with pytest.raises(ValueError, match="the state is of a sequence buffer of"):
+    with pytest.raises(ValueError, match="the state is of a SequenceBuffer of"):
         smaller.buffer.load_state_dict(replay.buffer.state_dict())
 
 
