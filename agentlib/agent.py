@@ -31,7 +31,7 @@ from agentlib.core.spaces import (
     unflatten,
 )
 from agentlib.core.trees import mapped
-from agentlib.envs.masks import Masks
+from agentlib.envs.checks import Checks
 from agentlib.policies import POLICIES, GreedyActor
 from agentlib.policies.acting import decide
 from agentlib.policies.base import noted
@@ -119,7 +119,7 @@ class Agent:
     def _masks(self, action_mask: Any, single: bool, count: int) -> NDArray[np.bool_]:
         if not self.takes_masks:
             raise TypeError(f"an action mask was given, but {type(self.policy).__name__} knows none")
-        reader = Masks(self.observation_space, self.action_space)
+        reader = Checks(self.observation_space, self.action_space)
         masks = np.stack([reader.one(mask) for mask in ([action_mask] if single else action_mask)])
         if len(masks) != count:
             raise ValueError(f"{len(masks)} action masks do not fit a batch of {count} observations")

@@ -19,34 +19,24 @@ Scripted experts for these, CartPole and MountainCar are in `agentlib.envs.exper
 
 from gymnasium.envs.registration import register, registry
 
+_ENVIRONMENTS = {
+    "Identity-v0": ("identity:Identity", 10, 9.5),
+    "CartPoleNoVel-v0": ("cartpole_no_velocity:CartPoleNoVelocity", 500, 475.0),
+    "CartPoleVaried-v0": ("cartpole_varied:CartPoleVaried", 500, 475.0),
+    "Corridor-v0": ("corridor:Corridor", 50, 1.0),
+    "Dials-v0": ("dials:Dials", 20, 19.0),
+    "Catch-v0": ("catch:Catch", 100, 9.0),
+    "Detour-v0": ("detour:Detour", 30, 0.95),
+    "Chain-v0": ("chain:Chain", None, -1.0),  # ends by itself, after as many steps as its argument `horizon` says
+}
+"""By name: where it is, steps after which an episode is cut off, and the return from which it counts as solved."""
 
-def _register(env_id: str, entry_point: str, *, max_episode_steps: int | None, reward_threshold: float) -> None:
+for _name, (_place, _steps, _threshold) in _ENVIRONMENTS.items():
     # A second import (importlib.reload, a fork of the registry) must not make Gymnasium warn about an overridden id.
-    if env_id not in registry:
+    if f"agentlib/{_name}" not in registry:
         register(
-            env_id,
-            entry_point=entry_point,
-            max_episode_steps=max_episode_steps,
-            reward_threshold=reward_threshold,
+            f"agentlib/{_name}",
+            entry_point=f"agentlib.envs.{_place}",
+            max_episode_steps=_steps,
+            reward_threshold=_threshold,
         )
-
-
-_register("agentlib/Identity-v0", "agentlib.envs.identity:Identity", max_episode_steps=10, reward_threshold=9.5)
-_register(
-    "agentlib/CartPoleNoVel-v0",
-    "agentlib.envs.cartpole_no_velocity:CartPoleNoVelocity",
-    max_episode_steps=500,
-    reward_threshold=475.0,
-)
-_register(
-    "agentlib/CartPoleVaried-v0",
-    "agentlib.envs.cartpole_varied:CartPoleVaried",
-    max_episode_steps=500,
-    reward_threshold=475.0,
-)
-_register("agentlib/Corridor-v0", "agentlib.envs.corridor:Corridor", max_episode_steps=50, reward_threshold=1.0)
-_register("agentlib/Dials-v0", "agentlib.envs.dials:Dials", max_episode_steps=20, reward_threshold=19.0)
-_register("agentlib/Catch-v0", "agentlib.envs.catch:Catch", max_episode_steps=100, reward_threshold=9.0)
-_register("agentlib/Detour-v0", "agentlib.envs.detour:Detour", max_episode_steps=30, reward_threshold=0.95)
-# Its episodes end by themselves, after as many steps as its argument `horizon` says.
-_register("agentlib/Chain-v0", "agentlib.envs.chain:Chain", max_episode_steps=None, reward_threshold=-1.0)

@@ -1,15 +1,33 @@
-"""Checks of each observation and mask: nothing is learned from NaN, other shapes or impossible masks."""
+"""Checks of each observation and mask: nothing is learned from NaN, other shapes or impossible masks.
+
+A mask of legal actions is an array `(A,)`, nonzero where an action is legal; environments give it in their infos, or as
+a part of Dict observations. A is the number of actions of a Discrete space; for MultiDiscrete it is the sum over the
+components, whose masks stand side by side (a tuple of them, as Gymnasium's `space.sample` takes it, is joined). An
+environment that gives no mask allows everything.
+"""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
-from agentlib.core.spaces import finite_sum, flatten, leaf_shape, leaf_spaces
-from agentlib.envs.masks import Bools, Masks
+from agentlib.core.spaces import (
+    ACTION_MASK,
+    choices,
+    finite_sum,
+    flatten,
+    leaf_shape,
+    leaf_spaces,
+    observed_mask,
+    observes_mask,
+)
+
+Bools = NDArray[np.bool_]
 
 
 class EnvironmentFailure(RuntimeError):
@@ -39,7 +57,7 @@ def pair_of(found: Any) -> tuple[Any, dict[str, Any]]:
 
 
 class Checks:
-    """Checks of the observations and masks of n environments.
+    """Reads and checks the observations and masks of n environments.
 
     Args:
         observation_space: of one environment.
@@ -49,10 +67,15 @@ class Checks:
     """
 
     def __init__(
-        self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], num_envs: int, single: bool
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        num_envs: int = 1,
+        single: bool = True,
     ) -> None:
-        self.space, self.num_envs = observation_space, num_envs
-        self.masks = Masks(observation_space, action_space, single=single)
+        self.space, self.action_space, self.num_envs, self.single = observation_space, action_space, num_envs, single
+        self.sizes, self.masks_observed = choices(action_space), observes_mask(observation_space, action_space)
+        self.width = sum(self.sizes)
         # Of each part: its space, its batched shape, and the dtypes that were found to fit.
         self._leaves: list[tuple[Any, tuple[int, ...], set[np.dtype[Any]]]] = [
             (leaf, (num_envs, *leaf_shape(leaf)), {np.dtype(leaf.dtype)}) for leaf in leaf_spaces(observation_space)
@@ -74,16 +97,55 @@ class Checks:
                 kind = "NaN" if np.isnan(leaf).any() else "infinities"
                 raise EnvironmentFailure(f"the environment gave an observation with {kind} at step {step}")
 
-    def mask(self, observation: Any, info: Any, step: int) -> Bools | None:
-        """The legal actions `(n, A)` in observations or infos; None if they have none."""
-        try:
-            return self.masks.read(observation, info)
-        except ValueError as error:
-            raise EnvironmentFailure(f"at step {step} the environment gave {error}") from None
+    def read(self, observation: Any, info: Any) -> Bools | None:
+        """The masks `(n, A)` that came with batched observations; None if none came.
+
+        Args:
+            observation: batched.
+            info: of a single environment, of a Gymnasium vector environment, or a list of infos.
+
+        Raises:
+            ValueError: a mask of another size than the action space.
+        """
+        if self.masks_observed:
+            return np.asarray(observed_mask(observation, self.width))
+        if isinstance(info, dict):
+            if ACTION_MASK not in info or not self.width:
+                return None
+            masks = [info[ACTION_MASK]] if self.single else info[ACTION_MASK]
+            given = info.get("_" + ACTION_MASK, [True] * len(masks))
+        else:
+            masks = [one.get(ACTION_MASK) for one in info]
+            given = [mask is not None for mask in masks]
+            if not (any(given) and self.width):
+                return None
+        everything = np.ones(self.width, bool)
+        return np.stack([self.one(mask) if there else everything for mask, there in zip(masks, given, strict=True)])
+
+    def one(self, mask: Any) -> Bools:
+        """One mask `(A,)`, the parts of a tuple joined.
+
+        Raises:
+            ValueError: its size does not fit the action space.
+        """
+        parts = mask if isinstance(mask, tuple | list) else (mask,)
+        array = np.concatenate([np.ravel(part) for part in parts]) != 0
+        if array.shape != (self.width,):
+            raise ValueError(f"an action mask of {array.size} numbers does not fit {self.action_space}: {self.width}")
+        return np.asarray(array)
+
+    def without_choice(self, mask: Bools) -> int | None:
+        """The first environment whose mask leaves no legal action, or none in some component; else None."""
+        if len(self.sizes) == 1:
+            possible = mask.any(1)
+        else:
+            bounds = np.cumsum((0, *self.sizes))
+            possible = np.all([mask[:, start:end].any(1) for start, end in pairwise(bounds)], axis=0)
+        return None if possible.all() else int(np.argmin(possible))
 
     def some_choice(self, mask: Bools | None, step: int) -> None:
         """Raises EnvironmentFailure for masks that leave no legal action."""
-        row = None if mask is None else self.masks.without_choice(mask)
+        row = None if mask is None else self.without_choice(mask)
         if row is not None:
             which = f" (environment {row} of {self.num_envs})" if self.num_envs > 1 else ""
             raise EnvironmentFailure(f"the action mask leaves no legal action after step {step}{which}")

@@ -5,13 +5,13 @@ CartPole-v1 500 +- 0, MountainCar-v0 -119.6 +- 3.7, `agentlib/Catch-v0` 10 +- 0,
 `agentlib/Detour-v0` 1 +- 0, `agentlib/Identity-v0` 10 +- 0.
 """
 
-import difflib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agentlib.core.names import close_matches
 from agentlib.envs.catch import BALL, CELLS, PADDLE, PIXELS, TRAIL
 from agentlib.envs.chain import CLIMB, quadrant
 from agentlib.envs.detour import DECISION_Y, GOAL, JITTER, STEP, WALL_Y
@@ -107,8 +107,6 @@ def expert_for(env_id: str) -> Expert:
     Raises:
         ValueError: there is none; the message names close matches, or all that there are.
     """
-    if env_id in _EXPERTS:
-        return _EXPERTS[env_id]
-    matches = difflib.get_close_matches(env_id, _EXPERTS)
-    hint = f"did you mean {' or '.join(matches)}?" if matches else f"there are {', '.join(_EXPERTS)}"
-    raise ValueError(f"no scripted expert for {env_id!r}; {hint}")
+    if env_id not in _EXPERTS:
+        raise ValueError(f"no scripted expert for {env_id!r}{close_matches(env_id, _EXPERTS)}")
+    return _EXPERTS[env_id]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -24,18 +23,20 @@ class Journal:
     def __init__(self, lanes: int, limit: int = 2**20) -> None:
         self.limit = limit
         self.seeds = [0] * lanes
-        self.starts: list[int | None] = [None] * lanes
-        """The row of each lane's first action; None where it cannot be brought back."""
+        self.starts: dict[int, int] = {}
+        """The row of the first action of each lane that can be brought back."""
         self.length = 0
         self._actions: NDArray[Any] = np.empty((0, lanes))
         self._rewards: NDArray[Any] = np.empty((0, lanes))
 
     def begin(self, lane: int, seed: int | None) -> None:
         """The lane was reset with this seed, or without one, and cannot be brought back."""
-        self.seeds[lane], self.starts[lane] = seed or 0, None if seed is None else self.length
-        if all(start in (None, self.length) for start in self.starts):
-            self.starts = [None if start is None else 0 for start in self.starts]
-            self.length = 0
+        self.seeds[lane] = seed or 0
+        self.starts.pop(lane, None)
+        if seed is not None:
+            self.starts[lane] = self.length
+        if min(self.starts.values(), default=self.length) == self.length:  # nothing before is needed
+            self.starts, self.length = dict.fromkeys(self.starts, 0), 0
 
     def note(self, action: NDArray[Any], reward: NDArray[Any]) -> None:
         """Takes in one step of all lanes; at every step of an environment, so there is little to it."""
@@ -46,38 +47,38 @@ class Journal:
         self.length += 1
 
     def _make_room(self, action: NDArray[Any], reward: NDArray[Any]) -> None:
-        long = self.length - self.limit
-        self.starts = [None if start is None or start <= long else start for start in self.starts]
-        first = min((start for start in self.starts if start is not None), default=self.length)
+        kept = {lane: start for lane, start in self.starts.items() if start > self.length - self.limit}
+        first = min(kept.values(), default=self.length)
+        self.starts = {lane: start - first for lane, start in kept.items()}
         actions, rewards = self._actions[first : self.length], self._rewards[first : self.length]
-        rows = max(2 * len(rewards), 1024)
-        self._actions, self._rewards = (
-            np.empty((rows, *np.shape(action)), action.dtype),
-            np.empty((rows, *reward.shape)),
-        )
         self.length = len(rewards)
+        rows = max(2 * self.length, 1024)
+        self._actions = np.empty((rows, *np.shape(action)), action.dtype)
+        self._rewards = np.empty((rows, *reward.shape))
         if self.length:
             self._actions[: self.length], self._rewards[: self.length] = actions, rewards
-        self.starts = [None if start is None else start - first for start in self.starts]
 
     def since(self, lane: int) -> tuple[NDArray[Any], NDArray[Any]] | None:
         """Actions `(t, n, ...)` and rewards `(t, n)` since the lane was seeded; None if it cannot be brought back."""
-        start = self.starts[lane]
-        return None if start is None else (self._actions[start : self.length], self._rewards[start : self.length])
+        if lane not in self.starts:
+            return None
+        rows = slice(self.starts[lane], self.length)
+        return self._actions[rows], self._rewards[rows]
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        first = min((start for start in self.starts if start is not None), default=self.length)
+        first = min(self.starts.values(), default=self.length)
         return {
             "seeds": list(self.seeds),
-            "starts": [None if start is None else start - first for start in self.starts],
+            "starts": [self.starts[lane] - first if lane in self.starts else None for lane in range(len(self.seeds))],
             "actions": self._actions[first : self.length].copy(),
             "rewards": self._rewards[first : self.length].copy(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Puts back what `state` gave."""
-        self.seeds, self.starts = list(state["seeds"]), list(state["starts"])
+        self.seeds = list(state["seeds"])
+        self.starts = {lane: start for lane, start in enumerate(state["starts"]) if start is not None}
         self._actions, self._rewards = np.array(state["actions"]), np.array(state["rewards"])
         self.length = len(self._rewards)
 
@@ -87,11 +88,7 @@ class Diverged(Exception):
 
 
 def retrace(
-    env: gymnasium.Env[Any, Any],
-    seed: int,
-    actions: NDArray[Any],
-    rewards: NDArray[Any],
-    goes_on: Callable[[], bool],
+    env: gymnasium.Env[Any, Any], seed: int, actions: NDArray[Any], rewards: NDArray[Any]
 ) -> tuple[Any, dict[str, Any]]:
     """Plays an episode of a single environment again; returns its last observation and info.
 
@@ -100,7 +97,6 @@ def retrace(
         seed: of its reset.
         actions: `(t, ...)`, as it takes them.
         rewards: `(t,)`: what they gave.
-        goes_on: whether the next reset would be none, as `continuation` says.
 
     Raises:
         Diverged: a reward differs, or the episode ends before its last step.
@@ -110,7 +106,7 @@ def retrace(
         observation, given, terminated, truncated, info = env.step(action)
         require_same(given, reward, "reward")
         if terminated or truncated:
-            if not goes_on():
+            if not goes_on(env):
                 raise Diverged("its episode ended earlier")
             observation, info = env.reset()
     return observation, info
@@ -124,13 +120,13 @@ def require_same(given: Any, before: Any, what: str) -> None:
         raise Diverged(f"played again, its {what} is another one")
 
 
-def continuation(env: gymnasium.Env[Any, Any]) -> Callable[[], bool]:
-    """A function that says whether the next reset without a seed would be none, since only a life was lost."""
-    layers: list[Any] = [env]
-    while isinstance(layers[-1], gymnasium.Wrapper):
-        layers.append(layers[-1].env)
-    ours = [layer for layer in layers if hasattr(type(layer), "goes_on")]
-    theirs = [layer for layer in layers if hasattr(layer, "was_real_done")]  # SB3's EpisodicLifeEnv
-    if not (ours or theirs):
-        return lambda: False
-    return lambda: any(layer.goes_on for layer in ours) or not all(layer.was_real_done for layer in theirs)
+def goes_on(env: gymnasium.Env[Any, Any]) -> bool:
+    """Whether the next reset without a seed would be none, since only a life was lost."""
+    layer: Any = env
+    while True:
+        lost_a_life = hasattr(type(layer), "goes_on") and layer.goes_on
+        if lost_a_life or not getattr(layer, "was_real_done", True):  # the latter: SB3's EpisodicLifeEnv
+            return True
+        if not isinstance(layer, gymnasium.Wrapper):
+            return False
+        layer = layer.env

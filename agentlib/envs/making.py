@@ -39,7 +39,8 @@ def make_env(
     kwargs = dict(env_kwargs or {})
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
-    if env.startswith("ALE/") or _is_atari(env):
+    spec = gymnasium.registry.get(env)
+    if env.startswith("ALE/") or (spec is not None and str(spec.entry_point).startswith("ale_py")):
         return _make_atari(env, kwargs, training)
     if env.startswith(("MiniGrid-", "BabyAI-")):
         return _make_minigrid(env, kwargs)
@@ -54,11 +55,6 @@ def _registered(env_id: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
         close = difflib.get_close_matches(env_id, list(gymnasium.registry), n=4, cutoff=0.5)
         hint = f"; close matches: {', '.join(close)}" if close else ""
         raise ValueError(f"unknown environment {env_id!r}{hint}") from error
-
-
-def _is_atari(env_id: str) -> bool:
-    spec = gymnasium.registry.get(env_id)
-    return spec is not None and str(spec.entry_point).startswith("ale_py")
 
 
 def _make_atari(env_id: str, kwargs: dict[str, Any], training: bool) -> gymnasium.Env[Any, Any]:

@@ -17,9 +17,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
 from agentlib.core.spaces import flatten, unflatten
-from agentlib.envs.checks import Checks, EnvironmentFailure, mistake_of, pair_of
-from agentlib.envs.journal import Diverged, Journal, continuation, require_same, retrace
-from agentlib.envs.masks import Bools
+from agentlib.envs.checks import Bools, Checks, EnvironmentFailure, mistake_of, pair_of
+from agentlib.envs.journal import Diverged, Journal, goes_on, require_same, retrace
 
 __all__ = ["EnvironmentFailure", "Environments", "Stepped"]
 
@@ -66,40 +65,38 @@ class Environments:
     action_space: spaces.Space[Any]
     action_mask: Bools | None = None
     """`(n, A)`: the actions that are legal now, as the environment's last infos or observations say (see
-    `agentlib.envs.masks`); None if they say nothing."""
+    `agentlib.envs.checks`); None if they say nothing."""
 
     def __init__(self, env: Any, is_owned: bool = True) -> None:
         self.env, self.is_owned = env, is_owned
         self.steps = 0
-        if isinstance(env, VectorEnv):
-            self.num_envs = int(env.num_envs)
-            self.observation_space, self.action_space = env.single_observation_space, env.single_action_space
+        is_single = isinstance(env, gymnasium.Env)
+        mode = _autoreset_mode(env) if isinstance(env, VectorEnv) else None
+        if mode is not None:
             self._step = {
                 AutoresetMode.NEXT_STEP: self._step_next_step,
                 AutoresetMode.SAME_STEP: self._step_same_step,
                 AutoresetMode.DISABLED: self._step_disabled,
-            }[_autoreset_mode(env)]
-        elif isinstance(env, gymnasium.Env):
-            self.num_envs = 1
-            self.observation_space, self.action_space = env.observation_space, env.action_space
+            }[mode]
+        elif is_single:
             self._step = self._step_single
         elif all(hasattr(env, name) for name in ("num_envs", "step_wait", "reset", "observation_space")):
-            self.num_envs = int(env.num_envs)
-            self.observation_space, self.action_space = env.observation_space, env.action_space
             self._step = self._step_sb3
         else:
             raise TypeError(
                 f"{type(env).__name__} is no environment: give a gymnasium.Env, a gymnasium.vector.VectorEnv or an "
                 "SB3 VecEnv"
             )
-        is_single = isinstance(env, gymnasium.Env)
+        of_one = "" if mode is None else "single_"
+        self.observation_space = getattr(env, f"{of_one}observation_space")
+        self.action_space = getattr(env, f"{of_one}action_space")
+        self.num_envs = 1 if is_single else int(env.num_envs)
         self.checks = Checks(self.observation_space, self.action_space, self.num_envs, is_single)
         self.observation: Any = None
         """The observations to act on next, batched; None before the first reset."""
         self._worlds: list[gymnasium.Env[Any, Any]] = [env] if is_single else []
-        if type(env) is SyncVectorEnv and _autoreset_mode(env) is AutoresetMode.DISABLED:
+        if type(env) is SyncVectorEnv and mode is AutoresetMode.DISABLED:
             self._worlds = list(env.envs)
-        self._goes_on = [continuation(world) for world in self._worlds]
         self._seeds: np.random.Generator | None = None  # draws the seeds of episodes
         self._journal = Journal(lanes=len(self._worlds) or 1)
         self._begun: list[tuple[int, int]] = []  # environments that were reset by this step, and their seeds
@@ -126,11 +123,10 @@ class Environments:
 
     def _reset_all(self, seed: int | None) -> Any:
         self._done[:] = False
-        if isinstance(self.env, VectorEnv):
+        if isinstance(self.env, gymnasium.Env | VectorEnv):
             observation, info = pair_of(self.env.reset(seed=seed))
-        elif isinstance(self.env, gymnasium.Env):
-            observation, info = pair_of(self.env.reset(seed=seed))
-            observation = self._batched(observation)
+            if self.checks.single:
+                observation = self._batched(observation)
         else:
             if seed is not None:
                 self.env.seed(seed)
@@ -142,7 +138,7 @@ class Environments:
 
     def _next_seed(self, lane: int) -> int | None:
         """The seed of a new episode; None where the reset is none, and the same game goes on."""
-        if self._seeds is None or self._goes_on[lane]():
+        if self._seeds is None or goes_on(self._worlds[lane]):
             return None
         seed = int(self._seeds.integers(2**30))
         self._begun.append((lane, seed))
@@ -182,7 +178,11 @@ class Environments:
         return stepped
 
     def _mask(self, observation: Any, info: Any) -> Bools | None:
-        return self.checks.mask(observation, info, self.steps + 1)
+        """The legal actions `(n, A)` in observations or infos; None if they have none."""
+        try:
+            return self.checks.read(observation, info)
+        except ValueError as error:
+            raise EnvironmentFailure(f"at step {self.steps + 1} the environment gave {error}") from None
 
     def _check_masks(self, stepped: Stepped) -> None:
         """Refuses masks that leave no legal action where one must be chosen or valued: not once the task has ended."""
@@ -247,13 +247,12 @@ class Environments:
             self.env.reset()  # a vector environment then knows of no ended episode
             infos = []
             for row, (actions, rewards) in enumerate(known):
-                done = actions[:, row], rewards[:, row]
-                observation, info = retrace(self._worlds[row], seeds[row], *done, self._goes_on[row])
+                observation, info = retrace(self._worlds[row], seeds[row], actions[:, row], rewards[:, row])
                 leaves = flatten(self.observation_space, self._batched(observation))
                 for leaf, of_all in zip(leaves, before, strict=True):
                     require_same(leaf, of_all[row : row + 1], "observation")
                 infos.append(info)
-            self.action_mask = self._mask(expected, infos[0] if self.checks.masks.single else infos)
+            self.action_mask = self._mask(expected, infos[0] if self.checks.single else infos)
         else:
             observation = self._reset_all(seeds[0])
             for action, reward in zip(*known[0], strict=True):
@@ -280,6 +279,7 @@ class Environments:
         self.action_mask = mask = self._mask(batched, info)
         ended = bool(terminated or truncated)
         if ended:
+            batched = self._copied(batched)  # the environment may write the reset observation into the same array
             observation, begin_info = pair_of(self.env.reset(seed=self._next_seed(0)))
             current = self._batched(observation)
             begun = self._all
@@ -360,15 +360,16 @@ class Environments:
         """The batch with the rows `where` replaced by single observations."""
         if not where.any():
             return observation
-        leaves = [leaf.copy() for leaf in flatten(self.observation_space, observation)]
+        joined = self._copied(observation)
         for row in np.flatnonzero(where):
             if rows is None or rows[row] is None:
                 raise EnvironmentFailure(
                     "an episode ended, and the vector environment did not give its final observation"
                 )
-            for leaf, value in zip(leaves, flatten(self.observation_space, rows[row]), strict=True):
+            leaves = (flatten(self.observation_space, tree) for tree in (joined, rows[row]))
+            for leaf, value in zip(*leaves, strict=True):
                 leaf[row] = value
-        return unflatten(self.observation_space, leaves)
+        return joined
 
 
 def _autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
