@@ -143,9 +143,9 @@ class Checks:
             possible = np.all([mask[:, start:end].any(1) for start, end in pairwise(bounds)], axis=0)
         return None if possible.all() else int(np.argmin(possible))
 
-    def some_choice(self, mask: Bools | None, step: int) -> None:
+    def some_choice(self, mask: Bools, step: int) -> None:
         """Raises EnvironmentFailure for masks that leave no legal action."""
-        row = None if mask is None else self.without_choice(mask)
+        row = self.without_choice(mask)
         if row is not None:
             which = f" (environment {row} of {self.num_envs})" if self.num_envs > 1 else ""
             raise EnvironmentFailure(f"the action mask leaves no legal action after step {step}{which}")

@@ -40,23 +40,20 @@ class Journal:
 
     def note(self, action: NDArray[Any], reward: NDArray[Any]) -> None:
         """Takes in one step of all lanes; at every step of an environment, so there is little to it."""
-        if self.length == len(self._rewards):
-            self._make_room(action, reward)
+        if self.length == len(self._rewards):  # there is no room left: only what is needed moves to a larger one
+            kept = {lane: start for lane, start in self.starts.items() if start > self.length - self.limit}
+            first = min(kept.values(), default=self.length)
+            self.starts = {lane: start - first for lane, start in kept.items()}
+            actions, rewards = self._actions[first:], self._rewards[first:]
+            self.length = len(rewards)
+            rows = max(2 * self.length, 1024)
+            self._actions = np.empty((rows, *np.shape(action)), action.dtype)
+            self._rewards = np.empty((rows, *reward.shape))
+            if self.length:
+                self._actions[: self.length], self._rewards[: self.length] = actions, rewards
         self._actions[self.length] = action
         self._rewards[self.length] = reward
         self.length += 1
-
-    def _make_room(self, action: NDArray[Any], reward: NDArray[Any]) -> None:
-        kept = {lane: start for lane, start in self.starts.items() if start > self.length - self.limit}
-        first = min(kept.values(), default=self.length)
-        self.starts = {lane: start - first for lane, start in kept.items()}
-        actions, rewards = self._actions[first : self.length], self._rewards[first : self.length]
-        self.length = len(rewards)
-        rows = max(2 * self.length, 1024)
-        self._actions = np.empty((rows, *np.shape(action)), action.dtype)
-        self._rewards = np.empty((rows, *reward.shape))
-        if self.length:
-            self._actions[: self.length], self._rewards[: self.length] = actions, rewards
 
     def since(self, lane: int) -> tuple[NDArray[Any], NDArray[Any]] | None:
         """Actions `(t, n, ...)` and rewards `(t, n)` since the lane was seeded; None if it cannot be brought back."""

@@ -6,6 +6,7 @@ is no transition at all. These differences stay in this file.
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from typing import Any, NamedTuple
@@ -132,7 +133,8 @@ class Environments:
                 self.env.seed(seed)
             observation, info = self.env.reset(), self._begin_infos()
         self.action_mask = self._mask(observation, info)
-        self.checks.some_choice(self.action_mask, self.steps)
+        if self.action_mask is not None:
+            self.checks.some_choice(self.action_mask, self.steps)
         self.checks.observation(observation, self.steps)
         return observation
 
@@ -279,7 +281,7 @@ class Environments:
         self.action_mask = mask = self._mask(batched, info)
         ended = bool(terminated or truncated)
         if ended:
-            batched = self._copied(batched)  # the environment may write the reset observation into the same array
+            batched = copy.deepcopy(batched)  # the environment may write the reset observation into the same array
             observation, begin_info = pair_of(self.env.reset(seed=self._next_seed(0)))
             current = self._batched(observation)
             begun = self._all
@@ -314,7 +316,7 @@ class Environments:
         observation, ended = final, bool(done.any())
         self.action_mask = mask = self._mask(final, info)
         if ended:
-            final = self._copied(final)  # the environment may write the reset observations into the same arrays
+            final = copy.deepcopy(final)  # the environment may write the reset observations into the same arrays
             reward, terminated, truncated = reward.copy(), terminated.copy(), truncated.copy()
             seeds: list[int | None] | None = None
             if self._worlds:
@@ -352,15 +354,11 @@ class Environments:
         second = np.ones_like(first, dtype=bool) if second is None else second
         return np.where(where[:, None], first, second)
 
-    def _copied(self, observation: Any) -> Any:
-        leaves = [leaf.copy() for leaf in flatten(self.observation_space, observation)]
-        return unflatten(self.observation_space, leaves)
-
     def _with_rows(self, observation: Any, where: Bools, rows: Any) -> Any:
         """The batch with the rows `where` replaced by single observations."""
         if not where.any():
             return observation
-        joined = self._copied(observation)
+        joined = copy.deepcopy(observation)
         for row in np.flatnonzero(where):
             if rows is None or rows[row] is None:
                 raise EnvironmentFailure(

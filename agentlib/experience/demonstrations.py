@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from agentlib.core.spaces import leaf_shape, leaf_spaces, to_actions, to_batch, unflatten
+from agentlib.core.spaces import leaf_shape, leaf_spaces, space_from_json, to_actions, to_batch, unflatten
 from agentlib.experience.columns import Column
 from agentlib.experience.demonstration_files import load_demonstrations, save_demonstrations
 from agentlib.experience.minari_datasets import read_minari, write_minari
@@ -41,6 +41,15 @@ class Demonstration(NamedTuple):
     """`(T,)` bool: where the expert acted in the learner's place; by default nowhere."""
 
 
+class _Place(NamedTuple):
+    """An episode's first row among the steps, its first row among the frames, its steps, and how it ended."""
+
+    step: int
+    frame: int
+    length: int
+    terminated: bool
+
+
 class Demonstrations:
     """Episodes of T steps with T + 1 observations each, one after the other in columns.
 
@@ -68,11 +77,7 @@ class Demonstrations:
         layout |= {"action": action, "label": action, "reward": ((), np.dtype(np.float64))}
         layout |= {"labelled": ((), np.dtype(np.bool_)), "intervention": ((), np.dtype(np.bool_))}
         self._columns = {name: Column(np.empty((0, *shape), dtype)) for name, (shape, dtype) in layout.items()}
-        # Of each episode: its first row among the steps, its first row among the frames, its steps, its end.
-        self._first_step: list[int] = []
-        self._first_frame: list[int] = []
-        self._length: list[int] = []
-        self._terminated: list[bool] = []
+        self._episodes: list[_Place] = []
         self.steps = 0
         """Steps of all episodes."""
 
@@ -80,13 +85,13 @@ class Demonstrations:
 
     def __len__(self) -> int:
         """Number of episodes."""
-        return len(self._length)
+        return len(self._episodes)
 
     @property
     def labels(self) -> int:
         """Steps for which the expert's action is known."""
         labelled = self.column("labelled")
-        return sum(int(labelled[row : row + n].sum()) for row, n in zip(self._first_step, self._length, strict=True))
+        return sum(int(labelled[one.step : one.step + one.length].sum()) for one in self._episodes)
 
     @property
     def returns(self) -> NDArray[np.float64]:
@@ -96,7 +101,7 @@ class Demonstrations:
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Steps of each episode, `(episodes,)`."""
-        return np.array(self._length, np.int64)
+        return np.array([one.length for one in self._episodes], np.int64)
 
     def column(self, name: str) -> NDArray[Any]:
         """A whole column, "observation_0" ... by frames, or "action", "label", ... by steps."""
@@ -110,7 +115,8 @@ class Demonstrations:
     @property
     def first_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where each episode begins, `(episodes,)`: among the steps, and among the frames."""
-        return np.array(self._first_step, np.int64), np.array(self._first_frame, np.int64)
+        steps, frames = ([getattr(one, axis) for one in self._episodes] for axis in ("step", "frame"))
+        return np.array(steps, np.int64), np.array(frames, np.int64)
 
     @overload
     def __getitem__(self, index: int) -> Demonstration: ...
@@ -124,18 +130,11 @@ class Demonstrations:
             return self.select(range(len(self))[index])
         if not -len(self) <= index < len(self):
             raise IndexError(f"episode {index} of {len(self)}")
-        step, frame, n = self._first_step[index], self._first_frame[index], self._length[index]
+        step, frame, n, terminated = self._episodes[index]
         leaves = [column[frame : frame + n + 1] for column in self.observation_columns]
-        by_step = {name: self.column(name)[step : step + n] for name in ("action", "reward", "label", "labelled")}
-        return Demonstration(
-            unflatten(self.observation_space, leaves),
-            by_step["action"],
-            by_step["reward"],
-            self._terminated[index],
-            by_step["label"],
-            by_step["labelled"],
-            self.column("intervention")[step : step + n],
-        )
+        names = ("action", "reward", "label", "labelled", "intervention")
+        action, reward, *marks = (self.column(name)[step : step + n] for name in names)
+        return Demonstration(unflatten(self.observation_space, leaves), action, reward, terminated, *marks)
 
     def __iter__(self) -> Iterator[Demonstration]:
         return (self[index] for index in range(len(self)))
@@ -171,8 +170,9 @@ class Demonstrations:
             )
         if not np.isfinite(rewards := np.asarray(whole.rewards, np.float64)).all():
             raise ValueError(f"{where}: the reward at step {int(np.isfinite(rewards).argmin())} is not finite")
-        self._first_step.append(self._columns["reward"].size)
-        self._first_frame.append(self._columns["observation_0"].size)
+        rows = self._columns["reward"].size, self._columns["observation_0"].size
+        self._episodes.append(_Place(*rows, count, bool(whole.terminated)))
+        self.steps += count
         for name, leaf in zip(self._frames, leaves, strict=True):
             self._columns[name].extend(leaf)
         self._columns["action"].extend(actions)
@@ -181,9 +181,6 @@ class Demonstrations:
         nowhere = np.zeros(count, np.bool_)
         self._columns["labelled"].extend(~nowhere if whole.labelled is None else whole.labelled)
         self._columns["intervention"].extend(nowhere if whole.interventions is None else whole.interventions)
-        self._length.append(count)
-        self.steps += count
-        self._terminated.append(bool(whole.terminated))
 
     def reserve(self, steps: int, episodes: int) -> None:
         """Makes room for more steps and episodes, so that nothing is moved when they come."""
@@ -265,12 +262,8 @@ class Demonstrations:
         """Some of the episodes, over the same columns: nothing is copied."""
         chosen = Demonstrations(self.observation_space, self.action_space, env_id=self.env_id)
         chosen._columns = self._columns
-        for index in map(int, episodes):
-            chosen._first_step.append(self._first_step[index])
-            chosen._first_frame.append(self._first_frame[index])
-            chosen._length.append(self._length[index])
-            chosen.steps += self._length[index]
-            chosen._terminated.append(self._terminated[index])
+        chosen._episodes = [self._episodes[int(index)] for index in episodes]
+        chosen.steps = sum(one.length for one in chosen._episodes)
         return chosen
 
     def split(self, share: float, seed: int = 0) -> tuple[Demonstrations, Demonstrations]:
@@ -313,7 +306,7 @@ class Demonstrations:
 
     def save(self, path: str | Path) -> Path:
         """Writes one safetensors file, whole or not at all; returns its path (suffix .safetensors)."""
-        return save_demonstrations(self, path)
+        return save_demonstrations(path, self.observation_space, self.action_space, self.env_id, self.state())
 
     @classmethod
     def load(cls, path: str | Path) -> Demonstrations:
@@ -323,17 +316,28 @@ class Demonstrations:
             FileNotFoundError: no such file.
             ValueError: the file is damaged, holds no demonstrations, or is of a newer version.
         """
-        return load_demonstrations(path, Demonstrations)
+        description, columns = load_demonstrations(path)
+        try:
+            both = (space_from_json(description[f"{kind}_space"]) for kind in ("observation", "action"))
+            made = Demonstrations(*both, env_id=description["env"])
+            made.load_state(columns)
+            for name in ("action", "label"):
+                to_actions(made.action_space, made.column(name))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
+        return made
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The columns of these episodes alone, and the episodes' lengths and ends.
 
         Views, where the episodes lie together, as they do unless some were selected.
         """
-        state = {"length": self.lengths, "terminated": np.array(self._terminated, np.bool_)}
+        state = {"length": self.lengths, "terminated": np.array([one.terminated for one in self._episodes], np.bool_)}
         for name, column in self._columns.items():
-            first, extra = (self._first_frame, 1) if name in self._frames else (self._first_step, 0)
-            pieces = [(row, row + n + extra) for row, n in zip(first, self._length, strict=True)]
+            if name in self._frames:
+                pieces = [(one.frame, one.frame + one.length + 1) for one in self._episodes]
+            else:
+                pieces = [(one.step, one.step + one.length) for one in self._episodes]
             if all(before[1] == after[0] for before, after in pairwise(pieces)):
                 state[name] = column.rows[pieces[0][0] : pieces[-1][1]] if pieces else column.rows[:0]
             else:
@@ -357,14 +361,15 @@ class Demonstrations:
                 raise ValueError(f"{name} is {rows.dtype} of shape {rows.shape}, which fits neither spaces nor lengths")
             columns[name] = Column(rows)
         self._columns = columns
-        self._length, self._terminated = lengths.tolist(), terminated.astype(np.bool_).tolist()
-        self._first_step, self.steps = (np.cumsum(lengths) - lengths).tolist(), int(lengths.sum())
-        self._first_frame = [row + i for i, row in enumerate(self._first_step)]
+        first, self.steps = np.cumsum(lengths) - lengths, int(lengths.sum())
+        places = zip(first.tolist(), lengths.tolist(), terminated.tolist(), strict=True)
+        self._episodes = [_Place(row, row + i, n, bool(end)) for i, (row, n, end) in enumerate(places)]
 
     @classmethod
     def from_minari(cls, dataset: str | minari.MinariDataset) -> Demonstrations:
         """The episodes of a Minari dataset on this machine, by its id or as an object; see `minari_datasets`."""
-        return read_minari(dataset, Demonstrations)
+        made: Demonstrations = read_minari(dataset, Demonstrations)
+        return made
 
     def to_minari(self, dataset_id: str, **about: Any) -> minari.MinariDataset:
         """Writes a Minari dataset; see `agentlib.experience.minari_datasets.write_minari`."""

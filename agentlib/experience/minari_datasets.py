@@ -18,7 +18,6 @@ from gymnasium.envs.registration import registry
 from numpy.typing import NDArray
 
 from agentlib.core.names import close_matches
-from agentlib.experience.demonstration_files import AnyRecorded, Recorded
 
 if TYPE_CHECKING:
     import minari
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 MARKS = ("intervention", "labelled", "expert_action")
 
 
-def read_minari(dataset: str | minari.MinariDataset, make: Callable[..., AnyRecorded]) -> AnyRecorded:
+def read_minari(dataset: str | minari.MinariDataset, make: Callable[..., Any]) -> Any:
     """The episodes of a Minari dataset.
 
     Args:
@@ -77,7 +76,7 @@ def _fields(episode: Any) -> tuple[Any, ...]:
     )
 
 
-def write_minari(demonstrations: Recorded, dataset_id: str, **about: Any) -> minari.MinariDataset:
+def write_minari(demonstrations: Any, dataset_id: str, **about: Any) -> minari.MinariDataset:
     """Writes a Minari dataset, images as they are and not as JPEG.
 
     Args:

@@ -152,7 +152,8 @@ def record_episodes(
         demonstrations = Demonstrations(envs.observation_space, envs.action_space, env_id=env_id)
         recorder, asked = Recorder(envs, demonstrations), np.ones(1, np.bool_)
         answers = Expert(expert, envs)
-        random = _RandomActions(envs.action_space, seed)
+        space, generator = copy.deepcopy(envs.action_space), np.random.default_rng([seed, 2])
+        space.seed(seed)  # the copy: the space's own generator is the caller's
         recorder.reset(seed)
         while len(demonstrations) < episodes:
             try:
@@ -163,24 +164,19 @@ def record_episodes(
             except (TypeError, ValueError) as error:
                 step = len(recorder._steps[0])
                 raise type(error)(f"the expert, episode {len(demonstrations)}, step {step}: {error}") from None
-            action = random.instead_of(label, noise)
-            recorder.step(action, label, asked, ~asked)
+            recorder.step(_with_noise(label, noise, space, generator), label, asked, ~asked)
         return demonstrations
     finally:
         if made is not env:
             made.close()
 
 
-class _RandomActions:
-    def __init__(self, space: spaces.Space[Any], seed: int) -> None:
-        self.space = copy.deepcopy(space)  # its generator is the caller's
-        self.space.seed(seed)
-        self.generator = np.random.default_rng([seed, 2])
-
-    def instead_of(self, actions: NDArray[Any], share: float) -> NDArray[Any]:
-        """The actions, each replaced by a random one with this probability."""
-        if share == 0.0:
-            return actions
-        random = np.stack([np.asarray(self.space.sample()) for _ in actions])
-        replaced = self.generator.random(len(actions)) < share
-        return np.where(replaced.reshape(-1, *[1] * (actions.ndim - 1)), random, actions).astype(actions.dtype)
+def _with_noise(
+    actions: NDArray[Any], share: float, space: spaces.Space[Any], generator: np.random.Generator
+) -> NDArray[Any]:
+    """The actions, each replaced by a random one with this probability."""
+    if share == 0.0:
+        return actions
+    random = np.stack([np.asarray(space.sample()) for _ in actions])
+    replaced = generator.random(len(actions)) < share
+    return np.where(replaced.reshape(-1, *[1] * (actions.ndim - 1)), random, actions).astype(actions.dtype)
