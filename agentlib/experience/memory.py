@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ Columns = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 """Shape, `(num_envs, slots, ...)`, and dtype of each column."""
 
 
-class ReplayMemory(nn.Module):
+class ReplayMemory(nn.Module, ABC):
     """Columns in which n environments write side by side, each its own ring of frames; the base of replay buffers.
 
     Masks of legal actions (see `agentlib.envs.checks`) lie beside the frames, from the first one that is given; those
@@ -38,6 +39,7 @@ class ReplayMemory(nn.Module):
 
     window: Tensor
     mask: Tensor
+    _COUNTERS: tuple[str, ...] = ("frames",)
 
     def __init__(
         self,
@@ -101,13 +103,19 @@ class ReplayMemory(nn.Module):
             return [observation]
         return [np.asarray(leaf) for leaf in flatten(self.observation_space, observation)]
 
+    @abstractmethod
     def _filled(self, name: str) -> int:
         """How many slots of a column are written, in the environment that has written the most."""
-        return min(max(self._frames), self.frame_capacity)
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Makes what was written visible to `draw`: call it after a series of `begin` and `add`."""
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The filled part of the columns."""
-        return {
+        """The filled part of the columns, and how far they are filled."""
+        self.flush()
+        counters = {name: list(getattr(self, f"_{name}")) for name in self._COUNTERS}
+        return counters | {
             "layout": self.layout,
             "columns": {name: getattr(self, name)[:, : self._filled(name)] for name in self._others},
             "rings": {name: Ring(getattr(self, name), list(self._frames)) for name in self._names},
@@ -128,6 +136,9 @@ class ReplayMemory(nn.Module):
             getattr(self, name)[:, : column.shape[1]] = column.to(self.window.device)
         for name, ring in state["rings"].items():
             ring.copy_to(getattr(self, name))
+        for name in self._COUNTERS:
+            setattr(self, f"_{name}", list(state[name]))
+        self.flush()
 
 
 class OnDevice:

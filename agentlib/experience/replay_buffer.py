@@ -55,6 +55,7 @@ class ReplayBuffer(ReplayMemory):
     terminated: Tensor
     done: Tensor
     top: Tensor
+    _COUNTERS = ("oldest", "count", "frames")
 
     def __init__(
         self,
@@ -301,28 +302,18 @@ class ReplayBuffer(ReplayMemory):
     # State -------------------------------------------------------------------------------------------------------
 
     def _filled(self, name: str) -> int:
-        return super()._filled(name) if name == "mask" else min(max(self._count), self.capacity)
+        if name == "mask":
+            return min(max(self._frames), self.frame_capacity)
+        return min(max(self._count), self.capacity)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The filled part of the columns, and how far they are filled."""
-        self.flush()
-        return super().get_extra_state() | {
-            "oldest": list(self._oldest),
-            "count": list(self._count),
-            "frames": list(self._frames),
-            "stacks": [torch.from_numpy(stack) for stack in self._stacks],
-        }
+        """The filled part of the columns, how far they are filled, and the last stacks."""
+        return super().get_extra_state() | {"stacks": [torch.from_numpy(stack) for stack in self._stacks]}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Puts back what `get_extra_state` gave.
-
-        Raises:
-            ValueError: it is the state of a buffer of another size, whose rings are laid out otherwise.
-        """
+        """Puts back what `get_extra_state` gave; raises what `ReplayMemory` raises."""
         super().set_extra_state(state)
-        self._oldest, self._count, self._frames = (list(state[name]) for name in ("oldest", "count", "frames"))
         self._stacks = [stack.numpy().copy() for stack in state["stacks"]]
-        self.flush()
 
 
 def replay_columns(

@@ -219,19 +219,5 @@ class SequenceBuffer(ReplayMemory):
     # State -------------------------------------------------------------------------------------------------------
 
     def _filled(self, name: str) -> int:
-        filled = super()._filled(name)
+        filled = min(max(self._frames), self.frame_capacity)
         return -(-filled // self.period) if name in self._states else filled
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """The filled part of the columns, and how far they are filled."""
-        return super().get_extra_state() | {"count": list(self._frames)}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Puts back what `get_extra_state` gave.
-
-        Raises:
-            ValueError: it is the state of a buffer of another size, whose rings are laid out otherwise.
-        """
-        super().set_extra_state(state)
-        self._frames = [int(count) for count in state["count"]]
-        self.flush()
