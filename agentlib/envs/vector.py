@@ -99,7 +99,8 @@ class Environments:
         if type(env) is SyncVectorEnv and mode is AutoresetMode.DISABLED:
             self._worlds = list(env.envs)
         self._seeds: np.random.Generator | None = None  # draws the seeds of episodes
-        self._journal = Journal(lanes=len(self._worlds) or 1)
+        self._lanes = len(self._worlds) or 1  # that can be seeded by themselves
+        self._journal = Journal(self._lanes)
         self._begun: list[tuple[int, int]] = []  # environments that were reset by this step, and their seeds
         self._done = np.zeros(self.num_envs, dtype=bool)
         self._all = np.ones(self.num_envs, dtype=bool)
@@ -111,31 +112,27 @@ class Environments:
 
         With a seed, environment i starts with `seed + i`, and later episodes with seeds that follow from it.
         """
+        self._done[:] = False
         try:
-            observation = self._reset_all(seed)
+            if isinstance(self.env, gymnasium.Env | VectorEnv):
+                observation, info = pair_of(self.env.reset(seed=seed))
+                if self.checks.single:
+                    observation = self._batched(observation)
+            else:
+                if seed is not None:
+                    self.env.seed(seed)
+                observation, info = self.env.reset(), getattr(self.env, "reset_infos", [])
+            self.action_mask = self._mask(observation, info)
+            if self.action_mask is not None:
+                self.checks.some_choice(self.action_mask, self.steps)
+            self.checks.observation(observation, self.steps)
         except KeyError as error:
             raise EnvironmentFailure(f"the environment's reset {mistake_of(error)}") from error
         self._seeds = None if seed is None else np.random.default_rng(seed)
         self._begun.clear()
-        for lane in range(len(self._worlds) or 1):
+        for lane in range(self._lanes):
             self._journal.begin(lane, None if seed is None else seed + lane)
         self.observation = observation
-        return observation
-
-    def _reset_all(self, seed: int | None) -> Any:
-        self._done[:] = False
-        if isinstance(self.env, gymnasium.Env | VectorEnv):
-            observation, info = pair_of(self.env.reset(seed=seed))
-            if self.checks.single:
-                observation = self._batched(observation)
-        else:
-            if seed is not None:
-                self.env.seed(seed)
-            observation, info = self.env.reset(), self._begin_infos()
-        self.action_mask = self._mask(observation, info)
-        if self.action_mask is not None:
-            self.checks.some_choice(self.action_mask, self.steps)
-        self.checks.observation(observation, self.steps)
         return observation
 
     def _next_seed(self, lane: int) -> int | None:
@@ -236,27 +233,25 @@ class Environments:
         return self.observation
 
     def _play_again(self, state: dict[str, Any]) -> None:
-        self._journal.load_state(state["journal"])
-        self._begun.clear()
-        parts = [self._journal.since(lane) for lane in range(len(self._worlds) or 1)]
-        if state["seeds"] is None or any(part is None for part in parts):
-            raise Diverged(f"its last reset with a seed was none, or is more than {self._journal.limit:,} steps ago")
-        known, seeds = [part for part in parts if part is not None], self._journal.seeds
+        journal = Journal(self._lanes)
+        journal.load_state(state["journal"])
+        known = [part for lane in range(self._lanes) if (part := journal.since(lane)) is not None]
+        if state["seeds"] is None or len(known) < self._lanes:
+            raise Diverged(f"its last reset with a seed was none, or is more than {journal.limit:,} steps ago")
         before = [np.array(leaf) for leaf in state["observation"]]
         expected = unflatten(self.observation_space, before)
-        self._seeds = np.random.default_rng()
         if self._worlds:
             self.env.reset()  # a vector environment then knows of no ended episode
             infos = []
             for row, (actions, rewards) in enumerate(known):
-                observation, info = retrace(self._worlds[row], seeds[row], actions[:, row], rewards[:, row])
+                observation, info = retrace(self._worlds[row], journal.seeds[row], actions[:, row], rewards[:, row])
                 leaves = flatten(self.observation_space, self._batched(observation))
                 for leaf, of_all in zip(leaves, before, strict=True):
                     require_same(leaf, of_all[row : row + 1], "observation")
                 infos.append(info)
             self.action_mask = self._mask(expected, infos[0] if self.checks.single else infos)
         else:
-            observation = self._reset_all(seeds[0])
+            observation = self.reset(journal.seeds[0])
             for action, reward in zip(*known[0], strict=True):
                 stepped = self._step(action)
                 require_same(stepped.reward, reward, "reward")
@@ -265,8 +260,9 @@ class Environments:
                 require_same(leaf, of_all, "observation")
             if self.action_mask is not None:
                 self.action_mask = self.action_mask | self._done[:, None]  # as in `_check_masks`
+        self._seeds, self._journal, self.observation = np.random.default_rng(), journal, expected
         self._seeds.bit_generator.state = state["seeds"]
-        self.observation = expected
+        self._begun.clear()
 
     def _batched(self, observation: Any) -> Any:
         if type(observation) is np.ndarray:
@@ -337,13 +333,10 @@ class Environments:
         ends = done & ~truncated, truncated
         self.action_mask = mask = self._mask(final, infos)
         if ended:
-            self.action_mask = self._joined(done, self._mask(observation, self._begin_infos()), mask)
+            begin_infos = getattr(self.env, "reset_infos", [])  # which SB3's vector environments keep
+            self.action_mask = self._joined(done, self._mask(observation, begin_infos), mask)
         info = {"infos": infos}
         return Stepped(observation, final, rewards, *ends, self._all, done, True, ended, ended, info, mask)
-
-    def _begin_infos(self) -> Any:
-        """The infos of the last resets, which SB3's vector environments keep."""
-        return getattr(self.env, "reset_infos", [])
 
     @staticmethod
     def _joined(where: Bools, first: Bools | None, second: Bools | None) -> Bools | None:

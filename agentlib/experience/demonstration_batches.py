@@ -37,14 +37,7 @@ class Feed(nn.Module):
     The demonstrations stay where they are, in memory of the host, and may grow: call `refresh` then. Single steps come
     once per epoch, in a new order each time; a batch may hold the end of one epoch and the start of the next. Chunks
     are sampled from episodes in proportion to their lengths: a share of them from the start of its episode, the others
-    from anywhere.
-
-    Args:
-        demonstrations: the episodes to choose from; they may grow.
-        batch_size: steps, or chunks, per batch.
-        sequence_length: steps per chunk; None for single steps.
-        from_start: share of the chunks that begin where their episode does.
-        with_actions: give the observations of chunks as `AfterAction`, with what was done before each.
+    from anywhere. The arguments are those of `DemonstrationBatches`.
     """
 
     action: Tensor

@@ -289,20 +289,12 @@ class Replay(Source):
 class SequenceReplay(Replay):
     """Steps environments with an exploring actor that has memory, and samples sequences from a buffer.
 
-    Args:
-        envs: `Environments`; or an environment of any kind that these take, which `close` leaves open.
-        actor: chooses actions, such as `agentlib.policies.MemoryActor`: besides being called with observations, it is
-            given the starts of episodes (`begin`) and the actions that were taken (`acted`), and keeps the state in
-            which it read (`before`).
-        buffer: where sequences are kept.
-        exploration: how actions are varied.
-        batch_size: sequences per batch.
-        learning_starts: steps with random actions before the first update; at least those of the first sequences.
-        train_freq: steps between updates.
-        gradient_steps: updates after those steps; -1 for as many as there were steps.
-        total_steps: the length of the run, for schedules.
-        observe: takes each batch of new observations (trees of tensors), for running statistics.
-        seed: of environments, random actions and sampling.
+    Args are those of `Replay`, except that
+
+        actor: besides being called with observations, is given the starts of episodes (`begin`) and the actions that
+            were taken (`acted`), and keeps the state in which it read (`before`), as `agentlib.policies.MemoryActor`.
+        batch_size: counts sequences.
+        learning_starts: is at least as long as the first sequences are.
     """
 
     def __init__(

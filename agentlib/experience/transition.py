@@ -29,8 +29,6 @@ class Transition(NamedTuple):
     """`(B,)` float32: importance weights of prioritized sampling, else 1."""
     index: Tensor  # type: ignore[assignment] # hides tuple.index
     """`(B,)` int64: where the transitions lie in the buffer."""
-    state: Any = None
-    """Recurrent state at the start, for sequences."""
     clock: Clock = Clock(0, 0, 0.0)
     mask: Tensor | None = None
     """`(B, A)` bool: the legal actions at `observation`; None where the environment gives no masks."""
