@@ -48,7 +48,7 @@ def mistake_of(error: Exception) -> str:
     return "raised"
 
 
-def pair_of(found: Any) -> tuple[Any, dict[str, Any]]:
+def pair_of(found: Any) -> tuple[Any, Any]:
     """The observation and the info that a reset gave."""
     if not isinstance(found, tuple | list) or len(found) != 2:
         raise EnvironmentFailure("the environment's reset gave no pair (observation, info)")
