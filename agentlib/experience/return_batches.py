@@ -46,24 +46,21 @@ class ReturnBatches(Source):
         if not demonstrations.steps:
             raise ValueError("there are no steps to learn from")
         self.context, self.batch_size, self.space = context, batch_size, demonstrations.observation_space
-        episodes = list(demonstrations)
-        _, first_frame = demonstrations.first_rows
+        first_step, first_frame = demonstrations.first_rows
         length = demonstrations.lengths
-        within = [np.arange(n) for n in length]
-        frame = np.concatenate([row + t for row, t in zip(first_frame, within, strict=True)])
-        action = np.concatenate([episode.actions for episode in episodes])
+        begin = np.repeat(np.cumsum(length) - length, length)  # where the episode of each step begins
+        timestep = np.arange(len(begin)) - begin
+        step, frame = np.repeat(first_step, length) + timestep, np.repeat(first_frame, length) + timestep
         columns: dict[str, Any] = {
-            "begin": np.repeat(np.cumsum(length) - length, length),  # where the episode of each step begins
-            "timestep": np.concatenate(within),
-            "return_to_go": np.concatenate([returns_to_go(one.rewards) for one in episodes]).astype(np.float32),
-            "action": action_from_space(demonstrations.action_space, action),
+            "begin": begin,
+            "timestep": timestep,
+            "return_to_go": np.concatenate([returns_to_go(one.rewards) for one in demonstrations]).astype(np.float32),
+            "action": action_from_space(demonstrations.action_space, demonstrations.column("action")[step]),
         }
-        self._leaves = []
-        for i, (leaf, column) in enumerate(
-            zip(leaf_spaces(self.space), demonstrations.observation_columns, strict=True)
-        ):
-            self._leaves.append(f"leaf_{i}")
-            columns[f"leaf_{i}"] = column[frame].astype(leaf_dtype(leaf))
+        self._leaves = [f"leaf_{i}" for i in range(len(demonstrations.observation_columns))]
+        leaves = zip(self._leaves, leaf_spaces(self.space), demonstrations.observation_columns, strict=True)
+        for name, leaf, column in leaves:
+            columns[name] = column[frame].astype(leaf_dtype(leaf))
         for name, column in columns.items():
             # Not persistent: the data are not part of a checkpoint.
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(column)), persistent=False)
