@@ -13,6 +13,7 @@ from agentlib.backbones import LSTM, MLP, AfterAction, TransformerDecoder, WithM
 from agentlib.core import Clock
 from agentlib.core.trees import copied, difference
 from agentlib.experience import SequenceBuffer, SequenceReplay
+from agentlib.experience.memory import OnDevice
 from agentlib.policies import EpsilonGreedy, MemoryActor, QPolicy
 from tests.experience.scripted import LEAVES, Scripted
 
@@ -206,6 +207,22 @@ def test_state_is_saved_and_put_back():
     smaller = replay_for(env, policy, 60)
     with pytest.raises(ValueError, match="the state is of a SequenceBuffer of"):
         smaller.buffer.load_state_dict(replay.buffer.state_dict())
+
+
+def test_tensors_are_written_as_arrays_are():
+    """On a GPU the buffer writes through tensors: the same code, tried on the CPU."""
+    policy, states = policy_for(), []
+    for as_tensors in (False, True):
+        env, _ = worlds(AutoresetMode.NEXT_STEP, LEAVES["vector"])
+        replay = replay_for(env, policy, 40)
+        buffer = replay.buffer
+        if as_tensors:
+            names = buffer._rows[0]
+            buffer._rows = [{name: OnDevice(getattr(buffer, name)[row]) for name in names} for row in range(3)]
+        for _ in range(STEPS):
+            replay.collect()
+        states.append(copied(dict(buffer.state_dict())))
+    assert difference(*states) is None
 
 
 def test_learning_waits_for_a_sequence():
