@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from typing import NamedTuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,23 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from agentlib.backbones import adam
-from agentlib.core import Clock, Learner, Source, Step, Update
+from agentlib.core import Learner, Step, Update
 from agentlib.core.trees import copied, difference
 from agentlib.engine import compiled, run
 from agentlib.engine.compiled import CHECK_EVERY, MOST_TRACES, compiler_found, traced
 from agentlib.engine.tape import CannotCompile, Ref
+from tests.engine.draws import Draws, Noise
 
+ROOT = Path(__file__).parents[2]
 needs_compiler = pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")
-
-
-class Noise(NamedTuple):
-    x: Tensor
-    clock: Clock
-
-
-class Draws(Source):
-    def sample(self):
-        return Noise(torch.randn(8, 3), self.batch_clock)
 
 
 class Scaled(Learner):
@@ -121,15 +113,16 @@ def test_tensors_that_are_replaced_are_followed():
 def test_a_later_process_finds_the_code_and_needs_no_compiler(tmp_path):
     script = """
 import sys, torch
-sys.path.insert(0, {folder!r})
-from test_compiled import Draws, Scaled, trained
+sys.path.insert(0, {root!r})
+from tests.engine.draws import Draws
+from tests.engine.test_compiled import Scaled, trained
 learner = trained(Scaled(7), Draws(7), 20, True)
 print(float(learner.network.weight.sum()), "torch._dynamo" in sys.modules, "sympy" in sys.modules)
 """
     environment = {**os.environ, "AGENTLIB_CACHE": str(tmp_path)}
     found = []
     for path in (os.environ["PATH"], ""):
-        command = [sys.executable, "-c", script.format(folder=os.path.dirname(__file__))]
+        command = [sys.executable, "-c", script.format(root=str(ROOT))]
         done = subprocess.run(command, env=environment | {"PATH": path}, capture_output=True, text=True, check=True)
         found.append(done.stdout.split())
     assert found[0][1:] == ["True", "True"]

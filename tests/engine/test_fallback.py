@@ -7,31 +7,22 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from agentlib.backbones import adam
-from agentlib.core import Clock, Learner, Source, Step, Update
+from agentlib.core import Learner, Step, Update
 from agentlib.core.trees import copied, difference
 from agentlib.engine import compiled, libraries, run, torch_private
 from agentlib.engine.compiled import compiler, compiler_found
 from agentlib.engine.tape import CannotCompile
+from tests.engine.draws import Draws
 
 needs_compiler = pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")
+ROOT = Path(__file__).parents[2]
 UPDATES = 4
-
-
-class Noise(NamedTuple):
-    x: Tensor
-    clock: Clock
-
-
-class Draws(Source):
-    def sample(self):
-        return Noise(torch.randn(8, 3), self.batch_clock)
 
 
 class Fits(Learner):
@@ -189,10 +180,11 @@ def test_the_compiler_that_is_used(monkeypatch, tmp_path):
 
 SCRIPT = """
 import json, sys
-sys.path.insert(0, {folder!r})
+sys.path.insert(0, {root!r})
 import agentlib.engine.loop as loop
 from agentlib.engine.tape import CannotCompile
-from test_fallback import UPDATES, trained
+from tests.engine.draws import Draws
+from tests.engine.test_fallback import UPDATES, trained
 
 loop.AUTO_COMPILE_UPDATES = UPDATES
 found = []
@@ -207,7 +199,7 @@ print(json.dumps(found))
 
 
 def in_another_process(ways, **environment):
-    command = [sys.executable, "-c", SCRIPT.format(folder=os.path.dirname(__file__), ways=ways)]
+    command = [sys.executable, "-c", SCRIPT.format(root=str(ROOT), ways=ways)]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
 

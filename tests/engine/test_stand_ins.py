@@ -11,23 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from agentlib.backbones import adam
-from agentlib.core import Clock, Learner, Source, Step, Update
+from agentlib.core import Learner, Step, Update
 from agentlib.core.trees import copied, difference
 from agentlib.engine import compiled, run
 from agentlib.engine.captured import replayed
 from agentlib.engine.compiled import CHECK_EVERY, traced
 from agentlib.engine.stand_ins import LONGEST, StandIns
 from agentlib.engine.tape import CannotCompile
-
-
-class Noise(NamedTuple):
-    x: Tensor
-    clock: Clock
-
-
-class Draws(Source):
-    def sample(self):
-        return Noise(torch.randn(8, 3), self.batch_clock)
+from tests.engine.draws import Draws
 
 
 class Scaled(Learner):
