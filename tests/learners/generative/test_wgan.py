@@ -3,11 +3,12 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from agentlib.backbones import MLP, Critic, Generator, MLPDecoder, adam
+from agentlib.backbones import MLP, Critic, Generator, MLPDecoder, adam, sgd
 from agentlib.core import Clock, Linear, Step
 from agentlib.data import Batches
 from agentlib.data.toys import eight_gaussians
@@ -113,6 +114,19 @@ def test_the_critic_s_gap_is_the_wasserstein_distance():
     with torch.no_grad():
         gaps = [critic(torch.randn(4_000, 2) + shift).mean() - critic(torch.randn(4_000, 2)).mean() for _ in range(5)]
     assert float(torch.stack(gaps).mean()) == pytest.approx(2.0, rel=0.15)
+
+
+def test_updates_find_the_gap_of_the_penalized_problem():
+    """From one point to a ring of radius d: k d - 10 (k - 1)^2 is largest for the slope k = 1 + d / 20."""
+    generator = Generator(MLPDecoder(2, (2,), ()), 2)
+    for weight in generator.parameters():
+        torch.nn.init.zeros_(weight)
+    config = WGANConfig(batch_size=32, critic_steps=2, penalty=10.0)
+    learner = WGAN(generator, Critic(MLP(2, (16, 16))), adam(3e-3, betas=(0.0, 0.9)), config)
+    learner.generator_step.rule = sgd(0.0)
+    gaps = [float(update.metrics["distance"]) for _, update in run(learner, WGAN.tiny()[1], 150, compile=False)]
+    assert np.mean(gaps[-20:]) == pytest.approx(2 * (1 + 2 / 20), abs=0.1)
+    assert not any(weight.detach().any() for weight in generator.parameters())
 
 
 def test_configs_that_do_not_fit():
