@@ -220,11 +220,26 @@ def test_a_difference_is_an_error_and_leaves_no_file(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+class Rounding(nn.Module):
+    """Rounds up a little more while it is exported."""
+
+    feature_dim = 3
+
+    def forward(self, observation):
+        error = torch.full_like(observation[:, :1], 1e-7 if torch.compiler.is_exporting() else 0.0)
+        return torch.cat([observation[:, :2], error], 1)
+
+
 def test_a_choice_among_equals_is_no_difference(tmp_path):
-    policy = QPolicy(mlp(), 3)
-    nn.init.zeros_(policy.head.weight)  # type: ignore[arg-type]
-    nn.init.zeros_(policy.head.bias)  # type: ignore[arg-type]
-    Agent(policy, OBSERVATIONS, spaces.Discrete(3)).export(tmp_path / "policy.pt2")
+    """Two actions of one value: which of them is chosen hangs on rounding, and is another one where it is exported."""
+    policy: Any = QPolicy(Rounding(), 2)
+    policy.head.weight.data = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1e3]])
+    nn.init.zeros_(policy.head.bias)
+    agent = Agent(policy, OBSERVATIONS, spaces.Discrete(2))
+    program = torch.export.load(agent.export(tmp_path / "policy.pt2"))
+    observation = 0.01 * drawn(OBSERVATIONS, 20)
+    assert not agent.act(observation).any()
+    assert program.module()({"observation": torch.from_numpy(observation)})["action"].all()
 
 
 def test_what_cannot_be_exported_says_why(tmp_path, monkeypatch):
