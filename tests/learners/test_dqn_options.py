@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from agentlib.backbones import MLP, sgd
 from agentlib.core import Clock, Rule
 from agentlib.core.randomness import fresh_weights
 from agentlib.core.recipe import Problem
 from agentlib.engine.compiled import compiler_found
+from agentlib.engine.torch_private import DispatchMode
 from agentlib.envs.dials import Dials
 from agentlib.experience import Replay, Transition
 from agentlib.families.control import on_replay
@@ -46,6 +46,9 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
 }
 
+QUICK = ("rainbow", "everything")
+"""Which have all options between them."""
+
 
 def variant(name: str, rule: Rule | None = None) -> type[DQN]:
     """DQN whose smallest honest run has these options."""
@@ -74,7 +77,9 @@ def variant(name: str, rule: Rule | None = None) -> type[DQN]:
     return Variant
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+)
 def test_contract(name):
     check_learner(variant(name))
 
@@ -103,6 +108,25 @@ def test_compiled_equals_eager_and_resumes(name, tmp_path):
     ):
         assert all(torch.equal(here.metrics[name], there.metrics[name]) for name in here.metrics)
     assert all(torch.equal(a, b) for a, b in zip(learner.parameters(), again.parameters(), strict=True))
+
+
+def test_priorities_are_the_errors():
+    """(|error| + 1e-6)^alpha once an update is done, and new transitions get the largest so far."""
+    learner, source = variant("rainbow").tiny()
+    feedback, seen = source.feedback, list[Any]()
+
+    def watched(batch: Transition, errors: torch.Tensor) -> None:
+        seen.append((batch.index, (errors.abs() + 1e-6) ** 0.6))
+        feedback(batch, errors)
+
+    source.feedback = watched
+    priorities: Any = source.buffer.priorities
+    for _ in run(learner, source, 20, compile=False):
+        torch.testing.assert_close(priorities.get(seen[-1][0]), seen[-1][1])
+    assert float(source.buffer.top) == pytest.approx(max(1.0, *(float(each.max()) for _, each in seen)))
+    weight = source.sample().weight
+    assert weight.max() == 1.0
+    assert weight.min() < 1.0
 
 
 # The equations --------------------------------------------------------------------------------------------------------
@@ -258,7 +282,7 @@ def test_a_policy_that_lacks_what_the_config_asks_for_is_refused():
 VIEWS = {"view", "expand", "unsqueeze", "select", "slice", "_unsafe_view", "detach", "alias", "t", "reshape"}
 
 
-class Operations(TorchDispatchMode):
+class Operations(DispatchMode):
     """Writes down what is computed; another look at the same memory is no computation."""
 
     def __init__(self) -> None:
