@@ -1,6 +1,7 @@
 """A run that was killed and resumed equals one that was never stopped, in every bit of its checkpoints."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "simclr": ("simclr", {"data": "digits", "steps": 12, "batch_size": 32}),
     "maml": ("maml", {"data": "sinusoids", "steps": 60}),
+    "wgan": ("wgan", {"data": "8gaussians", "net_arch": (16,), "batch_size": 32, "critic_steps": 2, "steps": 60}),
 }
 
 
@@ -117,11 +119,12 @@ def what_is_left(folder: Path) -> dict[str, Any]:
     kept = {name: results[name] for name in ("steps", "metrics", "measures")}
     best = folder / "best_agent.safetensors"
     best_agent = Agent.load(best).policy.state_dict() if best.exists() else {}
-    product = folder / ("agent.safetensors" if (folder / "agent.safetensors").exists() else "backbone.safetensors")
-    return {"checkpoint": checkpoint, "kept": kept, "best": dict(best_agent), "product": product.read_bytes()}
+    products = [folder / "agent.safetensors", folder / "backbone.safetensors"]  # or neither
+    product = [path.read_bytes() for path in products if path.exists()]
+    return {"checkpoint": checkpoint, "kept": kept, "best": dict(best_agent), "product": product}
 
 
-QUICK = ("dqn", "dagger", "bc", "maml")
+QUICK = ("dqn",)
 
 
 @pytest.mark.parametrize("name", [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in RUNS])
@@ -144,10 +147,13 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(name, tmp_path, monkeypatch
 
 @pytest.mark.slow
 @pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")
-def test_a_compiled_run_that_was_killed_goes_on_compiled(tmp_path):
-    train("dqn", tmp_path / "whole", compile=True)
+@pytest.mark.parametrize(
+    "name", ["dqn", *(pytest.param(one, marks=pytest.mark.thorough) for one in ("options", "memory", "wgan", "maml"))]
+)
+def test_a_compiled_run_that_was_killed_goes_on_compiled(name, tmp_path):
+    reports = train(name, tmp_path / "whole", compile=True)
     with pytest.raises(Killed):
-        train("dqn", tmp_path / "killed", 40, compile=True)
+        train(name, tmp_path / "killed", max(reports // 3, 2), compile=True)
     agentlib.train(resume=tmp_path / "killed", progress=False)  # the folder knows
     whole, killed = what_is_left(tmp_path / "whole"), what_is_left(tmp_path / "killed")
     assert killed["checkpoint"]["extra"]["engine"]["compiled"]
@@ -183,6 +189,7 @@ def test_what_a_killed_run_was_writing_is_deleted(tmp_path):
     assert not any(half.exists() for half in halves)
 
 
+@pytest.mark.slow
 def test_other_means_are_told(tmp_path):
     with pytest.raises(Killed):
         train("dqn", tmp_path / "run", 20)
@@ -208,7 +215,9 @@ def segments_of(folder: Path) -> set[str]:
     return {path.name for path in (folder / "replay").glob("*")}
 
 
-@pytest.mark.parametrize("name", ["options", "environments", "vector", "memory"])
+@pytest.mark.parametrize(
+    "name", ["vector", *(pytest.param(one, marks=pytest.mark.slow) for one in ("options", "environments", "memory"))]
+)
 def test_replay_memory_in_segments_comes_back(name, tmp_path, monkeypatch, in_segments):
     monkeypatch.setattr(agentlib.runs.segments, "LARGE", 2000)  # several files each time
     train(name, tmp_path / "whole")
@@ -232,6 +241,7 @@ def test_replay_memory_in_segments_comes_back(name, tmp_path, monkeypatch, in_se
     assert difference(whole, killed) is None
 
 
+@pytest.mark.slow
 def test_a_checkpoint_costs_what_changed(tmp_path, monkeypatch, in_segments):
     """And segments that no checkpoint needs any more are deleted."""
     monkeypatch.setattr(agentlib.runs.training, "CHECKPOINTS_PER_RUN", 30)
@@ -251,11 +261,24 @@ def test_a_checkpoint_costs_what_changed(tmp_path, monkeypatch, in_segments):
     assert capacity <= kept <= capacity + 3 * max(written)  # what two checkpoints need
 
 
-@pytest.mark.parametrize("harm", ["cut", "flip", "segment cut", "segment flip", "segment lost", "empty"])
-def test_a_damaged_checkpoint_is_noticed_and_the_one_before_taken(harm, tmp_path, in_segments):
-    train("options", tmp_path / "whole")
-    with pytest.raises(Killed):
-        train("options", tmp_path / "killed", 55)
+@pytest.fixture(scope="module")
+def whole_and_killed(tmp_path_factory):
+    """A folder with a run that went to its end, and with one that was killed near it."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(agentlib.runs.checkpoints, "SMALL", 0)
+        reports = train("options", folder / "whole")
+        with pytest.raises(Killed):
+            train("options", folder / "killed", reports - 10)
+    return folder
+
+
+SELDOM = ("cut", "flip", "segment cut", "segment lost", "empty")
+
+
+@pytest.mark.parametrize("harm", ["segment flip", *(pytest.param(one, marks=pytest.mark.slow) for one in SELDOM)])
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_taken(harm, tmp_path, whole_and_killed, in_segments):
+    shutil.copytree(whole_and_killed, tmp_path, dirs_exist_ok=True)
     run = RunFolder(tmp_path / "killed")
     before, last = run.checkpoints()
     path = last
