@@ -27,6 +27,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "components": {"sizes": (3, 4)},
     "all": {"sizes": (3, 4), "in_observation": True, "start": 1},
 }
+QUICK = (("info", 1), ("all", 3))
+"""Kinds and numbers of environments."""
 
 
 def an_agent(kind, exploration_rate=0.0):
@@ -40,8 +42,14 @@ def an_agent(kind, exploration_rate=0.0):
     return Agent(policy, space, env.action_space, exploration_rate=exploration_rate), env
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize(
+    ("kind", "n_envs"),
+    [
+        pytest.param(kind, n_envs, marks=() if (kind, n_envs) in QUICK else pytest.mark.slow)
+        for kind in KINDS
+        for n_envs in (1, 3)
+    ],
+)
 def test_training_makes_legal_actions_only_and_learns(kind, n_envs, tmp_path):
     """The environment refuses what is illegal: while exploring, while greedy, and in the evaluation."""
     env: Any = partial(Moody, **KINDS[kind])

@@ -127,6 +127,7 @@ def test_sb3s_evaluate_policy_scores_it_unchanged():
     assert len(returns) == 5
 
 
+@pytest.mark.slow
 def test_a_new_process_acts_the_same(tmp_path):
     agent = tiny_run(env="CartPole-v1", steps=100, normalize=True)
     path = agent.save(tmp_path / "agent.safetensors")

@@ -20,7 +20,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "rainbow": DQN | {"net_arch": None, "n_atoms": 5},
     "recurrent_dqn": SEQUENCES,
     "bc": {"net_arch": (8,), "batch_size": 4},
-    "dagger": {"rounds": 1, "epochs": 1},
+    "dagger": {"rounds": 1, "epochs": 1, "rollout_round_min_timesteps": 20, "rollout_round_min_episodes": 1},
 }
 
 
@@ -51,7 +51,9 @@ class One:
         return np.ones(1, np.int64), None
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=pytest.mark.slow if way in ("dqn", "rainbow") else ()) for way in WAYS]
+)
 @settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(space=any_space)
 def test_it_is_learned_from(way, space):

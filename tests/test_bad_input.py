@@ -402,6 +402,7 @@ def test_a_callback_stopped_by_ctrl_c(tmp_path):
     check_that_the_agent_survived(tmp_path / "run", 110)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_shell(tmp_path):
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "agentlib", "train", "dqn", "--env", IDENTITY, "--steps", "7_000_000"]

@@ -250,6 +250,7 @@ def test_what_cannot_be_filmed(capsys, tmp_path, monkeypatch):
     assert "pip install 'agentlib-rl[video]'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_compare(capsys, tmp_path):
     pytest.importorskip("stable_baselines3")
     pytest.importorskip("matplotlib")
@@ -380,6 +381,7 @@ RECIPE = Recipe("mine", Mine, MineConfig, on_examples, "a learner of my own", st
 """
 
 
+@pytest.mark.slow
 def test_a_recipe_of_ones_own_is_a_command(capsys, tmp_path):
     Path("own_learner.py").write_text(OWN)
     text = output(capsys, "train", "own_learner:RECIPE", "--data", "digits", "--help")
@@ -410,6 +412,7 @@ def agentlib_process(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
 
 
+@pytest.mark.slow
 def test_as_a_process():
     failed = agentlib_process("evaluate", "nothing", "--env", IDENTITY)
     assert (failed.returncode, failed.stderr) == (1, "agentlib: error: no agent file at nothing\n")

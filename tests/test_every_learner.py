@@ -5,10 +5,8 @@ from functools import cache
 from html import escape
 from typing import Any
 
-import matplotlib.figure  # noqa: F401
 import numpy as np
 import pytest
-import sklearn.datasets  # noqa: F401
 import torch
 from gymnasium import spaces
 
@@ -28,8 +26,13 @@ SMALL = {"learning_starts": 50, "buffer_size": 500, "batch_size": 16, "rounds": 
 STEPS_IN_ENVIRONMENTS, UPDATES = 400, 8
 
 
-torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-# Before the host is looked at: importing scikit-learn, matplotlib and torch's compiler changes warnings and variables.
+@pytest.fixture(scope="module", autouse=True)
+def _imported():
+    """Before the host is looked at: importing scikit-learn, matplotlib and torch's compiler changes what it has set."""
+    import matplotlib.figure  # noqa: F401
+    import sklearn.datasets  # noqa: F401
+
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
 
 
 @cache

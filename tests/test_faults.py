@@ -262,6 +262,7 @@ def test_sigterm_in_the_shell_saves(tmp_path):
     Agent.load(folder).act(1)
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):
     """The second one comes while the first is being saved."""
     monkeypatch.setattr(agentlib.runs.training, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
@@ -293,6 +294,7 @@ def test_ctrl_c_twice_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, caps
     agentlib.train(resume=folder, progress=False, compile=False)
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
     """Decisions are made by a clock that only goes forward."""
     monkeypatch.setattr(time, "time", lambda: 0.0)

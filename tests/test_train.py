@@ -211,16 +211,21 @@ def test_environment_arguments():
 @pytest.mark.parametrize(
     "options",
     [
-        {"prioritized": True},
-        {"n_steps": 3},
-        {"double": True},
-        {"normalize": True},
-        {"loss": "mse"},
-        {"learning_rate": Linear(1e-3, 0.0)},
         {"gradient_steps": -1, "train_freq": 8},
         {"prioritized": True, "n_steps": 3, "double": True, "normalize": True, "tau": 0.1},
         {"max_grad_norm": 0.1},
-        {"net_arch": (8, 8)},
+        *(
+            pytest.param(options, marks=pytest.mark.slow)
+            for options in (
+                {"prioritized": True},
+                {"n_steps": 3},
+                {"double": True},
+                {"normalize": True},
+                {"loss": "mse"},
+                {"learning_rate": Linear(1e-3, 0.0)},
+                {"net_arch": (8, 8)},
+            )
+        ),
     ],
     ids=lambda options: "-".join(options),
 )

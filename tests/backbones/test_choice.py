@@ -174,6 +174,7 @@ def test_with_a_learning_rate_of_its_own(pretrained):
     assert float(moves[1] / moves[0]) == pytest.approx(0.1, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_spec_builds_it_by_the_seed(tmp_path):
     spec = Chain([RunningNorm((4,)), MLP(4, (16, 16), norm="layer", residual=True)]).spec
     agents = [tiny_run(env="CartPole-v1", steps=60, backbone=spec, seed=seed) for seed in (0, 0, 1)]

@@ -32,7 +32,7 @@ def detached_state(network):
     return {name: value.detach() for name, value in [*network.named_parameters(), *network.named_buffers()]}
 
 
-@pytest.fixture(params=EXAMPLES)
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if ":" in name else ()) for name in EXAMPLES])
 def example(request):
     return EXAMPLES[request.param]
 
@@ -257,6 +257,7 @@ def test_compiled(name):
     torch.testing.assert_close(features_of(compiled, inputs), features_of(network, inputs), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_exported(network, inputs):
     network.eval()
     program = torch.export.export(network, inputs)

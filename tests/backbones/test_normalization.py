@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
@@ -152,6 +151,8 @@ def batches_of(data, seed=0):
 
 
 def test_running_norm_equals_standard_scaler():
+    from sklearn.preprocessing import StandardScaler  # takes seconds
+
     data = np.random.default_rng(1).normal(size=(500, 6)) * [1, 10, 0.1, 1e-3, 5, 0] + [0, 5, -3, 1, 1e4, 7]
     norm, scaler = RunningNorm((6,), clip=100.0), StandardScaler()
     for part in batches_of(data):

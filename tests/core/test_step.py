@@ -84,7 +84,14 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("large", [1 << 16, 10, 1], ids=["all joined", "matrices alone", "each alone"])
+@pytest.mark.parametrize(
+    "large",
+    [
+        pytest.param(1 << 16, id="all joined", marks=pytest.mark.slow),
+        pytest.param(10, id="matrices alone"),
+        pytest.param(1, id="each alone", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(("rule", "optimizer", "weight_decay"), RULES.values(), ids=RULES)
 def test_rules_equal_torch(rule, optimizer, weight_decay, large, monkeypatch):
     """100 steps in float64, with a learning rate that changes at each."""

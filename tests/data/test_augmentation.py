@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import kornia
 import pytest
 import torch
 from torch import Tensor
@@ -76,8 +75,11 @@ def test_rotations_of_a_quarter_are_exact():
         torch.testing.assert_close(turned, x.rot90(quarters, (2, 3)), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(7, 7), (5, 9)])
 def test_rotation_equals_kornia(shape):
+    import kornia  # takes a second
+
     x, degrees = images(height=shape[0], width=shape[1]), torch.tensor([-40.0, -15.0, 0.0, 3.0, 15.0, 80.0])
     theirs = kornia.geometry.rotate(x, degrees, align_corners=True)
     torch.testing.assert_close(rotate(x, degrees), theirs, atol=1e-5, rtol=0)

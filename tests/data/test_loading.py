@@ -225,6 +225,7 @@ def test_the_interface_of_hugging_face():
         from_hugging_face(FakeDataset(numbers, columns), x="z")
 
 
+@pytest.mark.slow
 def test_hugging_face_itself(tmp_path):
     datasets = pytest.importorskip("datasets")
     images = [Image.fromarray(picture(i)) for i in range(20)]

@@ -209,6 +209,7 @@ def test_dials_reward_what_was_wanted():
         gymnasium.make("agentlib/Dials-v0", digits=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("knows_how_to_climb", [True, False])
 def test_chain_costs_what_the_formula_says(knows_how_to_climb):
     """A share eps of the cues is mistaken: eps T with climbing, sum 1 - (1 - eps)^t without it."""
@@ -299,7 +300,9 @@ def played(env, seed, steps=200):
     return seen
 
 
-@pytest.mark.parametrize("game", ["Seaquest", "Qbert", "Backgammon"])
+@pytest.mark.parametrize(
+    "game", ["Seaquest", *(pytest.param(one, marks=pytest.mark.slow) for one in ("Qbert", "Backgammon"))]
+)
 def test_an_atari_episode_depends_on_its_seed_alone(game):
     """The game isn't loaded again; a reset leaves Seaquest's random numbers as they are, and something of Qbert."""
     pytest.importorskip("ale_py")
@@ -311,6 +314,7 @@ def test_an_atari_episode_depends_on_its_seed_alone(game):
     assert other != first[: len(other)]
 
 
+@pytest.mark.slow
 def test_an_atari_game_of_its_own_chance_is_the_same_with_a_seed():
     pytest.importorskip("ale_py")
     from agentlib.envs.wrappers import SeededGame

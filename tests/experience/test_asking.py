@@ -169,6 +169,7 @@ def test_recorded_episodes_are_those_of_the_environment():
     assert not found.column("intervention").any()
 
 
+@pytest.mark.slow
 def test_noise_changes_what_is_done_and_not_what_is_labelled():
     found = record_episodes(cartpole_expert, "CartPole-v1", 20, noise=0.4, seed=0)
     observed = np.concatenate([episode.observations[:-1] for episode in found])

@@ -87,7 +87,7 @@ def environments(kind: str, envs: Sequence[Masked], stack: int | None) -> Any:
     return DummyVecEnv(factories) if kind == "sb3" else SyncVectorEnv(factories, autoreset_mode=MODES[kind])
 
 
-@pytest.mark.parametrize("kind", ["single", *MODES, "sb3"])
+@pytest.mark.parametrize("kind", ["single", *(pytest.param(mode, marks=pytest.mark.slow) for mode in (*MODES, "sb3"))])
 @quick(max_examples=25)
 @given(
     all_scripts=st.lists(scripts, min_size=1, max_size=3),

@@ -92,7 +92,8 @@ def test_nothing_to_learn_says_when_there_would_be():
 
 
 def test_a_replay_says_how_it_goes():
-    job = assembled("dqn", {"learning_starts": 20, "train_freq": 4}, **CARTPOLE)
+    settings: Any = {"learning_starts": 20, "train_freq": 4, "gradient_steps": 1, "net_arch": (16,), "batch_size": 16}
+    job = assembled("dqn", settings, **CARTPOLE)
     assert job.source.measures() == {"time/episodes": 0.0, "rollout/exploration_rate": 1.0}
     for _ in run(job.learner, job.source, job.length.updates, compile=False):
         pass
@@ -155,7 +156,7 @@ def test_a_network_with_memory_does_not_see_the_mask_of_legal_actions():
     from tests.moody import Moody
 
     env = partial(Moody, (5,), in_observation=True)
-    job: Any = assembled("recurrent_dqn", env=env, steps=5_000)
+    job: Any = assembled("recurrent_dqn", {"learning_starts": 200}, env=env, steps=5_000)
     assert "action_mask" in job.source.buffer.observation_space.spaces
     assert "action_mask" not in str(job.learner.policy.spec)
     for _ in run(job.learner, job.source, 2, compile=False):

@@ -91,6 +91,7 @@ def test_points_whose_truth_is_known(what, settings, tmp_path):
     assert result.model.sample(7, generator=generated()).shape == (7, 2)
 
 
+@pytest.mark.slow
 def test_diffusion_by_label_and_of_images():
     settings = {"batch_size": 16, "noise_steps": 4, "net_arch": (16,), "conditional": True}
     result = quick("diffusion", "digits", **settings)
@@ -142,6 +143,7 @@ def test_evaluations_while_training_look_at_no_more_than_2_000_examples():
     assert sum(seen) == 2_000
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_samples():
     models = [quick("wgan", "two_moons", seed=seed, batch_size=16).model for seed in (0, 0, 1)]
     first, again, other = (model.sample(5, generator=generated()) for model in models)

@@ -110,6 +110,7 @@ def test_a_run_gives_an_agent_that_acts_from_its_file(options, tmp_path):
     assert loaded.backbone.previous_action == (2 if options.get("previous_action", True) else None)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_agent_and_a_run_can_go_on():
     agents = [train("recurrent_dqn", env=NO_VELOCITY, seed=seed, **SHORT) for seed in (0, 0, 1)]
     weights = [torch.cat([p.detach().ravel() for p in agent.policy.parameters()]) for agent in agents]
@@ -126,7 +127,14 @@ def test_the_preset_is_what_worked():
     assert (config.trace, config.reward_scale, config.net_arch, config.sequence_length) == (0.8, 0.01, (64,), 32)
 
 
-@pytest.mark.parametrize("backbone", ["transformer", WithMemory(MLP(2, ()), LSTM(2, 8)), TransformerDecoder(2, 8)])
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        pytest.param("transformer", marks=pytest.mark.slow),
+        WithMemory(MLP(2, ()), LSTM(2, 8)),
+        pytest.param(TransformerDecoder(2, 8), marks=pytest.mark.slow),
+    ],
+)
 def test_backbones_by_name_and_of_ones_own(backbone):
     agent = train("recurrent_dqn", env=NO_VELOCITY, backbone=backbone, **SHORT)
     assert agentlib.evaluate(agent, NO_VELOCITY, episodes=1).mean > 0

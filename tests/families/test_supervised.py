@@ -69,6 +69,7 @@ def test_adversarial_training():
         train("adversarial", Splits(*one_beyond), **settings)
 
 
+@pytest.mark.slow
 def test_adversarial_training_without_bounds_measures_epsilon_in_deviations(tmp_path):
     data = points()
     wide = Dataset(data.x * torch.tensor([1.0, 10.0, 100.0]), data.y, data.classes)
@@ -119,6 +120,7 @@ def test_from_a_file(tmp_path):
         train("regressor", str(tmp_path / "table.csv"))
 
 
+@pytest.mark.slow
 def test_early_stopping_gives_the_best_weights_back():
     generator = torch.Generator().manual_seed(0)
     noise = Dataset(torch.randn(60, 5, generator=generator), torch.arange(60) % 2, ("a", "b"))

@@ -51,6 +51,7 @@ def test_learns_what_the_return_says():
     assert np.mean(losses[-20:]) < 0.6 * np.log(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action_space", [spaces.Discrete(2), spaces.Box(-1, 1, (1,))], ids=str)
 def test_does_as_well_as_it_is_asked_to(action_space):
     data = skilled(action_space)

@@ -41,6 +41,7 @@ def test_errors_by_hand(bins):
     assert (found.ece, found.mce) == pytest.approx(by_hand(confidence, correct, bins), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_errors_of_torchmetrics():
     classification = pytest.importorskip("torchmetrics.functional.classification")
     confidence, correct = forecasts()
@@ -146,6 +147,7 @@ def test_confidence_of_policies():
     assert torch.allclose(logits_of(ensemble, x).softmax(1), mean, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_pictures(tmp_path):
     pytest.importorskip("matplotlib")
     logits, labels = planted(n=500)

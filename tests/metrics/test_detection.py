@@ -21,6 +21,7 @@ metrics = pytest.importorskip("sklearn.metrics")
 scores = st.lists(st.integers(0, 8).map(lambda i: i / 8), min_size=1, max_size=30)  # with many ties
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(scores, scores)
 def test_equals_scikit_learn(usual, unusual):

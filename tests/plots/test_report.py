@@ -128,6 +128,7 @@ def test_pictures_that_cannot_be_drawn(monkeypatch):
         learning_curves({"ours": [Curve([1], [1.0])]}, title="")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "heavy"),
     [

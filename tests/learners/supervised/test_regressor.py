@@ -63,7 +63,7 @@ def test_penalties_and_priors():
     assert [tuple(p.shape) for p in penalized(network)] == [(3, 2), (1, 3)]  # no biases
 
 
-@pytest.mark.parametrize("strength", [0.1, 10.0])
+@pytest.mark.parametrize("strength", [pytest.param(0.1, marks=pytest.mark.slow), 10.0])
 def test_ridge_in_closed_form(strength):
     """(X'X + lambda I)^-1 X'y, lambda = N l2: our objective has no slope there; and training gets there."""
     data = diabetes()
@@ -113,6 +113,7 @@ def test_lasso():
     assert (expected[3:] == 0).all()
 
 
+@pytest.mark.slow
 def test_absolute_errors_find_the_median():
     y = torch.tensor([0.0, 1.0, 2.0, 3.0, 100.0])
     data = Dataset(torch.zeros(5, 1), y)
