@@ -43,7 +43,7 @@ POINTS = {
     4: "saved and loaded into a new object, the next update is equal bit for bit",
     5: "the same seed gives the same run, another seed another one",
     6: "all that changes is in state_dict()",
-    7: "it runs on each device, and compiled equals eager",
+    7: "it runs on each device, and compiled and interpreted equal eager",
     8: "the config survives JSON",
     9: "evaluating in between changes nothing",
     10: "the docstring has a formula and a reference",
@@ -73,6 +73,7 @@ def check_learner(learner_class: type[Any], *, compile: bool = False, devices: S
         contract.check_seeds_and_evaluation()
         contract.check_resume()
         contract.check_placement()
+        contract.check_interpreted()
         for device in devices if devices is not None else ["cuda"] if torch.cuda.is_available() else []:
             contract.check_device(device)
         if compile:
@@ -125,7 +126,7 @@ class _Contract:
             return update
 
         learner.update = update_of_its_type  # type: ignore[method-assign]
-        for _, update in run(learner, source, UPDATES, compile=False):
+        for _, update in run(learner, source, UPDATES, compile="eager"):
             self.check_update(update)
         moved: dict[str, bool] = {}  # by module: a bias may be without effect, such as a critic's last
         for name, parameter in learner.named_parameters():
@@ -157,7 +158,7 @@ class _Contract:
 
     def check_loss(self) -> None:
         learner, fixed = self.on_one_batch()
-        metrics = [update.metrics for _, update in run(learner, fixed, FIXED_BATCH_UPDATES, compile=False)]
+        metrics = [update.metrics for _, update in run(learner, fixed, FIXED_BATCH_UPDATES, compile="eager")]
         names = ["loss"] if "loss" in metrics[0] else [name for name in metrics[0] if name.endswith("loss")]
         self.require(bool(names), 3, f"no metric is called 'loss' or '..._loss', only {', '.join(metrics[0])}")
         curves = {name: [float(m[name]) for m in metrics] for name in names}
@@ -168,7 +169,7 @@ class _Contract:
     def check_resume(self) -> None:
         learner, source = self.tiny(0)
         start = _plain_state(learner)
-        list(run(learner, source, UPDATES, compile=False))
+        list(run(learner, source, UPDATES, compile="eager"))
         again, source_again = self.tiny(1)
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -184,32 +185,32 @@ class _Contract:
             self.require(not lost, 6, f"{name} changes with the updates: make it a buffer, or use get_extra_state")
         both = [(learner, source), (again, source_again)]
         self.require_equal(*[_state(*one) for one in both], point=4, when="after loading")
-        results = [[copied(tuple(update)) for _, update in run(*one, RESUMED_UPDATES, compile=False)] for one in both]
+        results = [[copied(tuple(update)) for _, update in run(*one, RESUMED_UPDATES, compile="eager")] for one in both]
         self.require_equal(*results, point=4, when="in the next updates")
         self.require_equal(*[_state(*one) for one in both], point=4, when="after the next updates")
-        for _, update in run(again, source_again, UPDATES, compile=False):
+        for _, update in run(again, source_again, UPDATES, compile="eager"):
             self.check_update(update)
 
     def check_seeds_and_evaluation(self) -> None:
         first, second, other, evaluated = (self.tiny(seed) for seed in (0, 0, 1, 0))
         for learner, source in (first, second, other):
-            list(run(learner, source, UPDATES, compile=False))
+            list(run(learner, source, UPDATES, compile="eager"))
         self.require_equal(_state(*first), _state(*second), point=5, when="in two runs with one seed")
         learned, learned_other = first[0].state_dict(), other[0].state_dict()
         self.require(difference(learned, learned_other) is not None, 5, "two seeds gave the same parameters")
         learner, source = evaluated
         bystander = self.tiny(2)
-        for _ in run(learner, source, UPDATES, compile=False):
+        for _ in run(learner, source, UPDATES, compile="eager"):
             learner.eval()
             torch.rand(3)
             copy.deepcopy(learner).requires_grad_(False)
-            next(run(*bystander, 1, compile=False))
+            next(run(*bystander, 1, compile="eager"))
         self.require_equal(_state(*first), _state(learner, source), point=9, when="with eval() and other runs between")
 
     def check_placement(self) -> None:
         """One update on fake tensors of a second device, which refuse to meet those of the CPU."""
         learner, source = self.tiny(0)
-        list(run(learner, source, 1, compile=False))
+        list(run(learner, source, 1, compile="eager"))
         source.advance()
         learner.before_update(source.clock)
         source.fill_ticks(source.clock)
@@ -236,8 +237,8 @@ class _Contract:
         (learner, one), (same, two), (moved, three) = (self.on_one_batch() for _ in range(3))
         two.random_state = torch.Generator().manual_seed(99).get_state()
         three.batch = mapped(three.batch, lambda tensor: tensor.to(device))
-        (_, here), (_, elsewhere) = next(run(learner, one, 1, compile=False)), next(run(same, two, 1, compile=False))
-        for _, update in run(moved.to(device), three.to(device), 3, compile=False):
+        (_, here), (_, elsewhere) = (next(run(*pair, 1, compile="eager")) for pair in ((learner, one), (same, two)))
+        for _, update in run(moved.to(device), three.to(device), 3, compile="eager"):
             self.check_update(update)
             for name, value in update.metrics.items():
                 self.require(value.device.type == torch.device(device).type, 7, f"{name} is on {value.device}")
@@ -246,9 +247,18 @@ class _Contract:
                     close = torch.allclose(value.cpu(), here.metrics[name], rtol=1e-3, atol=1e-4)
                     self.require(close, 7, f"{name} is {value} on {device}, {here.metrics[name]} on the CPU")
 
+    def check_interpreted(self) -> None:
+        """Torch's interpreter does what was traced: bit for bit the same."""
+        results = []
+        for way in ("eager", False):
+            learner, source = self.tiny(0)
+            updates = [copied(tuple(update)) for _, update in run(learner, source, UPDATES, compile=way)]
+            results.append((updates, copied(learner.state_dict())))
+        self.require_equal(*results, point=7, when="interpreted in place of eager")
+
     def check_compiled(self) -> None:
         runs = []
-        for compiled in (False, True):
+        for compiled in ("eager", True):
             learner, source = self.tiny(0)
             steps = [module for module in learner.modules() if isinstance(module, Step)]
             if any(step.rule is None for step in steps):
@@ -283,7 +293,7 @@ class _Contract:
             return kept[-1]
 
         source.sample = keeping  # type: ignore[method-assign]
-        clock = [clock for clock, _ in run(learner, source, 1, compile=False)][-1]
+        clock = [clock for clock, _ in run(learner, source, 1, compile="eager")][-1]
         return learner, _OneBatch(copied(kept[-1]), clock)
 
     def require_equal(self, first: Any, second: Any, *, point: int, when: str) -> None:

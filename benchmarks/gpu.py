@@ -22,8 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import agentlib
 from agentlib.backbones import TransformerEncoder
 from agentlib.core.host import global_generators_kept
+from agentlib.core.learner import cycle
 from agentlib.core.recipe import Problem
-from agentlib.engine.compiled import cycle
 from agentlib.envs.experts import expert_for
 from agentlib.learners import BCConfig, DQNConfig, MAMLConfig, run
 from agentlib.metrics import bootstrap_interval

@@ -30,8 +30,10 @@ from agentlib import learners
 from agentlib.backbones import MLP
 from agentlib.core import Step
 from agentlib.core.host import torch_threads
+from agentlib.core.learner import cycle
 from agentlib.core.recipe import Problem
-from agentlib.engine.compiled import CompiledCycle, cycle
+from agentlib.engine.compiled import library
+from agentlib.engine.traced import TracedCycle
 from agentlib.envs.experts import expert_for
 from agentlib.experience import ReplayBuffer
 from agentlib.learners import BCConfig, DAggerConfig, DQNConfig, run
@@ -433,7 +435,7 @@ def learner_update(name: str, pair: int) -> Times:
     for side in ("ours", "theirs"):
         learner, source = getattr(learners, name).tiny(seed=pair)
         through(run(learner, source, 2, compile=False))
-        call: Any = CompiledCycle() if side == "ours" else cycle
+        call: Any = TracedCycle(library) if side == "ours" else cycle
         learner = learner if side == "ours" else usual(learner)
         source.planned_updates = 10**9
         source.advance()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -88,10 +89,12 @@ class Tape(DispatchMode):
 
     Args:
         known: tensors whose memory, shape and `grad` are put back, too, whether or not an operation is given them.
+        most_bytes: raises `CannotCompile` where the tensors made inside have more bytes; none is freed meanwhile.
     """
 
-    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+    def __init__(self, known: Iterable[Tensor] = (), most_bytes: float = math.inf) -> None:
         super().__init__()
+        self.bytes_left = most_bytes
         self.operations: list[Operation] = []
         self.tensors: list[Tensor] = []
         """By their numbers; kept, so that no id is given twice."""
@@ -182,8 +185,11 @@ class Tape(DispatchMode):
         if id(tensor) in self._numbers:
             return self._numbers[id(tensor)]
         storage = _storage(tensor)
-        if storage not in self._in_storage:  # else it is a view of what was there before
+        if storage not in self._in_storage and storage not in self._made:  # else it is a view
             self._made[storage] = tensor.untyped_storage()
+            self.bytes_left -= tensor.untyped_storage().nbytes()
+            if self.bytes_left < 0:
+                raise CannotCompile("an update makes tensors of too many bytes to be traced")
         return self._new(tensor)
 
     def _save(self, tensor: Tensor) -> None:

@@ -6,10 +6,13 @@ On other versions no update is compiled or captured, and training runs in plain 
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +26,9 @@ OPTIONS: dict[str, Any] = {
     "size_asserts": False,  # the graph is called with tensors that fit, or not at all
     "alignment_asserts": False,
     "scalar_asserts": False,
+    "cpp.vec_isa_ok": True,  # known from the processor; else a file is compiled to see it
+    "aot_inductor.precompile_headers": False,  # they take longer to compile than they save
+    "aot_inductor.enable_line_tables": False,
 }
 """Of Inductor, torch's compiler."""
 
@@ -34,6 +40,17 @@ FILLING = (
     *("aten::log_normal_", "aten::normal_", "aten::random_", "aten::uniform_"),
 )
 """They overwrite their argument with random numbers."""
+
+NUMBERS: dict[Any, int] = {
+    **{torch.uint8: 0, torch.int8: 1, torch.int16: 2, torch.int32: 3, torch.int64: 4, torch.float16: 5},
+    **{torch.float32: 6, torch.float64: 7, torch.complex64: 9, torch.complex128: 10, torch.bool: 11},
+    **{torch.bfloat16: 15, torch.strided: 0, torch.contiguous_format: 0, torch.preserve_format: 1},
+    **{torch.channels_last: 2, torch.channels_last_3d: 3},
+}
+"""Under which the interpreter knows types of numbers and formats of memory."""
+
+FILLED = ("aten::fill", "aten::full_like", "aten::masked_fill", "aten::new_full")
+"""They write a number into a tensor whose type the number does not change."""
 
 if TYPE_CHECKING:
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -96,6 +113,83 @@ def fills_with_random_numbers(operation: Any) -> bool:
     return operation._schema.name in FILLING
 
 
+class Script:
+    """A function of torch's interpreter, written operation by operation."""
+
+    def __init__(self) -> None:
+        self.graph: Any = torch._C.Graph()
+        self.constants: dict[tuple[type, str], Any] = {}
+        self.last: Any = None
+        """The node that was added last."""
+
+    def input(self) -> Any:
+        """A further argument of the function: a tensor."""
+        value = self.graph.addInput()
+        value.setType(torch._C.TensorType.get())
+        return value
+
+    def call(self, operation: Any, args: Sequence[Any], kwargs: dict[str, Any], results: int) -> list[Any]:
+        """Adds a call; tensors among the arguments, and what comes out, are values of this script."""
+        schema, inputs = operation._schema, []
+        for position, argument in enumerate(schema.arguments):
+            given = position < len(args) and not argument.kwarg_only
+            default = argument.default_value if argument.has_default_value() else None
+            value = args[position] if given else kwargs.get(argument.name, default)
+            if isinstance(value, bool) and argument.type.kind() == "NumberType":
+                if schema.name.rstrip("_") not in FILLED and (schema.name != "aten::full" or not kwargs.get("dtype")):
+                    raise TypeError(f"{operation} is not known for a truth value")
+                value = int(value)  # the tensor has its type from elsewhere
+            inputs.append(self._value(value, argument.type))
+        outputs = self._node(schema.name, inputs, [result.type for result in schema.returns])
+        if self.last.schema() == "(no schema)":
+            raise TypeError(f"{operation} is not known for these arguments")
+        if len(outputs) == 1 and schema.returns[0].type.kind() == "ListType":
+            outputs = self._node("prim::ListUnpack", outputs, [torch._C.TensorType.get()] * results)
+        return outputs
+
+    def function(self, outputs: Sequence[Any]) -> Callable[..., tuple[Tensor, ...]]:
+        """The function that returns these values; the interpreter does it as it stands, without rewriting it."""
+        together = torch._C.TupleType([torch._C.TensorType.get()] * len(outputs))
+        self.graph.registerOutput(self._node("prim::TupleConstruct", list(outputs), [together])[0])
+        self.graph.lint()
+        function = torch._C._create_function_from_graph("update", self.graph)
+
+        def as_it_stands(*tensors: Tensor) -> tuple[Tensor, ...]:
+            optimizes = torch._C._get_graph_executor_optimize()  # of this thread
+            torch._C._set_graph_executor_optimize(False)
+            try:
+                return function(*tensors)  # type: ignore[no-any-return]
+            finally:
+                torch._C._set_graph_executor_optimize(optimizes)
+
+        return as_it_stands
+
+    def _node(self, name: str, inputs: Sequence[Any], types: Sequence[Any]) -> list[Any]:
+        self.last = self.graph.create(name, inputs, len(types))
+        self.graph.appendNode(self.last)
+        outputs = list(self.last.outputs())
+        for output, kind in zip(outputs, types, strict=True):
+            output.setType(kind)
+        return outputs
+
+    def _value(self, given: Any, kind: Any) -> Any:
+        if isinstance(given, torch._C.Value):
+            return given
+        if kind.kind() == "OptionalType" and given is not None:
+            return self._value(given, kind.getElementType())
+        if isinstance(given, list | tuple):
+            items = [self._value(item, kind.getElementType()) for item in given]
+            return self._node("prim::ListConstruct", items, [kind])[0]
+        if isinstance(given, torch.dtype | torch.memory_format | torch.layout):
+            given = NUMBERS[given]
+        elif kind.kind() == "FloatType":
+            given = None if given is None else float(given)
+        constant = type(given), repr(given)
+        if constant not in self.constants:
+            self.constants[constant] = self.graph.insertConstant(given)
+        return self.constants[constant]
+
+
 def fused_convolution_and_relu(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Tensor:
@@ -110,9 +204,26 @@ def build_library(graph: fx.Graph, tensors: Sequence[Tensor], folder: Path, comp
     Raises:
         RuntimeError: an operation has no C interface, so that the library would fail when it is called.
     """
+    files = _compile(graph, tensors, folder, compiler, {"package": True, "package_cpp_only": True})
+    called = [json.loads(file.read_text()).get("nodes", []) for file in folder.glob("*.json")]
+    names = sorted({node["node"]["target"] for nodes in called for node in nodes})
+    if names:
+        raise RuntimeError(f"{', '.join(names)} cannot be called from compiled code")
+    try:
+        path = _build_in_runtime(next(Path(file) for file in files if str(file).endswith(".cpp")))
+        load_library(path)
+        return path
+    except Exception:  # of a graph that needs more of the container than `runtime.cpp` has
+        return Path(str(_compile(graph, tensors, folder, compiler, {})))
+
+
+def _compile(
+    graph: fx.Graph, tensors: Sequence[Tensor], folder: Path, compiler: str | None, settings: dict[str, Any]
+) -> Any:
     from torch import _inductor
 
-    options = OPTIONS | {"aot_inductor.output_path": str(folder / "graph.so")}
+    aot = {"output_path": str(folder / "graph.so"), **settings}
+    options = OPTIONS | {f"aot_inductor.{name}": value for name, value in aot.items()}
     if compiler is not None:
         options["cpp.cxx"] = (compiler,)
     limit = sys.getrecursionlimit()  # the host's; Inductor raises it
@@ -120,14 +231,54 @@ def build_library(graph: fx.Graph, tensors: Sequence[Tensor], folder: Path, comp
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # torch warns of its own future
             module = fx.GraphModule(nn.Module(), graph)
-            path = Path(str(_inductor.aot_compile(module, tuple(t.detach() for t in tensors), options=options)))
+            return _inductor.aot_compile(module, tuple(t.detach() for t in tensors), options=options)
     finally:
         sys.setrecursionlimit(limit)
-    called = [json.loads(file.read_text()).get("nodes", []) for file in folder.glob("*.json")]
-    names = sorted({node["node"]["target"] for nodes in called for node in nodes})
-    if names:
-        raise RuntimeError(f"{', '.join(names)} cannot be called from compiled code")
-    return path
+
+
+def _build_in_runtime(source: Path) -> Path:
+    """Builds the library of an update from Inductor's source, with `runtime.cpp` around it; returns its path."""
+    folder = source.parent
+    flags = json.loads(source.with_name(f"{source.stem}_linker_flags.json").read_text())
+    wrapper, prefix, kernels = source.read_text().partition("#include <torch/csrc/inductor/cpp_prefix.h>\n")
+    declarations = wrapper.split('} // extern "C"\n')[-1].split("AOTInductorModel::AOTInductorModel(")[0]
+    update = wrapper[wrapper.index("void AOTInductorModel::run_impl(") :].split("} // namespace torch::aot_inductor")[0]
+    (folder / "kernels.h").write_text(declarations.replace("namespace torch::aot_inductor {\n", ""))
+    (folder / "update.h").write_text(update.replace("__check_inputs_outputs(input_handles, output_handles);", ""))
+    (folder / "kernels.cpp").write_text(prefix + kernels)
+    outputs = max(int(number) for number in re.findall(r"outputs_info_\[(\d+)\]", wrapper)) + 1
+    command = [
+        *(flags["compiler"], "-w", f"-DOUTPUTS={outputs}", f"-I{folder}"),
+        *(f"-{flag}" for flag in flags["cflags"] if flag != "shared"),
+        *(f"-D{name.strip()}" for name in flags["definitions"] if "PRECOMPILE" not in name),
+        *(f"-I{path}" for path in flags["include_dirs"]),
+        *(word for words in flags["passthrough_args"] for word in words.split()),
+    ]
+    # Kernels take most of an update's time, and the rest takes longer to compile with more than -O1 than it gains.
+    sources = {folder / "kernels.cpp": "-O3", Path(__file__).with_name("runtime.cpp"): "-O1"}
+    objects = [folder / f"{path.stem}.o" for path in sources]
+    commands = [
+        [*command, level, "-c", str(path), "-o", str(made)]
+        for (path, level), made in zip(sources.items(), objects, strict=True)
+    ]
+    _run_together(commands)
+    library = folder / "update.so"
+    libraries = [*(f"-L{path}" for path in flags["libraries_dirs"]), *(f"-l{name}" for name in flags["libraries"])]
+    _run_together([[*command, "-shared", *map(str, objects), "-o", str(library), *libraries]])
+    return library
+
+
+def _run_together(commands: Sequence[Sequence[str]]) -> None:
+    """Runs commands at the same time; the first one that fails is an error with its output."""
+    running = [subprocess.Popen(command, stdout=PIPE, stderr=STDOUT, text=True) for command in commands]
+    try:
+        for process in running:
+            output, _ = process.communicate()
+            if process.returncode:
+                raise RuntimeError(output)
+    finally:
+        for process in running:
+            process.kill()
 
 
 def load_library(path: Path) -> Any:

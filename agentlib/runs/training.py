@@ -19,7 +19,7 @@ from agentlib.core.recipe import Job, Recipe
 from agentlib.core.schedules import Clock
 from agentlib.core.trees import copied
 from agentlib.engine.compiled import notices
-from agentlib.engine.loop import Compile, compiles, engine, run
+from agentlib.engine.loop import compiles, engine, run
 from agentlib.runs.folder import RunFolder
 from agentlib.runs.lock import Lock
 from agentlib.runs.logs import Log
@@ -162,7 +162,9 @@ class Training:
     def _updates(self) -> Iterator[tuple[Clock, Update]]:
         """All updates of the job that are still to do."""
         learner, source, length = self.job.learner, self.job.source, self.job.length
-        way: Compile = "try" if self.compile and self.options.compile is not True else self.compile
+        way = self.options.compile
+        if way == "auto":
+            way = "try" if self.compile else False
         precision = self.options.precision
         if self._waited_long_enough():  # a run that is resumed after it had stopped by itself
             return

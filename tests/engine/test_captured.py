@@ -11,9 +11,10 @@ from torch import nn
 from agentlib.core.learner import cycle
 from agentlib.engine import captured
 from agentlib.engine.captured import Captured, replayed
-from agentlib.engine.compiled import library, traced
+from agentlib.engine.compiled import library
 from agentlib.engine.tape import CannotCompile, Ref
 from agentlib.engine.trace import Trace
+from agentlib.engine.traced import traced
 from agentlib.learners import Regressor, Update, run
 from tests.test_contract import LEARNERS
 
@@ -22,7 +23,7 @@ each_learner = pytest.mark.parametrize("learner_class", LEARNERS, ids=lambda one
 
 def ready(learner_class):
     learner, source = learner_class.tiny(seed=0)
-    for _ in run(learner, source, 3, compile=False):
+    for _ in run(learner, source, 3, compile="eager"):
         pass
     source.planned_updates = 10
     source.advance()
@@ -101,13 +102,13 @@ def test_a_graph_is_captured_once_and_anew_where_tensors_lie_elsewhere(monkeypat
     learner, source = ready(Regressor)
     plain, plain_source = deepcopy((learner, source))
     graphs = with_graphs(monkeypatch)
-    monkeypatch.setattr("agentlib.engine.compiled.library", Captured)
+    monkeypatch.setattr("agentlib.engine.loop.library", Captured)
     losses = []
     for _, update in run(learner, source, 4, compile=True):
         losses.append(update.metrics["loss"])
     assert len(graphs) == 2  # the second update is traced, too
     assert [graph.replays for graph in graphs] == [1, 3]
-    expected = [update.metrics["loss"] for _, update in run(plain, plain_source, 4, compile=False)]
+    expected = [update.metrics["loss"] for _, update in run(plain, plain_source, 4, compile="eager")]
     torch.testing.assert_close(torch.stack(losses), torch.stack(expected), rtol=0, atol=0)
     trace = traced(learner, source)
     graph = Captured(trace)

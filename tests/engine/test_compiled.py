@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from agentlib.backbones import adam
 from agentlib.core import Learner, Step, Update
 from agentlib.core.trees import copied, difference
-from agentlib.engine import compiled, run
-from agentlib.engine.compiled import CHECK_EVERY, MOST_TRACES, compiler_found, traced
+from agentlib.engine import loop, run, torch_private
+from agentlib.engine.compiled import compiler_found
 from agentlib.engine.tape import CannotCompile, Ref
+from agentlib.engine.traced import CHECK_EVERY, MOST_TRACES, traced
+from agentlib.learners import DQN, GAN, Diffusion
 from tests.engine.draws import Draws, Noise
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +58,7 @@ def state_of(*modules):
 @pytest.mark.slow
 @needs_compiler
 def test_compiled_equals_plain():
-    equal(*(trained(Scaled(1), Draws(1), 3 * CHECK_EVERY, way) for way in (True, False)))
+    equal(*(trained(Scaled(1), Draws(1), 3 * CHECK_EVERY, way) for way in (True, "eager")))
 
 
 @pytest.mark.slow
@@ -105,7 +107,7 @@ class Averaging(Scaled):
 @pytest.mark.slow
 @needs_compiler
 def test_tensors_that_are_replaced_are_followed():
-    equal(*(trained(Averaging(2), Prepared(2), 40, way) for way in (True, False)))
+    equal(*(trained(Averaging(2), Prepared(2), 40, way) for way in (True, "eager")))
 
 
 @pytest.mark.slow
@@ -204,8 +206,8 @@ class Neighbours(Scaled):
 
 
 def test_parts_of_one_piece_of_memory(monkeypatch):
-    monkeypatch.setattr(compiled, "library", lambda trace: Plain(trace))
-    one, other = (trained(Neighbours(), Draws(), 40, compile) for compile in (True, False))
+    monkeypatch.setattr(loop, "library", lambda trace: Plain(trace))
+    one, other = (trained(Neighbours(), Draws(), 40, compile) for compile in (True, "eager"))
     assert difference(state_of(one)[0], state_of(other)[0]) is None
 
 
@@ -225,7 +227,7 @@ def test_parts_of_one_piece_of_memory(monkeypatch):
 def test_what_cannot_be_compiled_says_so_and_runs_plain(learner, source, message, monkeypatch):
     plain = type(learner)(), type(source)()
     trained(*plain, 3, False)
-    monkeypatch.setattr(compiled, "library", lambda trace: Plain(trace))
+    monkeypatch.setattr(loop, "library", lambda trace: Plain(trace))
     with pytest.raises(CannotCompile, match=message):
         trained(type(learner)(), type(source)(), 3, True)
     monkeypatch.setattr("agentlib.engine.loop.AUTO_COMPILE_UPDATES", 3)
@@ -264,7 +266,7 @@ def test_batches_that_are_replaced_are_no_reason_to_trace_again(monkeypatch):
         traces.append(trace)
         return Plain(trace)
 
-    monkeypatch.setattr(compiled, "library", library)
+    monkeypatch.setattr(loop, "library", library)
     trained(Scaled(6), Prepared(6), 4 * CHECK_EVERY, True)
     assert len(traces) == 2
 
@@ -277,17 +279,44 @@ def test_sizes_that_keep_changing(monkeypatch):
         def sample(self):
             return Noise(self.x, self.batch_clock)
 
-    monkeypatch.setattr(compiled, "library", lambda trace: Plain(trace))
+    monkeypatch.setattr(loop, "library", lambda trace: Plain(trace))
     with pytest.raises(CannotCompile, match=f"{MOST_TRACES} times"):
         trained(Scaled(), Grows(), 2 * MOST_TRACES, True)
 
 
 def test_the_operations_of_a_trace_are_the_update(monkeypatch):
     """Bit for bit."""
-    monkeypatch.setattr(compiled, "library", lambda trace: Plain(trace))
+    monkeypatch.setattr(loop, "library", lambda trace: Plain(trace))
     states = []
-    for way in (True, False):
+    for way in (True, "eager"):
         learner, source = Averaging(5), Prepared(5)
         trained(learner, source, 40, way)
         states.append(state_of(learner, source)[0])
     assert difference(*states) is None
+
+
+def built(learner_class, updates=60):
+    """The state after a compiled run, from an empty cache."""
+    learner, source = learner_class.tiny(seed=0)
+    reports = [copied(tuple(update)) for _, update in run(learner, source, updates, compile=True)]
+    return reports, copied(learner), copied(source)
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("learner_class", [DQN, GAN, Diffusion], ids=lambda one: one.__name__)
+def test_our_runtime_is_the_container_bit_for_bit(learner_class, monkeypatch, tmp_path):
+    """`runtime.cpp` against AOTInductor's own, each built for this."""
+    container = torch_private._compile
+
+    def never_the_container(graph, tensors, folder, compiler, settings):
+        assert settings
+        return container(graph, tensors, folder, compiler, settings)
+
+    monkeypatch.setenv("AGENTLIB_CACHE", str(tmp_path / "runtime"))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch_private, "_compile", never_the_container)
+        ours = built(learner_class)
+    monkeypatch.setenv("AGENTLIB_CACHE", str(tmp_path / "container"))
+    monkeypatch.setattr(torch_private, "_build_in_runtime", None)  # so that it fails
+    assert difference(built(learner_class), ours) is None

@@ -216,7 +216,7 @@ def test_two_runs_in_turns_do_not_meet():
 def test_without_a_compiler(monkeypatch):
     monkeypatch.setattr(loop, "compiler_found", lambda: False)
     monkeypatch.setattr(loop, "AUTO_COMPILE_UPDATES", 20)
-    monkeypatch.setattr(loop, "CompiledCycle", None)  # must not be called
+    monkeypatch.setattr(loop, "library", None)  # must not be called
     learner, source = Fit(), Line()
     with pytest.warns(UserWarning, match="C\\+\\+ compiler") as caught:
         for _ in run(learner, source, 20):
@@ -232,7 +232,7 @@ def test_without_a_compiler(monkeypatch):
 
 def test_torch_optimizers_run_eager(monkeypatch):
     monkeypatch.setattr(loop, "AUTO_COMPILE_UPDATES", 2)
-    monkeypatch.setattr(loop, "CompiledCycle", None)
+    monkeypatch.setattr(loop, "library", None)
     learner = Fit(optimizer=partial(torch.optim.SGD, lr=0.1))
     assert len(list(run(learner, Line(), 3))) == 3
     with pytest.raises(ValueError, match=r"torch\.optim"):

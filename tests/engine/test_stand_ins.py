@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from agentlib.backbones import adam
 from agentlib.core import Learner, Step, Update
 from agentlib.core.trees import copied, difference
-from agentlib.engine import compiled, run
+from agentlib.engine import loop, run
 from agentlib.engine.captured import replayed
-from agentlib.engine.compiled import CHECK_EVERY, traced
 from agentlib.engine.stand_ins import LONGEST, StandIns
 from agentlib.engine.tape import CannotCompile
+from agentlib.engine.traced import CHECK_EVERY, traced
 from tests.engine.draws import Draws
 
 
@@ -58,7 +58,7 @@ def traces(monkeypatch):
         made.append(trace)
         return Replayed(trace)
 
-    monkeypatch.setattr(compiled, "library", library)
+    monkeypatch.setattr(loop, "library", library)
     return made
 
 
@@ -216,7 +216,7 @@ class Thresholds(Scaled):
 
 def test_a_number_that_is_read_may_change_without_effect_and_then_be_of_effect(traces, monkeypatch):
     """Traces that do not differ are not counted."""
-    monkeypatch.setattr(compiled, "MOST_TRACES", 2)
+    monkeypatch.setattr("agentlib.engine.traced.MOST_TRACES", 2)
     updates = run(Thresholds(), Draws(), 4 * CHECK_EVERY, compile=True)
     factors = [float(update.metrics["factor"]) for _, update in updates]
     assert set(factors[: 2 * CHECK_EVERY]) == {1.0}
@@ -249,7 +249,7 @@ class Swaps(Rotates):
 
 @pytest.mark.parametrize("learner_class", [Rotates, Swaps])
 def test_tensors_that_change_places(learner_class, traces):
-    one, other = (trained(learner_class(), Draws(), 5, way) for way in (True, False))
+    one, other = (trained(learner_class(), Draws(), 5, way) for way in (True, "eager"))
     assert difference(one, other) is None
 
 

@@ -11,10 +11,11 @@ from agentlib.backbones import adamw
 from agentlib.core import Learner, Step, Update
 from agentlib.core.source import Source
 from agentlib.core.trees import copied, difference, leaves
-from agentlib.engine import compiled, run
+from agentlib.engine import loop, run
 from agentlib.engine.captured import replayed
-from agentlib.engine.compiled import CHECK_EVERY, compiler_found, traced
+from agentlib.engine.compiled import compiler_found
 from agentlib.engine.tape import INTERNAL, CannotCompile, Tape
+from agentlib.engine.traced import CHECK_EVERY, traced
 from agentlib.learners import DQN, GAN, Regressor
 from tests.test_contract import LEARNERS, Line
 
@@ -253,8 +254,8 @@ class Large(Learner):
 
 def test_updates_with_several_groups_are_counted_once(monkeypatch):
     """Bit for bit; a number changes in mid-run, so that it is traced again."""
-    monkeypatch.setattr(compiled, "library", Replayed)
-    states = [state for state, _ in (trained_with_a_change(way) for way in (True, False))]
+    monkeypatch.setattr(loop, "library", Replayed)
+    states = [state for state, _ in (trained_with_a_change(way) for way in (True, "eager"))]
     for updates, (one, other) in enumerate(zip(*states, strict=True), start=1):
         assert difference(one, other) is None, updates
 
@@ -274,7 +275,7 @@ def trained_with_a_change(compile, updates=2 * CHECK_EVERY + 2):
 @needs_compiler
 def test_compiled_equals_plain_with_several_groups():
     """From the first update to the hundredth; a number changes in mid-run."""
-    states = [trained_with_a_change(way, 100)[0] for way in (True, False)]
+    states = [trained_with_a_change(way, 100)[0] for way in (True, "eager")]
     for updates in (1, 2, 3, CHECK_EVERY, CHECK_EVERY + 1, CHECK_EVERY + 2, 100):
         one, other = (state[updates - 1] for state in states)
         for name, value in one.items():
@@ -287,7 +288,7 @@ def test_compiled_equals_plain_with_several_groups():
 def test_a_compiled_learner_with_several_groups_equals_the_plain_one(learner_class, many_groups):
     start = learner_class.tiny(seed=0)
     states = []
-    for way in (True, False):
+    for way in (True, "eager"):
         learner, source = copy.deepcopy(start)
         for _ in run(learner, source, 20, compile=way):
             pass
@@ -315,7 +316,7 @@ class Normalized(Learner):
 @pytest.mark.parametrize("way", ["replayed", pytest.param("compiled", marks=[pytest.mark.slow, needs_compiler])])
 def test_running_statistics_move_once_in_each_update(way, monkeypatch):
     if way == "replayed":
-        monkeypatch.setattr(compiled, "library", Replayed)
+        monkeypatch.setattr(loop, "library", Replayed)
     states = []
     for compile in (True, False):
         learner = Normalized()
