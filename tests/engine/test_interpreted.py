@@ -14,8 +14,7 @@ from agentlib.engine.interpreted import Interpreted
 from agentlib.engine.tape import CannotCompile
 from agentlib.engine.traced import CHECK_EVERY, TracedCycle
 from agentlib.learners import Learner, Update, run
-from tests.engine.test_tape import Line
-from tests.test_contract import LEARNERS
+from tests.test_contract import LEARNERS, Line
 
 each_learner = pytest.mark.parametrize("learner_class", LEARNERS, ids=lambda one: one.__name__)
 
