@@ -70,7 +70,7 @@ WORKS = {
     "lstm": (lstm, "recurrent DQN, LSTM 256, 32 sequences of 40"),
     "decision_transformer": (
         decision_transformer,
-        "decision transformer, 10.7 million parameters, 16 times 192 tokens",
+        "decision transformer, 10.7 million weights, 16 times 192 tokens",
     ),
     "unet": (unet, "diffusion, U-Net, 1x28x28, batch 64"),
     "simclr": (simclr, "SimCLR with its views, 1x28x28, batch 256"),
