@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentlib.backbones.base import Backbone, Observation, SequenceBackbone, Spec, State
+from agentlib.backbones.base import Backbone, Observation, SequenceBackbone, State
 from agentlib.backbones.cnn import CNN, NatureCNN
 from agentlib.backbones.combine import Chain, Nested, OneHot
 from agentlib.backbones.decoders import Critic, Generator, MLPDecoder
@@ -16,7 +16,7 @@ from agentlib.backbones.recurrent import GRU, LSTM, RNN
 from agentlib.backbones.resnet import ResNet
 from agentlib.backbones.return_conditioned import Prompt, ReturnConditioned
 from agentlib.backbones.sequence import AfterAction, WithMemory
-from agentlib.backbones.specs import BACKBONES, from_spec, spec_of
+from agentlib.backbones.specs import BACKBONES, Described, Spec, described, from_spec, spec_of
 from agentlib.backbones.transformer import EncoderDecoder, TransformerDecoder, TransformerEncoder
 from agentlib.backbones.unet import MapDecoder, UNet
 from agentlib.backbones.vision_transformer import Swin, ViT
@@ -32,6 +32,7 @@ __all__ = [
     "Backbone",
     "Chain",
     "Critic",
+    "Described",
     "DiffusionModel",
     "EncoderDecoder",
     "Generator",
@@ -60,6 +61,7 @@ __all__ = [
     "adagrad",
     "adam",
     "adamw",
+    "described",
     "from_spec",
     "initialize",
     "lars",
@@ -70,29 +72,9 @@ __all__ = [
     "spec_of",
 ]
 
-BACKBONES |= {
-    "mlp": MLP,
-    "nature_cnn": NatureCNN,
-    "cnn": CNN,
-    "resnet": ResNet,
-    "unet": UNet,
-    "one_hot": OneHot,
-    "nested": Nested,
-    "chain": Chain,
-    "running_norm": RunningNorm,
-    "rnn": RNN,
-    "lstm": LSTM,
-    "gru": GRU,
-    "transformer_encoder": TransformerEncoder,
-    "transformer_decoder": TransformerDecoder,
-    "encoder_decoder": EncoderDecoder,
-    "vit": ViT,
-    "swin": Swin,
-    "with_memory": WithMemory,
-    "return_conditioned": ReturnConditioned,
-    "mlp_decoder": MLPDecoder,
-    "generator": Generator,
-    "mlp_denoiser": MLPDenoiser,
-    "unet_denoiser": UNetDenoiser,
-    "diffusion": DiffusionModel,
-}
+_NETWORKS: tuple[type[Described], ...] = (
+    MLP, NatureCNN, CNN, ResNet, UNet, OneHot, Nested, Chain, RunningNorm, RNN, LSTM, GRU, TransformerEncoder,
+    TransformerDecoder, EncoderDecoder, ViT, Swin, WithMemory, ReturnConditioned, MLPDecoder, Generator, MLPDenoiser,
+    UNetDenoiser, DiffusionModel,
+)  # fmt: skip
+BACKBONES |= {network.kind: network for network in _NETWORKS}

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from agentlib.backbones.specs import Described
+
 Observation = Any
 """A tensor `(B, ...)`, or a dict or tuple of observations."""
 State = Any
 """What a network with memory carries from step to step: a tree of tensors, the batch on the first axis of each."""
-Spec = dict[str, Any]
-"""`{"name": ..., "arguments": {...}}`, JSON-able: enough to build the module again."""
 
 
-class Backbone(nn.Module, ABC):
+class Backbone(Described, ABC):
     """A network from an observation to features `(B, feature_dim)`.
 
     A class of your own needs no more than `nn.Module`, `forward` and an attribute `feature_dim`; `spec` is what lets
@@ -27,11 +27,6 @@ class Backbone(nn.Module, ABC):
     """Width of the features."""
     is_sequence = False
     """Whether it has memory: see `SequenceBackbone`."""
-
-    @property
-    @abstractmethod
-    def spec(self) -> Spec:
-        """The name and the JSON-able arguments that rebuild this network."""
 
     @abstractmethod
     def forward(self, observation: Observation) -> Tensor:
@@ -53,7 +48,8 @@ class Backbone(nn.Module, ABC):
 
 def dtype_of(network: nn.Module) -> torch.dtype:
     """The floating-point type that a network computes in: that of its first parameter, float32 without any."""
-    return next((parameter.dtype for parameter in network.parameters()), torch.float32)
+    parameter = next(network.parameters(), None)
+    return torch.float32 if parameter is None else parameter.dtype
 
 
 class SequenceBackbone(Backbone):

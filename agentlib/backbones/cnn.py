@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.backbones.activations import activation_named
-from agentlib.backbones.base import Backbone, Spec, dtype_of
-from agentlib.backbones.images import ImageLayout, Window, convolved_sides, scaled
+from agentlib.backbones.base import dtype_of
+from agentlib.backbones.images import ImageBackbone, Window, convolved_sides, scaled
 from agentlib.backbones.initialization import initialize
 from agentlib.backbones.normalization import normalized, shifts
+from agentlib.backbones.specs import Spec, described
 from agentlib.core.names import look_up
 from agentlib.core.once import once
 
@@ -58,7 +59,7 @@ class BlockConv2d(nn.Conv2d):
         return blocks.reshape(batch, height // side, columns // width, channels * side * width)
 
 
-class NatureCNN(Backbone):
+class NatureCNN(ImageBackbone):
     """The network of deep Q-learning on Atari (Mnih et al. 2015): three convolutions and one linear layer.
 
     Args:
@@ -73,12 +74,13 @@ class NatureCNN(Backbone):
         ValueError: the shape is no image, lies the other way round, or is too small for the three convolutions.
     """
 
+    kind = "nature_cnn"
+
     LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
     """(channels, kernel, stride) of each convolution."""
 
     def __init__(self, shape: Sequence[int], feature_dim: int = 512, channels_last: bool = False) -> None:
-        super().__init__()
-        self.layout = ImageLayout(tuple(shape), bool(channels_last))
+        super().__init__(shape, channels_last)
         self.feature_dim = int(feature_dim)
         height, width = convolved_sides(self.layout, [(kernel, stride, 0) for _, kernel, stride in self.LAYERS])
         channels = self.layout.channels
@@ -90,15 +92,6 @@ class NatureCNN(Backbone):
         self.convolutions = nn.Sequential(*modules)
         self.linear = nn.Sequential(nn.Linear(channels * height * width, self.feature_dim), nn.ReLU())
 
-    @property
-    def spec(self) -> Spec:
-        arguments = {
-            "shape": list(self.layout.shape),
-            "feature_dim": self.feature_dim,
-            "channels_last": self.layout.channels_last,
-        }
-        return {"name": "nature_cnn", "arguments": arguments}
-
     def forward(self, observation: Tensor) -> Tensor:
         maps = self.convolutions(self.layout(observation))  # (B, 64, h, w)
         features: Tensor = self.linear(maps.flatten(1))  # (B, feature_dim)
@@ -109,7 +102,7 @@ class NatureCNN(Backbone):
         return _outputs(self.convolutions, [1, 3, 5], self.layout(observation))
 
 
-class CNN(Backbone):
+class CNN(ImageBackbone):
     """Convolutions and poolings, as they are listed.
 
     Each convolution is followed by its normalization and activation: `layers=(16, 32, "max", 32)` is two convolutions,
@@ -129,6 +122,8 @@ class CNN(Backbone):
         ValueError: an unknown name, or an image that is no image, lies the other way round, or is too small.
     """
 
+    kind = "cnn"
+
     def __init__(
         self,
         shape: Sequence[int],
@@ -139,8 +134,7 @@ class CNN(Backbone):
         init: str = "he",
         channels_last: bool = False,
     ) -> None:
-        super().__init__()
-        self.layout = ImageLayout(tuple(shape), bool(channels_last))
+        super().__init__(shape, channels_last)
         self.layers = [layer if isinstance(layer, int | str) else list(layer) for layer in layers]
         self.activation, self.norm, self.init, self.has_linear = activation, norm, init, feature_dim is not None
         height, width = convolved_sides(self.layout, [_window(layer) for layer in self.layers])
@@ -169,16 +163,7 @@ class CNN(Backbone):
 
     @property
     def spec(self) -> Spec:
-        arguments = {
-            "shape": list(self.layout.shape),
-            "layers": self.layers,
-            "feature_dim": self.feature_dim if self.has_linear else None,
-            "activation": self.activation,
-            "norm": self.norm,
-            "init": self.init,
-            "channels_last": self.layout.channels_last,
-        }
-        return {"name": "cnn", "arguments": arguments}
+        return described(self, feature_dim=self.feature_dim if self.has_linear else None)
 
     def forward(self, observation: Tensor) -> Tensor:
         maps = self.convolutions(self.layout(observation, dtype_of(self)))  # (B, C, h, w)

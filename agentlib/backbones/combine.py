@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones.base import Backbone, Observation, Spec
-from agentlib.backbones.specs import spec_of
+from agentlib.backbones.base import Backbone, Observation
+from agentlib.backbones.specs import Spec, described, spec_of
 
 
 class OneHot(Backbone):
@@ -19,6 +19,8 @@ class OneHot(Backbone):
         start: smallest value of each category; zeros by default.
     """
 
+    kind = "one_hot"
+
     first: Tensor
 
     def __init__(self, sizes: Sequence[int], start: Sequence[int] | None = None) -> None:
@@ -27,10 +29,6 @@ class OneHot(Backbone):
         self.start = tuple(int(value) for value in start) if start is not None else (0,) * len(self.sizes)
         self.register_buffer("first", torch.tensor(self.start), persistent=False)
         self.feature_dim = sum(self.sizes)
-
-    @property
-    def spec(self) -> Spec:
-        return {"name": "one_hot", "arguments": {"sizes": list(self.sizes), "start": list(self.start)}}
 
     def forward(self, observation: Tensor) -> Tensor:
         values = observation.reshape(observation.shape[0], -1).long() - self.first  # (B, number of categories)
@@ -47,6 +45,8 @@ class Nested(Backbone):
             ignored.
     """
 
+    kind = "nested"
+
     def __init__(self, encoders: Mapping[str, nn.Module] | Sequence[nn.Module]) -> None:
         super().__init__()
         parts = dict(encoders) if isinstance(encoders, Mapping) else dict(enumerate(encoders))
@@ -58,10 +58,7 @@ class Nested(Backbone):
     def spec(self) -> Spec:
         specs = [spec_of(encoder) for encoder in self.encoders]
         named = all(isinstance(key, str) for key in self.keys)
-        return {
-            "name": "nested",
-            "arguments": {"encoders": dict(zip(self.keys, specs, strict=True)) if named else specs},
-        }
+        return described(self, encoders=dict(zip(self.keys, specs, strict=True)) if named else specs)
 
     def forward(self, observation: Observation) -> Tensor:
         features = [encoder(observation[key]) for key, encoder in zip(self.keys, self.encoders, strict=True)]
@@ -76,14 +73,12 @@ class Nested(Backbone):
 class Chain(Backbone):
     """Backbones one after another: an encoder of the observation, then a trunk on its features."""
 
+    kind = "chain"
+
     def __init__(self, stages: Sequence[nn.Module]) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.feature_dim = _width(stages[-1])
-
-    @property
-    def spec(self) -> Spec:
-        return {"name": "chain", "arguments": {"stages": [spec_of(stage) for stage in self.stages]}}
 
     def forward(self, observation: Observation) -> Tensor:
         features = observation

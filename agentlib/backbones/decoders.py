@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from agentlib.backbones.base import Backbone, Spec
+from agentlib.backbones.base import Backbone
 from agentlib.backbones.mlp import MLP
+from agentlib.backbones.specs import Described
 
 
-class MLPDecoder(nn.Module):
+class MLPDecoder(Described):
     """Linear layers with an activation between them, from a code `(B, input_dim)` to an example `(B, *shape)`.
 
     Args:
@@ -23,6 +24,8 @@ class MLPDecoder(nn.Module):
         activation: name of the nonlinearity.
         squash: the output goes through a sigmoid, for examples between 0 and 1.
     """
+
+    kind = "mlp_decoder"
 
     def __init__(
         self,
@@ -38,25 +41,13 @@ class MLPDecoder(nn.Module):
         self.trunk = MLP(self.input_dim, self.hidden, activation)
         self.head = nn.Linear(self.trunk.feature_dim, math.prod(self.shape))
 
-    @property
-    def spec(self) -> Spec:
-        """The name and arguments that rebuild this network."""
-        arguments = {
-            "input_dim": self.input_dim,
-            "shape": list(self.shape),
-            "hidden": list(self.hidden),
-            "activation": self.activation,
-            "squash": self.squash,
-        }
-        return {"name": "mlp_decoder", "arguments": arguments}
-
     def forward(self, code: Tensor) -> Tensor:
         """Examples `(B, *shape)`."""
         output: Tensor = self.head(self.trunk(code)).unflatten(1, self.shape)  # (B, *shape)
         return output.sigmoid() if self.squash else output
 
 
-class Generator(nn.Module):
+class Generator(Described):
     """Noise, and perhaps a label, to examples: x = G(z, y), z ~ N(0, I).
 
     Args:
@@ -65,18 +56,14 @@ class Generator(nn.Module):
         n_classes: of the labels; 0 for none.
     """
 
+    kind = "generator"
+
     classes: Tensor
 
     def __init__(self, decoder: nn.Module, latent_dim: int, n_classes: int = 0) -> None:
         super().__init__()
         self.decoder, self.latent_dim, self.n_classes = decoder, int(latent_dim), int(n_classes)
         self.register_buffer("classes", torch.eye(self.n_classes), persistent=False)
-
-    @property
-    def spec(self) -> Spec:
-        """The name and arguments that rebuild this network."""
-        arguments = {"decoder": self.decoder.spec, "latent_dim": self.latent_dim, "n_classes": self.n_classes}
-        return {"name": "generator", "arguments": arguments}
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Examples `(B, *shape)` for noise `(B, latent_dim)` and labels `(B,)`."""

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones.base import Spec
 from agentlib.backbones.mlp import MLP
+from agentlib.backbones.specs import Described
 from agentlib.backbones.unet import UNet
 
 Schedule = Literal["linear", "cosine"]
@@ -67,7 +67,7 @@ def condition_inputs(condition: Tensor | None, condition_dim: int, like: Tensor)
     return [like.new_zeros(like.shape[0], condition_dim) if condition is None else condition]
 
 
-class MLPDenoiser(nn.Module):
+class MLPDenoiser(Described):
     """The velocity, by an MLP on x, waves of x, waves of the time, and a condition.
 
     Without the waves, an MLP blurs structure that is much finer than the data is wide.
@@ -78,6 +78,8 @@ class MLPDenoiser(nn.Module):
         condition_dim: numbers in a condition; 0 for none.
         frequencies: of the waves of x.
     """
+
+    kind = "mlp_denoiser"
 
     frequencies: Tensor
     rates: Tensor
@@ -98,17 +100,6 @@ class MLPDenoiser(nn.Module):
         self.trunk = MLP(inputs, self.hidden, "silu")
         self.head = nn.Linear(self.trunk.feature_dim, size)
 
-    @property
-    def spec(self) -> Spec:
-        """The name and arguments that rebuild this network."""
-        arguments = {
-            "shape": list(self.shape),
-            "hidden": list(self.hidden),
-            "condition_dim": self.condition_dim,
-            "frequencies": self.frequencies.tolist(),
-        }
-        return {"name": "mlp_denoiser", "arguments": arguments}
-
     def forward(self, x: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
         """Velocities `(B, *shape)` for x `(B, *shape)`, times `(B,)` from 0 to 1, conditions `(B, condition_dim)`."""
         flat = x.flatten(1)  # (B, d)
@@ -118,7 +109,7 @@ class MLPDenoiser(nn.Module):
         return velocity.view_as(x)
 
 
-class UNetDenoiser(nn.Module):
+class UNetDenoiser(Described):
     """The velocity of images, by a U-Net whose blocks see time and condition.
 
     Args:
@@ -127,6 +118,8 @@ class UNetDenoiser(nn.Module):
         condition_dim: numbers in a condition; 0 for none.
         embedding_dim: width of the embedding of time and condition that the blocks see.
     """
+
+    kind = "unet_denoiser"
 
     rates: Tensor
 
@@ -143,17 +136,7 @@ class UNetDenoiser(nn.Module):
         inputs = 2 * len(self.rates) + self.condition_dim
         self.embedding = MLP(inputs, (self.embedding_dim, self.embedding_dim), "silu")
         self.unet = UNet(self.shape, widths=widths, condition_dim=self.embedding_dim)
-
-    @property
-    def spec(self) -> Spec:
-        """The name and arguments that rebuild this network."""
-        arguments = {
-            "shape": list(self.shape),
-            "widths": list(self.unet.widths),
-            "condition_dim": self.condition_dim,
-            "embedding_dim": self.embedding_dim,
-        }
-        return {"name": "unet_denoiser", "arguments": arguments}
+        self.widths = self.unet.widths
 
     def forward(self, x: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
         """Velocities `(B, C, H, W)` for x, times `(B,)` from 0 to 1, conditions `(B, condition_dim)`."""
@@ -188,7 +171,7 @@ def denoiser_for(
     return MLPDenoiser(shape, hidden, condition_dim)
 
 
-class DiffusionModel(nn.Module):
+class DiffusionModel(Described):
     """A distribution over samples of one shape, given by a network that predicts the noise in them.
 
     Args:
@@ -199,6 +182,8 @@ class DiffusionModel(nn.Module):
         clip: while sampling, cut predictions of x_0 to the range of the data. Right for data with hard limits, such as
             actions and pixels, and for samples in few steps; it would cut the tails of points in the plane.
     """
+
+    kind = "diffusion"
 
     beta: Tensor
     alpha_bar: Tensor
@@ -226,18 +211,6 @@ class DiffusionModel(nn.Module):
         self.register_buffer("alpha_bar_before", torch.cat([kept.new_ones(1), kept[:-1]]), persistent=False)
         for name, value in (("center", 0.0), ("scale", 1.0), ("low", -math.inf), ("high", math.inf)):
             self.register_buffer(name, torch.full(self.shape, value))
-
-    @property
-    def spec(self) -> Spec:
-        """The name and arguments that rebuild this model."""
-        arguments: dict[str, Any] = {
-            "denoiser": self.denoiser.spec,
-            "shape": list(self.shape),
-            "noise_steps": self.noise_steps,
-            "schedule": self.schedule,
-            "clip": self.clip,
-        }
-        return {"name": "diffusion", "arguments": arguments}
 
     @torch.no_grad()
     def standardize(self, data: Tensor) -> None:

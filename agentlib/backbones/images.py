@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from agentlib.backbones.base import Backbone
+
 MAX_COLOURS = 4
 """An axis up to this long may be the channels of an image that lies the other way round."""
 
@@ -91,6 +93,15 @@ def scaled(image: Tensor, dtype: torch.dtype) -> Tensor:
 def tiling(height: int, width: int) -> list[int]:
     """Sides of squares that tile an image, for messages: those up to 1024."""
     return [size for size in range(1, min(height, width, 1024) + 1) if height % size == width % size == 0]
+
+
+class ImageBackbone(Backbone):
+    """A network of images that all have one layout."""
+
+    def __init__(self, shape: Sequence[int], channels_last: bool) -> None:
+        super().__init__()
+        self.layout = ImageLayout(tuple(shape), bool(channels_last))
+        self.shape, self.channels_last = self.layout.shape, self.layout.channels_last
 
 
 Window = tuple[int, int, int]

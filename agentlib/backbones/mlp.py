@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from agentlib.backbones.activations import activation_named
-from agentlib.backbones.base import Backbone, Spec, dtype_of
+from agentlib.backbones.base import Backbone, dtype_of
 from agentlib.backbones.initialization import initialize, scale_branches
 from agentlib.backbones.normalization import normalized
 
@@ -36,6 +36,8 @@ class MLP(Backbone):
         residual: add the input of a layer to its output.
         init: name of the initialization, see `agentlib.backbones.initialization`.
     """
+
+    kind = "mlp"
 
     def __init__(
         self,
@@ -68,12 +70,6 @@ class MLP(Backbone):
         scale_branches(branch_ends)
         self.layers = nn.Sequential(*layers)
         self.feature_dim = widths[-1]
-
-    @property
-    def spec(self) -> Spec:
-        names = ("input_dim", "hidden", "activation", "norm", "dropout", "residual", "init")
-        arguments = {name: getattr(self, name) for name in names}
-        return {"name": "mlp", "arguments": arguments | {"hidden": list(self.hidden)}}
 
     @property
     def is_plain(self) -> bool:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
-from agentlib.backbones.base import Backbone, Spec
+from agentlib.backbones.base import Backbone
 from agentlib.core.names import look_up
 
 
@@ -156,6 +156,8 @@ class RunningNorm(Backbone):
         clip: normalized values are cut to `[-clip, clip]`.
     """
 
+    kind = "running_norm"
+
     mean: Tensor
     variance: Tensor
     count: Tensor
@@ -167,10 +169,6 @@ class RunningNorm(Backbone):
         self.register_buffer("variance", torch.ones(self.shape, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.feature_dim = int(self.mean.numel())
-
-    @property
-    def spec(self) -> Spec:
-        return {"name": "running_norm", "arguments": {"shape": list(self.shape), "clip": self.clip}}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def in_float64(tensor: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones.base import SequenceBackbone, Spec, State
+from agentlib.backbones.base import SequenceBackbone, State
 from agentlib.core.names import close_matches
 
 Cell = tuple[Tensor, ...]
@@ -39,7 +39,6 @@ class Recurrent(SequenceBackbone):
             reads whole sequences: it cannot act step by step.
     """
 
-    kind: str
     gates: int
     """Blocks of `hidden_dim` rows in the weights."""
     parts = 1
@@ -66,13 +65,6 @@ class Recurrent(SequenceBackbone):
                 ):
                     weights = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
                     self.register_parameter(f"{name}_l{layer}{suffix}", weights)
-
-    @property
-    def spec(self) -> Spec:
-        names = ("input_dim", "hidden_dim", "layers", "bidirectional", *self.own_arguments)
-        return {"name": self.kind, "arguments": {name: getattr(self, name) for name in names}}
-
-    own_arguments: tuple[str, ...] = ()
 
     @abstractmethod
     def cell(self, x: Tensor, state: Cell, weight: Tensor, bias: Tensor) -> Cell:
@@ -173,7 +165,6 @@ class RNN(Recurrent):
     """
 
     kind, gates = "rnn", 1
-    own_arguments = ("nonlinearity",)
     NONLINEARITIES: ClassVar = {"tanh": torch.tanh, "relu": torch.relu, "identity": torch.clone}
 
     def __init__(
@@ -202,7 +193,6 @@ class LSTM(Recurrent):
     """
 
     kind, gates, parts = "lstm", 4, 2
-    own_arguments = ("forget_bias",)
 
     def __init__(
         self,

@@ -21,10 +21,11 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from agentlib.backbones.activations import activation_named
-from agentlib.backbones.base import Backbone, Spec, dtype_of
-from agentlib.backbones.images import ImageLayout, Window, convolved_sides
+from agentlib.backbones.base import dtype_of
+from agentlib.backbones.images import ImageBackbone, Window, convolved_sides
 from agentlib.backbones.initialization import initialize, scale_branches
 from agentlib.backbones.normalization import normalized, shifts
+from agentlib.backbones.specs import Spec, described
 from agentlib.core.names import look_up
 
 RESNETS: dict[str, dict[str, Any]] = {
@@ -82,7 +83,7 @@ class Block(nn.Module):
         return output
 
 
-class ResNet(Backbone):
+class ResNet(ImageBackbone):
     """A residual network; the features are the mean of the last maps.
 
     Args:
@@ -99,6 +100,8 @@ class ResNet(Backbone):
         ValueError: an unknown name, or an image that is no image, lies the other way round, or is too small.
     """
 
+    kind = "resnet"
+
     def __init__(
         self,
         shape: Sequence[int],
@@ -110,8 +113,7 @@ class ResNet(Backbone):
         activation: str = "relu",
         channels_last: bool = False,
     ) -> None:
-        super().__init__()
-        self.layout = ImageLayout(tuple(shape), bool(channels_last))
+        super().__init__(shape, channels_last)
         self.blocks, self.width, self.bottleneck = tuple(int(count) for count in blocks), int(width), bool(bottleneck)
         if not self.blocks or min(self.blocks) < 1:
             raise ValueError(f"each stage has at least one block, not {self.blocks}")
@@ -151,17 +153,7 @@ class ResNet(Backbone):
 
     @property
     def spec(self) -> Spec:
-        arguments = {
-            "shape": list(self.layout.shape),
-            "blocks": list(self.blocks),
-            "width": self.width,
-            "bottleneck": self.bottleneck,
-            "stem": self.stem_name,
-            "norm": self.norm,
-            "activation": self.activation,
-            "channels_last": self.layout.channels_last,
-        }
-        return {"name": "resnet", "arguments": arguments}
+        return described(self, stem=self.stem_name)
 
     def forward(self, observation: Tensor) -> Tensor:
         return self.maps(observation)[-1].mean((2, 3))  # (B, feature_dim)

@@ -9,12 +9,12 @@ that stands before it, and not a_t. The three tokens of a step share an embeddin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones.base import Backbone, Observation, SequenceBackbone, Spec
+from agentlib.backbones.base import Backbone, Observation, SequenceBackbone
 from agentlib.backbones.sequence import per_step
 from agentlib.backbones.transformer import TransformerDecoder
 
@@ -68,6 +68,8 @@ class ReturnConditioned(SequenceBackbone):
         expected_reward: of a step, where the reward is not told.
     """
 
+    kind = "return_conditioned"
+
     def __init__(
         self,
         encoder: Backbone | nn.Module,
@@ -85,7 +87,7 @@ class ReturnConditioned(SequenceBackbone):
         super().__init__()
         if context < 1 or return_scale == 0.0:
             raise ValueError(f"context is at least 1 and return_scale is not 0; they are {context} and {return_scale}")
-        self.encoder, self.feature_dim, self.context = encoder, int(dim), int(context)
+        self.encoder, self.dim, self.feature_dim, self.context = encoder, int(dim), int(dim), int(context)
         self.actions = actions if isinstance(actions, int) else tuple(actions)
         self.layers, self.heads, self.max_timestep, self.dropout = layers, heads, int(max_timestep), float(dropout)
         self.target_return, self.return_scale = float(target_return), float(return_scale)
@@ -100,21 +102,6 @@ class ReturnConditioned(SequenceBackbone):
         self.decoder = TransformerDecoder(
             dim, dim, layers, heads, positions="none", window=3 * self.context, dropout=dropout
         )
-
-    @property
-    def spec(self) -> Spec:
-        names = ("dim", "layers", "heads", "context", "max_timestep", "dropout", "target_return", "return_scale")
-        arguments: dict[str, Any] = {name: getattr(self, name) for name in (*names, "expected_reward")}
-        actions = self.actions if isinstance(self.actions, int) else list(self.actions)
-        return {
-            "name": "return_conditioned",
-            "arguments": {"encoder": self.encoder.spec, "actions": actions, **arguments},
-        }
-
-    @property
-    def dim(self) -> int:
-        """Width of the tokens."""
-        return self.feature_dim
 
     def initial_state(self, batch_size: int) -> Wanted:
         like, past = self.of_timestep.weight, self.context - 1

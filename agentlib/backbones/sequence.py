@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones.base import Backbone, Observation, SequenceBackbone, Spec, State
-from agentlib.backbones.specs import spec_of
+from agentlib.backbones.base import Backbone, Observation, SequenceBackbone, State
+from agentlib.core.trees import leaves, mapped
 
 
 class AfterAction(NamedTuple):
@@ -37,6 +37,8 @@ class WithMemory(SequenceBackbone):
         ValueError: the memory reads another width.
     """
 
+    kind = "with_memory"
+
     def __init__(
         self,
         encoder: Backbone | nn.Module,
@@ -57,16 +59,6 @@ class WithMemory(SequenceBackbone):
         self.encoder = encoder
         self.memory: Any = memory
         self.feature_dim = int(memory.feature_dim)  # type: ignore[arg-type]
-
-    @property
-    def spec(self) -> Spec:
-        shape = self.previous_action
-        arguments = {
-            "encoder": spec_of(self.encoder),
-            "memory": spec_of(self.memory),
-            "previous_action": list(shape) if isinstance(shape, tuple) else shape,
-        }
-        return {"name": "with_memory", "arguments": arguments}
 
     @property
     def action_width(self) -> int:
@@ -95,7 +87,7 @@ class WithMemory(SequenceBackbone):
     ) -> tuple[Tensor, State]:
         """What the memory reads `(B, T, n)`, and its own state."""
         seen, previous = observation if isinstance(observation, AfterAction) else (observation, None)
-        batch, steps = _leading(seen)
+        batch, steps = leaves(seen)[0].shape[:2]
         state = self.initial_state(batch) if state is None else state
         features = per_step(self.encoder, seen)  # (B, T, n)
         if self.previous_action is None:
@@ -138,18 +130,5 @@ class WithMemory(SequenceBackbone):
 
 def per_step(encoder: nn.Module, observation: Observation) -> Tensor:
     """The features `(B, T, n)` of each of the observations `(B, T, ...)`, by an encoder of single ones."""
-    features: Tensor = encoder(_mapped(observation, lambda leaf: leaf.flatten(0, 1)))
-    return features.unflatten(0, _leading(observation))  # type: ignore[no-any-return]
-
-
-def _mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(tree, dict):
-        return {key: _mapped(part, change) for key, part in tree.items()}
-    return type(tree)(_mapped(part, change) for part in tree) if isinstance(tree, tuple | list) else change(tree)
-
-
-def _leading(tree: Any) -> tuple[int, int]:
-    """B and T."""
-    while not isinstance(tree, Tensor):
-        tree = next(iter(tree.values())) if isinstance(tree, dict) else tree[0]
-    return tree.shape[0], tree.shape[1]
+    features: Tensor = encoder(mapped(observation, lambda leaf: leaf.flatten(0, 1)))
+    return features.unflatten(0, leaves(observation)[0].shape[:2])  # type: ignore[no-any-return]

@@ -7,17 +7,33 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+import numpy as np
+from gymnasium import spaces
+from torch import Tensor, nn
 
-from agentlib.backbones.base import Spec
 from agentlib.core.names import close_matches, shown
 from agentlib.core.randomness import host_generator_kept
+from agentlib.core.spaces import space_to_json
 
+Spec = dict[str, Any]
+"""`{"name": ..., "arguments": {...}}`, JSON-able: enough to build the module again."""
 Classes = Mapping[str, Callable[..., nn.Module]]
 """Classes by name, or functions that build a module."""
 
 BACKBONES: dict[str, type[nn.Module]] = {}
 """The library's networks by name; `agentlib.backbones` fills it."""
+
+
+class Described(nn.Module):
+    """A module with a spec: each argument of its constructor is an attribute of the same name."""
+
+    kind = ""
+    """The name in the spec; by default that of the class."""
+
+    @property
+    def spec(self) -> Spec:
+        """The name and the JSON-able arguments that rebuild this network."""
+        return described(self)
 
 
 def spec_of(module: nn.Module) -> Spec:
@@ -29,14 +45,16 @@ def spec_of(module: nn.Module) -> Spec:
         ValueError: there is no spec, so that a file could not say how to build the network again.
     """
     spec = getattr(module, "spec", None)
-    return spec if isinstance(spec, dict) else _derived_spec(module)
+    return spec if isinstance(spec, dict) else described(module)
 
 
-def _derived_spec(module: nn.Module) -> Spec:
-    cls = type(module)
+def described(module: nn.Module, **others: Any) -> Spec:
+    """The spec by the attributes; `others` are the arguments that are no attributes of the same name."""
+    named = [cls for cls in type(module).__mro__ if issubclass(cls, Described) and cls.__dict__.get("kind")]
+    cls = named[0] if named else type(module)
     arguments: dict[str, Any] = {}
     for parameter in inspect.signature(cls).parameters.values():
-        value = getattr(module, parameter.name, parameter.default)
+        value = others.get(parameter.name, getattr(module, parameter.name, parameter.default))
         plain = _plain(value)
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY) or (
             value is not None and plain is None
@@ -47,6 +65,8 @@ def _derived_spec(module: nn.Module) -> Spec:
                 "it can be rebuilt from a file"
             )
         arguments[parameter.name] = plain
+    if named:
+        return {"name": named[0].kind, "arguments": arguments}
     spec = {"name": cls.__name__, "arguments": arguments}
     with host_generator_kept():
         again = from_spec(spec, {type(part).__name__: type(part) for part in module.modules()})
@@ -62,9 +82,12 @@ def _derived_spec(module: nn.Module) -> Spec:
 def _plain(value: Any) -> Any:
     """The value as JSON has it; None for what JSON cannot hold."""
     if isinstance(value, nn.Module):
-        return spec_of(value)
+        return [spec_of(part) for part in value] if isinstance(value, nn.ModuleList) else spec_of(value)
+    if isinstance(value, spaces.Space):
+        return space_to_json(value)
     try:
-        return json.loads(json.dumps(value, allow_nan=False))
+        plain = value.tolist() if isinstance(value, np.ndarray | Tensor) else value
+        return json.loads(json.dumps(plain, allow_nan=False))
     except (TypeError, ValueError):
         return None
 

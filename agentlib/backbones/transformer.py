@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from agentlib.backbones.attention import KeyValue, Layer, Stack, sinusoids
-from agentlib.backbones.base import Backbone, SequenceBackbone, Spec
-from agentlib.backbones.specs import spec_of
+from agentlib.backbones.base import Backbone, SequenceBackbone
+from agentlib.backbones.specs import Described
 from agentlib.core.names import close_matches
 
 Positions = Literal["learned", "sinusoidal", "rotary", "none"]
@@ -75,8 +75,6 @@ class Embedding(nn.Module):
 class _Transformer(Backbone):
     """The arguments and the parts that encoder and decoder share."""
 
-    own_arguments: tuple[str, ...]
-
     def __init__(
         self,
         input_dim: int | None,
@@ -117,14 +115,6 @@ class _Transformer(Backbone):
         if positions == "rotary" and (dim // heads) % 2:
             raise ValueError(f"rotary positions turn pairs of numbers: dim / heads must be even, not {dim // heads}")
 
-    @property
-    def spec(self) -> Spec:
-        shared = ("input_dim", "dim", "layers", "heads", "mlp_dim", "vocabulary", "positions", "max_length")
-        names = (*shared, "norm_first", "dropout", "activation", "second_order", *self.own_arguments)
-        return {"name": self.kind, "arguments": {name: getattr(self, name) for name in names}}
-
-    kind: str
-
 
 class TransformerEncoder(_Transformer):
     """Reads a whole sequence at once; the features are the mean of the tokens, or the first of them.
@@ -145,7 +135,7 @@ class TransformerEncoder(_Transformer):
         pool: "mean" or "first".
     """
 
-    kind, own_arguments = "transformer_encoder", ("pool",)
+    kind = "transformer_encoder"
 
     def __init__(
         self,
@@ -197,7 +187,7 @@ class TransformerDecoder(_Transformer, SequenceBackbone):
         cross: also read the tokens of an encoder, given as `memory`.
     """
 
-    kind, own_arguments = "transformer_decoder", ("window", "cross")
+    kind = "transformer_decoder"
 
     def __init__(
         self,
@@ -309,13 +299,15 @@ class TransformerDecoder(_Transformer, SequenceBackbone):
         return whole[..., whole.shape[3] - (self.window - 1) :, :]
 
 
-class EncoderDecoder(nn.Module):
+class EncoderDecoder(Described):
     """An encoder whose tokens a decoder reads: translation, captions.
 
     Args:
         encoder: a network whose `maps` end in tokens `(B, S, dim)`, such as `TransformerEncoder` or `ViT`.
         decoder: with `cross=True`, of the encoder's width.
     """
+
+    kind = "encoder_decoder"
 
     def __init__(self, encoder: Backbone, decoder: TransformerDecoder) -> None:
         super().__init__()
@@ -324,14 +316,6 @@ class EncoderDecoder(nn.Module):
         if encoder.feature_dim != decoder.dim:
             raise ValueError(f"encoder and decoder have one width, not {encoder.feature_dim} and {decoder.dim}")
         self.encoder, self.decoder, self.feature_dim = encoder, decoder, decoder.dim
-
-    @property
-    def spec(self) -> Spec:
-        """The name and the arguments that rebuild this network."""
-        return {
-            "name": "encoder_decoder",
-            "arguments": {"encoder": spec_of(self.encoder), "decoder": spec_of(self.decoder)},
-        }
 
     def forward(self, source: Tensor, target: Tensor, source_mask: Tensor | None = None) -> Tensor:
         """Features `(B, T, dim)` of the target's steps, each of which reads the source and the steps before it.

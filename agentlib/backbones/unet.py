@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.backbones.activations import activation_named
-from agentlib.backbones.base import Backbone, Spec, dtype_of
-from agentlib.backbones.images import ImageLayout, convolved_sides
+from agentlib.backbones.base import dtype_of
+from agentlib.backbones.images import ImageBackbone, convolved_sides
 from agentlib.backbones.normalization import norm_named, reparametrized
 
 
@@ -113,7 +113,7 @@ class MapDecoder(nn.Module):
         return output
 
 
-class UNet(Backbone):
+class UNet(ImageBackbone):
     """An image for an image: `(B, feature_dim, H, W)`, that is, `feature_dim` features for each pixel.
 
     `maps` gives the encoder's maps, which can be pooled where features of the whole image are wanted.
@@ -131,6 +131,8 @@ class UNet(Backbone):
         ValueError: an unknown name, or an image that is no image, lies the other way round, or is too small.
     """
 
+    kind = "unet"
+
     def __init__(
         self,
         shape: Sequence[int],
@@ -141,33 +143,19 @@ class UNet(Backbone):
         activation: str = "silu",
         channels_last: bool = False,
     ) -> None:
-        super().__init__()
-        self.layout = ImageLayout(tuple(shape), bool(channels_last))
+        super().__init__(shape, channels_last)
         self.widths, self.condition_dim = tuple(int(width) for width in widths), int(condition_dim)
         self.norm, self.activation = norm, activation
         self.multiple = 2 ** (len(self.widths) - 1)  # what the sides are padded to
         convolved_sides(self.layout, [(3, 2, 1)] * (len(self.widths) - 1))
         channels = self.layout.channels
-        self.feature_dim = channels if out_channels is None else int(out_channels)
+        self.out_channels = self.feature_dim = channels if out_channels is None else int(out_channels)
         self.enter = nn.Conv2d(channels, self.widths[0], 3, 1, 1)
         self.blocks = nn.ModuleList(
             ConditionedBlock(width, width, self.condition_dim, norm, activation) for width in self.widths
         )
         self.steps = nn.ModuleList(_convolution(fine, coarse, 3, norm, 2) for fine, coarse in pairwise(self.widths))
         self.decoder = MapDecoder(self.widths, self.feature_dim, self.condition_dim, norm, activation)
-
-    @property
-    def spec(self) -> Spec:
-        arguments = {
-            "shape": list(self.layout.shape),
-            "out_channels": self.feature_dim,
-            "widths": list(self.widths),
-            "condition_dim": self.condition_dim,
-            "norm": self.norm,
-            "activation": self.activation,
-            "channels_last": self.layout.channels_last,
-        }
-        return {"name": "unet", "arguments": arguments}
 
     def forward(self, observation: Tensor, condition: Tensor | None = None) -> Tensor:
         """`(B, feature_dim, H, W)` from images and a condition `(B, condition_dim)`; None counts as zeros.

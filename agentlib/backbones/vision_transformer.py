@@ -16,10 +16,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from agentlib.backbones.attention import Layer, Stack
-from agentlib.backbones.base import Backbone, Spec
-from agentlib.backbones.images import ImageLayout, tiling
+from agentlib.backbones.images import ImageBackbone, ImageLayout, tiling
 from agentlib.core.names import close_matches
 
 
@@ -38,7 +38,7 @@ def patch_grid(layout: ImageLayout, patch: int) -> tuple[int, int]:
     return height // patch, width // patch
 
 
-class ViT(Backbone):
+class ViT(ImageBackbone):
     """The vision transformer: an image is a sequence of patches.
 
     Args:
@@ -54,6 +54,8 @@ class ViT(Backbone):
         second_order: attention that can be differentiated twice.
     """
 
+    kind = "vit"
+
     def __init__(
         self,
         shape: Sequence[int],
@@ -67,18 +69,17 @@ class ViT(Backbone):
         channels_last: bool = False,
         second_order: bool = False,
     ) -> None:
-        super().__init__()
-        self.layout = ImageLayout(tuple(shape), bool(channels_last))
+        super().__init__(shape, channels_last)
         if pool not in ("class", "mean"):
             raise ValueError(f"unknown pool {pool!r}{close_matches(pool, ('class', 'mean'))}")
-        self.patch, self.feature_dim, self.heads, self.pool = int(patch), int(dim), int(heads), pool
-        self.mlp_dim, self.dropout_rate, self.second_order = mlp_dim or 4 * dim, float(dropout), bool(second_order)
+        self.patch, self.layers, self.heads, self.pool = int(patch), int(layers), int(heads), pool
+        self.dim = self.feature_dim = int(dim)
+        self.mlp_dim, self.dropout, self.second_order = mlp_dim or 4 * dim, float(dropout), bool(second_order)
         self.grid = patch_grid(self.layout, self.patch)
         self.patches = nn.Conv2d(self.layout.channels, dim, patch, patch)
         self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if pool == "class" else None
         tokens = math.prod(self.grid) + (pool == "class")
         self.positions = nn.Parameter(0.02 * torch.randn(1, tokens, dim))
-        self.dropout = nn.Dropout(dropout)
         self.stack = Stack(
             [
                 Layer(dim, heads, self.mlp_dim, dropout=dropout, eps=1e-6, second_order=self.second_order)
@@ -86,29 +87,13 @@ class ViT(Backbone):
             ]
         )
 
-    @property
-    def spec(self) -> Spec:
-        arguments = {
-            "shape": list(self.layout.shape),
-            "patch": self.patch,
-            "dim": self.feature_dim,
-            "layers": len(self.stack.layers),
-            "heads": self.heads,
-            "mlp_dim": self.mlp_dim,
-            "pool": self.pool,
-            "dropout": self.dropout_rate,
-            "channels_last": self.layout.channels_last,
-            "second_order": self.second_order,
-        }
-        return {"name": "vit", "arguments": arguments}
-
     def embed(self, observation: Tensor) -> Tensor:
         """The tokens `(B, N, dim)` before the first layer: the class token, if there is one; the patches by rows."""
         image = self.layout(observation, self.patches.weight.dtype)  # (B, C, H, W)
         tokens = self.patches(image).flatten(2).mT  # (B, patches, dim)
         if self.class_token is not None:
             tokens = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], 1)
-        return self.dropout(tokens + self.positions)  # type: ignore[no-any-return]
+        return functional.dropout(tokens + self.positions, self.dropout, self.training)
 
     def maps(self, observation: Tensor) -> list[Tensor]:
         """The tokens `(B, N, dim)` after each layer, the last ones normalized."""
@@ -195,7 +180,7 @@ class Merging(nn.Module):
         return self.reduce(self.norm(torch.cat(corners, -1)))  # type: ignore[no-any-return]
 
 
-class Swin(Backbone):
+class Swin(ImageBackbone):
     """The transformer of shifted windows: its maps become smaller and wider, as a CNN's do.
 
     Args:
@@ -214,6 +199,8 @@ class Swin(Backbone):
         ValueError: patches or windows do not tile, or 2x2 tokens cannot be merged; the message says what would fit.
     """
 
+    kind = "swin"
+
     def __init__(
         self,
         shape: Sequence[int],
@@ -227,15 +214,14 @@ class Swin(Backbone):
         channels_last: bool = False,
         second_order: bool = False,
     ) -> None:
-        super().__init__()
-        self.layout = ImageLayout(tuple(shape), bool(channels_last))
+        super().__init__(shape, channels_last)
         if len(depths) != len(heads) or not depths:
             raise ValueError(f"depths and heads name the same stages, not {tuple(depths)} and {tuple(heads)}")
         self.patch, self.dim, self.depths, self.heads = int(patch), int(dim), tuple(depths), tuple(heads)
         self.window, self.mlp_ratio = int(window), int(mlp_ratio)
-        self.dropout_rate, self.second_order = float(dropout), bool(second_order)
+        self.dropout, self.second_order = float(dropout), bool(second_order)
         self.patches = nn.Conv2d(self.layout.channels, dim, patch, patch)
-        self.patch_norm, self.dropout = nn.LayerNorm(dim), nn.Dropout(dropout)
+        self.patch_norm = nn.LayerNorm(dim)
         self.stages, self.mergings = nn.ModuleList(), nn.ModuleList()
         sides = patch_grid(self.layout, self.patch)
         for number, depth in enumerate(self.depths):
@@ -260,32 +246,17 @@ class Swin(Backbone):
             dim,
             self.heads[stage],
             self.mlp_ratio * dim,
-            dropout=self.dropout_rate,
+            dropout=self.dropout,
             second_order=self.second_order,
         )
         layer.scale_branches(1.0 / math.sqrt(2 * sum(self.depths)))
         return SwinLayer(sides, side, shift, layer)
 
-    @property
-    def spec(self) -> Spec:
-        arguments = {
-            "shape": list(self.layout.shape),
-            "patch": self.patch,
-            "dim": self.dim,
-            "depths": list(self.depths),
-            "heads": list(self.heads),
-            "window": self.window,
-            "mlp_ratio": self.mlp_ratio,
-            "dropout": self.dropout_rate,
-            "channels_last": self.layout.channels_last,
-            "second_order": self.second_order,
-        }
-        return {"name": "swin", "arguments": arguments}
-
     def maps(self, observation: Tensor) -> list[Tensor]:
         """The maps `(B, C, h, w)` after each stage, the last ones normalized."""
         image = self.layout(observation, self.patches.weight.dtype)  # (B, C, H, W)
-        x = self.dropout(self.patch_norm(self.patches(image).movedim(1, -1)))  # (B, h, w, dim)
+        x = self.patch_norm(self.patches(image).movedim(1, -1))  # (B, h, w, dim)
+        x = functional.dropout(x, self.dropout, self.training)
         outputs = []
         for number, stage in enumerate(self.stages):
             if number > 0:

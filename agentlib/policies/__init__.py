@@ -1,7 +1,6 @@
 """What an agent does with features: heads over a backbone, ensembles of them, and exploration."""
 
-from torch import nn
-
+from agentlib.backbones import Described
 from agentlib.policies.acting import GreedyActor
 from agentlib.policies.base import Policy, StochasticPolicy
 from agentlib.policies.continuous import DeterministicPolicy, GaussianPolicy
@@ -38,14 +37,9 @@ __all__ = [
     "policy_for",
 ]
 
-POLICIES: dict[str, type[nn.Module]] = {
-    "q": QPolicy,
-    "categorical": CategoricalPolicy,
-    "multi_categorical": MultiCategoricalPolicy,
-    "bernoulli": BernoulliPolicy,
-    "gaussian": GaussianPolicy,
-    "deterministic": DeterministicPolicy,
-    "diffusion_policy": DiffusionPolicy,
-    "predictor": Predictor,
-    "ensemble": EnsemblePolicy,
-}
+_POLICIES: tuple[type[Described], ...] = (
+    QPolicy, CategoricalPolicy, MultiCategoricalPolicy, BernoulliPolicy, GaussianPolicy, DeterministicPolicy,
+    DiffusionPolicy, Predictor, EnsemblePolicy,
+)  # fmt: skip
+POLICIES = {policy.kind: policy for policy in _POLICIES}
+"""What a file calls them."""

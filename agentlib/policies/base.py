@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones import Backbone, Observation, Spec
+from agentlib.backbones import Backbone, Described, Observation
 
 
-class Policy(nn.Module, ABC):
+class Policy(Described, ABC):
     """A backbone and a head; `policy(observation)` gives an output, and what to do with it are methods.
 
     Over a sequence backbone (`is_sequence`) observations are `(B, T, ...)`, else `(B, ...)`. These leading axes are
@@ -28,11 +28,6 @@ class Policy(nn.Module, ABC):
         super().__init__()
         self.backbone = backbone
         self.is_sequence = bool(getattr(backbone, "is_sequence", False))
-
-    @property
-    @abstractmethod
-    def spec(self) -> Spec:
-        """The name and the JSON-able arguments that rebuild this policy."""
 
     @abstractmethod
     def output_of(self, features: Tensor) -> Tensor:

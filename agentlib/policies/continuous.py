@@ -18,8 +18,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones import Backbone, Spec, spec_of
-from agentlib.core.spaces import space_from_json, space_to_json
+from agentlib.backbones import Backbone, Spec, described
+from agentlib.core.spaces import space_from_json
 from agentlib.policies.base import Policy, StochasticPolicy
 
 LOG_STD_RANGE = (-20.0, 2.0)
@@ -99,6 +99,8 @@ class GaussianPolicy(StochasticPolicy):
         log_std: log standard deviation at the start, where it does not depend on the observation.
     """
 
+    kind = "gaussian"
+
     nodes: Tensor
     node_weights: Tensor
 
@@ -112,6 +114,7 @@ class GaussianPolicy(StochasticPolicy):
     ) -> None:
         super().__init__(backbone)
         self.bounds = Bounds(action_space)
+        self.action_space = self.bounds.space
         self.squashed, self.initial_log_std = bool(squashed), float(log_std)
         size = self.bounds.size
         self.head = nn.Linear(self.feature_dim, size)
@@ -124,14 +127,7 @@ class GaussianPolicy(StochasticPolicy):
 
     @property
     def spec(self) -> Spec:
-        arguments = {
-            "backbone": spec_of(self.backbone),
-            "action_space": space_to_json(self.bounds.space),
-            "squashed": self.squashed,
-            "state_dependent_std": self.log_std is None,
-            "log_std": self.initial_log_std,
-        }
-        return {"name": "gaussian", "arguments": arguments}
+        return described(self, state_dependent_std=self.log_std is None, log_std=self.initial_log_std)
 
     def output_of(self, features: Tensor) -> Tensor:
         mean = self.head(features)
@@ -187,6 +183,8 @@ class DeterministicPolicy(Policy):
         limit: what is squashed is first cut to `[-limit, limit]`; None leaves it.
     """
 
+    kind = "deterministic"
+
     def __init__(
         self,
         backbone: Backbone | nn.Module,
@@ -196,18 +194,9 @@ class DeterministicPolicy(Policy):
     ) -> None:
         super().__init__(backbone)
         self.bounds, self.squashed = Bounds(action_space), bool(squashed)
+        self.action_space = self.bounds.space
         self.limit = None if limit is None else float(limit)
         self.head = nn.Linear(self.feature_dim, self.bounds.size)
-
-    @property
-    def spec(self) -> Spec:
-        arguments = {
-            "backbone": spec_of(self.backbone),
-            "action_space": space_to_json(self.bounds.space),
-            "squashed": self.squashed,
-            "limit": self.limit,
-        }
-        return {"name": "deterministic", "arguments": arguments}
 
     def output_of(self, features: Tensor) -> Tensor:
         action: Tensor = self.head(features)

@@ -15,8 +15,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from agentlib.backbones import Backbone, DiffusionModel, MLPDenoiser, Spec, spec_of
-from agentlib.core.spaces import space_to_json
+from agentlib.backbones import Backbone, DiffusionModel, MLPDenoiser
 from agentlib.policies.base import Policy
 from agentlib.policies.continuous import Bounds
 
@@ -42,6 +41,8 @@ class DiffusionPolicy(Policy):
         sample_steps: of the fast sampler, while acting.
     """
 
+    kind = "diffusion_policy"
+
     is_stochastic = True
     candidates: Tensor
 
@@ -55,22 +56,12 @@ class DiffusionPolicy(Policy):
     ) -> None:
         super().__init__(backbone)
         self.bounds = Bounds(action_space)
-        self.hidden, self.sample_steps = tuple(hidden), int(sample_steps)
+        self.action_space, self.hidden = self.bounds.space, tuple(hidden)
+        self.noise_steps, self.sample_steps = int(noise_steps), int(sample_steps)
         shape = (self.bounds.size,)
         denoiser = MLPDenoiser(shape, self.hidden, condition_dim=self.feature_dim)
         self.model = DiffusionModel(denoiser, shape, noise_steps, clip=True)
         self.register_buffer("candidates", torch.randn(CANDIDATES, *shape))
-
-    @property
-    def spec(self) -> Spec:
-        arguments = {
-            "backbone": spec_of(self.backbone),
-            "action_space": space_to_json(self.bounds.space),
-            "hidden": list(self.hidden),
-            "noise_steps": self.model.noise_steps,
-            "sample_steps": self.sample_steps,
-        }
-        return {"name": "diffusion_policy", "arguments": arguments}
 
     def output_of(self, features: Tensor) -> Tensor:
         return features

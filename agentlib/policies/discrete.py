@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones import Backbone, Spec, spec_of
+from agentlib.backbones import Backbone
 from agentlib.policies.base import StochasticPolicy
 
 
@@ -97,13 +97,11 @@ class CategoricalPolicy(DiscretePolicy):
         n_actions: number of options.
     """
 
+    kind = "categorical"
+
     def __init__(self, backbone: Backbone | nn.Module, n_actions: int) -> None:
         super().__init__(backbone, [n_actions], int(n_actions))
         self.n_actions = int(n_actions)
-
-    @property
-    def spec(self) -> Spec:
-        return {"name": "categorical", "arguments": {"backbone": spec_of(self.backbone), "n_actions": self.n_actions}}
 
     def by_choice(self, output: Tensor) -> Tensor:
         return output.unsqueeze(-2)
@@ -129,6 +127,8 @@ class MultiCategoricalPolicy(DiscretePolicy):
         nvec: number of options of each choice; nested lists for choices in several dimensions.
     """
 
+    kind = "multi_categorical"
+
     columns: Tensor
 
     def __init__(self, backbone: Backbone | nn.Module, nvec: Sequence[Any] | np.ndarray[Any, Any]) -> None:
@@ -141,11 +141,6 @@ class MultiCategoricalPolicy(DiscretePolicy):
         option, start = torch.arange(int(sizes.max())), width.cumsum(0) - width
         columns = torch.where(option < width, start + option, int(sizes.sum()))
         self.register_buffer("columns", columns, persistent=False)
-
-    @property
-    def spec(self) -> Spec:
-        arguments = {"backbone": spec_of(self.backbone), "nvec": self.nvec.tolist()}
-        return {"name": "multi_categorical", "arguments": arguments}
 
     def by_choice(self, output: Tensor) -> Tensor:
         return functional.pad(output, (0, 1), value=-torch.inf)[..., self.columns]
@@ -169,14 +164,12 @@ class BernoulliPolicy(DiscretePolicy):
         n: number of switches, or their shape, as `MultiBinary` has it.
     """
 
+    kind = "bernoulli"
+
     def __init__(self, backbone: Backbone | nn.Module, n: int | Sequence[int]) -> None:
         shape = (n,) if isinstance(n, int) else tuple(int(side) for side in n)
         super().__init__(backbone, [2] * int(np.prod(shape)), int(np.prod(shape)))
-        self.shape = shape
-
-    @property
-    def spec(self) -> Spec:
-        return {"name": "bernoulli", "arguments": {"backbone": spec_of(self.backbone), "n": list(self.shape)}}
+        self.shape = self.n = shape
 
     def by_choice(self, output: Tensor) -> Tensor:
         return torch.stack([torch.zeros_like(output), output], dim=-1)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones import Observation, Spec, spec_of
+from agentlib.backbones import Described, Observation, Spec, described, spec_of
 from agentlib.metrics.detection import entropy_of_probabilities, mutual_information
 from agentlib.policies.base import StochasticPolicy, noted
 from agentlib.policies.continuous import DeterministicPolicy, GaussianPolicy
@@ -27,7 +27,7 @@ from agentlib.policies.q_policy import QPolicy, masked
 Vote = Literal["mean", "majority"]
 
 
-class EnsemblePolicy(nn.Module):
+class EnsemblePolicy(Described):
     """Policies of one kind, for one action space, that decide together.
 
     Outputs are the members' outputs (action values of a Q-policy), stacked before the last axis: `(..., K, n)`.
@@ -41,6 +41,8 @@ class EnsemblePolicy(nn.Module):
         ValueError: no members, members of different kinds or action spaces, a kind that has no average, or a majority
             of real numbers.
     """
+
+    kind = "ensemble"
 
     def __init__(self, policies: Sequence[nn.Module], vote: Vote = "mean") -> None:
         super().__init__()
@@ -68,9 +70,7 @@ class EnsemblePolicy(nn.Module):
 
     @property
     def spec(self) -> Spec:
-        """The name and arguments that rebuild this policy."""
-        specs = [spec_of(member) for member in self.members]
-        return {"name": "ensemble", "arguments": {"policies": specs, "vote": self.vote}}
+        return described(self, policies=[spec_of(member) for member in self.members])
 
     def forward(
         self, observation: Observation, state: Any = None, episode_start: Tensor | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones import Backbone, Spec, spec_of
+from agentlib.backbones import Backbone
 from agentlib.policies.base import Policy
 
 
@@ -20,6 +20,8 @@ class Predictor(Policy):
         outputs: k.
     """
 
+    kind = "predictor"
+
     mean: Tensor
     scale: Tensor
 
@@ -29,10 +31,6 @@ class Predictor(Policy):
         self.head = nn.Linear(self.feature_dim, self.outputs)
         self.register_buffer("mean", torch.zeros(self.outputs))
         self.register_buffer("scale", torch.ones(self.outputs))
-
-    @property
-    def spec(self) -> Spec:
-        return {"name": "predictor", "arguments": {"backbone": spec_of(self.backbone), "outputs": self.outputs}}
 
     def output_of(self, features: Tensor) -> Tensor:
         prediction: Tensor = self.mean + self.scale * self.head(features)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones import Backbone, Spec, spec_of
+from agentlib.backbones import Backbone
 from agentlib.policies.base import Policy
 from agentlib.policies.q_heads import QHead
 from agentlib.policies.value_losses import LOSSES, c51_projection, cross_entropy, entropy, quantile_huber_loss
@@ -47,6 +47,8 @@ class QPolicy(Policy):
         hidden: widths of layers of the head's own, in each of its streams.
     """
 
+    kind = "q"
+
     takes_masks = True
     support: Tensor
     first_columns: Tensor
@@ -73,7 +75,7 @@ class QPolicy(Policy):
         self.v_min, self.v_max, self.hidden = float(v_min), float(v_max), tuple(hidden)
         self.noisy, self.noise = noisy, float(noise)
         self.head: nn.Module
-        if self._options() == {} and not self.is_branched:
+        if not (self.is_branched or dueling or distributional or noisy or hidden):
             self.head = nn.Linear(self.feature_dim, self.branches[0])
         else:
             atoms = None if distributional is None else self.n_atoms
@@ -83,25 +85,6 @@ class QPolicy(Policy):
         if self.is_branched:
             starts = torch.tensor([0, *self.branches[:-1]]).cumsum(0)
             self.register_buffer("first_columns", starts, persistent=False)
-
-    @property
-    def spec(self) -> Spec:
-        """The name and arguments that rebuild this policy."""
-        arguments = {"backbone": spec_of(self.backbone), "n_actions": self.n_actions, **self._options()}
-        return {"name": "q", "arguments": arguments}
-
-    def _options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {
-            "dueling": self.dueling or None,
-            "distributional": self.distributional,
-            "n_atoms": self.n_atoms if self.distributional is not None else None,
-            "v_min": self.v_min if self.distributional == "c51" else None,
-            "v_max": self.v_max if self.distributional == "c51" else None,
-            "noisy": self.noisy or None,
-            "noise": self.noise if self.noisy else None,
-            "hidden": list(self.hidden) or None,
-        }
-        return {name: value for name, value in options.items() if value is not None}
 
     def output_of(self, features: Tensor) -> Tensor:
         """Outputs `(..., A)`, or `(..., A, n_atoms)` of a distribution."""
