@@ -30,13 +30,11 @@ from agentlib.core.spaces import (
     to_tensors,
     unflatten,
 )
-from agentlib.core.trees import mapped
+from agentlib.core.trees import leaves, mapped
 from agentlib.envs.checks import Checks
 from agentlib.policies import POLICIES, GreedyActor
-from agentlib.policies.acting import decide
-from agentlib.policies.base import noted
-from agentlib.policies.exploration import random_actions
-from agentlib.policies.exported import tensors_of
+from agentlib.policies.acting import decide, random_actions
+from agentlib.policies.base import state_after
 
 FILE_KIND, FILE_VERSION = "agentlib agent", 1
 
@@ -110,8 +108,8 @@ class Agent:
             ValueError: a shape that does not fit the space, or NaN; with memory, a batch of another size than before;
                 a mask that leaves no legal action.
         """
-        leaves, single = to_batch(self.observation_space, observation)
-        batch, size = unflatten(self.observation_space, leaves), len(leaves[0])
+        parts, single = to_batch(self.observation_space, observation)
+        batch, size = unflatten(self.observation_space, parts), len(parts[0])
         mask = None if action_mask is None else self._masks(action_mask, single, size)
         actions = self._remembering(batch, size, mask) if self.has_memory else self._actor(batch, mask)
         return self._in_space(actions, single)
@@ -143,8 +141,8 @@ class Agent:
         distribution, or, with action values, a share of `exploration_rate` of them is random; always by the agent's
         own generator. Raises what `act` raises.
         """
-        leaves, single = to_batch(self.observation_space, observation)
-        batch, size = unflatten(self.observation_space, leaves), len(leaves[0])
+        parts, single = to_batch(self.observation_space, observation)
+        batch, size = unflatten(self.observation_space, parts), len(parts[0])
         mask = None if action_mask is None else self._masks(action_mask, single, size)
         draws = not deterministic and bool(getattr(self.policy, "is_stochastic", False))
         seed = int(self.generator.integers(2**63)) if draws else None
@@ -159,7 +157,7 @@ class Agent:
         if not deterministic and not draws and self.exploration_rate > 0.0:
             actions = self._varied(actions, batch, mask)
             if self.has_memory:
-                memory = noted(self.policy, memory, torch.as_tensor(actions, device=self.device))
+                memory = state_after(self.policy, memory, torch.as_tensor(actions, device=self.device))
         state = _arrays(memory) if self.has_memory else state
         return np.asarray(self._in_space(actions, single)), state
 
@@ -180,8 +178,8 @@ class Agent:
         """
         if self.has_memory or isinstance(self.action_space, spaces.Box) or not hasattr(self.policy, "log_prob"):
             raise TypeError(f"confidence needs discrete actions with probabilities, and no memory; this is {self}")
-        leaves, single = to_batch(self.observation_space, observation)
-        batch = to_tensors(self.observation_space, unflatten(self.observation_space, leaves), self.device)
+        parts, single = to_batch(self.observation_space, observation)
+        batch = to_tensors(self.observation_space, unflatten(self.observation_space, parts), self.device)
         with in_eval_mode(self.policy):
             output, _ = self.policy(batch)
             chosen = self.policy.choose(output)  # type: ignore[operator]
@@ -387,4 +385,4 @@ class Agent:
 
 def _arrays(state: Any) -> tuple[NDArray[Any], ...]:
     """The tensors of a state, in a fixed order."""
-    return tuple(tensor.detach().cpu().numpy() for tensor in tensors_of(state))
+    return tuple(tensor.detach().cpu().numpy() for tensor in leaves(state))

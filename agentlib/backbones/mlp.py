@@ -71,11 +71,6 @@ class MLP(Backbone):
         self.layers = nn.Sequential(*layers)
         self.feature_dim = widths[-1]
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is, when it acts, nothing but linear layers and activations."""
-        return self.norm == "none" and not self.residual
-
     def forward(self, observation: Tensor) -> Tensor:
         features: Tensor = self.layers(self._rows(observation))  # (B, feature_dim)
         return features

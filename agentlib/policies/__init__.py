@@ -1,17 +1,15 @@
 """What an agent does with features: heads over a backbone, ensembles of them, and exploration."""
 
 from agentlib.backbones import Described
-from agentlib.policies.acting import GreedyActor
+from agentlib.policies.acting import EpsilonGreedy, GreedyActor, MemoryActor
 from agentlib.policies.base import Policy, StochasticPolicy
 from agentlib.policies.continuous import DeterministicPolicy, GaussianPolicy
 from agentlib.policies.diffusion_policy import DiffusionPolicy
 from agentlib.policies.discrete import BernoulliPolicy, CategoricalPolicy, DiscretePolicy, MultiCategoricalPolicy
 from agentlib.policies.ensemble import EnsemblePolicy
-from agentlib.policies.exploration import EpsilonGreedy
 from agentlib.policies.fitting import policy_for
 from agentlib.policies.predictor import Predictor
 from agentlib.policies.q_policy import QPolicy
-from agentlib.policies.remembering import MemoryActor
 from agentlib.policies.student import DisagreementGate, Student, UnsureGate
 
 __all__ = [

@@ -1,7 +1,8 @@
-"""From observations in numpy to actions in numpy."""
+"""From observations in numpy to actions in numpy: the best ones, with memory or without, and random ones."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agentlib.core.modes import in_eval_mode
-from agentlib.core.spaces import is_masked, observed_mask, to_tensors
-from agentlib.core.trees import mapped
-from agentlib.policies.base import noted
+from agentlib.core.schedules import Clock, Schedule, at
+from agentlib.core.spaces import choices, is_masked, observed_mask, to_tensors
+from agentlib.core.trees import leaves, mapped
+from agentlib.policies.base import state_after
 from agentlib.policies.numpy_shortcut import NumpyShortcut, numpy_shortcut
 from agentlib.policies.q_heads import NoisyLinear, noisy_weights
 
@@ -40,6 +42,21 @@ def decide(
         mask: `(B, A)`, true where an action is legal, for policies of action values; the mask in a Dict observation is
             found without it.
     """
+    actions, _, state = actions_and_output(policy, space, observation, state, episode_start, seed, mask)
+    with torch.no_grad():
+        return actions.cpu().numpy(), state_after(policy, state, actions)
+
+
+def actions_and_output(
+    policy: nn.Module,
+    space: spaces.Space[Any],
+    observation: Any,
+    state: Any,
+    episode_start: NDArray[np.bool_] | None,
+    seed: int | None,
+    mask: NDArray[np.bool_] | None = None,
+) -> tuple[Tensor, Tensor, Any]:
+    """As `decide`: actions, the output behind them, and the next state as it is before they are taken."""
     if mask is None and getattr(policy, "takes_masks", False) and is_masked(space):
         mask = observed_mask(observation, sum(policy.branches))  # type: ignore[arg-type]
     device = next(policy.parameters()).device
@@ -58,8 +75,7 @@ def decide(
             actions = policy.choose(output, *masks)  # type: ignore[operator]
         else:
             actions = policy.sample(output, torch.Generator(device).manual_seed(seed))  # type: ignore[operator]
-        state = noted(policy, state, actions)
-    return actions.cpu().numpy(), state
+    return actions, output, state
 
 
 class GreedyActor:
@@ -110,9 +126,10 @@ class GreedyActor:
         shortcut = self.shortcut
         if shortcut is None or not shortcut.takes(observation):
             return None
-        if shortcut.is_current():  # nearly always
-            return shortcut
-        self.shortcut = numpy_shortcut(self.policy)
+        for parameter, address in shortcut.addresses:  # `to` moves weights, and so does sending them to another process
+            if parameter.data_ptr() != address:
+                self.shortcut = numpy_shortcut(self.policy)
+                break
         return self.shortcut
 
     def state(self) -> dict[str, Any]:
@@ -123,3 +140,158 @@ class GreedyActor:
         """Puts back what `state` gave."""
         if self.generator is not None:
             self.generator.bit_generator.state = state
+
+
+class MemoryActor:
+    """The best actions of a policy with memory, which it keeps from call to call, by the policy's present weights.
+
+    Args:
+        policy: as `agentlib.policies` has them, over a backbone with memory.
+        observation_space: of one environment.
+    """
+
+    always_asked = True
+    """It has to see every observation, also where its action is not used."""
+
+    def __init__(self, policy: nn.Module, observation_space: spaces.Space[Any]) -> None:
+        self.policy, self.space = policy, observation_space
+        self.before: Any = None
+        """The state in which the last observations were read."""
+        self.memory: Any = None
+        """The state in which the next ones will be."""
+        self.starts = np.zeros(0, bool)
+
+    def begin(self, num_envs: int, where: NDArray[np.bool_] | None = None) -> None:
+        """New episodes in the environments `where` (all by default): their memory is reset before it is used."""
+        if where is None or self.memory is None:
+            self.memory, self.starts = self.policy.initial_state(num_envs), np.ones(num_envs, bool)  # type: ignore[operator]
+        else:
+            self.starts = self.starts | where
+
+    def __call__(self, observation: Any, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Actions `(n,)` for a batch of observations, among the legal ones if a mask `(n, A)` is given."""
+        self.before = self.memory
+        action, self.memory = decide(self.policy, self.space, observation, self.memory, self.starts, mask=mask)
+        self.starts = np.zeros(len(self.starts), bool)
+        return action
+
+    def acted(self, action: NDArray[Any]) -> None:
+        """These actions `(n, ...)` are taken, whatever was proposed."""
+        device = next(self.policy.parameters()).device
+        self.memory = state_after(self.policy, self.memory, torch.as_tensor(action, device=device))
+
+    def state(self) -> dict[str, Any]:
+        """The memory, for a checkpoint."""
+        return {"memory": leaves(self.memory), "starts": self.starts.copy()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Puts back what `state` gave."""
+        self.starts = np.array(state["starts"])
+        self.memory = remembered(self.policy, len(self.starts), state["memory"])
+
+
+def remembered(policy: nn.Module, num_envs: int, parts: list[Tensor]) -> Any:
+    """The memory of a policy in `num_envs` environments from its tensors; None if there are none."""
+    if not parts:
+        return None
+    remaining = iter(parts)
+    return mapped(policy.initial_state(num_envs), lambda like: next(remaining).to(like.device))  # type: ignore[operator]
+
+
+def random_actions(
+    generator: np.random.Generator,
+    sizes: Sequence[int],
+    count: int,
+    mask: NDArray[np.bool_] | None = None,
+) -> NDArray[Any]:
+    """Uniformly random legal options of each component, `(count, D)`.
+
+    Args:
+        generator: what draws.
+        sizes: the number of options of each of the D components.
+        count: how many actions.
+        mask: `(count, sum(sizes))`, true where an option is legal; at least one must be, in each component.
+    """
+    if mask is None:
+        return generator.integers(sizes, size=(count, len(sizes)))
+    # The largest of equal random numbers is as likely at each of the legal options.
+    ranks = np.where(mask, generator.random(mask.shape), -1.0)
+    ends = np.cumsum(sizes)
+    return np.stack([ranks[:, end - size : end].argmax(1) for size, end in zip(sizes, ends, strict=True)], 1)
+
+
+class EpsilonGreedy:
+    """A uniformly random action with probability epsilon, else the actor's.
+
+    Each environment draws for itself; where all of them draw a random action, the actor is not asked at all, except one
+    with memory, which has to see everything (`always_asked`).
+
+    Args:
+        action_space: Discrete or MultiDiscrete; actions are indices from 0.
+        num_envs: environments that act side by side.
+        epsilon: a number or a schedule.
+        random_steps: only random actions for so many environment steps.
+        seed: of its own generator.
+
+    Raises:
+        TypeError: the action space is of another kind.
+    """
+
+    def __init__(
+        self,
+        action_space: spaces.Space[Any],
+        num_envs: int = 1,
+        epsilon: Schedule = 0.05,
+        random_steps: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.sizes, self.num_envs = choices(action_space), num_envs
+        self.is_discrete = isinstance(action_space, spaces.Discrete)
+        if not self.sizes:
+            raise TypeError(f"EpsilonGreedy chooses among Discrete or MultiDiscrete actions, not {action_space}")
+        self.epsilon, self.random_steps = epsilon, random_steps
+        self.generator = np.random.default_rng([seed, 1])
+
+    def rate(self, clock: Clock) -> float:
+        """The share of random actions now."""
+        return 1.0 if clock.steps < self.random_steps else float(at(self.epsilon, clock))
+
+    def __call__(
+        self,
+        actor: Callable[..., NDArray[Any]],
+        observation: Any,
+        clock: Clock,
+        mask: NDArray[np.bool_] | None = None,
+    ) -> NDArray[Any]:
+        """Actions `(num_envs,)`, of several components `(num_envs, D)`, for batched observations.
+
+        Where a `mask (num_envs, A)` of legal actions is given, only these are drawn, and the actor is told of it.
+        """
+        masks = () if mask is None else (mask,)
+        if getattr(actor, "always_asked", False):
+            greedy = actor(observation, *masks)
+            random = self.generator.random(self.num_envs) < self.rate(clock)
+            return np.where(random if self.is_discrete else random[:, None], self._random(mask), greedy)
+        if self.num_envs == 1:  # the same, without the cost of arrays of one
+            return self._random(mask) if self.generator.random() < self.rate(clock) else actor(observation, *masks)
+        random = self.generator.random(self.num_envs) < self.rate(clock)
+        if random.all():
+            return self._random(mask)
+        actions = actor(observation, *masks)
+        if random.any():
+            actions = np.where(random if self.is_discrete else random[:, None], self._random(mask), actions)
+        return actions
+
+    def _random(self, mask: NDArray[np.bool_] | None) -> NDArray[Any]:
+        if self.is_discrete and mask is None:
+            return self.generator.integers(self.sizes[0], size=self.num_envs)
+        actions = random_actions(self.generator, self.sizes, self.num_envs, mask)
+        return actions[:, 0] if self.is_discrete else actions
+
+    def state(self) -> dict[str, Any]:
+        """The generator's state, for a checkpoint."""
+        return dict(self.generator.bit_generator.state)
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Puts back what `state` gave."""
+        self.generator.bit_generator.state = state

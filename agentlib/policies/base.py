@@ -28,6 +28,7 @@ class Policy(Described, ABC):
         super().__init__()
         self.backbone = backbone
         self.is_sequence = bool(getattr(backbone, "is_sequence", False))
+        self.feature_dim = int(backbone.feature_dim)  # type: ignore[arg-type]
 
     @abstractmethod
     def output_of(self, features: Tensor) -> Tensor:
@@ -36,11 +37,6 @@ class Policy(Described, ABC):
     @abstractmethod
     def choose(self, output: Tensor) -> Tensor:
         """The best action for each output."""
-
-    @property
-    def feature_dim(self) -> int:
-        """Width of the backbone's features."""
-        return int(self.backbone.feature_dim)  # type: ignore[arg-type]
 
     def forward(
         self, observation: Observation, state: Any = None, episode_start: Tensor | None = None
@@ -85,8 +81,8 @@ class StochasticPolicy(Policy):
         """Entropy `(...)` of each output's distribution, in nats."""
 
 
-def noted(policy: nn.Module, state: Any, action: Tensor) -> Any:
-    """The state of any policy once these actions were taken; a policy of your own need not know `acted`."""
+def state_after(policy: nn.Module, state: Any, action: Tensor) -> Any:
+    """The state of any policy once these actions were taken; a policy of your own need not have `acted`."""
     return policy.acted(state, action) if hasattr(policy, "acted") else state  # type: ignore[operator]
 
 

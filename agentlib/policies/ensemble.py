@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from agentlib.backbones import Described, Observation, Spec, described, spec_of
 from agentlib.metrics.detection import entropy_of_probabilities, mutual_information
-from agentlib.policies.base import StochasticPolicy, noted
+from agentlib.policies.base import StochasticPolicy, state_after
 from agentlib.policies.continuous import DeterministicPolicy, GaussianPolicy
 from agentlib.policies.discrete import DiscretePolicy
 from agentlib.policies.predictor import Predictor
-from agentlib.policies.q_policy import QPolicy, masked
+from agentlib.policies.q_policy import QPolicy
 
 Vote = Literal["mean", "majority"]
 
@@ -90,7 +90,7 @@ class EnsemblePolicy(Described):
         """The memory of each member after these actions."""
         if not self.is_sequence:
             return state
-        return tuple(noted(member, own, action) for member, own in zip(self.members, state, strict=True))
+        return tuple(state_after(member, own, action) for member, own in zip(self.members, state, strict=True))
 
     @torch.no_grad()
     def observe(self, observation: Observation) -> None:
@@ -225,7 +225,8 @@ def _scores_by_choice(policy: nn.Module, output: Tensor, mask: Tensor | None) ->
     if isinstance(policy, DiscretePolicy):
         return policy.by_choice(output).softmax(-1)
     sizes = _sizes(policy)
-    branches = masked(output, mask).split(sizes, -1)
+    values = output if mask is None else output.masked_fill(~mask, -torch.inf)
+    branches = values.split(sizes, -1)
     padded = [functional.pad(branch, (0, max(sizes) - branch.shape[-1]), value=-torch.inf) for branch in branches]
     return torch.stack(padded, -2)
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agentlib.core.spaces import Leaf, choices, is_masked, leaf_shape, leaf_spaces, observed_mask, unflatten
-from agentlib.core.trees import mapped
-from agentlib.policies.base import noted
+from agentlib.core.trees import leaves, mapped
+from agentlib.policies.base import state_after
 
 USUAL = 1e6
 """Bounds that are further apart are no guide to the size of what an environment gives."""
@@ -65,7 +65,7 @@ class Exported(nn.Module):
         action = self.choose(output, mask)
         outputs = {"action": self.in_space(action)}
         if self.has_memory:
-            next_states = zip(self.states, tensors_of(noted(self.policy, state, action)), strict=True)
+            next_states = zip(self.states, leaves(state_after(self.policy, state, action)), strict=True)
             outputs |= {f"next_{name}": tensor for name, tensor in next_states}
         return outputs
 
@@ -111,7 +111,7 @@ class Exported(nn.Module):
             arrays["action_mask"] = np.concatenate(masks, 1)
         if self.has_memory:
             arrays["episode_start"] = np.ones(batch, bool)
-            firsts = zip(self.states, tensors_of(self.first_state), strict=True)
+            firsts = zip(self.states, leaves(self.first_state), strict=True)
             arrays |= {name: np.zeros((batch, *first.shape[1:]), first.numpy().dtype) for name, first in firsts}
         return arrays
 
@@ -128,18 +128,6 @@ def names_of(tree: Any, name: str) -> list[str]:
     else:
         return [name]
     return [found for key, part in parts for found in names_of(part, f"{name}.{key}")]
-
-
-def tensors_of(tree: Any) -> list[Tensor]:
-    """The tensors of a state, in a fixed order."""
-    found: list[Tensor] = []
-
-    def kept(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    mapped(tree, kept)
-    return found
 
 
 def _drawn(generator: np.random.Generator, leaf: Leaf, batch: int) -> NDArray[Any]:

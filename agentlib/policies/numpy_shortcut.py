@@ -71,13 +71,6 @@ class NumpyShortcut:
             return type(observation) is np.ndarray and observation.shape == (1, *self.shape)
         return len(observation) <= NUMPY_ROWS
 
-    def is_current(self) -> bool:
-        """Whether the views look at the weights: `to` moves these, and so does sending a policy to another process."""
-        for parameter, address in self.addresses:  # noqa: SIM110 - a third quicker, and done for each action
-            if parameter.data_ptr() != address:
-                return False
-        return True
-
     def output(self, observation: NDArray[Any]) -> NDArray[np.float32]:
         """The last layer's numbers `(B, n)`, or their means, for observations `(B, ...)`."""
         x: NDArray[Any]
@@ -234,14 +227,15 @@ def numpy_shortcut(policy: nn.Module) -> NumpyShortcut | None:
     if type(backbone) is NatureCNN and not backbone.layout.channels_last:
         convolutions = [module for module in backbone.convolutions if isinstance(module, nn.Conv2d)]
         layers, shape = backbone.linear, backbone.layout.shape
-    elif type(backbone) is MLP and backbone.is_plain and backbone.activation in NUMPY_ACTIVATIONS:
+    elif type(backbone) is MLP and backbone.norm == "none" and not backbone.residual:
         layers, activation = backbone.layers, backbone.activation
     else:
         return None
-    if len(head) > 1 and activation != "relu":  # the head's own
+    if activation not in NUMPY_ACTIVATIONS or (len(head) > 1 and activation != "relu"):  # the head's own
         return None
     linears = [module for module in (*layers, *head) if isinstance(module, nn.Linear)]
-    weights = [module.weight for module in (*convolutions, *linears)]
-    if any(w.device.type != "cpu" or w.dtype != torch.float32 or not w.is_contiguous() for w in weights):
-        return None
+    for module in (*convolutions, *linears):
+        weight = module.weight
+        if weight.device.type != "cpu" or weight.dtype != torch.float32 or not weight.is_contiguous():
+            return None
     return NumpyShortcut(convolutions, shape, linears, NUMPY_ACTIVATIONS[activation], policy, n_atoms)

@@ -16,14 +16,6 @@ from agentlib.policies.value_losses import LOSSES, c51_projection, cross_entropy
 Distribution = Literal["c51", "quantile"]
 
 
-def masked(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Values with -inf where the mask (of the same shape) forbids the action, so that no maximum is found there.
-
-    Only for choosing: take the value of the choice from the values themselves, which are finite.
-    """
-    return values if mask is None else values.masked_fill(~mask, -torch.inf)
-
-
 class QPolicy(Policy):
     """Action values over a backbone, and the greedy choice among them.
 
@@ -114,18 +106,16 @@ class QPolicy(Policy):
             output: `(..., A)`, or `(..., A, n_atoms)`.
             mask: `(..., A)` bool, true where an action is legal; at least one must be, in each branch.
         """
-        values = masked(self.values(output), mask)
+        values = self.values(output)
+        if mask is not None:
+            values = values.masked_fill(~mask, -torch.inf)
         if not self.is_branched:
             return values.argmax(-1)
         return torch.stack([branch.argmax(-1) for branch in values.split(self.branches, -1)], -1)
 
-    def columns(self, action: Tensor) -> Tensor:
-        """Where among the A columns of an output the actions `(...)` are, or `(..., D)` of several branches."""
-        return action + self.first_columns if self.is_branched else action
-
     def pick(self, output: Tensor, action: Tensor) -> Tensor:
         """The outputs `(...)`, or `(..., n_atoms)`, of the actions `(...)`; of several branches, `(..., D)` of both."""
-        index, axis = self.columns(action if self.is_branched else action[..., None]), -1  # (..., D)
+        index, axis = action + self.first_columns if self.is_branched else action[..., None], -1  # (..., D)
         if self.distributional is not None:
             index, axis = index[..., None].expand(*index.shape, self.n_atoms), -2
         picked = output.gather(axis, index)

@@ -11,13 +11,11 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agentlib.core.modes import in_eval_mode
-from agentlib.core.spaces import to_tensors
-from agentlib.core.trees import leaves, mapped
-from agentlib.policies.acting import GreedyActor
+from agentlib.core.trees import leaves
+from agentlib.policies.acting import GreedyActor, actions_and_output, remembered
+from agentlib.policies.base import state_after
 from agentlib.policies.discrete import DiscretePolicy
 from agentlib.policies.ensemble import EnsemblePolicy
-from agentlib.policies.remembering import remembered
 
 Bools = NDArray[np.bool_]
 
@@ -60,32 +58,21 @@ class Student:
             # Gumbel-max, as `agentlib.policies.discrete.sample_logits` does it.
             scores = logits + self.generator.gumbel(size=logits.shape) if self.draws else logits
             return Proposed(scores.argmax(1), torch.from_numpy(logits))
-        device = next(self.policy.parameters()).device
-        with in_eval_mode(self.policy):
-            tensors = to_tensors(self.space, observation, device)
-            if self.is_sequence:
-                tensors = mapped(tensors, lambda leaf: leaf[:, None])  # (n, 1, ...)
-                if self.memory is None:
-                    self.memory = self.policy.initial_state(len(episode_start))  # type: ignore[operator]
-                start = torch.from_numpy(episode_start).to(device)[:, None]
-                output, self.memory = self.policy(tensors, self.memory, start)
-                output = output[:, 0]
-            else:
-                output, _ = self.policy(tensors)
-            action: Tensor
-            if self.draws:
-                generator = torch.Generator(device).manual_seed(int(self.generator.integers(2**63)))
-                action = self.policy.sample(output, generator)  # type: ignore[operator]
-            else:
-                action = self.policy.choose(output)  # type: ignore[operator]
+        if self.is_sequence and self.memory is None:
+            self.memory = self.policy.initial_state(len(episode_start))  # type: ignore[operator]
+        seed = int(self.generator.integers(2**63)) if self.draws else None
+        action, output, state = actions_and_output(
+            self.policy, self.space, observation, self.memory, episode_start, seed
+        )
+        self.memory = state if self.is_sequence else None
         return Proposed(action.cpu().numpy(), output)
 
     def acted(self, action: NDArray[Any]) -> None:
         """Gives a memory the actions `(n, ...)`, from 0, that were executed, if it reads them."""
-        reader: Any = self.policy if hasattr(self.policy, "acted") else getattr(self.policy, "backbone", None)
-        if self.is_sequence and hasattr(reader, "acted"):
+        reader: Any = self.policy if hasattr(self.policy, "acted") else getattr(self.policy, "backbone", self.policy)
+        if self.is_sequence:
             device = next(self.policy.parameters()).device
-            self.memory = reader.acted(self.memory, torch.as_tensor(action, device=device))
+            self.memory = state_after(reader, self.memory, torch.as_tensor(action, device=device))
 
     def state(self) -> dict[str, Any]:
         """The generator's state and the memory, for a checkpoint."""

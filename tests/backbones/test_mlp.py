@@ -33,10 +33,6 @@ def test_by_default_it_is_plain_layers_with_the_names_that_files_have():
         assert torch.equal(mine, other)  # the same draws: a seed gives what it gave
     x = numbers(4, 2, 3).float()
     assert torch.equal(ours(x), theirs(x.flatten(1)))
-    assert ours.is_plain
-    assert not MLP(6, (6,), residual=True).is_plain
-    assert not MLP(6, (6,), norm="layer").is_plain
-    assert MLP(6, (6,), "tanh").is_plain
 
 
 NORM_LAYERS: dict[str, Any] = {

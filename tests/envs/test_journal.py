@@ -15,7 +15,7 @@ from agentlib.core.trees import difference
 from agentlib.envs.journal import Journal
 from agentlib.envs.making import make_env, make_envs
 from agentlib.envs.vector import Environments
-from agentlib.policies.exploration import random_actions
+from agentlib.policies.acting import random_actions
 from agentlib.runs.checkpoints import load_state, save_state
 from tests.moody import Moody
 

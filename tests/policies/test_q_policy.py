@@ -16,7 +16,6 @@ from agentlib.backbones import MLP, from_spec
 from agentlib.core.randomness import fresh_weights
 from agentlib.policies import POLICIES, EpsilonGreedy, GreedyActor, QPolicy
 from agentlib.policies.q_heads import NoisyLinear, QHead, noisy_weights, scaled
-from agentlib.policies.q_policy import masked
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -104,7 +103,8 @@ def test_over_a_network_with_memory_both_leading_axes_stay(option, n_actions):
     assert policy.choose(output).shape == ((6, 5) if n_actions == 3 else (6, 5, 3))
     mask = torch.rand(6, 5, policy.values(output).shape[-1]) < 0.5
     mask[..., [0, 2, 6] if n_actions != 3 else [0]] = True
-    chosen = policy.columns(policy.choose(output, mask)).reshape(6, 5, -1)
+    chosen = policy.choose(output, mask)
+    chosen = (chosen + policy.first_columns if policy.is_branched else chosen).reshape(6, 5, -1)
     assert mask.gather(-1, chosen).all()
 
 
@@ -251,18 +251,8 @@ def test_the_choice_is_the_best_legal_action_of_each_branch(data, sizes):
     chosen = policy.choose(torch.tensor([numbers]).float(), torch.tensor([legal]))
 
     assert chosen.tolist() == [expected]
-    assert policy.columns(chosen).tolist() == [[int(sum(sizes[:i])) + a for i, a in enumerate(expected)]]
-
-
-def test_masked_values_leave_the_maximum_over_the_legal_ones():
-    values = torch.tensor([[3.0, 1.0, 2.0], [-5.0, -7.0, -6.0]], requires_grad=True)
-    mask = torch.tensor([[False, True, True], [False, True, False]])
-
-    best = masked(values, mask).amax(1)
-
-    assert best.tolist() == [2.0, -7.0]
-    assert torch.autograd.grad(best.sum(), values)[0].tolist() == [[0, 0, 1], [0, 1, 0]]
-    assert masked(values, None) is values
+    columns = [int(sum(sizes[:i])) + a for i, a in enumerate(expected)]
+    assert policy.pick(torch.arange(sum(sizes))[None].float(), chosen).tolist() == [columns]
 
 
 @by_option
