@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -12,11 +11,10 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import nn
 
 from agentlib.backbones import spec_of
-from agentlib.backbones.files import read, rebuilt, replacing, with_suffix
+from agentlib.backbones.files import read, rebuilt, with_suffix, write
 from agentlib.core.modes import in_eval_mode
 from agentlib.core.names import one_line
 from agentlib.core.spaces import (
@@ -108,22 +106,36 @@ class Agent:
             ValueError: a shape that does not fit the space, or NaN; with memory, a batch of another size than before;
                 a mask that leaves no legal action.
         """
-        parts, single = to_batch(self.observation_space, observation)
-        batch, size = unflatten(self.observation_space, parts), len(parts[0])
-        mask = None if action_mask is None else self._masks(action_mask, single, size)
-        actions = self._remembering(batch, size, mask) if self.has_memory else self._actor(batch, mask)
+        batch, size, single, mask = self._batch(observation, action_mask)
+        if not self.has_memory:
+            return self._in_space(self._actor(batch, mask), single)
+        if self._memory is None:
+            self._memory = self.policy.initial_state(size), np.zeros(size, bool)  # type: ignore[operator]
+        state, starts = self._memory
+        if len(starts) != size:
+            raise ValueError(
+                f"a batch of {size} observations, after batches of {len(starts)}: an agent with memory goes on with "
+                "as many episodes as it began with; call agent.reset() to begin others"
+            )
+        actions, state = decide(self.policy, self.observation_space, batch, state, starts, mask=mask)
+        self._memory = state, np.zeros(size, bool)
         return self._in_space(actions, single)
 
-    def _masks(self, action_mask: Any, single: bool, count: int) -> NDArray[np.bool_]:
+    def _batch(self, observation: Any, action_mask: Any = None) -> tuple[Any, int, bool, NDArray[np.bool_] | None]:
+        """The observations as a batch, its size, whether it was a single one, and the masks of legal actions."""
+        parts, single = to_batch(self.observation_space, observation)
+        batch, size = unflatten(self.observation_space, parts), len(parts[0])
+        if action_mask is None:
+            return batch, size, single, None
         if not self.takes_masks:
             raise TypeError(f"an action mask was given, but {type(self.policy).__name__} knows none")
         reader = Checks(self.observation_space, self.action_space)
         masks = np.stack([reader.one(mask) for mask in ([action_mask] if single else action_mask)])
-        if len(masks) != count:
-            raise ValueError(f"{len(masks)} action masks do not fit a batch of {count} observations")
+        if len(masks) != size:
+            raise ValueError(f"{len(masks)} action masks do not fit a batch of {size} observations")
         if reader.without_choice(masks) is not None:
             raise ValueError("the action mask leaves no legal action")
-        return masks
+        return batch, size, single, masks
 
     def predict(
         self,
@@ -141,13 +153,12 @@ class Agent:
         distribution, or, with action values, a share of `exploration_rate` of them is random; always by the agent's
         own generator. Raises what `act` raises.
         """
-        parts, single = to_batch(self.observation_space, observation)
-        batch, size = unflatten(self.observation_space, parts), len(parts[0])
-        mask = None if action_mask is None else self._masks(action_mask, single, size)
+        batch, size, single, mask = self._batch(observation, action_mask)
         draws = not deterministic and bool(getattr(self.policy, "is_stochastic", False))
         seed = int(self.generator.integers(2**63)) if draws else None
         if self.has_memory:
-            memory = self._initial_state(size) if state is None else self._from_arrays(state, size)
+            memory = self.policy.initial_state(size)  # type: ignore[operator]
+            memory = memory if state is None else _filled(memory, state)
             starts = None if episode_start is None else np.asarray(episode_start, bool).reshape(size)
             actions, memory = decide(self.policy, self.observation_space, batch, memory, starts, seed, mask)
         elif draws:
@@ -178,8 +189,8 @@ class Agent:
         """
         if self.has_memory or isinstance(self.action_space, spaces.Box) or not hasattr(self.policy, "log_prob"):
             raise TypeError(f"confidence needs discrete actions with probabilities, and no memory; this is {self}")
-        parts, single = to_batch(self.observation_space, observation)
-        batch = to_tensors(self.observation_space, unflatten(self.observation_space, parts), self.device)
+        batch, _, single, _ = self._batch(observation)
+        batch = to_tensors(self.observation_space, batch, self.device)
         with in_eval_mode(self.policy):
             output, _ = self.policy(batch)
             chosen = self.policy.choose(output)  # type: ignore[operator]
@@ -223,33 +234,6 @@ class Agent:
         """Whether actions depend on earlier observations."""
         return bool(getattr(self.policy, "is_sequence", False))
 
-    def _remembering(self, batch: Any, size: int, mask: NDArray[np.bool_] | None) -> NDArray[Any]:
-        state, starts = self._memory or (self._initial_state(size), np.zeros(size, bool))
-        if len(starts) != size:
-            raise ValueError(
-                f"a batch of {size} observations, after batches of {len(starts)}: an agent with memory goes on with "
-                "as many episodes as it began with; call agent.reset() to begin others"
-            )
-        actions, state = decide(self.policy, self.observation_space, batch, state, starts, mask=mask)
-        self._memory = state, np.zeros(size, bool)
-        return actions
-
-    def _initial_state(self, size: int) -> Any:
-        return self.policy.initial_state(size)  # type: ignore[operator]
-
-    def _from_arrays(self, arrays: tuple[NDArray[Any], ...], size: int) -> Any:
-        """The policy's state from what `predict` returned."""
-        like = self._initial_state(size)
-        expected = _arrays(like)
-        given = [np.asarray(array) for array in arrays]
-        if [array.shape for array in given] != [array.shape for array in expected]:
-            raise ValueError(
-                f"the state has the shapes {[array.shape for array in given]}, but a batch of {size} needs "
-                f"{[array.shape for array in expected]}: pass the state that came with the last actions, or None"
-            )
-        remaining = iter(given)
-        return mapped(like, lambda tensor: torch.from_numpy(next(remaining).copy()).to(tensor))
-
     def _in_space(self, actions: NDArray[Any], single: bool) -> Any:
         actions = action_to_space(self.action_space, actions)
         if not single:
@@ -258,7 +242,6 @@ class Agent:
 
     def save(self, path: str | Path) -> Path:
         """Writes the agent to one safetensors file, whole or not at all; returns its path (suffix .safetensors)."""
-        path = with_suffix(path)
         description = {
             "file": FILE_KIND,
             "version": FILE_VERSION,
@@ -268,10 +251,7 @@ class Agent:
             "exploration_rate": self.exploration_rate,
             "about": self.about,
         }
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.policy.state_dict().items()}
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata={"agentlib": json.dumps(description, allow_nan=False)})
-        return path
+        return write(path, self.policy, description)
 
     def export(self, path: str | Path, *, action_mask: bool = False) -> Path:
         """Writes the policy for other runtimes: ONNX (`policy.onnx`), or an archive of torch.export (`policy.pt2`).
@@ -386,3 +366,15 @@ class Agent:
 def _arrays(state: Any) -> tuple[NDArray[Any], ...]:
     """The tensors of a state, in a fixed order."""
     return tuple(tensor.detach().cpu().numpy() for tensor in leaves(state))
+
+
+def _filled(like: Any, arrays: tuple[NDArray[Any], ...]) -> Any:
+    """A policy's state with the numbers that `predict` returned."""
+    expected, given = [array.shape for array in _arrays(like)], [np.asarray(array) for array in arrays]
+    if [array.shape for array in given] != expected:
+        raise ValueError(
+            f"the state has the shapes {[array.shape for array in given]}, but a batch of {len(leaves(like)[0])} needs "
+            f"{expected}: pass the state that came with the last actions, or None"
+        )
+    remaining = iter(given)
+    return mapped(like, lambda tensor: torch.from_numpy(next(remaining).copy()).to(tensor))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from agentlib.backbones.base import Backbone, Observation, SequenceBackbone, State
 from agentlib.backbones.cnn import CNN, NatureCNN
-from agentlib.backbones.combine import Chain, Nested, OneHot
+from agentlib.backbones.combine import Chain, Nested, OneHot, RunningNorm
 from agentlib.backbones.decoders import Critic, Generator, MLPDecoder
 from agentlib.backbones.diffusion import DiffusionModel, MLPDenoiser, UNetDenoiser
 from agentlib.backbones.files import load_backbone, save_backbone
-from agentlib.backbones.initialization import initialize
+from agentlib.backbones.layers import initialize
 from agentlib.backbones.mlp import MLP
-from agentlib.backbones.normalization import RunningNorm
 from agentlib.backbones.optimizers import Optimized, adagrad, adam, adamw, lars, rmsprop, sgd
 from agentlib.backbones.recurrent import GRU, LSTM, RNN
 from agentlib.backbones.resnet import ResNet

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from agentlib.backbones.activations import activation_named
+from agentlib.backbones.layers import ACTIVATIONS
+from agentlib.core.names import look_up
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values of one layer, each `(B, heads, S, d)`."""
@@ -165,7 +166,7 @@ class Layer(nn.Module):
         for linear in (widen, narrow):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
-        self.mlp = nn.Sequential(widen, activation_named(activation)(), nn.Dropout(dropout), narrow)
+        self.mlp = nn.Sequential(widen, look_up("activation", activation, ACTIVATIONS)(), nn.Dropout(dropout), narrow)
         self.mlp_norm = nn.LayerNorm(dim, eps)
         self.dropout = nn.Dropout(dropout)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from agentlib.backbones.specs import Described
 
@@ -44,12 +43,6 @@ class Backbone(Described, ABC):
 
         Called where data is collected, never inside an update.
         """
-
-
-def dtype_of(network: nn.Module) -> torch.dtype:
-    """The floating-point type that a network computes in: that of its first parameter, float32 without any."""
-    parameter = next(network.parameters(), None)
-    return torch.float32 if parameter is None else parameter.dtype
 
 
 class SequenceBackbone(Backbone):

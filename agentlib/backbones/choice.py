@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,39 @@ from gymnasium import spaces
 from gymnasium.vector.utils import concatenate, create_empty_array
 from torch import Tensor, nn
 
-from agentlib.backbones import from_spec, load_backbone
-from agentlib.backbones.named import MEMORIES, NAMED_BACKBONES, auto, mlp, with_memory
+from agentlib.backbones import (
+    CNN,
+    GRU,
+    LSTM,
+    MLP,
+    RNN,
+    Backbone,
+    Chain,
+    NatureCNN,
+    Nested,
+    OneHot,
+    ResNet,
+    RunningNorm,
+    SequenceBackbone,
+    Swin,
+    TransformerDecoder,
+    ViT,
+    WithMemory,
+    from_spec,
+    load_backbone,
+)
 from agentlib.core.modes import in_eval_mode
 from agentlib.core.names import close_matches
+from agentlib.core.randomness import host_generator_kept
 from agentlib.core.spaces import leaf_spaces, to_tensors
 
 BackboneChoice = str | Path | Mapping[str, Any] | nn.Module
 """A name, a file, a spec, or a built network."""
+DEFAULT_WIDTHS = (64, 64)
+SMALL_IMAGE = 64
+"""Images with a side up to this get the small ResNet, larger ones ResNet-18."""
+Build = Callable[..., nn.Module]
+"""(observation space, net_arch, normalize) -> network; "auto" and "mlp" also take how their layers are."""
 
 
 def backbone_for(
@@ -59,9 +86,9 @@ def backbone_for(
         return _fitting(backbone, space)
     if isinstance(backbone, Mapping):
         return _fitting(from_spec(dict(backbone)), space)
-    if isinstance(backbone, Path) or (backbone not in NAMED_BACKBONES and _is_file(backbone)):
-        return _fitting(load_backbone(backbone), space)
     if backbone not in NAMED_BACKBONES:
+        if isinstance(backbone, Path) or backbone.endswith(".safetensors") or Path(backbone).is_file():
+            return _fitting(load_backbone(backbone), space)
         raise ValueError(
             f"unknown backbone {backbone!r}{close_matches(backbone, NAMED_BACKBONES)}; or give a file that "
             "save_backbone wrote, a spec, or a module of your own"
@@ -71,9 +98,8 @@ def backbone_for(
         backbone = "lstm"
     if backbone in MEMORIES:
         return with_memory(space, backbone, net_arch, normalize, actions)
-    if backbone in ("auto", "mlp"):
-        return (auto if backbone == "auto" else mlp)(space, net_arch, normalize, **layers)
-    return NAMED_BACKBONES[backbone].build(space, net_arch, normalize)
+    layers = layers if backbone in ("auto", "mlp") else {}
+    return NAMED_BACKBONES[backbone].build(space, net_arch, normalize, **layers)
 
 
 def space_of(x: Tensor) -> spaces.Box:
@@ -84,10 +110,6 @@ def space_of(x: Tensor) -> spaces.Box:
     is_picture = x.dim() == 4 and len(x) > 0 and float(x.min()) >= 0.0 and float(x.max()) <= 1.0
     low, high = (0.0, 1.0) if is_picture else (-np.inf, np.inf)
     return spaces.Box(low, high, shape, np.float32)
-
-
-def _is_file(backbone: str) -> bool:
-    return backbone.endswith(".safetensors") or Path(backbone).is_file()
 
 
 def _fitting(network: nn.Module, space: spaces.Space[Any]) -> nn.Module:
@@ -110,3 +132,254 @@ def _fitting(network: nn.Module, space: spaces.Space[Any]) -> nn.Module:
         found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise ValueError(f"a backbone gives features (B, feature_dim), for two observations {expected}, not {found}")
     return network
+
+
+def auto(space: spaces.Space[Any], net_arch: Sequence[int] | None, normalize: bool, **layers: Any) -> nn.Module:
+    """What "auto" means for a space; see `backbone_for`."""
+    if is_image(space):
+        return _nature_cnn(space, net_arch, normalize)
+    if is_picture(space) and net_arch is None:
+        assert isinstance(space, spaces.Box)
+        return _small_cnn(space.shape)
+    return mlp(space, net_arch, normalize, images=True, **layers)
+
+
+def mlp(
+    space: spaces.Space[Any], net_arch: Sequence[int] | None, normalize: bool, *, images: bool = False, **layers: Any
+) -> nn.Module:
+    """Layers of `net_arch`, also on flattened images; with `images`, those in a Dict or Tuple have a network."""
+    encoder = _encoder(space, normalize, images)
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        return Chain([encoder, MLP(encoder.feature_dim, net_arch or DEFAULT_WIDTHS, **layers)])
+    widths = net_arch if net_arch is not None else DEFAULT_WIDTHS
+    if isinstance(encoder, MLP):
+        return MLP(encoder.input_dim, widths, **layers)
+    return Chain([encoder, MLP(encoder.feature_dim, widths, **layers)])
+
+
+def _small_cnn(shape: tuple[int, ...]) -> CNN:
+    """Convolutions down to maps of at most 8x8, and a layer of 64."""
+    layers: tuple[int | str, ...] = (16, 32, "max", 32)
+    while min(shape[1:]) >> layers.count("max") > 8:
+        layers = (*layers, "max", 32)
+    return CNN(shape, layers, feature_dim=64, norm="none")
+
+
+def is_picture(space: spaces.Space[Any]) -> bool:
+    """Whether a space holds pictures `(C, H, W)` of numbers between 0 and 1, of at least 4x4."""
+    if not (isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating) and len(space.shape) == 3):
+        return False
+    return min(space.shape[1:]) >= 4 and bool((space.low == 0.0).all() and (space.high == 1.0).all())
+
+
+def is_image(space: spaces.Space[Any]) -> bool:
+    """Whether a space holds uint8 images that the Nature CNN can take, grey ones and stacks among them."""
+    if not (isinstance(space, spaces.Box) and space.dtype == np.uint8 and 2 <= len(space.shape) <= 4):
+        return False
+    return min(_sides(space.shape)) >= 36
+
+
+def _sides(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of images (H, W), (C, H, W), (H, W, C) or (S, H, W, C)."""
+    if len(shape) == 2:
+        return shape[0], shape[1]
+    return (shape[-3], shape[-2]) if _channels_last(shape) else (shape[-2], shape[-1])
+
+
+def _channels_last(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 4 or (len(shape) == 3 and shape[-1] < shape[0] and shape[-1] <= 4)
+
+
+def _layout(shape: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
+    """The shape with an axis for the channels, and whether they are the last."""
+    return (1, *shape) if len(shape) == 2 else shape, _channels_last(shape)
+
+
+def _encoder(space: spaces.Space[Any], normalize: bool, images: bool) -> Backbone:
+    """Features of each part; `images` says whether images get a convolutional network of their own."""
+    if isinstance(space, spaces.Dict):
+        return Nested({key: _encoder(part, normalize, images) for key, part in space.spaces.items()})
+    if isinstance(space, spaces.Tuple):
+        return Nested([_encoder(part, normalize, images) for part in space.spaces])
+    if isinstance(space, spaces.Discrete):
+        return OneHot([int(space.n)], [int(space.start)])
+    if isinstance(space, spaces.MultiDiscrete):
+        return OneHot(space.nvec.ravel().tolist(), space.start.ravel().tolist())
+    if isinstance(space, spaces.Box) and is_image(space) and images:
+        shape, channels_last = _layout(space.shape)
+        return NatureCNN(shape, feature_dim=256, channels_last=channels_last)
+    flat = MLP(int(np.prod(space.shape or ())), ())
+    if (
+        normalize
+        and isinstance(space, spaces.Box)
+        and np.issubdtype(space.dtype, np.floating)
+        and not is_picture(space)
+    ):
+        return Chain([RunningNorm(space.shape), flat])
+    return flat
+
+
+def with_memory(
+    space: spaces.Space[Any],
+    memory: str,
+    net_arch: Sequence[int] | None = None,
+    normalize: bool = False,
+    actions: spaces.Space[Any] | None = None,
+) -> WithMemory:
+    """An encoder by the space, layers of `net_arch` but the last, and a memory whose width is the last.
+
+    Raises:
+        ValueError: no widths.
+    """
+    if net_arch is not None and not net_arch:
+        raise ValueError(f"net_arch of {memory} ends with the width of the memory: give at least one number")
+    *widths, width = net_arch if net_arch is not None else DEFAULT_WIDTHS
+    encoder: Backbone = _encoder(space, normalize, images=True)
+    if widths:
+        head = MLP(encoder.feature_dim, widths)
+        encoder = MLP(encoder.input_dim, widths) if isinstance(encoder, MLP) else Chain([encoder, head])
+    read: int | tuple[int, ...] | None = None
+    if isinstance(actions, spaces.Discrete):
+        read = int(actions.n)
+    elif actions is not None:
+        read = tuple(actions.shape or ())
+    action_width = 0 if read is None else read if isinstance(read, int) else int(np.prod(read))
+    return WithMemory(encoder, MEMORIES[memory](encoder.feature_dim + action_width, width), read)
+
+
+MEMORIES: dict[str, Callable[[int, int], SequenceBackbone]] = {
+    "rnn": RNN,
+    "lstm": LSTM,
+    "gru": GRU,
+    "transformer": lambda input_dim, width: TransformerDecoder(
+        input_dim, width, layers=2, heads=math.gcd(width // 2, 4), window=32
+    ),
+}
+"""Networks with memory by name, from their input's width and their own."""
+
+
+@dataclass(frozen=True)
+class NamedBackbone:
+    """What a name stands for."""
+
+    build: Build
+    summary: str
+    takes: str
+    """What observations it is for."""
+    reference: str
+    example: spaces.Space[Any]
+    """A space to count its parameters on."""
+
+    def parameters(self) -> int:
+        """Numbers that it learns, built for `example`."""
+        with host_generator_kept():
+            return sum(parameter.numel() for parameter in self.build(self.example, None, False).parameters())
+
+
+def _remembering(name: str, summary: str, reference: str) -> NamedBackbone:
+    def build(space: spaces.Space[Any], net_arch: Sequence[int] | None, normalize: bool) -> nn.Module:
+        return with_memory(space, name, net_arch, normalize)
+
+    return NamedBackbone(build, summary, "any observations, in learners that can use memory", reference, VECTOR)
+
+
+def _on_images(name: str, make: Callable[[tuple[int, ...], bool], Backbone]) -> Build:
+    """A network of images, and layers of `net_arch` on top if there are any."""
+
+    def build(space: spaces.Space[Any], net_arch: Sequence[int] | None, normalize: bool) -> nn.Module:
+        if isinstance(space, spaces.Dict | spaces.Tuple):
+            raise ValueError(f"{name} takes images, not {space}; use backbone='auto'")
+        if not isinstance(space, spaces.Box) or not 2 <= len(space.shape) <= 4:
+            raise ValueError(f"{name} takes images, not {space}")
+        network = make(*_layout(space.shape))
+        return Chain([network, MLP(network.feature_dim, net_arch)]) if net_arch else network
+
+    return build
+
+
+def _resnet(shape: tuple[int, ...], channels_last: bool) -> ResNet:
+    name = "resnet_small" if min(_sides(shape)) <= SMALL_IMAGE else "resnet18"
+    return ResNet.named(name, shape, channels_last=channels_last)
+
+
+def _patch(shape: tuple[int, ...]) -> int:
+    """The smallest side, from 2 on, of patches that tile an image and are not more than a hundred."""
+    height, width = _sides(shape)
+    common = math.gcd(height, width)
+    found = [side for side in range(2, common + 1) if common % side == 0 and height * width <= 100 * side**2]
+    if not found or found[0] == common == min(height, width):
+        raise ValueError(
+            f"no patches from 2x2 on tile an image of {height}x{width} in a useful way: pad or crop it to sides with a "
+            "common divisor"
+        )
+    return found[0]
+
+
+def _swin(shape: tuple[int, ...], channels_last: bool) -> Swin:
+    """One stage, or two where the patches can be merged two by two, with the largest windows up to 7x7 that tile."""
+    patch = _patch(shape)
+    rows, columns = (side // patch for side in _sides(shape))
+    stages = 2 if rows % 2 == columns % 2 == 0 else 1
+    common = math.gcd(rows, columns) // stages
+    window = next(side for side in range(7, 0, -1) if common % side == 0)
+    return Swin(
+        shape, patch, 48, depths=(2,) * stages, heads=(3, 6)[:stages], window=window, channels_last=channels_last
+    )
+
+
+_nature_cnn = _on_images("nature_cnn", lambda shape, last: NatureCNN(shape, feature_dim=512, channels_last=last))
+VECTOR = spaces.Box(-np.inf, np.inf, (4,))
+FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+SMALL_PICTURE = spaces.Box(0, 255, (3, 32, 32), np.uint8)
+NAMED_BACKBONES: dict[str, NamedBackbone] = {
+    "auto": NamedBackbone(
+        auto,
+        "by the kind of input: a CNN for images, an encoder for each part of a Dict or Tuple, an MLP elsewhere",
+        "any observations",
+        "Raffin et al. 2021",
+        VECTOR,
+    ),
+    "mlp": NamedBackbone(
+        mlp, "layers of net_arch, also on flattened images", "any observations", "Rumelhart et al. 1986", VECTOR
+    ),
+    "nature_cnn": NamedBackbone(
+        _nature_cnn, "three convolutions and a layer of 512", "images of at least 36x36", "Mnih et al. 2015", FRAMES
+    ),
+    "cnn": NamedBackbone(
+        _on_images("cnn", lambda shape, last: CNN(shape, channels_last=last)),
+        "three 3x3 convolutions with poolings and LayerNorm, and a layer of 128",
+        "small images, of at least 4x4",
+        "LeCun et al. 1998",
+        SMALL_PICTURE,
+    ),
+    "resnet": NamedBackbone(
+        _on_images("resnet", _resnet),
+        f"three residual blocks up to {SMALL_IMAGE}x{SMALL_IMAGE}, ResNet-18 above; GroupNorm",
+        "images of at least 3x3",
+        "He et al. 2016",
+        SMALL_PICTURE,
+    ),
+    "vit": NamedBackbone(
+        _on_images("vit", lambda shape, last: ViT(shape, _patch(shape), channels_last=last)),
+        "a transformer of 4 layers, width 64, on up to a hundred patches",
+        "images whose sides have a common divisor",
+        "Dosovitskiy et al. 2021",
+        SMALL_PICTURE,
+    ),
+    "swin": NamedBackbone(
+        _on_images("swin", _swin),
+        "a transformer of shifted windows, one or two stages of 2 layers, width 48 and 96",
+        "images whose sides have a common divisor",
+        "Liu et al. 2021",
+        SMALL_PICTURE,
+    ),
+    "rnn": _remembering("rnn", "an encoder of each observation, then a plain recurrent network", "Elman 1990"),
+    "lstm": _remembering("lstm", "an encoder of each observation, then an LSTM", "Hochreiter & Schmidhuber 1997"),
+    "gru": _remembering("gru", "an encoder of each observation, then a GRU", "Cho et al. 2014"),
+    "transformer": _remembering(
+        "transformer",
+        "an encoder of each observation, then 2 layers that see 32 steps back each",
+        "Vaswani et al. 2017",
+    ),
+}
+"""What `backbone=` takes by name."""

@@ -8,11 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones.activations import activation_named
-from agentlib.backbones.base import dtype_of
 from agentlib.backbones.images import ImageBackbone, Window, convolved_sides, scaled
-from agentlib.backbones.initialization import initialize
-from agentlib.backbones.normalization import normalized, shifts
+from agentlib.backbones.layers import ACTIVATIONS, dtype_of, initialize, normalized, shifts
 from agentlib.backbones.specs import Spec, described
 from agentlib.core.names import look_up
 from agentlib.core.once import once
@@ -114,8 +111,8 @@ class CNN(ImageBackbone):
             or (channels, kernel, stride, padding); or "max" or "average", a pooling over 2x2 pixels.
         feature_dim: width of a linear layer with activation at the end; None for the mean of the last maps.
         activation: name of the nonlinearity.
-        norm: name of the normalization, see `agentlib.backbones.normalization`; "layer" is over C, H and W.
-        init: name of the initialization, see `agentlib.backbones.initialization`.
+        norm: name of the normalization, see `agentlib.backbones.layers`; "layer" is over C, H and W.
+        init: name of the initialization, see `agentlib.backbones.layers`.
         channels_last: the last axis holds the channels.
 
     Raises:
@@ -138,7 +135,7 @@ class CNN(ImageBackbone):
         self.layers = [layer if isinstance(layer, int | str) else list(layer) for layer in layers]
         self.activation, self.norm, self.init, self.has_linear = activation, norm, init, feature_dim is not None
         height, width = convolved_sides(self.layout, [_window(layer) for layer in self.layers])
-        make_activation = activation_named(activation)
+        make_activation = look_up("activation", activation, ACTIVATIONS)
         channels = self.layout.channels
         modules: list[nn.Module] = []
         self.ends: list[int] = []  # where in `modules` each layer ends

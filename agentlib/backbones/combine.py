@@ -1,8 +1,9 @@
-"""Backbones made of backbones: for categories, for nested observations, and one after another."""
+"""Backbones of categories and of numbers of any size, of nested observations, and of backbones one after another."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,58 @@ class OneHot(Backbone):
         # A comparison, not torch's one_hot: that one inspects the values, which a captured update cannot.
         columns = [values[:, i, None] == torch.arange(size, device=values.device) for i, size in enumerate(self.sizes)]
         return torch.cat(columns, dim=1).float()  # (B, feature_dim)
+
+
+class RunningNorm(Backbone):
+    """Standardizes each number of an observation by its running mean and variance (Welford 1962; Chan et al. 1979).
+
+    The statistics are buffers: they are saved, loaded and copied with the network they belong to. `forward` never
+    changes them; `observe` does. They stay in float64, whatever the network is converted to: float32 stops counting at
+    2^24.
+
+    Args:
+        shape: of one observation.
+        clip: normalized values are cut to `[-clip, clip]`.
+    """
+
+    kind = "running_norm"
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, shape: tuple[int, ...], clip: float = 10.0) -> None:
+        super().__init__()
+        self.shape, self.clip = tuple(shape), float(clip)
+        self.register_buffer("mean", torch.zeros(self.shape, dtype=torch.float64))
+        self.register_buffer("variance", torch.ones(self.shape, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.feature_dim = int(self.mean.numel())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def in_float64(tensor: Tensor) -> Tensor:
+            changed = fn(tensor)
+            return changed if changed.dtype == tensor.dtype else tensor.to(changed.device)
+
+        super()._apply(in_float64, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    @torch.no_grad()
+    def observe(self, observation: Tensor) -> None:
+        """Takes observations `(B, *shape)` into the statistics, in place."""
+        batch = observation.to(self.mean)
+        total = self.count + len(batch)
+        shift = batch.mean(0) - self.mean
+        squares = self.variance * self.count + batch.var(0, correction=0) * len(batch)
+        squares += shift.square() * (self.count * len(batch) / total)
+        self.mean += shift * (len(batch) / total)
+        self.variance.copy_(squares / total)
+        self.count.copy_(total)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """`(B, *shape)` in any dtype to `(B, *shape)` float32."""
+        scaled = (observation - self.mean) / (self.variance + 1e-8).sqrt()
+        return scaled.clamp(-self.clip, self.clip).float()
 
 
 class Nested(Backbone):

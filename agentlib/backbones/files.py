@@ -44,10 +44,14 @@ def save_backbone(backbone: nn.Module, path: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: the network has no spec, so that it could not be built again.
     """
+    return write(path, backbone, {"file": KIND, "version": VERSION, "backbone": spec_of(backbone)})
+
+
+def write(path: str | os.PathLike[str], network: nn.Module, description: dict[str, Any]) -> Path:
+    """Writes a network and its description to one file, whole or not at all; returns its path."""
     path = with_suffix(path)
-    description = {"file": KIND, "version": VERSION, "backbone": spec_of(backbone)}
     # Clones: safetensors does not write two names of one memory, such as tied weights.
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in backbone.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"agentlib": json.dumps(description, allow_nan=False)})
     return path

@@ -7,10 +7,9 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from agentlib.backbones.activations import activation_named
-from agentlib.backbones.base import Backbone, dtype_of
-from agentlib.backbones.initialization import initialize, scale_branches
-from agentlib.backbones.normalization import normalized
+from agentlib.backbones.base import Backbone
+from agentlib.backbones.layers import ACTIVATIONS, dtype_of, initialize, normalized, scale_branches
+from agentlib.core.names import look_up
 
 
 class Residual(nn.Sequential):
@@ -31,10 +30,10 @@ class MLP(Backbone):
         input_dim: numbers in one observation.
         hidden: width of each layer; empty for the flattened input itself.
         activation: name of the nonlinearity.
-        norm: name of the normalization, see `agentlib.backbones.normalization`.
+        norm: name of the normalization, see `agentlib.backbones.layers`.
         dropout: share of the activations that are zeroed in training; the others grow by 1 / (1 - dropout).
         residual: add the input of a layer to its output.
-        init: name of the initialization, see `agentlib.backbones.initialization`.
+        init: name of the initialization, see `agentlib.backbones.layers`.
     """
 
     kind = "mlp"
@@ -53,7 +52,7 @@ class MLP(Backbone):
         self.input_dim, self.hidden, self.activation = int(input_dim), tuple(hidden), activation
         self.norm, self.dropout, self.residual, self.init = norm, float(dropout), bool(residual), init
         widths = (self.input_dim, *self.hidden)
-        make_activation = activation_named(activation)
+        make_activation = look_up("activation", activation, ACTIVATIONS)
         layers: list[nn.Module] = []
         branch_ends: list[nn.Module] = []
         self.ends: list[int] = []  # where in `layers` each hidden layer ends
@@ -67,7 +66,8 @@ class MLP(Backbone):
                 layer = [Residual(*layer)]
             layers += layer
             self.ends.append(len(layers) - 1)
-        scale_branches(branch_ends)
+        if residual:
+            scale_branches(branch_ends)
         self.layers = nn.Sequential(*layers)
         self.feature_dim = widths[-1]
 

@@ -20,11 +20,8 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from agentlib.backbones.activations import activation_named
-from agentlib.backbones.base import dtype_of
 from agentlib.backbones.images import ImageBackbone, Window, convolved_sides
-from agentlib.backbones.initialization import initialize, scale_branches
-from agentlib.backbones.normalization import normalized, shifts
+from agentlib.backbones.layers import ACTIVATIONS, dtype_of, initialize, normalized, scale_branches, shifts
 from agentlib.backbones.specs import Spec, described
 from agentlib.core.names import look_up
 
@@ -92,7 +89,7 @@ class ResNet(ImageBackbone):
         width: channels of the first stage (of the middle of its blocks, with `bottleneck`).
         bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions, four times as wide at their ends.
         stem: "large" is a 7x7 convolution with stride 2 and a 3x3 pooling with stride 2, "small" a 3x3 convolution.
-        norm: name of the normalization, see `agentlib.backbones.normalization`.
+        norm: name of the normalization, see `agentlib.backbones.layers`.
         activation: name of the nonlinearity.
         channels_last: the last axis holds the channels.
 
@@ -120,7 +117,7 @@ class ResNet(ImageBackbone):
         self.stem_name, self.norm, self.activation = stem, norm, activation
         windows = look_up("stem", stem, STEMS)
         convolved_sides(self.layout, [*windows, *[(3, 2, 1)] * (len(self.blocks) - 1)])
-        make_activation = activation_named(activation)
+        make_activation = look_up("activation", activation, ACTIVATIONS)
         (kernel, stride, _), *pooling = windows
         pools = [nn.MaxPool2d(*window) for window in pooling]
         self.stem = nn.Sequential(

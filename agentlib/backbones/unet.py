@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones.activations import activation_named
-from agentlib.backbones.base import dtype_of
 from agentlib.backbones.images import ImageBackbone, convolved_sides
-from agentlib.backbones.normalization import norm_named, reparametrized
+from agentlib.backbones.layers import ACTIVATIONS, OF_WEIGHTS, dtype_of, norm_named
+from agentlib.core.names import look_up
 
 
 def _convolution(channels: int, out_channels: int, kernel: int, norm: str, stride: int = 1) -> nn.Module:
-    return reparametrized(nn.Conv2d(channels, out_channels, kernel, stride, kernel // 2), norm)
+    convolution = nn.Conv2d(channels, out_channels, kernel, stride, kernel // 2)
+    return OF_WEIGHTS[norm](convolution) if norm in OF_WEIGHTS else convolution
 
 
 class ConditionedBlock(nn.Module):
@@ -33,7 +33,7 @@ class ConditionedBlock(nn.Module):
 
     def __init__(self, channels: int, out_channels: int, condition_dim: int, norm: str, activation: str) -> None:
         super().__init__()
-        make_activation = activation_named(activation)
+        make_activation = look_up("activation", activation, ACTIVATIONS)
         self.enter = nn.Sequential(
             norm_named(norm, channels, maps=True), make_activation(), _convolution(channels, out_channels, 3, norm)
         )
@@ -64,7 +64,7 @@ class MapDecoder(nn.Module):
         channels: of the encoder's maps, from the finest to the coarsest.
         out_channels: of the image.
         condition_dim: width of the condition; 0 for none.
-        norm: name of the normalization, see `agentlib.backbones.normalization`.
+        norm: name of the normalization, see `agentlib.backbones.layers`.
         activation: name of the nonlinearity.
     """
 
@@ -86,7 +86,7 @@ class MapDecoder(nn.Module):
         finest = self.channels[0]
         self.output = nn.Sequential(
             norm_named(norm, finest, maps=True),
-            activation_named(activation)(),
+            look_up("activation", activation, ACTIVATIONS)(),
             nn.Conv2d(finest, out_channels, 3, 1, 1),
         )
 
@@ -123,7 +123,7 @@ class UNet(ImageBackbone):
         out_channels: of the output; as many as the input has by default.
         widths: channels at each size, from the finest on; each size is half of the one before.
         condition_dim: width of the condition; 0 for none.
-        norm: name of the normalization, see `agentlib.backbones.normalization`.
+        norm: name of the normalization, see `agentlib.backbones.layers`.
         activation: name of the nonlinearity.
         channels_last: the last axis of the input holds the channels; the output is `(B, C, H, W)` all the same.
 

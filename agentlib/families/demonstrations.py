@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from agentlib.agent import Agent
 from agentlib.backbones import AfterAction, RunningNorm
-from agentlib.backbones.named import MEMORIES
+from agentlib.backbones.choice import MEMORIES
 from agentlib.core.modes import in_eval_mode
 from agentlib.core.recipe import Job, Judge, Problem, Recipe, family
 from agentlib.core.spaces import action_from_space, to_tensors

@@ -19,7 +19,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from agentlib.backbones import MLP, Backbone, Chain, NatureCNN, Nested, OneHot, RunningNorm
-from agentlib.backbones.activations import ACTIVATIONS
+from agentlib.backbones.layers import ACTIVATIONS
 from agentlib.core.randomness import host_generator_kept
 from agentlib.policies.continuous import DeterministicPolicy
 from agentlib.policies.fitting import policy_for

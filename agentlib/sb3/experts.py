@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from agentlib.agent import Agent
-from agentlib.backbones.activations import ACTIVATIONS
+from agentlib.backbones.layers import ACTIVATIONS
 from agentlib.core.host import global_generators_kept
 from agentlib.core.names import close_matches
 from agentlib.envs.making import make_env

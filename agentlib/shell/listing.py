@@ -37,7 +37,7 @@ def _learners() -> dict[str, str]:
 
 
 def _backbones() -> dict[str, str]:
-    from agentlib.backbones.named import NAMED_BACKBONES
+    from agentlib.backbones.choice import NAMED_BACKBONES
 
     def text(entry: Any) -> str:
         example = f"{entry.parameters():,} parameters on {entry.example.dtype} {entry.example.shape}"

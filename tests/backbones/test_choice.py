@@ -13,8 +13,7 @@ from torch import nn
 import agentlib
 from agentlib import Agent
 from agentlib.backbones import CNN, MLP, Chain, NatureCNN, ResNet, RunningNorm, UNet, adam, load_backbone, save_backbone
-from agentlib.backbones.choice import backbone_for
-from agentlib.backbones.named import NAMED_BACKBONES
+from agentlib.backbones.choice import NAMED_BACKBONES, backbone_for
 from agentlib.learners import DQN, DQNConfig
 from agentlib.policies import QPolicy
 from agentlib.runs.folder import RunFolder

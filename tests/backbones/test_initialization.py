@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from agentlib.backbones import MLP, initialize
-from agentlib.backbones.initialization import INITIALIZATIONS, scale_branches
+from agentlib.backbones.layers import INITIALIZATIONS, scale_branches
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from agentlib.backbones import MLP
-from agentlib.backbones.activations import ACTIVATIONS, activation_named
-from agentlib.backbones.normalization import NORMS
+from agentlib.backbones.layers import ACTIVATIONS, NORMS
 
 
 def seeded(build, seed=0):
@@ -146,7 +145,7 @@ def test_activations_are_those_of_the_book():
     assert set(formulas) == set(ACTIVATIONS)
     steepest = {"relu": 1.0, "tanh": 1.0, "sigmoid": 0.25, "leaky_relu": 1.0, "elu": 1.0, "gelu": 1.13, "silu": 1.1}
     for name, expected in formulas.items():
-        found = activation_named(name)()(x)
+        found = ACTIVATIONS[name]()(x)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
         (slope,) = torch.autograd.grad(found.sum(), x)
         assert steepest[name] * 0.99 <= float(slope.max()) <= steepest[name] + 1e-9

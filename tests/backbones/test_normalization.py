@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations
 
 from agentlib.backbones import MLP, Chain, RunningNorm
-from agentlib.backbones.normalization import NORMS, groups_for, norm_named, normalized
+from agentlib.backbones.layers import NORMS, groups_for, norm_named, normalized
 
 
 def numbers(*shape, seed=1):

@@ -11,8 +11,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 import agentlib
 from agentlib.agent import Agent
 from agentlib.backbones import LSTM, MLP, TransformerDecoder, WithMemory
-from agentlib.backbones.choice import backbone_for
-from agentlib.backbones.named import MEMORIES
+from agentlib.backbones.choice import MEMORIES, backbone_for
 from agentlib.core.recipe import Problem
 from agentlib.core.spaces import to_tensors
 from agentlib.core.trees import mapped

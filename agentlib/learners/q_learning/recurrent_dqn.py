@@ -23,7 +23,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones.named import MEMORIES
+from agentlib.backbones.choice import MEMORIES
 from agentlib.core import Clock, Learner, Linear, Optimizer, Recipe, Source, Step, Target, Update
 from agentlib.core.config import Count, NonNegative, Unit, Whole
 from agentlib.core.trees import mapped
