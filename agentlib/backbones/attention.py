@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -225,19 +226,20 @@ class Stack(nn.Module):
         x: Tensor,
         mask: Tensor | None = None,
         *,
-        causal: bool = False,
-        position: Tensor | None = None,
         past: Sequence[KeyValue] | None = None,
-        memory: Tensor | None = None,
-        memory_mask: Tensor | None = None,
+        **reading: Any,
     ) -> tuple[list[Tensor], list[KeyValue]]:
-        """The tokens `(B, T, dim)` after each layer, the last ones normalized, and each layer's keys and values."""
+        """The tokens `(B, T, dim)` after each layer, the last ones normalized, and each layer's keys and values.
+
+        Args:
+            x: `(B, T, dim)`.
+            mask: see `attend`.
+            past: keys and values from before, of each layer.
+            reading: the other arguments of each layer: causal, position, memory, memory_mask.
+        """
         outputs, present = [], []
         for number, layer in enumerate(self.layers):
-            before = None if past is None else past[number]
-            x, key_value = layer(
-                x, mask, causal=causal, position=position, past=before, memory=memory, memory_mask=memory_mask
-            )
+            x, key_value = layer(x, mask, past=None if past is None else past[number], **reading)
             outputs.append(x)
             present.append(key_value)
         outputs[-1] = self.norm(x)

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def backbone_for(
     if backbone == "auto" and memory:
         backbone = "lstm"
     if backbone in MEMORIES:
-        return with_memory(space, backbone, net_arch, normalize, actions)
+        return with_memory(space, net_arch, normalize, backbone, actions)
     layers = layers if backbone in ("auto", "mlp") else {}
     return NAMED_BACKBONES[backbone].build(space, net_arch, normalize, **layers)
 
@@ -221,9 +222,9 @@ def _encoder(space: spaces.Space[Any], normalize: bool, images: bool) -> Backbon
 
 def with_memory(
     space: spaces.Space[Any],
+    net_arch: Sequence[int] | None,
+    normalize: bool,
     memory: str,
-    net_arch: Sequence[int] | None = None,
-    normalize: bool = False,
     actions: spaces.Space[Any] | None = None,
 ) -> WithMemory:
     """An encoder by the space, layers of `net_arch` but the last, and a memory whose width is the last.
@@ -277,10 +278,8 @@ class NamedBackbone:
 
 
 def _remembering(name: str, summary: str, reference: str) -> NamedBackbone:
-    def build(space: spaces.Space[Any], net_arch: Sequence[int] | None, normalize: bool) -> nn.Module:
-        return with_memory(space, name, net_arch, normalize)
-
-    return NamedBackbone(build, summary, "any observations, in learners that can use memory", reference, VECTOR)
+    takes = "any observations, in learners that can use memory"
+    return NamedBackbone(partial(with_memory, memory=name), summary, takes, reference, VECTOR)
 
 
 def _on_images(name: str, make: Callable[[tuple[int, ...], bool], Backbone]) -> Build:

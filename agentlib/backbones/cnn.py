@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.backbones.images import ImageBackbone, Window, convolved_sides, scaled
-from agentlib.backbones.layers import ACTIVATIONS, dtype_of, initialize, normalized, shifts
+from agentlib.backbones.layers import ACTIVATIONS, dtype_of, initialize, normalized, outputs_at, shifts
 from agentlib.backbones.specs import Spec, described
 from agentlib.core.names import look_up
 from agentlib.core.once import once
@@ -96,7 +96,7 @@ class NatureCNN(ImageBackbone):
 
     def maps(self, observation: Tensor) -> list[Tensor]:
         """The output `(B, C, h, w)` of each of the three convolutions."""
-        return _outputs(self.convolutions, [1, 3, 5], self.layout(observation))
+        return outputs_at([1, 3, 5], self.convolutions, self.layout(observation))
 
 
 class CNN(ImageBackbone):
@@ -169,7 +169,7 @@ class CNN(ImageBackbone):
 
     def maps(self, observation: Tensor) -> list[Tensor]:
         """The output `(B, C, h, w)` of each listed layer."""
-        return _outputs(self.convolutions, self.ends, self.layout(observation, dtype_of(self)))
+        return outputs_at(self.ends, self.convolutions, self.layout(observation, dtype_of(self)))
 
 
 def _window(layer: int | str | Sequence[int]) -> Window:
@@ -180,12 +180,3 @@ def _window(layer: int | str | Sequence[int]) -> Window:
     if len(layer) not in (3, 4):
         raise ValueError(f"a convolution is its channels, or (channels, kernel, stride[, padding]), not {layer}")
     return layer[1], layer[2], layer[3] if len(layer) == 4 else 0
-
-
-def _outputs(modules: nn.Sequential, ends: Sequence[int], x: Tensor) -> list[Tensor]:
-    found = []
-    for i, module in enumerate(modules):
-        x = module(x)
-        if i in ends:
-            found.append(x)
-    return found

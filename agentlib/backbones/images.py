@@ -120,13 +120,10 @@ def convolved_sides(layout: ImageLayout, windows: Sequence[Window]) -> tuple[int
         ValueError: a side is smaller than a kernel, or would be thinned out where there is a single pixel left; the
             message has the smallest side that works.
     """
-    sides = [_convolved(side, windows) for side in layout.sides]
-    if None in sides:
+    height, width = (_convolved(side, windows) for side in layout.sides)
+    if height is None or width is None:
         smallest = 1 + bisect.bisect_left(range(1, 2**20), True, key=lambda side: _convolved(side, windows) is not None)
         raise ValueError(f"an image of shape {layout.shape} is too small: both sides must be at least {smallest}")
-    height, width = sides
-    assert height is not None
-    assert width is not None
     return height, width
 
 

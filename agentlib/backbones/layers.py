@@ -65,6 +65,16 @@ def dtype_of(network: nn.Module) -> torch.dtype:
     return torch.float32 if parameter is None else parameter.dtype
 
 
+def outputs_at(ends: Sequence[int], modules: nn.Sequential, x: Tensor) -> list[Tensor]:
+    """What those of the modules give that stand at these places, when all of them run one after another."""
+    found = []
+    for i, module in enumerate(modules):
+        x = module(x)
+        if i in ends:
+            found.append(x)
+    return found
+
+
 Fill = Callable[[Tensor, float, float], object]
 """(weight, number of inputs d, gain) -> fills the weight."""
 

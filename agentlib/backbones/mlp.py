@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from agentlib.backbones.base import Backbone
-from agentlib.backbones.layers import ACTIVATIONS, dtype_of, initialize, normalized, scale_branches
+from agentlib.backbones.layers import ACTIVATIONS, dtype_of, initialize, normalized, outputs_at, scale_branches
 from agentlib.core.names import look_up
 
 
@@ -83,9 +83,4 @@ class MLP(Backbone):
     def maps(self, observation: Tensor) -> list[Tensor]:
         """The output `(B, width)` of each hidden layer; the last are the features."""
         x = self._rows(observation)
-        found = [] if self.ends else [x]
-        for i, layer in enumerate(self.layers):
-            x = layer(x)
-            if i in self.ends:
-                found.append(x)
-        return found
+        return outputs_at(self.ends, self.layers, x) if self.ends else [x]

@@ -70,9 +70,18 @@ def without_denormals(memory: Tensor) -> Tensor:
     return torch.ops.aten.hardshrink.out(memory, threshold, out=memory)  # type: ignore[no-any-return]
 
 
-def _adam(
-    learning_rate: Schedule, betas: tuple[float, float], eps: float, weight_decay: float, decoupled: bool
+def adam(
+    learning_rate: Schedule = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    *,
+    decoupled: bool = False,
 ) -> Rule:
+    """Adam (Kingma & Ba 2015, algorithm 1), with bias correction.
+
+    `weight_decay` adds an L2 term to the gradient; where it is `decoupled`, it shrinks matrices, as in `adamw`.
+    """
     beta1, beta2 = betas
 
     def numbers(scalars: dict[str, Tensor], rate: Rate) -> tuple[Tensor, Tensor]:
@@ -90,16 +99,6 @@ def _adam(
     return Rule(learning_rate, ("mean", "square"), change, powers, numbers, weight_decay, decoupled)
 
 
-def adam(
-    learning_rate: Schedule = 1e-3,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-) -> Rule:
-    """Adam (Kingma & Ba 2015, algorithm 1), with bias correction; `weight_decay` adds an L2 term to the gradient."""
-    return _adam(learning_rate, betas, eps, weight_decay, decoupled=False)
-
-
 def adamw(
     learning_rate: Schedule = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -107,7 +106,7 @@ def adamw(
     weight_decay: float = 0.01,
 ) -> Rule:
     """AdamW (Loshchilov & Hutter 2019): Adam, and matrices shrink by `learning_rate * weight_decay` each step."""
-    return _adam(learning_rate, betas, eps, weight_decay, decoupled=True)
+    return adam(learning_rate, betas, eps, weight_decay, decoupled=True)
 
 
 def lars(learning_rate: Schedule = 0.3, momentum: float = 0.9, weight_decay: float = 1e-6, trust: float = 1e-3) -> Rule:

@@ -30,9 +30,9 @@ class Policy(Described, ABC):
         self.is_sequence = bool(getattr(backbone, "is_sequence", False))
         self.feature_dim = int(backbone.feature_dim)  # type: ignore[arg-type]
 
-    @abstractmethod
     def output_of(self, features: Tensor) -> Tensor:
-        """The head's output `(..., n)` for features `(..., feature_dim)`."""
+        """The output `(..., n)` for features `(..., feature_dim)`: that of the `head`."""
+        return self.head(features)  # type: ignore[no-any-return, operator]
 
     @abstractmethod
     def choose(self, output: Tensor) -> Tensor:

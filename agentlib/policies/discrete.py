@@ -48,32 +48,31 @@ class DiscretePolicy(StochasticPolicy):
         backbone: any network with a `feature_dim`.
         sizes: number of options of each choice.
         width: of the output.
+        shape: of one action.
     """
 
-    def __init__(self, backbone: Backbone | nn.Module, sizes: Sequence[int], width: int) -> None:
+    def __init__(
+        self, backbone: Backbone | nn.Module, sizes: Sequence[int], width: int, shape: tuple[int, ...]
+    ) -> None:
         super().__init__(backbone)
-        self.sizes = [int(size) for size in sizes]
+        self.sizes, self.shape = [int(size) for size in sizes], shape
         self.head = nn.Linear(self.feature_dim, width)
 
     @abstractmethod
     def by_choice(self, output: Tensor) -> Tensor:
         """The logits of each choice, `(..., k, largest)`; -inf where a choice has fewer options."""
 
-    @abstractmethod
     def joined(self, options: Tensor) -> Tensor:
         """The action for the option `(..., k)` of each choice."""
+        return options.reshape(*options.shape[:-1], *self.shape)
 
-    @abstractmethod
     def split(self, action: Tensor) -> Tensor:
         """The inverse of `joined`."""
+        return action.flatten(-len(self.shape)) if self.shape else action.unsqueeze(-1)
 
     @abstractmethod
     def probabilities(self, output: Tensor) -> Tensor:
         """The probabilities of the options, in the shape that suits the kind."""
-
-    def output_of(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.head(features)
-        return logits
 
     def choose(self, output: Tensor) -> Tensor:
         """The likeliest actions; the first of equal ones."""
@@ -100,17 +99,11 @@ class CategoricalPolicy(DiscretePolicy):
     kind = "categorical"
 
     def __init__(self, backbone: Backbone | nn.Module, n_actions: int) -> None:
-        super().__init__(backbone, [n_actions], int(n_actions))
+        super().__init__(backbone, [n_actions], int(n_actions), ())
         self.n_actions = int(n_actions)
 
     def by_choice(self, output: Tensor) -> Tensor:
         return output.unsqueeze(-2)
-
-    def joined(self, options: Tensor) -> Tensor:
-        return options.squeeze(-1)
-
-    def split(self, action: Tensor) -> Tensor:
-        return action.unsqueeze(-1)
 
     def probabilities(self, output: Tensor) -> Tensor:
         """The probability of each action, `(..., n_actions)`."""
@@ -134,7 +127,7 @@ class MultiCategoricalPolicy(DiscretePolicy):
     def __init__(self, backbone: Backbone | nn.Module, nvec: Sequence[Any] | np.ndarray[Any, Any]) -> None:
         grid = np.asarray(nvec, dtype=np.int64)
         sizes = grid.ravel()
-        super().__init__(backbone, sizes.tolist(), int(sizes.sum()))
+        super().__init__(backbone, sizes.tolist(), int(sizes.sum()), grid.shape)
         self.nvec = grid
         # Where each option of each choice (k, largest) lies among the logits; one past the end where there is none.
         width = torch.tensor(sizes)[:, None]  # by torch, which takes no memory for it on the device "meta"
@@ -144,12 +137,6 @@ class MultiCategoricalPolicy(DiscretePolicy):
 
     def by_choice(self, output: Tensor) -> Tensor:
         return functional.pad(output, (0, 1), value=-torch.inf)[..., self.columns]
-
-    def joined(self, options: Tensor) -> Tensor:
-        return options.reshape(*options.shape[:-1], *self.nvec.shape)
-
-    def split(self, action: Tensor) -> Tensor:
-        return action.flatten(-self.nvec.ndim)
 
     def probabilities(self, output: Tensor) -> Tensor:
         """The probability of each option of each choice, `(..., k, largest)`; 0 where a choice has fewer options."""
@@ -168,17 +155,11 @@ class BernoulliPolicy(DiscretePolicy):
 
     def __init__(self, backbone: Backbone | nn.Module, n: int | Sequence[int]) -> None:
         shape = (n,) if isinstance(n, int) else tuple(int(side) for side in n)
-        super().__init__(backbone, [2] * int(np.prod(shape)), int(np.prod(shape)))
-        self.shape = self.n = shape
+        super().__init__(backbone, [2] * int(np.prod(shape)), int(np.prod(shape)), shape)
+        self.n = shape
 
     def by_choice(self, output: Tensor) -> Tensor:
         return torch.stack([torch.zeros_like(output), output], dim=-1)
-
-    def joined(self, options: Tensor) -> Tensor:
-        return options.reshape(*options.shape[:-1], *self.shape)
-
-    def split(self, action: Tensor) -> Tensor:
-        return action.flatten(-len(self.shape))
 
     def probabilities(self, output: Tensor) -> Tensor:
         """The probability that each switch is on, `(..., *shape)`."""

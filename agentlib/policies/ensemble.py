@@ -60,13 +60,10 @@ class EnsemblePolicy(Described):
         self.is_stochastic = isinstance(policies[0], StochasticPolicy)
         self.takes_masks = isinstance(policies[0], QPolicy)
         self.is_real = isinstance(policies[0], GaussianPolicy | DeterministicPolicy | Predictor)
+        self.branches = [] if self.is_real else _sizes(policies[0])
+        """Number of options of each choice; empty for real numbers."""
         if vote == "majority" and self.is_real:
             raise ValueError("real numbers have no majority: use vote='mean'")
-
-    @property
-    def branches(self) -> list[int]:
-        """Number of options of each choice; empty for real numbers."""
-        return [] if self.is_real else _sizes(self.members[0])
 
     @property
     def spec(self) -> Spec:
@@ -79,12 +76,14 @@ class EnsemblePolicy(Described):
         states = [None] * len(self.members) if state is None or not self.is_sequence else state
         results = [member(observation, own, episode_start) for member, own in zip(self.members, states, strict=True)]
         next_state = tuple(own for _, own in results) if self.is_sequence else state
-        outputs = [_values(member, output) for member, (output, _) in zip(self.members, results, strict=True)]
+        outputs = [output for output, _ in results]
+        if self.takes_masks:
+            outputs = [member.values(output) for member, output in zip(self.members, outputs, strict=True)]  # type: ignore[operator]
         return torch.stack(outputs, dim=-2), next_state
 
     def initial_state(self, batch_size: int) -> Any:
         """The memory of each member at the start of `batch_size` episodes; None without memory."""
-        return tuple(self._each("initial_state", batch_size)) if self.is_sequence else None
+        return tuple(member.initial_state(batch_size) for member in self.members) if self.is_sequence else None  # type: ignore[operator]
 
     def acted(self, state: Any, action: Tensor) -> Any:
         """The memory of each member after these actions."""
@@ -95,7 +94,8 @@ class EnsemblePolicy(Described):
     @torch.no_grad()
     def observe(self, observation: Observation) -> None:
         """Takes a batch of observations into the running statistics of each member, if it keeps any."""
-        self._each("observe", observation)
+        for member in self.members:
+            member.observe(observation)  # type: ignore[operator]
 
     def choose(self, output: Tensor, mask: Tensor | None = None) -> Tensor:
         """The action that they decide on.
@@ -191,9 +191,6 @@ class EnsemblePolicy(Described):
         assert isinstance(first, QPolicy)
         return options if first.is_branched else options.squeeze(-1)
 
-    def _each(self, method: str, *arguments: Any) -> list[Any]:
-        return [getattr(member, method)(*arguments) for member in self.members]
-
     def _each_part(self, method: str, output: Tensor, *arguments: Any) -> list[Any]:
         """A method of each member, given its own part of the output."""
         for member in self.members:
@@ -206,11 +203,6 @@ class EnsemblePolicy(Described):
 def _greedy(scores: Tensor) -> Tensor:
     """1 at the largest score `(..., n)`, the first of equal ones, else 0."""
     return functional.one_hot(scores.argmax(-1), scores.shape[-1])
-
-
-def _values(policy: nn.Module, output: Tensor) -> Tensor:
-    """A Q-policy's output as action values, whatever stands for them; another policy's as it is."""
-    return policy.values(output) if isinstance(policy, QPolicy) else output
 
 
 def _sizes(policy: nn.Module) -> list[int]:

@@ -61,34 +61,29 @@ class Exported(nn.Module):
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The outputs for a batch."""
-        output, mask, state = self.output_of(inputs)
-        action = self.choose(output, mask)
+        output, masks, state = self.output_of(inputs)
+        action = self.policy.choose(output, *masks)
         outputs = {"action": self.in_space(action)}
         if self.has_memory:
             next_states = zip(self.states, leaves(state_after(self.policy, state, action)), strict=True)
             outputs |= {f"next_{name}": tensor for name, tensor in next_states}
         return outputs
 
-    def output_of(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None, Any]:
-        """The policy's output `(B, n)`, the mask of legal actions, and the next state but for the action."""
+    def output_of(self, inputs: dict[str, Tensor]) -> tuple[Tensor, list[Tensor], Any]:
+        """The policy's output `(B, n)`, the mask of legal actions if any, and the next state but for the action."""
         parts = [inputs[name] for name in self.leaves]
         parts = [part.float() if part.dtype == torch.float64 else part for part in parts]  # as an agent sees them
         observation = unflatten(self.observation_space, parts)
-        mask = inputs["action_mask"] if self.takes_mask else None
-        if mask is None and self.observed_width:
-            mask = observed_mask(observation, self.observed_width)
+        masks = [inputs["action_mask"]] if self.takes_mask else []
+        if not masks and self.observed_width:
+            masks = [observed_mask(observation, self.observed_width)]
         if not self.has_memory:
-            return self.policy(observation)[0], mask, None
+            return self.policy(observation)[0], masks, None
         remaining = iter([inputs[name] for name in self.states])
         state = mapped(self.first_state, lambda _: next(remaining))
         observation = mapped(observation, lambda leaf: leaf[:, None])  # (B, 1, ...)
         output, state = self.policy(observation, state, inputs["episode_start"][:, None])
-        return output[:, 0], mask, state
-
-    def choose(self, output: Tensor, mask: Tensor | None) -> Tensor:
-        """The policy's best actions."""
-        action: Tensor = self.policy.choose(output) if mask is None else self.policy.choose(output, mask)
-        return action
+        return output[:, 0], masks, state
 
     def in_space(self, action: Tensor) -> Tensor:
         """Actions of a policy as actions of the space, as `agentlib.core.spaces.action_to_space` does it in numpy."""

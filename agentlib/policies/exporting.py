@@ -178,11 +178,11 @@ def _same(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.bool_]:
 def _hangs_on_rounding(exported: Exported, inputs: Arrays) -> NDArray[np.bool_]:
     """`(B,)`: where a hair's change of the policy's output changes its choice."""
     tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-    output, mask, _ = exported.output_of(tensors)
-    usual = exported.in_space(exported.choose(output, mask)).numpy()
+    output, masks, _ = exported.output_of(tensors)
+    usual = exported.in_space(exported.policy.choose(output, *masks)).numpy()
     generator, unsure = torch.Generator().manual_seed(0), np.zeros(len(usual), bool)
     for _ in range(NUDGES):
         noise = torch.randn(output.shape, generator=generator, dtype=output.dtype)
         nudged = output + NUDGE * output.abs().amax() * noise
-        unsure |= ~_same(exported.in_space(exported.choose(nudged, mask)).numpy(), usual)
+        unsure |= ~_same(exported.in_space(exported.policy.choose(nudged, *masks)).numpy(), usual)
     return unsure

@@ -19,9 +19,10 @@ Distribution = Literal["c51", "quantile"]
 class QPolicy(Policy):
     """Action values over a backbone, and the greedy choice among them.
 
-    With `distributional` the output has for each action a distribution of returns: logits of atoms that lie evenly from
-    `v_min` to `v_max` ("c51"; Bellemare et al. 2017), or its quantiles at the midpoints of equal shares ("quantile";
-    Dabney et al. 2018). `values` turns an output into action values.
+    Outputs are `(..., A)`, one number for each action. With `distributional` they are `(..., A, n_atoms)`, for each
+    action a distribution of returns: logits of atoms that lie evenly from `v_min` to `v_max` ("c51"; Bellemare et al.
+    2017), or its quantiles at the midpoints of equal shares ("quantile"; Dabney et al. 2018). `values` turns an output
+    into action values.
 
     MultiDiscrete actions have one branch of values per component, side by side: the output has sum(n_actions) columns,
     and an action is chosen in each branch for itself.
@@ -77,11 +78,6 @@ class QPolicy(Policy):
         if self.is_branched:
             starts = torch.tensor([0, *self.branches[:-1]]).cumsum(0)
             self.register_buffer("first_columns", starts, persistent=False)
-
-    def output_of(self, features: Tensor) -> Tensor:
-        """Outputs `(..., A)`, or `(..., A, n_atoms)` of a distribution."""
-        output: Tensor = self.head(features)
-        return output
 
     def values(self, output: Tensor) -> Tensor:
         """The expected return `(...)` of each action, from outputs `(...)` or `(..., n_atoms)`."""
