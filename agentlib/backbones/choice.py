@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector.utils import concatenate, create_empty_array
+from gymnasium.vector.utils import batch_space
 from torch import Tensor, nn
 
 from agentlib.backbones import (
@@ -118,14 +117,12 @@ def _fitting(network: nn.Module, space: spaces.Space[Any]) -> nn.Module:
     leaf_spaces(space)  # refuses what has no fixed shape
     if getattr(network, "is_sequence", False):
         return network
-    world = copy.deepcopy(space)  # a generator of our own
-    world.seed(0)
-    out: Any = create_empty_array(world, n=2)
-    observations = concatenate(world, [world.sample(), world.sample()], out)
+    pair = batch_space(space, 2)
+    pair.seed(0)
     device = next((tensor.device for tensor in [*network.parameters(), *network.buffers()]), "cpu")
     try:
         with in_eval_mode(network):
-            features = network(to_tensors(space, observations, device))
+            features = network(to_tensors(space, pair.sample(), device))
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"this backbone does not take observations of {space}: {error}") from error
     expected = (2, getattr(network, "feature_dim", None))

@@ -68,13 +68,6 @@ class Block(nn.Module):
         self.branch = nn.Sequential(*modules[:-1])
         self.activation = modules[-1]
 
-    @property
-    def branch_end(self) -> nn.Module:
-        """The last layer of the branch."""
-        last = self.branch[-1]
-        assert isinstance(last, ConvNorm)
-        return last[-1]
-
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.activation(self.shortcut(x) + self.branch(x))  # (B, out_channels, h, w)
         return output
@@ -132,7 +125,7 @@ class ResNet(ImageBackbone):
                 halved = 2 if stage > 0 and i == 0 else 1
                 block = Block(channels, self.width * 2**stage, halved, self.bottleneck, norm, make_activation)
                 members.append(block)
-                branch_ends.append(block.branch_end)
+                branch_ends.append(block.branch[-1][-1])  # type: ignore[index]
                 channels = block.out_channels
             stages.append(nn.Sequential(*members))
         scale_branches(branch_ends)

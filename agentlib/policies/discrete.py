@@ -29,18 +29,6 @@ def sample_logits(logits: Tensor, generator: torch.Generator | None = None) -> T
     return (logits - torch.log(-torch.log(uniform))).argmax(-1)
 
 
-def log_prob_of_logits(logits: Tensor, action: Tensor) -> Tensor:
-    """log softmax(logits)[action], `(...)`, for logits `(..., n)` and indices `(...)`."""
-    return logits.log_softmax(-1).gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
-
-
-def entropy_of_logits(logits: Tensor) -> Tensor:
-    """Entropy `(...)` in nats of softmax(logits), for logits `(..., n)`."""
-    log_probability = logits.log_softmax(-1)
-    # 0 log 0 = 0: what is ruled out adds nothing, neither to the value nor to the gradient.
-    return -(log_probability.exp() * log_probability.clamp_min(torch.finfo(logits.dtype).min)).sum(-1)
-
-
 class DiscretePolicy(StochasticPolicy):
     """One or several independent choices; the kinds differ in how logits and actions are laid out.
 
@@ -82,10 +70,14 @@ class DiscretePolicy(StochasticPolicy):
         return self.joined(sample_logits(self.by_choice(output), generator))
 
     def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
-        return log_prob_of_logits(self.by_choice(output), self.split(action)).sum(-1)
+        index = self.split(action).long().unsqueeze(-1)  # (..., k, 1)
+        return self.by_choice(output).log_softmax(-1).gather(-1, index).squeeze(-1).sum(-1)
 
     def entropy(self, output: Tensor) -> Tensor:
-        return entropy_of_logits(self.by_choice(output)).sum(-1)
+        log_probability = self.by_choice(output).log_softmax(-1)  # (..., k, largest)
+        # 0 log 0 = 0: what is ruled out adds nothing, neither to the value nor to the gradient.
+        finite = log_probability.clamp_min(torch.finfo(output.dtype).min)
+        return -(log_probability.exp() * finite).sum(-1).sum(-1)
 
 
 class CategoricalPolicy(DiscretePolicy):

@@ -84,7 +84,8 @@ def test_a_block_is_its_formula():
 @pytest.mark.parametrize("bottleneck", [False, True])
 def test_a_zeroed_branch_is_the_identity(bottleneck):
     block = Block(8, 2 if bottleneck else 8, 1, bottleneck, "group", nn.ReLU)
-    last: Any = block.branch_end
+    branch: Any = block.branch
+    last = branch[-1][-1]
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     x = torch.rand(2, 8, 5, 5)
