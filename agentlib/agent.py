@@ -15,7 +15,6 @@ from torch import nn
 
 from agentlib.backbones import spec_of
 from agentlib.backbones.files import read, rebuilt, with_suffix, write
-from agentlib.core.modes import in_eval_mode
 from agentlib.core.names import one_line
 from agentlib.core.spaces import (
     action_to_space,
@@ -25,13 +24,12 @@ from agentlib.core.spaces import (
     space_from_json,
     space_to_json,
     to_batch,
-    to_tensors,
     unflatten,
 )
 from agentlib.core.trees import leaves, mapped
 from agentlib.envs.checks import Checks
 from agentlib.policies import POLICIES, GreedyActor
-from agentlib.policies.acting import decide, random_actions
+from agentlib.policies.acting import actions_and_output, decide, random_actions
 from agentlib.policies.base import state_after
 
 FILE_KIND, FILE_VERSION = "agentlib agent", 1
@@ -190,10 +188,8 @@ class Agent:
         if self.has_memory or isinstance(self.action_space, spaces.Box) or not hasattr(self.policy, "log_prob"):
             raise TypeError(f"confidence needs discrete actions with probabilities, and no memory; this is {self}")
         batch, _, single, _ = self._batch(observation)
-        batch = to_tensors(self.observation_space, batch, self.device)
-        with in_eval_mode(self.policy):
-            output, _ = self.policy(batch)
-            chosen = self.policy.choose(output)  # type: ignore[operator]
+        chosen, output, _ = actions_and_output(self.policy, self.observation_space, batch)
+        with torch.no_grad():
             probability = self.policy.log_prob(output, chosen).exp().cpu().numpy()  # type: ignore[operator]
         return probability[0] if single else probability
 

@@ -51,9 +51,9 @@ def actions_and_output(
     policy: nn.Module,
     space: spaces.Space[Any],
     observation: Any,
-    state: Any,
-    episode_start: NDArray[np.bool_] | None,
-    seed: int | None,
+    state: Any = None,
+    episode_start: NDArray[np.bool_] | None = None,
+    seed: int | None = None,
     mask: NDArray[np.bool_] | None = None,
 ) -> tuple[Tensor, Tensor, Any]:
     """As `decide`: actions, the output behind them, and the next state as it is before they are taken."""
