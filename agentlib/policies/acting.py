@@ -252,6 +252,10 @@ class EpsilonGreedy:
         self.epsilon, self.random_steps = epsilon, random_steps
         self.generator = np.random.default_rng([seed, 1])
 
+    def rate(self, clock: Clock) -> float:
+        """The share of random actions now."""
+        return 1.0 if clock.steps < self.random_steps else float(at(self.epsilon, clock))
+
     def __call__(
         self,
         actor: Callable[..., NDArray[Any]],
@@ -263,15 +267,14 @@ class EpsilonGreedy:
 
         Where a `mask (num_envs, A)` of legal actions is given, only these are drawn, and the actor is told of it.
         """
-        share = 1.0 if clock.steps < self.random_steps else float(at(self.epsilon, clock))
         masks = () if mask is None else (mask,)
         if getattr(actor, "always_asked", False):
             greedy = actor(observation, *masks)
-            random = self.generator.random(self.num_envs) < share
+            random = self.generator.random(self.num_envs) < self.rate(clock)
             return np.where(random if self.is_discrete else random[:, None], self._random(mask), greedy)
         if self.num_envs == 1:  # the same, without the cost of arrays of one
-            return self._random(mask) if self.generator.random() < share else actor(observation, *masks)
-        random = self.generator.random(self.num_envs) < share
+            return self._random(mask) if self.generator.random() < self.rate(clock) else actor(observation, *masks)
+        random = self.generator.random(self.num_envs) < self.rate(clock)
         if random.all():
             return self._random(mask)
         actions = actor(observation, *masks)
