@@ -15,7 +15,6 @@ from agentlib.backbones.layers import ACTIVATIONS
 from agentlib.core.host import global_generators_kept
 from agentlib.core.names import close_matches
 from agentlib.envs.making import make_env
-from agentlib.runs.plan import is_atari
 from agentlib.sb3.training import import_sb3, sb3_schedule
 from agentlib.sb3.zoo_file import Named, ZooSection, read_zoo_section
 
@@ -88,15 +87,12 @@ def sb3_arguments_of(section: ZooSection, action_space: spaces.Space[Any]) -> di
         arguments["policy_kwargs"] = kwargs
     if section.noise_type is not None:
         arguments["action_noise"] = _noise(section.noise_type, section.noise_std, action_space)
-    return {"policy": section.policy, **arguments}
+    return {"policy": section.policy or "MlpPolicy", **arguments}
 
 
 def _refuse_what_is_not_done(section: ZooSection, env: Any) -> None:
-    wanted = [name for name, _ in section.wrappers]
-    if section.frame_stack not in (None, 1):
-        wanted.append(f"frame_stack={section.frame_stack}")
-    own = not isinstance(env, str) or is_atari(env)  # Atari games get the zoo's wrappers from make_env
-    missing = ([] if own else wanted) + [name for name, value in section.others.items() if value]
+    missing = section.environment_changes(env) if isinstance(env, str) else []  # a function makes what it should
+    missing += [name for name, value in section.others.items() if value]
     if missing:
         raise ValueError(
             f"section {section.section} asks for {', '.join(missing)}: make such an environment in a function of your "
@@ -106,7 +102,7 @@ def _refuse_what_is_not_done(section: ZooSection, env: Any) -> None:
 
 def _as_sb3_takes_it(name: str, value: Any) -> Any:
     if isinstance(value, Named):
-        return _known_class(name, value.name)
+        return _known_class(name, value)
     return sb3_schedule(value) if callable(value) else value
 
 

@@ -7,6 +7,7 @@ games, and sometimes "default".
 from __future__ import annotations
 
 import ast
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,14 @@ RUN_KEYS: tuple[str, ...] = ("callback", "vec_env_wrapper", "vec_env_kwargs", "m
 """What is no argument of an algorithm, and has no field of its own in `ZooSection`."""
 
 
-@dataclass(frozen=True)
-class Named:
+ATARI_WRAPPERS = ("stable_baselines3.common.atari_wrappers.AtariWrapper", "frame_stack=4")
+"""What `agentlib.envs.making.make_env` does to Atari games."""
+
+
+class Named(str):
     """A name that a file mentions, such as nn.ReLU."""
 
-    name: str
+    __slots__ = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,7 @@ class ZooSection:
     """Its name."""
     hyperparameters: dict[str, Any]
     """Arguments of the algorithm of SB3: numbers, booleans, strings, schedules."""
-    policy: str = "MlpPolicy"
+    policy: str | None = None
     """SB3's name of the kind of network."""
     policy_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the policy."""
@@ -68,6 +72,14 @@ class ZooSection:
     others: dict[str, Any] = field(default_factory=dict)
     """Keys that are about the run and not among the above, such as `callback`."""
 
+    def environment_changes(self, env_id: str | None) -> list[str]:
+        """Wrappers and `frame_stack=N`, but for those that Atari games always get here."""
+        changes = [name for name, _ in self.wrappers]
+        if self.frame_stack not in (None, 0, 1):
+            changes.append(f"frame_stack={self.frame_stack}")
+        usual = ATARI_WRAPPERS if env_id is not None and is_atari(env_id) else ()
+        return [change for change in changes if change not in usual]
+
 
 def read_zoo_section(path: str | Path, env_id: str) -> ZooSection:
     """The settings for an environment in the file of any algorithm.
@@ -77,8 +89,11 @@ def read_zoo_section(path: str | Path, env_id: str) -> ZooSection:
         FileNotFoundError: no such file.
         ValueError: the file is no such file or has no section for the environment, or a value is no literal.
     """
-    content = load_sections(path)
-    name = section_for(path, content, env_id)
+    content = _sections(path)
+    candidates = [env_id, "atari", "default"] if is_atari(env_id) else [env_id, "default"]
+    name = next((name for name in candidates if name in content), None)
+    if name is None:
+        raise ValueError(f"{path} has no settings for {env_id!r}{close_matches(env_id, map(str, content))}")
     try:
         values = {str(key): _plain(str(key), value) for key, value in content[name].items()}
         return _zoo_section(name, values)
@@ -93,7 +108,7 @@ def _zoo_section(name: str, values: dict[str, Any]) -> ZooSection:
     others = {key: values.pop(key) for key in RUN_KEYS if key in values}
     return ZooSection(
         section=name,
-        policy=str(values.pop("policy", "MlpPolicy")),
+        policy=values.pop("policy", None),
         policy_kwargs=_mapping("policy_kwargs", values.pop("policy_kwargs", {})),
         steps=values.pop("n_timesteps", None),
         n_envs=values.pop("n_envs", 1),
@@ -112,19 +127,17 @@ def _plain(key: str, value: Any) -> Any:
     """A value as it is meant: YAML knows 1e-3 as a string and 1e5 as a float, schedules and dicts as strings."""
     if isinstance(value, str) and key != "policy":
         if value.lstrip().startswith(("dict(", "{", "[", "(")):
-            value = literal(value, names=True)
+            value = literal(value, names=key == "policy_kwargs")
         elif value.startswith(("lin_", "cos_")):
             value = schedule_from_text(value)
         elif key.endswith("_class"):
             value = Named(value)
         else:
-            try:
+            with suppress(ValueError):  # such as ent_coef: auto
                 value = float(value)
-            except ValueError:
-                return value  # such as ent_coef: auto
-    if isinstance(value, float) and key in WHOLE_NUMBERS:
-        if not value.is_integer():
-            raise ValueError(f"{key} must be a whole number, not {value}")
+    if isinstance(value, float | str) and key in WHOLE_NUMBERS:
+        if isinstance(value, str) or not value.is_integer():
+            raise ValueError(f"{key} must be a whole number, not {shown(value)}")
         return int(value)
     return tuple(value) if isinstance(value, list) and key == "train_freq" else value
 
@@ -146,14 +159,8 @@ def _wrappers(value: Any) -> tuple[tuple[str, dict[str, Any]], ...]:
     return tuple(found)
 
 
-def load_sections(path: str | Path) -> dict[str, Any]:
-    """The sections of a file.
-
-    Raises:
-        ImportError: PyYAML is absent; the message names the extra.
-        FileNotFoundError: no such file.
-        ValueError: it is no such file.
-    """
+def _sections(path: str | Path) -> dict[str, Any]:
+    """The sections of a file, by name."""
     try:
         import yaml
     except ImportError:
@@ -193,19 +200,6 @@ def _size_of(node: Any, known: dict[int, int]) -> int:
         raise ValueError(f"it holds more than {LARGEST_TREE:,} values")
     known[id(node)] = size
     return size
-
-
-def section_for(path: str | Path, content: dict[str, Any], env_id: str) -> str:
-    """The name of the section that serves an environment.
-
-    Raises:
-        ValueError: none does; the message names close matches.
-    """
-    candidates = [env_id, *(["atari"] if is_atari(env_id) else []), "default"]
-    for name in candidates:
-        if name in content:
-            return name
-    raise ValueError(f"{path} has no settings for {env_id!r}{close_matches(env_id, [str(name) for name in content])}")
 
 
 def schedule_from_text(text: str) -> Schedule:
