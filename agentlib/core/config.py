@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import types
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from agentlib.core.names import shown
+from agentlib.core.names import close_matches, shown
 from agentlib.core.schedules import Clock, Cosine, InverseSquareRoot, Linear, Schedule, Warmup
 
 AnyConfig = TypeVar("AnyConfig")
@@ -51,46 +50,29 @@ class Config:
     """The base of configs: a frozen dataclass whose numbers stay in the ranges that their types name."""
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        """Raises ValueError, naming the field, if a number, or the first value of a schedule, is out of its range."""
+        for name, (_, allowed) in _types_of(type(self)).items():
+            value, where = getattr(self, name), f"{type(self).__name__}.{name}"
+            if allowed is not None and callable(value):
+                try:
+                    value = float(value(Clock(0, 0, 0.0)))
+                except Exception as error:
+                    raise ValueError(
+                        f"{where} is a number, a schedule such as Linear(1e-3, 0.0), or a function of the clock, such as "
+                        f"lambda clock: 1e-3 * (1.0 - clock.fraction); it raised {type(error).__name__}: {error}"
+                    ) from error
+            if allowed is not None and isinstance(value, int | float) and not allowed.low <= value <= allowed.high:
+                raise ValueError(f"{where} must be {allowed}, not {value}")
 
 
-def check_ranges(config: Any) -> None:
-    """Raises ValueError, naming the field, if a number lies outside of the range in its field's type.
-
-    None passes; a schedule is asked for its first value.
-    """
-    for name, allowed in _ranges_of(type(config)).items():
-        value, where = getattr(config, name), f"{type(config).__name__}.{name}"
-        if callable(value):
-            value = _first(value, where)
-        if isinstance(value, int | float) and not allowed.low <= value <= allowed.high:
-            raise ValueError(f"{where} must be {allowed}, not {value}")
-
-
-_RANGES: WeakKeyDictionary[type[Any], dict[str, Range]] = WeakKeyDictionary()
-
-
-def _ranges_of(cls: type[Any]) -> dict[str, Range]:
-    """The ranges in the types of a config's fields; kept, since Python evaluates types anew each time."""
-    if cls not in _RANGES:
-        found = {}
-        for name, hint in get_type_hints(cls, include_extras=True).items():
-            for part in (hint, *get_args(hint)):  # of a union, its options
-                for extra in getattr(part, "__metadata__", ()):
-                    if isinstance(extra, Range):
-                        found[name] = extra
-        _RANGES[cls] = found
-    return _RANGES[cls]
-
-
-def _first(schedule: Callable[[Clock], Any], where: str) -> float:
-    try:
-        return float(schedule(Clock(0, 0, 0.0)))
-    except Exception as error:
-        raise ValueError(
-            f"{where} is a number, a schedule such as Linear(1e-3, 0.0), or a function of the clock, such as "
-            f"lambda clock: 1e-3 * (1.0 - clock.fraction); this one raised {type(error).__name__}: {error}"
-        ) from error
+@lru_cache(maxsize=256)
+def _types_of(cls: type[Any]) -> dict[str, tuple[Any, Range | None]]:
+    """The type of each field of a config, and its range, if any; kept, since Python evaluates types each time."""
+    ranges = {}
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        extras = [extra for part in (hint, *get_args(hint)) for extra in getattr(part, "__metadata__", ())]
+        ranges[name] = next((extra for extra in extras if isinstance(extra, Range)), None)
+    return {name: (hint, ranges[name]) for name, hint in get_type_hints(cls).items()}
 
 
 def config_to_json(config: Any) -> dict[str, Any]:
@@ -106,7 +88,8 @@ def config_to_json(config: Any) -> dict[str, Any]:
         raise TypeError(f"a config is an instance of a dataclass, not {config!r}")
     name = type(config).__name__
     return {
-        field.name: to_json(getattr(config, field.name), f"{name}.{field.name}") for field in dataclasses.fields(config)
+        field.name: _to_json(getattr(config, field.name), f"{name}.{field.name}")
+        for field in dataclasses.fields(config)
     }
 
 
@@ -124,42 +107,21 @@ def config_from_json(cls: type[AnyConfig], values: Mapping[str, Any]) -> AnyConf
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in values:
         if name not in fields:
-            raise ValueError(f"{cls.__name__} has no field {shown(name)}; {_suggestion(str(name), list(fields))}")
-    missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
-    if missing:
-        raise ValueError(f"{cls.__name__} needs a value for {', '.join(missing)}")
-    hints = hints_of(cls)
-    built = {name: _from_json(value, hints[name], f"{cls.__name__}.{name}") for name, value in values.items()}
-    return cls(**built)
+            raise ValueError(f"{cls.__name__} has no field {shown(name)}{close_matches(str(name), fields)}")
+    for name, field in fields.items():
+        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{cls.__name__} needs a value for {name}")
+    types = _types_of(cls)
+    return cls(**{name: _from_json(value, types[name][0], f"{cls.__name__}.{name}") for name, value in values.items()})
 
 
-_HINTS: WeakKeyDictionary[type[Any], dict[str, Any]] = WeakKeyDictionary()
-
-
-def hints_of(cls: type[Any]) -> dict[str, Any]:
-    """The types of a config's fields; kept, since Python evaluates them anew each time."""
-    if cls not in _HINTS:
-        _HINTS[cls] = get_type_hints(cls)
-    return _HINTS[cls]
-
-
-def _suggestion(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name[:200], known, n=3)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"it has {', '.join(known)}"
-
-
-def _is_required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def to_json(value: Any, where: str) -> Any:
-    """A field's value as JSON; what `config_to_json` does with each."""
+def _to_json(value: Any, where: str) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise TypeError(f"{where} is {value}, which JSON cannot hold")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple):
-        return [to_json(item, where) for item in value]
+        return [_to_json(item, where) for item in value]
     if type(value) in SCHEDULES.values():
         return {"schedule": type(value).__name__, **config_to_json(value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -169,29 +131,26 @@ def to_json(value: Any, where: str) -> Any:
 
 
 def _from_json(value: Any, hint: Any, where: str) -> Any:
-    for option in _options(hint):
+    if isinstance(value, np.generic):
+        value = value.item()
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for option in options:
         found = _as(value, option, where)
         if found is not _NO:
             return found
-    raise ValueError(f"{where} is {shown(value)}, but must be {_described(hint)}")
+    raise ValueError(f"{where} is {shown(value)}, but must be {' or '.join(map(_described, options))}")
 
 
 _NO = object()
 """Says that a value does not have a type; None is a value."""
 
 
-def _options(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
 def _as(value: Any, hint: Any, where: str) -> Any:
     """The value as one type, or `_NO`."""
     origin, arguments = get_origin(hint), get_args(hint)
-    if isinstance(value, np.generic):
-        value = value.item()
     if hint is Any:
         return value
-    if hint is None or hint is type(None):
+    if hint is type(None):
         return None if value is None else _NO
     if hint is float:  # a whole number is one too; True is not
         try:
@@ -204,56 +163,43 @@ def _as(value: Any, hint: Any, where: str) -> Any:
         return next((choice for choice in arguments if choice == value and type(choice) is type(value)), _NO)
     if origin is dict:
         return value if isinstance(value, dict) else _NO
-    if origin is tuple or hint is tuple:
-        return _as_tuple(value, arguments, where)
+    if hint is tuple:
+        return tuple(value) if isinstance(value, list | tuple) else _NO
+    if origin is tuple and isinstance(value, list | tuple):
+        hints = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(hints) != len(value):
+            return _NO
+        return tuple([_from_json(value[i], hint, f"{where}[{i}]") for i, hint in enumerate(hints)])
     if hint in SCHEDULES.values() or hint is Callable or origin is Callable:
-        return _as_schedule(value, where)
+        return value if callable(value) else _schedule(value, where)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return config_from_json(hint, value) if isinstance(value, Mapping) else _NO
     return _NO
 
 
-def _as_tuple(value: Any, arguments: tuple[Any, ...], where: str) -> Any:
-    if not isinstance(value, list | tuple):
-        return _NO
-    if not arguments:
-        return tuple(value)
-    hints = (arguments[0],) * len(value) if arguments[-1] is Ellipsis else arguments
-    if len(hints) != len(value):
-        return _NO
-    return tuple(
-        _from_json(item, hint, f"{where}[{i}]") for i, (item, hint) in enumerate(zip(value, hints, strict=True))
-    )
-
-
-def _as_schedule(value: Any, where: str) -> Any:
-    if callable(value):
-        return value
+def _schedule(value: Any, where: str) -> Any:
+    """The schedule that JSON describes, or `_NO`."""
     if not isinstance(value, Mapping) or "schedule" not in value:
         return _NO
     name = value["schedule"]
     if not isinstance(name, str) or name not in SCHEDULES:
-        raise ValueError(f"{where}: unknown schedule {shown(name)}; {_suggestion(str(name), list(SCHEDULES))}")
-    arguments = {key: item for key, item in value.items() if key != "schedule"}
+        raise ValueError(f"{where}: unknown schedule {shown(name)}{close_matches(str(name), SCHEDULES)}")
     try:
-        return config_from_json(SCHEDULES[name], arguments)
+        return config_from_json(SCHEDULES[name], {key: item for key, item in value.items() if key != "schedule"})
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 
 
 def _described(hint: Any) -> str:
-    names = []
-    for option in _options(hint):
-        if option is type(None) or option is None:
-            names.append("None")
-        elif get_origin(option) is Literal:
-            names.append(" or ".join(map(repr, get_args(option))))
-        elif option is float:
-            names.append("a number")
-        elif get_origin(option) is tuple:
-            names.append(str(option).replace("typing.", ""))
-        elif get_origin(option) is Callable:
-            names.append(f"a schedule ({', '.join(SCHEDULES)})")
-        else:
-            names.append(getattr(option, "__name__", str(option)))
-    return " or ".join(names)
+    """One type, in words."""
+    if hint is type(None):
+        return "None"
+    if hint is float:
+        return "a number"
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    if get_origin(hint) is tuple:
+        return str(hint).replace("typing.", "")
+    if get_origin(hint) is Callable:
+        return f"a schedule ({', '.join(SCHEDULES)})"
+    return getattr(hint, "__name__", str(hint))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,17 +176,9 @@ class Family:
     """Methods of a learner by which it is judged."""
 
 
-def family(
-    learns_from: str,
-    *,
-    needs: Sequence[str],
-    takes: Sequence[str] = (),
-    fields: Sequence[str] = (),
-    methods: Sequence[str] = (),
-) -> Callable[[Callable[[Recipe, Problem], Job]], Family]:
+def family(learns_from: str, **parts: tuple[str, ...]) -> Callable[[Callable[[Recipe, Problem], Job]], Family]:
     """Makes a family of the function that puts its runs together; the arguments are `Family`'s."""
-    parts = tuple(needs), tuple(takes), tuple(fields), tuple(methods)
-    return lambda assemble: Family(assemble, learns_from, *parts)
+    return lambda assemble: Family(assemble, learns_from, **parts)
 
 
 class Counterpart(NamedTuple):
@@ -247,7 +239,8 @@ class Recipe:
         require(isinstance(self.config, type) and frozen, "config", "a dataclass with frozen=True")
         options = {f.name for f in dataclasses.fields(self.config)}
         for field_ in dataclasses.fields(self.config):
-            require(not _is_required(field_), "config", f"a dataclass with a default for {field_.name}")
+            has_default = not field_.default is field_.default_factory is dataclasses.MISSING
+            require(has_default, "config", f"a dataclass with a default for {field_.name}")
             is_free = field_.name not in RESERVED
             require(is_free, "config", f"a dataclass without the field {field_.name}, an option of every run")
         for needed in (*self.family.fields, "optimizer"):
@@ -271,10 +264,6 @@ class Recipe:
         problem = Problem(config=config, seed=seed, device="cpu", **{"steps": 100_000} | origin)
         job = self.family.assemble(dataclasses.replace(self, learner=learner), problem)
         return job.learner, job.source
-
-
-def _is_required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def device_for(device: str | torch.device, network: nn.Module) -> torch.device:

@@ -251,8 +251,8 @@ def test_config_fields_that_are_left_out_have_their_defaults():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rat": 0.1}, "Config has no field 'rat'; did you mean 'rate'"),
-        ({"zzz": 0.1}, "Config has no field 'zzz'; it has rate, count"),
+        ({"rat": 0.1}, "Config has no field 'rat'; close matches: rate"),
+        ({"zzz": 0.1}, "Config has no field 'zzz'; known: rate, count"),
         ({}, "Config needs a value for rate"),
         ({"rate": "fast"}, r"Config\.rate is 'fast', but must be a number or a schedule \(Linear, Cosine"),
         ({"rate": 1, "count": 1.5}, r"Config\.count is 1\.5, but must be int"),
@@ -265,11 +265,11 @@ def test_config_fields_that_are_left_out_have_their_defaults():
         ({"rate": 1, "sizes": [64, "x"]}, r"Config\.sizes\[1\] is 'x', but must be int"),
         ({"rate": 1, "pair": [1]}, r"Config\.pair is \[1\]"),
         ({"rate": 1, "kind": "c"}, r"Config\.kind is 'c', but must be 'a' or 'b' or 3"),
-        ({"rate": {"schedule": "Linar", "start": 1}}, r"Config\.rate: unknown schedule 'Linar'; did you mean 'Linear'"),
+        ({"rate": {"schedule": "Linar", "start": 1}}, r"Config\.rate: unknown schedule 'Linar'; close matches: Linear"),
         ({"rate": {"schedule": "Linear", "start": 1}}, r"Config\.rate: Linear needs a value for end"),
         ({"rate": {"schedule": "Cosine", "start": "a"}}, r"Config\.rate: Cosine\.start is 'a'"),
         ({"rate": {"start": 1}}, r"Config\.rate is \{'start': 1\}"),
-        ({"rate": 1, "inner": {"widht": 1}}, "Inner has no field 'widht'; did you mean 'width'"),
+        ({"rate": 1, "inner": {"widht": 1}}, "Inner has no field 'widht'; close matches: width"),
         ([1], "described by a dict"),
     ],
 )
