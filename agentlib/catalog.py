@@ -79,12 +79,19 @@ def recipe_of(what: Any) -> Recipe:
     """
     if isinstance(what, Recipe):
         return what
-    if isinstance(what, str) and ":" in what:
-        return _in_module(what)
     if isinstance(what, str):
-        if what not in LEARNERS:
-            raise ValueError(f"unknown learner {shown(what)}{close_matches(what, list(LEARNERS))}")
-        return _in_module(f"agentlib.learners.{LEARNERS[what][0]}")
+        if ":" not in what and what not in LEARNERS:
+            raise ValueError(f"unknown learner {shown(what)}{close_matches(what, LEARNERS)}")
+        module, _, name = (what if ":" in what else f"agentlib.learners.{LEARNERS[what][0]}").partition(":")
+        if not module or module.startswith("."):
+            raise ValueError(f"a recipe's place is MODULE:NAME, such as my_module:RECIPE, not {shown(what)}")
+        try:
+            found = getattr(import_module(module), name, None)
+        except ModuleNotFoundError as error:
+            raise ImportError(f"{what}: there is no module {error.name} (is its folder on the path?)") from None
+        if not isinstance(found, Recipe):
+            raise ValueError(f"{what} names no Recipe of the module {module}")
+        return found
     for value in vars(sys.modules.get(type(what).__module__, sys)).values():
         if isinstance(value, Recipe) and value.config is type(what):
             return value
@@ -92,16 +99,3 @@ def recipe_of(what: Any) -> Recipe:
         f"what to train is a name ({', '.join(LEARNERS)}), a config such as DQNConfig(...), or a Recipe, "
         f"not {type(what).__name__}"
     )
-
-
-def _in_module(place: str) -> Recipe:
-    module, _, name = place.partition(":")
-    if not module or module.startswith("."):
-        raise ValueError(f"a recipe's place is MODULE:NAME, such as my_module:RECIPE, not {shown(place)}")
-    try:
-        found = getattr(import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{place}: there is no module {error.name} (is its folder on the path?)") from None
-    if not isinstance(found, Recipe):
-        raise ValueError(f"{place} names no Recipe of the module {module}")
-    return found

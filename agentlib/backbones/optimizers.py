@@ -15,8 +15,7 @@ from torch import Tensor
 
 from agentlib.core.config import Config, Count, NonNegative
 from agentlib.core.config import Rate as LearningRate
-from agentlib.core.once import once
-from agentlib.core.rule import Rate, Rule
+from agentlib.core.rule import Rate, Rule, once
 from agentlib.core.schedules import Schedule
 
 

@@ -37,21 +37,19 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Learner", "Update"), "agentlib.core.learner"),
-    **dict.fromkeys(("Counterpart", "Measure", "Recipe"), "agentlib.core.recipe"),
-    **dict.fromkeys(("Rule",), "agentlib.core.rule"),
-    **dict.fromkeys(
-        ("Clock", "Cosine", "InverseSquareRoot", "Linear", "Schedule", "Warmup", "at", "scaled_to_batch"),
-        "agentlib.core.schedules",
-    ),
-    **dict.fromkeys(("Source",), "agentlib.core.source"),
-    **dict.fromkeys(("Optimizer", "Step"), "agentlib.core.step"),
-    **dict.fromkeys(("Target", "average_rate"), "agentlib.core.target"),
+    "learner": ("Learner", "Update"),
+    "recipe": ("Counterpart", "Measure", "Recipe"),
+    "rule": ("Rule",),
+    "schedules": ("Clock", "Cosine", "InverseSquareRoot", "Linear", "Schedule", "Warmup", "at", "scaled_to_batch"),
+    "source": ("Source",),
+    "step": ("Optimizer", "Step"),
+    "target": ("Target", "average_rate"),
 }
 
 
 def __getattr__(name: str) -> Any:
     # Late, so that what needs no torch, such as `agentlib.plots`, does not bring it.
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"agentlib.core.{module}"), name)
     raise AttributeError(f"module 'agentlib.core' has no attribute {name!r}")

@@ -51,15 +51,16 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field, if a number, or the first value of a schedule, is out of its range."""
-        for name, (_, allowed) in _types_of(type(self)).items():
-            value, where = getattr(self, name), f"{type(self).__name__}.{name}"
+        cls: Any = type(self)
+        for name, (_, allowed) in _types_of(cls).items():
+            value, where = getattr(self, name), f"{cls.__name__}.{name}"
             if allowed is not None and callable(value):
                 try:
                     value = float(value(Clock(0, 0, 0.0)))
                 except Exception as error:
                     raise ValueError(
-                        f"{where} is a number, a schedule such as Linear(1e-3, 0.0), or a function of the clock, such as "
-                        f"lambda clock: 1e-3 * (1.0 - clock.fraction); it raised {type(error).__name__}: {error}"
+                        f"{where} is a number, a schedule such as Linear(1e-3, 0.0), or a function of the clock, such "
+                        f"as lambda clock: 1e-3 * (1.0 - clock.fraction); it raised {type(error).__name__}: {error}"
                     ) from error
             if allowed is not None and isinstance(value, int | float) and not allowed.low <= value <= allowed.high:
                 raise ValueError(f"{where} must be {allowed}, not {value}")
@@ -111,8 +112,8 @@ def config_from_json(cls: type[AnyConfig], values: Mapping[str, Any]) -> AnyConf
     for name, field in fields.items():
         if name not in values and field.default is field.default_factory is dataclasses.MISSING:
             raise ValueError(f"{cls.__name__} needs a value for {name}")
-    types = _types_of(cls)
-    return cls(**{name: _from_json(value, types[name][0], f"{cls.__name__}.{name}") for name, value in values.items()})
+    kinds = _types_of(cls)  # type: ignore[arg-type]
+    return cls(**{name: _from_json(value, kinds[name][0], f"{cls.__name__}.{name}") for name, value in values.items()})
 
 
 def _to_json(value: Any, where: str) -> Any:

@@ -227,8 +227,8 @@ class Recipe:
         require(isinstance(self.family, Family), "family", "one of agentlib.families, such as on_examples")
         is_learner = isinstance(self.learner, type) and issubclass(self.learner, Learner)
         require(is_learner, "learner", "a class that inherits from agentlib.learners.Learner")
-        own = inspect.getattr_static(self.learner, "build") is not inspect.getattr_static(Learner, "build")
-        is_method = own and isinstance(inspect.getattr_static(self.learner, "build"), classmethod)
+        build = inspect.getattr_static(self.learner, "build")
+        is_method = build is not inspect.getattr_static(Learner, "build") and isinstance(build, classmethod)
         takes_three = is_method and len(inspect.signature(self.learner.build).parameters) == 3
         require(takes_three, "learner", "a class with the class method build(backbone, config, facts)")
         require(not inspect.isabstract(self.learner), "learner", "a class with the method update(batch)")

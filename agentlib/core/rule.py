@@ -42,3 +42,8 @@ class Rule:
     """True: parameters shrink by `learning_rate * weight_decay` (AdamW). False: the gradient gets an L2 term."""
     elementwise: bool = True
     """Whether each number changes by its own gradient alone: such rules see parameters joined to vectors."""
+
+
+def once(tensor: Tensor) -> Tensor:
+    """A contiguous tensor that a compiler computes before it is used, and not again wherever it is read."""
+    return tensor.as_strided(tensor.shape, tensor.stride())

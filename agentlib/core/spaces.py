@@ -93,9 +93,8 @@ def observes_mask(observation_space: spaces.Space[Any], action_space: spaces.Spa
         ValueError: there is such a part, and it is no mask of these actions.
     """
     width = sum(choices(action_space))
-    if not (width and is_masked(observation_space)):
+    if not width or not isinstance(observation_space, spaces.Dict) or ACTION_MASK not in observation_space.spaces:
         return False
-    assert isinstance(observation_space, spaces.Dict)
     shapes = [leaf_shape(leaf) for leaf in leaf_spaces(observation_space.spaces[ACTION_MASK])]
     if len(shapes) != 1 or (np.prod(shapes[0]) != width and shapes[0][-1:] != (width,)):  # the second: a frame stack
         raise ValueError(
@@ -214,7 +213,12 @@ def to_actions(space: spaces.Space[Any], value: Any) -> NDArray[Any]:
     if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
         wanted = "".join(f", {size}" for size in shape) or ","
         raise ValueError(f"actions of shape {array.shape} do not fit {leaf}: a batch of n has the shape (n{wanted})")
-    low, high = action_bounds(leaf)
+    low: Any = 0
+    high: Any = 1  # inclusive, as of MultiBinary
+    if isinstance(leaf, spaces.Box):
+        low, high = leaf.low, leaf.high
+    elif isinstance(leaf, spaces.Discrete | spaces.MultiDiscrete):
+        low, high = leaf.start, leaf.start + (leaf.n if isinstance(leaf, spaces.Discrete) else leaf.nvec) - 1
     if array.dtype.kind == "f":  # first: rounding may carry a number over the bound
         array = array.astype(leaf.dtype)
     inside = ((array >= low) & (array <= high)).all(tuple(range(1, array.ndim)))  # (n,), false for NaN
@@ -222,15 +226,6 @@ def to_actions(space: spaces.Space[Any], value: Any) -> NDArray[Any]:
         index = int(inside.argmin())
         raise ValueError(f"action {array[index]}, at index {index}, is not in {leaf}")
     return array.astype(leaf.dtype, copy=False)
-
-
-def action_bounds(space: Leaf) -> tuple[Any, Any]:
-    """The least and the greatest action, inclusive."""
-    if isinstance(space, spaces.Box):
-        return space.low, space.high
-    if isinstance(space, spaces.MultiBinary):
-        return 0, 1
-    return space.start, space.start + (space.n if isinstance(space, spaces.Discrete) else space.nvec) - 1
 
 
 def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
@@ -307,16 +302,15 @@ def _dtype(name: Any) -> Any:
 
 
 def _bound_to_json(bound: NDArray[Any]) -> Any:
-    if bound.size and (bound == bound.flat[0]).all():
-        return _number_to_json(bound.flat[0])
-    return [_number_to_json(value) for value in bound.flat]
-
-
-def _number_to_json(value: Any) -> float | int | str:
-    # JSON has no infinity.
-    if np.issubdtype(type(value), np.integer) or np.issubdtype(type(value), np.bool_):
-        return int(value)
-    return float(value) if np.isfinite(value) else str(float(value))
+    is_constant = bound.size > 0 and bool((bound == bound.flat[0]).all())
+    numbers = bound.ravel()[: 1 if is_constant else None]
+    if bound.dtype.kind == "f":
+        plain = [
+            number if math.isfinite(number) else str(number) for number in numbers.tolist()
+        ]  # JSON has no infinity
+    else:
+        plain = list(map(int, numbers.tolist()))
+    return plain[0] if is_constant else plain
 
 
 def _bound_from_json(bound: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from agentlib.core.once import once
-from agentlib.core.rule import Rule
+from agentlib.core.rule import Rule, once
 from agentlib.core.schedules import Clock, at
 
 Trained = nn.Module | nn.Parameter
@@ -113,22 +113,21 @@ class Step(nn.Module):
     def forward(self, loss: Tensor, clock: Clock) -> Tensor:
         """One step downhill on a 0-dim loss; returns the gradient's global norm before clipping, 0-dim, detached."""
         device = self.count.device.type
-        if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-            return self._step(loss, clock)
-        with torch.autocast(device, enabled=False):  # the loss was computed in bfloat16; what follows is not
-            return self._step(loss, clock)
-
-    def _step(self, loss: Tensor, clock: Clock) -> Tensor:
-        gradients = torch.autograd.grad(loss, self.parameter_list, allow_unused=True, materialize_grads=True)
-        with torch.no_grad():
-            # The norm of the pieces' norms, as torch's own clipping rounds it.
-            norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(one) for one in gradients]))
-            share = None if self.max_grad_norm is None else once((self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
-            self.count += 1
-            if self.rule is None:
-                self._torch_step(gradients, share)
-            else:
-                self._follow_rule(self.rule, gradients, share, clock)
+        is_mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        # A loss may have been computed in bfloat16; what follows is not.
+        with torch.autocast(device, enabled=False) if is_mixed else nullcontext():
+            gradients = torch.autograd.grad(loss, self.parameter_list, allow_unused=True, materialize_grads=True)
+            with torch.no_grad():
+                # The norm of the pieces' norms, as torch's own clipping rounds it.
+                norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
+                norm: Tensor = torch.linalg.vector_norm(norms)
+                limit = self.max_grad_norm
+                share = None if limit is None else once((limit / (norm + 1e-6)).clamp(max=1.0))
+                self.count += 1
+                if self.rule is None:
+                    self._torch_step(gradients, share)
+                else:
+                    self._follow_rule(self.rule, gradients, share, clock)
         return norm
 
     def _divide(self) -> None:

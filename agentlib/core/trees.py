@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -66,12 +66,9 @@ def difference(first: Any, second: Any, path: str = "") -> str | None:
         keys = [list(tree) if isinstance(tree, dict) else list(range(len(tree))) for tree in (first, second)]
         if keys[0] != keys[1]:
             return path or "it"
-        return next(_differences(first, second, keys[0], path), None)
+        for key in keys[0]:
+            found = difference(first[key], second[key], f"{path}.{key}".lstrip("."))
+            if found is not None:
+                return found
+        return None
     return None if first == second else path or "it"
-
-
-def _differences(first: Any, second: Any, keys: list[Any], path: str) -> Iterator[str]:
-    for key in keys:
-        found = difference(first[key], second[key], f"{path}.{key}".lstrip("."))
-        if found is not None:
-            yield found

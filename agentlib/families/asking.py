@@ -17,8 +17,8 @@ from agentlib.envs.vector import Environments
 from agentlib.experience import Aggregate, Demonstrations
 from agentlib.experience.asking import TakeoverGate
 from agentlib.families.building import device_of
+from agentlib.families.control import EpisodesJudge, environments_for
 from agentlib.families.demonstrations import PERSON, answered, built, demonstrations_of, expert_of, feeding, observe_all
-from agentlib.families.episodes import EpisodesJudge, environments_for
 from agentlib.policies import DisagreementGate, Student, UnsureGate
 
 

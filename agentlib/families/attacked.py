@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agentlib.agent import Agent
 from agentlib.core.recipe import Job, Measure, Problem, Recipe, family
+from agentlib.core.source import Source
 from agentlib.data import Dataset, Splits
-from agentlib.families.building import Parts, predicted
+from agentlib.families.building import predicted
 from agentlib.families.examples import EVALUATED, ExamplesJudge, assembled
 from agentlib.metrics.attacks import attack
 from agentlib.metrics.norms import check_scale
@@ -41,14 +43,14 @@ def on_attacked(recipe: Recipe, problem: Problem) -> Job:
 class AttackedJudge(ExamplesJudge):
     """Losses and accuracies under attack, beside those without."""
 
-    def __init__(self, job: Parts, splits: Splits, problem: Problem) -> None:
-        super().__init__(job, splits, problem)
+    def __init__(self, learner: Any, source: Source, agent: Agent, splits: Splits, problem: Problem) -> None:
+        super().__init__(learner, source, agent, splits, problem)
         config = problem.config
         for part in splits[1:]:  # `build` has seen the first
             if config.bounds is not None:
                 check_scale(part.x, config.epsilon, config.norm, config.bounds)
         self.agent.about |= {"epsilon": config.epsilon, "norm": config.norm}
-        self.eval_every = max(job.length.steps // EVALUATIONS, 1)
+        self.eval_every = max(int(problem.steps or 1) // EVALUATIONS, 1)
         self.model, self.epsilon = self.agent.policy, config.epsilon
         self.ball: dict[str, Any] = {"norm": config.norm, "bounds": config.bounds, "scale": self.learner.scale}
 

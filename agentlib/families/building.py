@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -53,20 +53,10 @@ def learner_for(recipe: Recipe, problem: Problem, network: Callable[[], nn.Modul
     return learner.to(device_for(problem.device, learner))
 
 
-class Parts(NamedTuple):
-    """A job without its judge, who is made from it."""
-
-    learner: Any
-    source: Source
-    length: Length
-    product: Any
-
-
-def job_for(problem: Problem, learner: Any, source: Source, product: Any, judge_of: Callable[[Parts], Judge]) -> Job:
-    """A job of `problem.steps` updates, its source on the learner's device, judged by what `judge_of` makes of it."""
+def job_for(problem: Problem, learner: Learner, source: Source, product: Any, judge: Judge) -> Job:
+    """A job of `problem.steps` updates, its source on the learner's device."""
     steps = int(problem.steps or 1)
-    parts = Parts(learner, source.to(device_of(learner)), Length(steps, steps), product)
-    return Job(*parts, judge_of(parts))
+    return Job(learner, source.to(device_of(learner)), Length(steps, steps), product, judge)
 
 
 def device_of(network: nn.Module) -> torch.device:

@@ -11,15 +11,20 @@ from gymnasium import spaces
 
 from agentlib.agent import Agent
 from agentlib.core import Linear
-from agentlib.core.recipe import Job, Length, Problem, Recipe, family
+from agentlib.core.recipe import Job, Judge, Length, Problem, Recipe, family
 from agentlib.core.spaces import without_mask
-from agentlib.envs.making import frame_stack
+from agentlib.envs.making import frame_stack, make_env, make_envs
 from agentlib.envs.vector import Environments
 from agentlib.experience import Replay, ReplayBuffer, SequenceBuffer, SequenceReplay
+from agentlib.experience.evaluation import evaluate
 from agentlib.experience.memory import size_for
 from agentlib.families.building import device_of, learner_for, network_for
-from agentlib.families.episodes import EpisodesJudge, environments_for
 from agentlib.policies import EpsilonGreedy, GreedyActor, MemoryActor
+
+EPISODES = 10
+"""Episodes of an evaluation during training."""
+SEED = 2**20
+"""Of their seeds, which no training uses."""
 
 
 class ControlFacts(NamedTuple):
@@ -44,7 +49,10 @@ def on_sequences(recipe: Recipe, problem: Problem) -> Job:
 
 
 def _assembled(
-    recipe: Recipe, problem: Problem, source_of: Callable[[Problem, Environments, Any], Replay], memory: bool = False
+    recipe: Recipe,
+    problem: Problem,
+    source_of: Callable[[Problem, Environments, Any, dict[str, Any]], Replay],
+    memory: bool = False,
 ) -> Job:
     """A job on replay.
 
@@ -61,23 +69,33 @@ def _assembled(
         actions = facts.action_space if getattr(config, "previous_action", False) else None
         network = partial(network_for, problem, without_mask(*facts), actions, memory)
         learner: Any = learner_for(recipe, problem, network, facts)
-        source = source_of(problem, envs, learner.policy)
+        names = ("batch_size", "learning_starts", "train_freq", "gradient_steps")
+        epsilon = Linear(config.exploration_initial_eps, config.exploration_final_eps, config.exploration_fraction)
+        arguments = {name: getattr(config, name) for name in names} | {
+            "exploration": EpsilonGreedy(
+                envs.action_space, envs.num_envs, epsilon, config.learning_starts, problem.seed
+            ),
+            "total_steps": steps,
+            "observe": learner.policy.observe if config.normalize else None,
+            "seed": problem.seed,
+        }
+        source = source_of(problem, envs, learner.policy, arguments).to(device_of(learner))
         if not source.updates_for(steps):
             raise ValueError(
                 f"nothing would be learned: steps={steps} end before the first update, which comes after "
                 f"learning_starts={source.learning_starts} steps and a multiple of train_freq={source.train_freq}"
             )
         on_failure.pop_all()
-    model, epsilon = getattr(learner, "model", learner.policy), config.exploration_final_eps
-    agent = Agent(model, *facts, exploration_rate=epsilon, seed=problem.seed)
+    model, rate = getattr(learner, "model", learner.policy), config.exploration_final_eps
+    agent = Agent(model, *facts, exploration_rate=rate, seed=problem.seed)
     judge = EpisodesJudge(problem, agent)
     judge.facts["replay_bytes"] = source.buffer.nbytes
     return Job(learner, source, Length(source.updates_for(steps), steps, is_exact=False), agent, judge)
 
 
-def _transitions(problem: Problem, envs: Environments, policy: Any) -> Replay:
+def _transitions(problem: Problem, envs: Environments, policy: Any, arguments: dict[str, Any]) -> Replay:
     """Single steps, acted by a policy without memory."""
-    config, steps, device = problem.config, int(problem.steps or 1), device_of(policy)
+    config, steps = problem.config, int(problem.steps or 1)
     buffer = ReplayBuffer(
         envs.observation_space,
         envs.action_space,
@@ -85,17 +103,17 @@ def _transitions(problem: Problem, envs: Environments, policy: Any) -> Replay:
         num_envs=envs.num_envs,
         frame_stack=frame_stack(envs.env),
         prioritized=config.prioritized,
-        device=device,
+        device=device_of(policy),
     )
     actor = GreedyActor(policy, envs.observation_space, noise_seed=problem.seed)
     names = ("n_steps", "gamma", "priority_exponent", "importance_exponent")
     returns = {name: getattr(config, name) for name in names}
-    return Replay(envs, actor, buffer, **_pace(problem, envs, policy), **returns).to(device)
+    return Replay(envs, actor, buffer, **arguments, **returns)
 
 
-def _sequences(problem: Problem, envs: Environments, policy: Any) -> SequenceReplay:
+def _sequences(problem: Problem, envs: Environments, policy: Any, arguments: dict[str, Any]) -> SequenceReplay:
     """Sequences of steps, acted by a policy with memory."""
-    config, steps, device = problem.config, int(problem.steps or 1), device_of(policy)
+    config, steps = problem.config, int(problem.steps or 1)
     length = config.burn_in + config.sequence_length
     # A run gives no more than its own steps, and the final frames of its episodes.
     frames = max(size_for(config.buffer_size, most=2 * steps), envs.num_envs * (length + 2 * config.sequence_period))
@@ -109,20 +127,34 @@ def _sequences(problem: Problem, envs: Environments, policy: Any) -> SequenceRep
         with_actions=getattr(policy.backbone, "previous_action", None) is not None,
         keep_states=config.stored_state,
         state=policy.initial_state(1),
-        device=device,
+        device=device_of(policy),
     )
     actor = MemoryActor(policy, envs.observation_space)
-    return SequenceReplay(envs, actor, buffer, **_pace(problem, envs, policy)).to(device)
+    return SequenceReplay(envs, actor, buffer, **arguments)
 
 
-def _pace(problem: Problem, envs: Environments, policy: Any) -> dict[str, Any]:
-    """The arguments that all replays have: how to explore, and when to learn."""
-    config, seed = problem.config, problem.seed
-    epsilon = Linear(config.exploration_initial_eps, config.exploration_final_eps, config.exploration_fraction)
-    names = ("batch_size", "learning_starts", "train_freq", "gradient_steps")
-    return {name: getattr(config, name) for name in names} | {
-        "exploration": EpsilonGreedy(envs.action_space, envs.num_envs, epsilon, config.learning_starts, seed),
-        "total_steps": int(problem.steps or 1),
-        "observe": policy.observe if config.normalize else None,
-        "seed": seed,
-    }
+def environments_for(problem: Problem) -> Environments:
+    """The problem's environments; `close` closes those that were made here, and leaves the caller's open."""
+    made = make_envs(problem.env, problem.n_envs, problem.env_kwargs)
+    is_owned = made is not problem.env
+    try:
+        return Environments(made, is_owned=is_owned)
+    except BaseException:
+        if is_owned:
+            made.close()
+        raise
+
+
+class EpisodesJudge(Judge):
+    """Mean return and length of the same episodes at each evaluation, in an environment of their own, if any."""
+
+    def __init__(self, problem: Problem, agent: Agent) -> None:
+        super().__init__()
+        self.problem, self.agent = problem, agent
+        self.evaluates = problem.env is not None
+
+    def evaluate(self) -> dict[str, float]:
+        problem = self.problem
+        world = partial(make_env, problem.env, env_kwargs=problem.env_kwargs, training=False)
+        played = evaluate(self.agent, world, episodes=EPISODES, seed=SEED)
+        return {"eval/mean_reward": played.mean, "eval/mean_ep_length": float(played.lengths.mean())}

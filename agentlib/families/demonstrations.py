@@ -26,7 +26,7 @@ from agentlib.envs.playing import Person
 from agentlib.experience import Demonstration, DemonstrationBatches, Demonstrations, Episode, Labelled, ReturnBatches
 from agentlib.experience.asking import rows_of
 from agentlib.families.building import device_of, job_for, learner_for, network_for
-from agentlib.families.episodes import EpisodesJudge, environments_for
+from agentlib.families.control import EpisodesJudge, environments_for
 
 EVALUATED = 2_000
 """Held-out steps that an evaluation looks at, at most, in whole episodes."""
@@ -69,7 +69,7 @@ def on_demonstrations(recipe: Recipe, problem: Problem) -> Job:
     if held_out is not None:
         judge = HeldOutJudge(agent.policy, held_out, source.feed.epoch_updates, getattr(config, "patience", None))
     judge.facts |= {"episodes": len(recorded), "labels": recorded.labels}
-    return job_for(problem, learner, source, agent, lambda _: judge)
+    return job_for(problem, learner, source, agent, judge)
 
 
 @family("recorded episodes with rewards, good and bad ones", needs=("demos",), takes=("env",))
@@ -86,7 +86,7 @@ def on_returns(recipe: Recipe, problem: Problem) -> Job:
     source = ReturnBatches(recorded, config.context_length, config.batch_size, seed=problem.seed)
     judge = EpisodesJudge(problem, agent)
     judge.facts |= {"episodes": len(recorded), "best_return": float(recorded.returns.max())}
-    return job_for(problem, learner, source, agent, lambda _: judge)
+    return job_for(problem, learner, source, agent, judge)
 
 
 class HeldOutJudge(Judge):

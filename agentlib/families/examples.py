@@ -14,8 +14,9 @@ from torch import Tensor
 from agentlib.agent import Agent
 from agentlib.backbones.choice import space_of
 from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
+from agentlib.core.source import Source
 from agentlib.data import Batches, Dataset, Splits, parts
-from agentlib.families.building import Parts, device_of, job_for, learner_for, network_for, predicted
+from agentlib.families.building import device_of, job_for, learner_for, network_for, predicted
 from agentlib.metrics.calibration import fit_temperature, reliability_of
 from agentlib.metrics.classification import classification_measures, regression_measures, shares_of
 from agentlib.metrics.generalization import fit_report, generalization
@@ -70,7 +71,7 @@ def assembled(recipe: Recipe, problem: Problem, judge: type[ExamplesJudge]) -> J
     about = {"classes": list(splits.train.classes)} if facts.n_classes else {}
     agent = Agent(getattr(learner, "model", learner.policy), *spaces_of, about=about, seed=problem.seed)
     source = Batches(splits.train, problem.config.batch_size, seed=problem.seed)
-    return job_for(problem, learner, source, agent, lambda job: judge(job, splits, problem))
+    return job_for(problem, learner, source, agent, judge(learner, source, agent, splits, problem))
 
 
 def _spaces(problem: Problem, facts: ExampleFacts) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
@@ -91,23 +92,21 @@ class ExamplesJudge(Judge):
 
     objective, lower_is_better, evaluates = "eval/loss", True, True
 
-    def __init__(self, job: Parts, splits: Splits, problem: Problem) -> None:
+    def __init__(self, learner: Any, source: Source, agent: Agent, splits: Splits, problem: Problem) -> None:
         super().__init__()
-        self.learner: Any = job.learner
-        self.source, self.splits, self.seed, self.agent = job.source, splits, problem.seed, job.product
+        self.learner, self.source, self.agent, self.splits, self.seed = learner, source, agent, splits, problem.seed
         self.patience = getattr(problem.config, "patience", None)
-        self.eval_every = max(job.length.steps // EVALUATIONS, 1)
+        self.eval_every = max(int(problem.steps or 1) // EVALUATIONS, 1)
         self.classes = splits.train.classes
         self.curve: dict[str, list[float]] = {"step": [], "training": [], "validation": []}
 
     def evaluate(self) -> dict[str, float]:
-        part = _first(self.splits.validation, EVALUATED)
-        outputs = predicted(self.learner, part.x)
-        scores = {"eval/loss": float(self.learner.losses(outputs, part.targets).mean())}
+        x, y = self.splits.validation.x[:EVALUATED], self.splits.validation.targets[:EVALUATED]
+        outputs = predicted(self.learner, x)
+        scores = {"eval/loss": float(self.learner.losses(outputs, y).mean())}
         if self.classes:
-            scores["eval/accuracy"] = float((outputs.argmax(1) == part.targets).double().mean())
-        train = _first(self.splits.train, CURVE_EXAMPLES)
-        self.note(float(self.losses(train).mean()), scores["eval/loss"])
+            scores["eval/accuracy"] = float((outputs.argmax(1) == y).double().mean())
+        self.note(float(self.losses(self.splits.train, CURVE_EXAMPLES).mean()), scores["eval/loss"])
         return scores
 
     def note(self, training: float, validation: float) -> None:
@@ -115,9 +114,9 @@ class ExamplesJudge(Judge):
         for name, value in zip(self.curve, (self.source.updates, training, validation), strict=True):
             self.curve[name].append(value)
 
-    def losses(self, part: Dataset) -> Tensor:
-        """The plain loss of each example, `(N,)`."""
-        found: Tensor = self.learner.losses(predicted(self.learner, part.x), part.targets)
+    def losses(self, part: Dataset, most: int | None = None) -> Tensor:
+        """The plain loss of each example, `(N,)`, or of the first ones."""
+        found: Tensor = self.learner.losses(predicted(self.learner, part.x[:most]), part.targets[:most])
         return found
 
     def finish(self) -> list[Measure]:
@@ -164,8 +163,3 @@ class ExamplesJudge(Judge):
             axes: Any = {"x_label": "Updates", "y_label": "Loss", "log_y": True}
             figures["learning_curve"] = pictures.lines(steps, curves, title="Learning curve", **axes)
         return [pictures.save(figure, folder / f"{name}.png") for name, figure in figures.items()]
-
-
-def _first(data: Dataset, most: int) -> Dataset:
-    """The first examples, at most as many."""
-    return Dataset(data.x[:most], None if data.y is None else data.y[:most], data.classes)

@@ -85,7 +85,7 @@ def on_generative(recipe: Recipe, problem: Problem) -> Job:
     learner = learner_for(recipe, problem, network, with_generator)
     n = getattr(learner, "batches_per_update", 1)
     source = Batches(splits.train, config.batch_size, batches_per_update=n, seed=problem.seed)
-    return job_for(problem, learner, source, learner.product, lambda _: GenerativeJudge(learner, splits, problem))
+    return job_for(problem, learner, source, learner.product, GenerativeJudge(learner, splits, problem))
 
 
 def _classes_of(data: Dataset, name: str) -> int:

@@ -27,7 +27,7 @@ from agentlib.core.modes import in_eval_mode
 from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
 from agentlib.core.trees import mapped
 from agentlib.data import TASKS, Dataset, Episodes, Tasks, dataset, split_classes
-from agentlib.families.building import Parts, device_of, job_for, learner_for, network_for, no_agent, predicted
+from agentlib.families.building import device_of, job_for, learner_for, network_for, no_agent, predicted
 from agentlib.plots import charts, pictures
 from agentlib.policies.base import require_no_memory
 
@@ -95,7 +95,8 @@ def on_tasks(recipe: Recipe, problem: Problem) -> Job:
         source_of = partial(Episodes, known, config.ways, config.shots, config.queries, config.batch_size, seed)
     learner: Any = learner_for(recipe, problem, partial(network_for, problem, facts.space), facts)
     require_no_memory(learner.network.backbone, recipe.name)
-    return job_for(problem, learner, source_of(), learner.network, lambda job: TasksJudge(job, config, new))
+    source = source_of()
+    return job_for(problem, learner, source, learner.network, TasksJudge(learner, source, config, new))
 
 
 def episodes_of(
@@ -127,14 +128,12 @@ class TasksJudge(Judge):
     `new` has examples of classes that are held out, or is a family of tasks of regression.
     """
 
-    def __init__(self, job: Parts, config: Any, new: Any) -> None:
+    def __init__(self, learner: Any, source: Any, config: Any, new: Any) -> None:
         super().__init__()
-        self.learner: Any = job.learner
-        self.config, self.new, self.is_regression = config, new, not isinstance(new, Dataset)
+        self.learner, self.config, self.new, self.is_regression = learner, config, new, not isinstance(new, Dataset)
         self.curve, self.measures = list[float](), list[Measure]()
         self.adapts = hasattr(self.learner, "predictions")
         if not self.is_regression:
-            source: Any = job.source
             self.facts |= {"classes": len(source.members), "held_out_classes": len(new.classes)}
         if self.adapts:
             next(self.tasks())  # raises where there are too few classes or examples

@@ -26,7 +26,7 @@ from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
 from agentlib.data import Batches, Dataset, Splits, dataset, split
 from agentlib.data import augmentation as augment
 from agentlib.data.augmentation import Augmentation, nudged
-from agentlib.families.building import Parts, device_of, job_for, learner_for, network_for, no_agent, predicted
+from agentlib.families.building import device_of, job_for, learner_for, network_for, no_agent, predicted
 from agentlib.metrics.probes import Features, few_labels, linear_probe, neighbour_probe
 from agentlib.plots import charts, pictures
 from agentlib.policies.base import require_no_memory
@@ -109,17 +109,16 @@ def on_views(recipe: Recipe, problem: Problem) -> Job:
     source = Batches(
         Dataset(splits.train.x), config.batch_size, transform=config.augmentation(), views=views, seed=problem.seed
     )
-    return job_for(problem, learner, source, learner.network, lambda job: ViewsJudge(job, splits, problem))
+    return job_for(problem, learner, source, learner.network, ViewsJudge(learner, source, splits, problem))
 
 
 class ViewsJudge(Judge):
     """A linear classifier on frozen features and few labels, beside what these labels give without the features."""
 
-    def __init__(self, job: Parts, splits: Splits, problem: Problem) -> None:
+    def __init__(self, learner: Any, source: Batches, splits: Splits, problem: Problem) -> None:
         super().__init__()
-        self.learner, self.splits, self.seed = job.learner, splits, problem.seed
+        self.learner, self.splits, self.seed = learner, splits, problem.seed
         self.view, self.measures = problem.config.augmentation(), list[Measure]()
-        source: Any = job.source
         sizes = {"examples": len(splits.train), "test_examples": len(splits.test)}
         self.facts |= {"epoch_updates": source.epoch_updates, **sizes}
         self.is_labelled = len(splits.test) > 0
