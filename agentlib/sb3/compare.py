@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from gymnasium.wrappers import FlattenObservation
 from agentlib.core.host import global_generators_kept, torch_threads
 from agentlib.core.recipe import Problem, Recipe
 from agentlib.envs.making import make_env
-from agentlib.experience.evaluation import FIRST_EPISODE_SEED, Evaluation, Predictor, evaluate
+from agentlib.experience.evaluation import FIRST_EPISODE_SEED, evaluate
 from agentlib.runs.plan import Plan, plan
 from agentlib.runs.train import train
 from agentlib.sb3.comparison import Comparison, Run, Side
@@ -61,14 +62,14 @@ def compare(
         episodes: evaluation episodes per final agent.
         threads: torch threads for both sides; None leaves the number as it is.
         device: of both sides; "auto" is a GPU for images if there is one, and the CPU otherwise.
-        strict: refuse options that SB3's DQN lacks; otherwise note them as a difference.
+        strict: refuse options that SB3 lacks; otherwise note them as a difference.
         progress: True shows a bar per run, "lines" prints a line after each run, for logs.
         hyperparameters: fields of the config to replace.
 
     Raises:
         ImportError: if Stable-Baselines3 is absent, naming the extra.
-        TypeError: if the environment is an instance, its actions are not discrete, or `what` is another learner.
-        ValueError: if SB3's DQN lacks an option that the config uses (and `strict`), a name is unknown, or there are
+        TypeError: if the environment is an instance, SB3 takes no such actions, or it has no counterpart of `what`.
+        ValueError: if SB3 lacks an option that the config uses (and `strict`), a name is unknown, or there are
             no seeds below 2**30, or `out` holds a run or a comparison already.
     """
     if not isinstance(env, str) and not callable(env):
@@ -80,7 +81,8 @@ def compare(
     name, space = _look_at(planned.recipe, env, env_kwargs)
     arguments = sb3_arguments(planned.config, algorithm, space, strict=strict)
     device = _same_device(device, arguments["policy"])
-    pairs = _Pairs(planned, algorithm, arguments, env, env_kwargs, steps, episodes, device, progress, folder)
+    make = partial(_make, env, env_kwargs)
+    pairs = _Pairs(planned, algorithm, arguments, make, env, steps, episodes, device, progress, folder)
     with torch_threads(threads) as used, global_generators_kept():
         runs = [pairs.run(seed, ours_first=index % 2 == 0) for index, seed in enumerate(chosen)]
     comparison = pairs.comparison(name, used, runs)
@@ -98,8 +100,9 @@ class _Pairs:
     """The class of Stable-Baselines3."""
     arguments: dict[str, Any]
     """The same hyperparameters for that."""
+    make: Callable[..., gymnasium.Env[Any, Any]]
     env: EnvSource
-    env_kwargs: dict[str, Any] | None
+    """The id of the environment that `make` makes, or the function that it calls."""
     steps: int
     episodes: int
     device: str
@@ -134,29 +137,29 @@ class _Pairs:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             agent.save(self.folder / f"{side}_seed{seed}{'.safetensors' if side == 'ours' else '.zip'}")
-        run = Run(seed, first, log, self._evaluate(agent, seed))
+        world = partial(self.make, training=False)
+        run = Run(seed, first, log, evaluate(agent, world, episodes=self.episodes, seed=seed))
         if self.progress == "lines":
             name = "ours" if side == "ours" else "SB3"
             print(f"{name}, seed {seed}: {log.seconds:.0f} s of training, {run.evaluation}", flush=True)  # noqa: T201 - what was asked for
         return run
 
     def _train_ours(self, log: TrainingLog, seed: int) -> Any:
-        config = self.plan.config
         agent: Any = train(
             self.plan.recipe,
-            env=lambda: Recorded(self._make(), log),
+            env=lambda: Recorded(self.make(), log),
             steps=self.steps,
             seed=seed,
             device=self.device,
             progress=self.progress is True,
-            **{field.name: getattr(config, field.name) for field in dataclasses.fields(config)},
+            **vars(self.plan.config),
         )
         log.finish()
         agent.about["trained_on"] = self.env if isinstance(self.env, str) else None
         return agent
 
     def _train_sb3(self, log: TrainingLog, seed: int) -> Any:
-        env = Recorded(self._make(), log)
+        env = Recorded(self.make(), log)
         try:
             model = train_sb3(
                 self.algorithm,
@@ -171,12 +174,6 @@ class _Pairs:
         finally:
             env.close()
         return model
-
-    def _evaluate(self, agent: Predictor, seed: int) -> Evaluation:
-        return evaluate(agent, lambda: self._make(training=False), episodes=self.episodes, seed=seed)
-
-    def _make(self, training: bool = True) -> gymnasium.Env[Any, Any]:
-        return _make(self.env, self.env_kwargs, training)
 
 
 def _chosen(seeds: int | Sequence[int]) -> tuple[int, ...]:

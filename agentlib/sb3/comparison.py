@@ -60,7 +60,7 @@ class Comparison:
 
     def scores(self, side: Side) -> Floats:
         """The mean evaluation return of each seed's final agent, shape (seeds,)."""
-        return np.array([run.evaluation.mean for run in self._runs(side)])
+        return np.array([run.evaluation.mean for run in getattr(self, side)])
 
     def iqm(self, side: Side) -> Estimate:
         """The interquartile mean of the scores, with its 95% bootstrap interval over seeds."""
@@ -100,9 +100,6 @@ class Comparison:
         from agentlib.sb3.comparison_report import write_comparison
 
         write_comparison(self, Path(out))
-
-    def _runs(self, side: Side) -> tuple[Run, ...]:
-        return self.ours if side == "ours" else self.sb3
 
     @staticmethod
     def _ratio(above: Sequence[float], below: Sequence[float]) -> Estimate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,43 +34,30 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     origin = provenance()
     write_json(out / "results.json", comparison_results(comparison) | origin)
-    picture = png(learning_curves(_curves(comparison), title=f"Learning curves, {comparison.environment}"))
+    curves = {
+        name: [Curve(run.log.episode_steps, run.log.episode_returns) for run in runs]
+        for name, runs in ((OURS, comparison.ours), (SB3, comparison.sb3))
+    }
+    picture = png(learning_curves(curves, title=f"Learning curves, {comparison.environment}"))
     (out / "learning_curves.png").write_bytes(picture)
     (out / "report.html").write_text(_report(comparison, picture, origin).html(), encoding="utf-8")
 
 
 def comparison_results(comparison: Comparison) -> dict[str, Any]:
     """All numbers of a comparison, as they stand in results.json."""
-    return {
-        "environment": comparison.environment,
-        "steps": comparison.steps,
-        "seeds": comparison.seeds,
-        "episodes": comparison.episodes,
-        "threads": comparison.threads,
-        "device": comparison.device,
-        "hyperparameters": comparison.hyperparameters,
-        "sb3_hyperparameters": comparison.sb3_hyperparameters,
-        "differences": comparison.differences,
-        "iqm": {"ours": comparison.iqm("ours"), "sb3": comparison.iqm("sb3")},
-        "difference": comparison.difference,
-        "speed": comparison.speed,
-        "speed_from_first_step": comparison.speed_from_first_step,
-        "speed_with_startup": comparison.speed_with_startup,
-        "ours": [_run_results(run) for run in comparison.ours],
-        "sb3": [_run_results(run) for run in comparison.sb3],
-    }
+    sides = {side: [_run_results(run) for run in getattr(comparison, side)] for side in ("ours", "sb3")}
+    scores = {side: comparison.iqm(side) for side in sides}
+    given = {field.name: getattr(comparison, field.name) for field in fields(comparison)}
+    derived = ("seeds", "difference", "speed", "speed_from_first_step", "speed_with_startup")
+    return {**given, **{name: getattr(comparison, name) for name in derived}, "iqm": scores, **sides}
 
 
 def _run_results(run: Run) -> dict[str, Any]:
+    reached = ("mean", "std", "interval", "iqm", "returns", "lengths")
     return {
         "seed": run.seed,
         "went_first": run.went_first,
-        "mean": run.evaluation.mean,
-        "std": run.evaluation.std,
-        "interval": run.evaluation.interval,
-        "iqm": run.evaluation.iqm,
-        "returns": run.evaluation.returns,
-        "lengths": run.evaluation.lengths,
+        **{name: getattr(run.evaluation, name) for name in reached},
         "seconds": run.log.seconds,
         "startup_seconds": run.log.startup_seconds,
         "training_seconds": run.training_seconds,
@@ -224,13 +212,6 @@ def _method(comparison: Comparison) -> Prose:
         "all cases."
     )
     return Prose("How it was measured", (training, timing, scoring))
-
-
-def _curves(comparison: Comparison) -> dict[str, list[Curve]]:
-    sides = {OURS: comparison.ours, SB3: comparison.sb3}
-    return {
-        name: [Curve(run.log.episode_steps, run.log.episode_returns) for run in runs] for name, runs in sides.items()
-    }
 
 
 def _shown(values: dict[str, Any], name: str) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from agentlib.backbones import MLP, Backbone, Chain, NatureCNN, Nested, OneHot, RunningNorm
 from agentlib.backbones.layers import ACTIVATIONS
 from agentlib.core.randomness import host_generator_kept
+from agentlib.core.spaces import choices
 from agentlib.policies.continuous import DeterministicPolicy
 from agentlib.policies.fitting import policy_for
 from agentlib.policies.q_policy import QPolicy
@@ -69,12 +70,10 @@ def look_at(model: Any) -> SB3Model:
 def converted(
     model: Any, observation_space: spaces.Space[Any] | None, action_space: spaces.Space[Any] | None
 ) -> tuple[nn.Module, SB3Model]:
-    """A model's policy as ours, and what else is known of it; see `Agent.from_sb3`.
+    """The policy of a model, or of a file, as ours, and what else is known of it; see `Agent.from_sb3`.
 
-    Args:
-        model: a path, or a model of Stable-Baselines3.
-        observation_space: in place of the model's own.
-        action_space: likewise.
+    Raises:
+        ValueError: a kind of model or network that is not known, or weights that do not fit the spaces.
     """
     if isinstance(model, str | Path):
         read = read_sb3_file(model, observation_space, action_space)
@@ -87,20 +86,11 @@ def converted(
         observation_space=read.observation_space if observation_space is None else observation_space,
         action_space=read.action_space if action_space is None else action_space,
     )
-    return policy_from_sb3(read), read
-
-
-def policy_from_sb3(model: SB3Model) -> nn.Module:
-    """A policy of ours that acts as the model does.
-
-    Raises:
-        ValueError: a kind of model or network that is not known, or weights that do not fit the spaces.
-    """
     with host_generator_kept():  # the first weights, which are overwritten, are nobody's to draw
-        policy = _Conversion(model).policy()
+        policy = _Conversion(read).policy()
     for parameter in policy.parameters():  # whatever the host's default dtype
         parameter.data = parameter.data.float()
-    return policy.eval()
+    return policy.eval(), read
 
 
 class _Conversion:
@@ -119,12 +109,8 @@ class _Conversion:
             policy = self._dqn()
         elif "action_net.weight" in self.weights:
             policy = self._actor_critic()
-        elif "actor.log_std.weight" in self.weights:
-            policy = self._sac()
-        elif "actor.log_std" in self.weights:
-            policy = self._sac_with_sde()
-        elif "actor.mu.0.weight" in self.weights:
-            policy = self._td3()
+        elif self.weights.keys() & {"actor.log_std.weight", "actor.log_std", "actor.mu.0.weight"}:
+            policy = self._actor()
         else:
             raise ValueError(
                 f"this model is not supported; DQN, PPO, A2C, SAC, TD3 and DDPG are. Its weights: {_some(self.weights)}"
@@ -151,7 +137,7 @@ class _Conversion:
         self.used |= {name for name in self.weights if name.startswith("features_extractor.")}
         layers = [*self._linears("mlp_extractor.shared_net."), *self._linears("mlp_extractor.policy_net.")]
         backbone = self._backbone(extractor, layers, "tanh")
-        head = (self._take("action_net.weight"), self._take("action_net.bias"))
+        head = self._layer("action_net")
         space = self.model.action_space
         self._require(head, _outputs_for(space), backbone)
         policy: nn.Module
@@ -166,37 +152,26 @@ class _Conversion:
         self._fill(policy.head, head)
         return policy
 
-    def _sac(self) -> nn.Module:
+    def _actor(self) -> nn.Module:
+        """SAC, TD3 or DDPG. Of SAC with gSDE the noise is left out, and means are clipped before they are squashed."""
         space = _box(self.model.action_space)
-        backbone = self._backbone("actor.features_extractor.", self._linears("actor.latent_pi."), "relu")
-        head = (self._take("actor.mu.weight"), self._take("actor.mu.bias"))
-        self._require(head, _outputs_for(space), backbone)
-        policy = policy_for(space, backbone, squashed=True, state_dependent_std=True)
-        self._fill(policy.head, head)
-        self._fill(policy.log_std_head, (self._take("actor.log_std.weight"), self._take("actor.log_std.bias")))
-        return policy
-
-    def _sac_with_sde(self) -> nn.Module:
-        """SAC whose noise depends on the state: the noise is left out, means are cut before they are squashed."""
-        space = _box(self.model.action_space)
-        backbone = self._backbone("actor.features_extractor.", self._linears("actor.latent_pi."), "relu")
-        self._take("actor.log_std")
-        limit = float(self.model.policy_kwargs.get("clip_mean", 2.0))
-        name = "actor.mu.0" if limit > 0 else "actor.mu"
-        head = (self._take(f"{name}.weight"), self._take(f"{name}.bias"))
-        self._require(head, _outputs_for(space), backbone)
-        policy = DeterministicPolicy(backbone, space, squashed=True, limit=limit if limit > 0 else None)
-        self._fill(policy.head, head)
-        return policy
-
-    def _td3(self) -> nn.Module:
-        space = _box(self.model.action_space)
-        *layers, head = self._linears("actor.mu.")
+        is_gaussian, has_sde = "actor.log_std.weight" in self.weights, "actor.log_std" in self.weights
+        limit = float(self.model.policy_kwargs.get("clip_mean", 2.0)) if has_sde else 0.0
+        if is_gaussian or has_sde:
+            layers, head = self._linears("actor.latent_pi."), self._layer("actor.mu.0" if limit > 0 else "actor.mu")
+        else:
+            *layers, head = self._linears("actor.mu.")
         backbone = self._backbone("actor.features_extractor.", layers, "relu")
         self._require(head, _outputs_for(space), backbone)
-        policy = DeterministicPolicy(backbone, space, squashed=True)
+        policy: Any
+        if is_gaussian:
+            policy = policy_for(space, backbone, squashed=True, state_dependent_std=True)
+            self._fill(policy.log_std_head, self._layer("actor.log_std"))
+        else:
+            self.used.add("actor.log_std")
+            policy = DeterministicPolicy(backbone, space, squashed=True, limit=limit if limit > 0 else None)
         self._fill(policy.head, head)
-        return policy
+        return policy  # type: ignore[no-any-return]
 
     # Parts ---------------------------------------------------------------------------------------------------------
 
@@ -214,7 +189,10 @@ class _Conversion:
             return encoder
         given = self.model.policy_kwargs.get("activation_fn")
         self._require(layers[0], len(layers[0][1]), encoder)
-        mlp = self._mlp(int(encoder.feature_dim), layers, activation if given is None else _activation(given))
+        name = activation if given is None else _activation(given)
+        mlp = MLP(int(encoder.feature_dim), [len(bias) for _, bias in layers], name)
+        for target, layer in zip((m for m in mlp.layers if isinstance(m, nn.Linear)), layers, strict=True):
+            self._fill(target, layer)
         return mlp if isinstance(encoder, MLP) else Chain([encoder, mlp])
 
     def _encoder(self, space: spaces.Space[Any], prefix: str, key: str | None) -> Backbone:
@@ -236,7 +214,7 @@ class _Conversion:
 
     def _cnn(self, space: spaces.Box, prefix: str) -> NatureCNN:
         names = ["cnn.0", "cnn.2", "cnn.4", "linear.0"]
-        layers = [(self._take(f"{prefix}{name}.weight"), self._take(f"{prefix}{name}.bias")) for name in names]
+        layers = [self._layer(f"{prefix}{name}") for name in names]
         kernel, (linear, _) = layers[0][0], layers[-1]
         channels_last = space.shape[0] != kernel.shape[1] == space.shape[-1]
         sides = space.shape[:2] if channels_last else space.shape[1:]
@@ -258,20 +236,13 @@ class _Conversion:
         is_image = not (space.low != 0).any() and not (space.high != 255).any()
         return is_image and bool(self.model.policy_kwargs.get("normalize_images", True))
 
-    def _mlp(self, input_dim: int, layers: Sequence[Layer], activation: str) -> MLP:
-        mlp = MLP(input_dim, [weight.shape[0] for weight, _ in layers], activation)
-        targets = [module for module in mlp.layers if isinstance(module, nn.Linear)]
-        for target, layer in zip(targets, layers, strict=True):
-            self._fill(target, layer)
-        return mlp
-
     def _linears(self, prefix: str) -> list[Layer]:
         """The layers of a Sequential of linear layers with activations in between."""
         pattern = re.compile(re.escape(prefix) + r"(\d+)\.weight$")
         numbers = sorted(int(found[1]) for name in self.weights if (found := pattern.match(name)))
         if any(after - before != 2 for before, after in pairwise([-2, *numbers])):
             raise ValueError(f"the layers {prefix}* are not linear ones with activations in between, as SB3 makes them")
-        return [(self._take(f"{prefix}{i}.weight"), self._take(f"{prefix}{i}.bias")) for i in numbers]
+        return [self._layer(f"{prefix}{i}") for i in numbers]
 
     def _any(self, prefix: str) -> bool:
         return any(name.startswith(prefix) for name in self.weights)
@@ -281,6 +252,9 @@ class _Conversion:
             raise ValueError(f"the policy has no weights {name!r}")
         self.used.add(name)
         return self.weights[name]
+
+    def _layer(self, name: str) -> Layer:
+        return self._take(f"{name}.weight"), self._take(f"{name}.bias")
 
     def _require(self, layer: Layer, fan_out: int, before: nn.Module | int) -> None:
         """That a layer has this width, and fits what comes before it."""
@@ -309,9 +283,7 @@ def _misfit(what: str, found: tuple[int, ...], expected: tuple[int, ...]) -> Val
 
 def _outputs_for(space: spaces.Space[Any]) -> int:
     """Width of the head for an action space."""
-    if isinstance(space, spaces.Discrete):
-        return int(space.n)
-    return int(space.nvec.sum()) if isinstance(space, spaces.MultiDiscrete) else int(np.prod(space.shape or ()))
+    return sum(choices(space)) or int(np.prod(space.shape or ()))
 
 
 def _norm(statistics: Statistics) -> RunningNorm:

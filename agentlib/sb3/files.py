@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
@@ -66,12 +65,7 @@ def read_sb3_file(
     observation_space: spaces.Space[Any] | None = None,
     action_space: spaces.Space[Any] | None = None,
 ) -> SB3Model:
-    """The model in a file.
-
-    Args:
-        path: of the zip; the suffix may be left out.
-        observation_space: in place of what the file says.
-        action_space: in place of what the file says.
+    """The model in a zip, whose suffix may be left out; with these spaces, if given, in place of the file's.
 
     Raises:
         FileNotFoundError: no such file.
@@ -92,10 +86,8 @@ def read_sb3_file(
         zipfile.BadZipFile,
         zipfile.LargeZipFile,
         RuntimeError,
-        NotImplementedError,
-        RecursionError,
         OSError,
-    ) as error:
+    ) as error:  # of damaged zips, and nested JSON
         raise ValueError(f"{found} is no model file of Stable-Baselines3, or it is damaged: {error}") from None
     except ValueError as error:  # of JSON and of Unicode too
         raise ValueError(f"{found} is no model file of Stable-Baselines3: {error}") from None
@@ -155,56 +147,25 @@ def _space(path: Path, data: Mapping[str, Any], name: str) -> spaces.Space[Any]:
         ) from None
 
 
-def _described(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _described(fields: Mapping[str, Any]) -> Any:
     """A space as `space_from_json` takes it, from the plain fields beside the pickle."""
     kind = re.findall(r"\w+", fields[":type:"])[-1]  # <class 'gymnasium.spaces.box.Box'>
+    if kind == "Dict":
+        return {"type": "Dict", "spaces": dict(_read(fields["spaces"]))}
     if kind == "Box":
         shape = fields.get("_shape", fields.get("shape"))
-        bounds = {side: _numbers(fields[side], _count(shape)) for side in ("low", "high")}
-        return {"type": "Box", "shape": shape, "dtype": fields["dtype"], **bounds}
-    if kind == "Discrete":
-        return {"type": "Discrete", "n": int(fields["n"]), "start": int(fields.get("start", 0))}
+        return _called(kind, [_read(fields["low"]), _read(fields["high"]), shape, fields["dtype"]], {})
     if kind == "MultiDiscrete":
-        (count,) = fields.get("_shape") or [len(re.findall(_NUMBER, fields["nvec"]))]
-        nvec = [int(number) for number in _numbers(fields["nvec"], count)]
-        start = [int(number) for number in _numbers(fields.get("start", str([0] * count)), count)]
-        return {"type": "MultiDiscrete", "nvec": nvec, "start": start}
-    if kind == "MultiBinary":
-        return {"type": "MultiBinary", "n": fields["n"]}
-    if kind == "Dict":
-        return _described_by_text(fields["spaces"])
-    raise ValueError(f"Stable-Baselines3 has no policies for {kind}")
+        return _called(kind, [_read(fields["nvec"])], {"start": _read(fields["start"])} if "start" in fields else {})
+    return _called(kind, [fields.get("n")], {"start": int(fields.get("start", 0))})
 
 
-def _numbers(text: str, count: int) -> Any:
-    """The numbers that numpy printed. One for all, where it left some out and those that it printed are equal."""
-    found = [float(number) for number in re.findall(_NUMBER, text)]
-    if "..." in text and len(set(found)) == 1:
-        return _plain(found[0])
-    if "..." in text or len(found) != count:
-        raise ValueError(f"{len(found)} of {count} numbers are written out")
-    return [_plain(number) for number in found]
-
-
-def _count(shape: Any) -> int:
-    """Numbers in an array of this shape."""
-    count: int = math.prod(shape)
-    if not 0 < count <= MOST_NUMBERS:
-        raise ValueError(f"a space of {count:,} numbers")
-    return count
-
-
-def _plain(number: float) -> Any:
-    return int(number) if number.is_integer() else number if np.isfinite(number) else str(number)
-
-
-def _described_by_text(text: str) -> dict[str, Any]:
-    """The same for the text of a mapping of spaces, `{'a': Box(-1.0, [1. 2.], (2,), float32), 'b': Discrete(3)}`."""
+def _read(text: str) -> Any:
+    """The value of a text such as `{'a': Box(-1.0, [1. 2.], (2,), float32), 'b': Discrete(3)}` or `[1. 2. ... 9.]`."""
     # Arrays as numpy prints them get commas; what is in quotes (a key) stays.
     pattern = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(\[[^,(){}'"]*\])"""
     prepared = re.sub(pattern, lambda found: found[1] or _listed(found[2]), text)
-    parts = _value_of(ast.parse(prepared.strip(), mode="eval").body)
-    return {"type": "Dict", "spaces": dict(parts)}
+    return _value_of(ast.parse(prepared.strip(), mode="eval").body)
 
 
 def _listed(array: str) -> str:
@@ -232,23 +193,28 @@ def _called(name: str, arguments: list[Any], keywords: dict[str, Any]) -> Any:
         return dict(arguments[0])
     if name == "Box":
         low, high, shape, dtype = arguments
-        bounds = {"low": _bound(low, _count(shape)), "high": _bound(high, _count(shape))}
+        bounds = {"low": _bound(low, shape), "high": _bound(high, shape)}
         return {"type": "Box", "shape": shape, "dtype": dtype, **bounds}
     if name == "Discrete":
-        return {"type": "Discrete", "n": arguments[0], "start": keywords.get("start", 0)}
+        return {"type": "Discrete", "n": int(arguments[0]), "start": keywords.get("start", 0)}
     if name == "MultiDiscrete":
-        start = keywords.get("start", [0] * len(arguments[0]))
-        return {"type": "MultiDiscrete", "nvec": arguments[0], "start": start}
+        nvec = [int(number) for number in arguments[0]]
+        start = [int(number) for number in keywords.get("start", [0] * len(nvec))]
+        return {"type": "MultiDiscrete", "nvec": nvec, "start": start}
     if name == "MultiBinary":
         return {"type": "MultiBinary", "n": arguments[0]}
     raise ValueError(f"Stable-Baselines3 has no policies for {name}")
 
 
-def _bound(value: Any, count: int) -> Any:
+def _bound(value: Any, shape: Any) -> Any:
+    """The numbers of an array. One for all, where numpy left some out and those that it printed are equal."""
+    count: int = math.prod(shape)
+    if not 0 < count <= MOST_NUMBERS:
+        raise ValueError(f"a space of {count:,} numbers")
     if not isinstance(value, list):
         return value
-    if value[-1] is ...:
-        return _numbers(" ".join(map(str, value[:-1])) + " ...", count)
-    if len(value) != count:
+    if value[-1] is ... and len(set(value)) == 2:
+        return value[0]
+    if value[-1] is ... or len(value) != count:
         raise ValueError(f"{len(value)} of {count} numbers are written out")
     return value

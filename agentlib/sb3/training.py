@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import MISSING, Field, fields
 from typing import Any
 
 import gymnasium
@@ -37,28 +36,17 @@ def unsupported_options(config: Any, algorithm: Any) -> dict[str, Any]:
 
     Our defaults are SB3's behaviour, so an untouched field is no difference.
     """
-    known = {*inspect.signature(algorithm).parameters, *_REWRITTEN}
-    return {
-        field.name: getattr(config, field.name)
-        for field in fields(config)
-        if field.name not in known and getattr(config, field.name) != _default(field)
-    }
+    known, usual = {*inspect.signature(algorithm).parameters, *_REWRITTEN}, vars(type(config)())
+    return {name: value for name, value in vars(config).items() if name not in known and value != usual[name]}
 
 
 def sb3_arguments(
     config: Any, algorithm: Any, observation_space: spaces.Space[Any], *, strict: bool = True
 ) -> dict[str, Any]:
-    """The arguments of a class of Stable-Baselines3 that mean what our config says.
+    """The arguments of a class of Stable-Baselines3 that mean what our config says; `strict` refuses what it lacks.
 
-    Args:
-        config: of a learner.
-        algorithm: the class that is its counterpart.
-        observation_space: chooses the policy: "MultiInputPolicy" for a Dict, "CnnPolicy" for images of at least 36
-            pixels, "MlpPolicy" for all else.
-        strict: refuse options that SB3 lacks; otherwise leave them out.
-
-    Returns:
-        Keyword arguments, `policy` among them; environment, seed and device are the caller's.
+    `policy` is among them: "MultiInputPolicy" for a Dict, "CnnPolicy" for images of at least 36 pixels, "MlpPolicy" for
+    all else. Environment, seed and device are the caller's.
 
     Raises:
         ValueError: if `strict` and the config uses what SB3 lacks, or a schedule follows more than the fraction.
@@ -71,7 +59,7 @@ def sb3_arguments(
             "strict=False to compare all the same, with the difference noted in the report."
         )
     known = inspect.signature(algorithm).parameters
-    arguments = {field.name: getattr(config, field.name) for field in fields(config) if field.name in known}
+    arguments = {name: value for name, value in vars(config).items() if name in known}
     arguments["policy"] = _policy(observation_space)
     if callable(config.learning_rate):
         arguments["learning_rate"] = sb3_schedule(config.learning_rate)
@@ -114,16 +102,9 @@ def train_sb3(
     device: str = "auto",
     progress: bool = True,
 ) -> Any:
-    """Trains a model of SB3. It seeds the global generators: see `global_generators_kept`.
+    """Trains a model of SB3 with arguments from `sb3_arguments`, in an environment that stays open.
 
-    Args:
-        algorithm: its class.
-        arguments: from `sb3_arguments`.
-        env: a single environment; it stays open.
-        steps: environment steps; SB3 rounds them up to a whole number of rollouts.
-        seed: for the model, the environment and its action space.
-        device: as torch names it, or "auto".
-        progress: whether to show a bar on stderr.
+    SB3 rounds steps up to a whole number of rollouts, and seeds the global generators: see `global_generators_kept`.
     """
     from stable_baselines3.common.callbacks import BaseCallback
     from tqdm import tqdm
@@ -171,7 +152,3 @@ def sb3_schedule(schedule: Callable[[Any], Any]) -> Callable[[float], float]:
 
     rate(0.5)  # an unfit schedule is refused now, not in mid-run
     return rate
-
-
-def _default(field: Field[Any]) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()

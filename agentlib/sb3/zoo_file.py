@@ -105,21 +105,17 @@ def _zoo_section(name: str, values: dict[str, Any]) -> ZooSection:
     normalize = values.pop("normalize", None)
     if isinstance(normalize, bool):
         normalize = {} if normalize else None
-    others = {key: values.pop(key) for key in RUN_KEYS if key in values}
+    plain = ("policy", "n_envs", "noise_type", "noise_std", "frame_stack")
+    given: dict[str, Any] = {key: values.pop(key) for key in plain if key in values}
+    given |= {key: _mapping(key, values.pop(key)) for key in ("policy_kwargs", "env_kwargs") if key in values}
     return ZooSection(
         section=name,
-        policy=values.pop("policy", None),
-        policy_kwargs=_mapping("policy_kwargs", values.pop("policy_kwargs", {})),
         steps=values.pop("n_timesteps", None),
-        n_envs=values.pop("n_envs", 1),
         normalize=None if normalize is None else _mapping("normalize", normalize),
-        noise_type=values.pop("noise_type", None),
-        noise_std=values.pop("noise_std", 0.0),
-        frame_stack=values.pop("frame_stack", None),
-        env_kwargs=_mapping("env_kwargs", values.pop("env_kwargs", {})),
         wrappers=_wrappers(values.pop("env_wrapper", None)),
-        others=others,
+        others={key: values.pop(key) for key in RUN_KEYS if key in values},
         hyperparameters=values,
+        **given,
     )
 
 
