@@ -52,7 +52,7 @@ READERS = {
         "|_without_repetition",
         "backbones/specs": "from_spec|build",
         "core/spaces": "space_from_json|_space|_dtype|_bound_from_json",
-        "shell/inspect": "inspected|_described|_as_text|_network|_brief|_size",
+        "shell/inspect": "inspected|_described|_as_text|_network|_brief",
     },
     "checkpoint": {
         "runs/checkpoints": "load_checkpoint|_name_of|load_state|_covered|_check_version|segments_named|decode"
@@ -479,7 +479,7 @@ def config_seeds(folder: Path) -> list[bytes]:
     from agentlib.catalog import LEARNERS, recipe_of
     from agentlib.core import Cosine, InverseSquareRoot, Linear, Warmup
     from agentlib.runs.options import RunOptions, record_of
-    from agentlib.runs.plan import config_of
+    from agentlib.runs.plan import settings_of
 
     found = []
     schedules: Any = [Linear(1.0, 0.1), Cosine(1.0, 0.1), InverseSquareRoot(1.0), Warmup(1.0, updates=10), 1e-3]
@@ -494,9 +494,9 @@ def config_seeds(folder: Path) -> list[bytes]:
             device="cpu",
             eval_every=10,
             threads="auto",
-            config=config_of(recipe.name, None, given),
+            config=settings_of(recipe.name, None, given).config,
         )
-        found.append(json.dumps(record_of(recipe, options, has_own_recipe=i == 0)).encode())
+        found.append(json.dumps(record_of(recipe, options) | {"has_own_recipe": i == 0}).encode())
     return found
 
 

@@ -16,7 +16,7 @@ from agentlib.catalog import recipe_of
 from agentlib.envs.dials import Dials
 from agentlib.policies import QPolicy
 from agentlib.policies.q_heads import QHead
-from agentlib.runs.plan import config_of, preset_of
+from agentlib.runs.plan import preset_of, settings_of
 from tests.moody import Moody
 from tests.tiny import tiny_run
 
@@ -204,12 +204,12 @@ def test_head_arch_is_a_layer_as_wide_as_the_features_where_streams_are():
 
 
 def test_rainbow_is_dqn_with_its_options_on():
-    config = config_of("rainbow", "CartPole-v1", {})
+    config = settings_of("rainbow", "CartPole-v1", {}).config
     rainbow = preset_of(recipe_of("rainbow"), None)
     for name, value in preset_of(recipe_of("dqn"), "CartPole-v1").items():
         assert name == "steps" or getattr(config, name) == rainbow.get(name, value)
     assert all(getattr(config, name) == value for name, value in rainbow.items() if name != "steps")
-    assert config_of("rainbow", None, {"dueling": False}).dueling is False
+    assert settings_of("rainbow", None, {"dueling": False}).config.dueling is False
     agent = tiny_run("rainbow", steps=100)
     policy: Any = agent.policy
     assert (policy.dueling, policy.noisy, policy.distributional) == (True, True, "quantile")

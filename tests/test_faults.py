@@ -22,7 +22,7 @@ from agentlib.envs.subprocesses import Subprocesses
 from agentlib.envs.vector import EnvironmentFailure
 from agentlib.runs import checkpoints
 from agentlib.runs.folder import RunFolder
-from agentlib.runs.lock import Lock
+from agentlib.runs.lock import locked
 from agentlib.shell.main import main
 from tests.tiny import FLAGS, IDENTITY, tiny_run
 
@@ -196,10 +196,10 @@ def test_a_full_disk_leaves_the_agent_before(tmp_path, monkeypatch):
 HOLD = """
 import sys, time
 from pathlib import Path
-from agentlib.runs.lock import Lock
-lock = Lock(Path(sys.argv[1]))
-print("held", flush=True)
-time.sleep(1000)
+from agentlib.runs.lock import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(1000)
 """
 
 
@@ -219,11 +219,10 @@ def test_two_runs_in_one_folder_and_the_lock_of_a_dead_one(tmp_path):
 
 
 def test_a_lock_within_one_process(tmp_path):
-    lock = Lock(tmp_path)
-    with pytest.raises(ValueError, match=rf"process {os.getpid()}"):
-        Lock(tmp_path)
-    lock.release()
-    Lock(tmp_path).release()
+    with locked(tmp_path), pytest.raises(ValueError, match=rf"process {os.getpid()}"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
 
 
 # Signals

@@ -373,7 +373,7 @@ def test_settings_that_do_not_fit_the_learner_are_refused(line, tmp_path):
 )
 def test_the_record_of_a_run_is_refused(change, tmp_path):
     recipe, folder = recipe_of("dqn"), RunFolder(tmp_path)
-    record = record_of(recipe, RunOptions(env="CartPole-v1", steps=10, config=recipe.config()), has_own_recipe=False)
+    record = record_of(recipe, RunOptions(env="CartPole-v1", steps=10, config=recipe.config()))
     folder.config_file.write_text(json.dumps(record))
     assert read_record(folder)[2].config == recipe.config()
     folder.config_file.write_text(json.dumps(change(record)))

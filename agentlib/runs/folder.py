@@ -121,7 +121,3 @@ class RunFolder:
                 warnings.warn(f"{error}; going on from the checkpoint before it", stacklevel=2)
                 path.rename(path.with_suffix(".damaged"))
         raise AssertionError  # the loop returns or raises
-
-    def write_results(self, results: Mapping[str, Any]) -> None:
-        """Writes `results.json`."""
-        write_json(self.path / "results.json", {**results, **provenance()})

@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 
-class Lock:
-    """Held from here on, until `release` or the end of the process, however that comes: the system keeps it.
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Inside, no other run is at work in the folder, which is made if need be.
 
-    The file stays where it is; that it is there says nothing. Where the file system knows no locks, nobody is kept out.
-
-    Args:
-        folder: of the run; made if need be.
+    The system keeps the lock, and ends it with the process, however that comes: that the file is there says nothing.
+    Where the file system knows no locks, nobody is kept out.
 
     Raises:
         ValueError: another run is at work in the folder.
     """
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(folder / ".lock", "a+", encoding="ascii")  # noqa: SIM115 - open as long as the run goes
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a+", encoding="ascii") as file:
         try:
-            _take(self._file)
+            _take(file)
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
         except BlockingIOError:
-            self._file.seek(0)
-            holder = self._file.read().strip()
-            self._file.close()
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
             raise ValueError(
-                f"another run is at work in {folder} (process {holder or 'unknown'}): wait for it, stop it, or choose "
-                "another folder"
+                f"another run is at work in {folder} (process {holder}): wait for it, stop it, or choose another folder"
             ) from None
         except OSError:
-            return
-        self._file.truncate(0)
-        self._file.write(f"{os.getpid()}\n")
-        self._file.flush()
-
-    def release(self) -> None:
-        """Lets others in."""
-        self._file.close()
+            pass
+        yield
 
 
 def _take(file: IO[str]) -> None:

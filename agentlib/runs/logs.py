@@ -16,17 +16,17 @@ SECONDS_BETWEEN_TABLES = 5.0
 
 
 class Log:
-    """Shows the numbers of a run of `total` steps, under SB3's names, on the axis of its steps.
+    """Shows the numbers of a run, under SB3's names, on the axis of its steps.
 
-    TensorBoard events go into `folder`, if any. `progress` is True for a bar with this name, "table" for a table now
-    and then, or False.
+    They go from `first`, which is not 0 in a run that is resumed, to `total`. TensorBoard events go into `folder`, if
+    any. `progress` is True for a bar with this name, "table" for a table now and then, or False.
     """
 
-    def __init__(self, folder: Path | None, progress: Progress, total: int, name: str) -> None:
+    def __init__(self, folder: Path | None, progress: Progress, first: int, total: int, name: str) -> None:
         # A program without a terminal, such as a service, may have no streams at all.
         stream = sys.stderr if progress is True else sys.stdout
         self.progress, self.total = progress if stream is not None else False, total
-        self.started, self.first_steps = time.monotonic(), 0
+        self.first = first
         self._printed = -SECONDS_BETWEEN_TABLES
         self._writer: Any = None
         self._bar: Any = None
@@ -40,12 +40,8 @@ class Log:
 
             interval = 0.2 if sys.stderr.isatty() else SECONDS_BETWEEN_TABLES  # a file keeps every refresh
             self._bar = tqdm(total=total, desc=name, unit="step", dynamic_ncols=True, mininterval=interval)
-
-    def begin(self, steps: int) -> None:
-        """Says at which step the run starts, for the rate; not 0 when it is resumed."""
-        self.first_steps, self.started = steps, time.monotonic()
-        if self._bar is not None:
-            self._bar.update(min(steps, self.total))
+            self._bar.update(min(first, total))
+        self.started = time.monotonic()
 
     def note(self, text: str) -> None:
         """Shows why nothing moves."""
@@ -58,7 +54,7 @@ class Log:
         """Writes numbers, and moves the bar or prints the table."""
         elapsed = max(time.monotonic() - self.started, 1e-9)
         metrics = metrics | {
-            "time/fps": (int(clock.steps) - self.first_steps) / elapsed,
+            "time/fps": (int(clock.steps) - self.first) / elapsed,
             "time/time_elapsed": elapsed,
             "time/total_timesteps": float(clock.steps),
             "train/n_updates": float(clock.updates),

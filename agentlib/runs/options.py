@@ -54,12 +54,14 @@ class RunOptions(Problem):
     )
 
 
-_NOT_RECORDED = ("agent", "config", "out", "progress")
-RECORDED = [field.name for field in dataclasses.fields(RunOptions) if field.name not in _NOT_RECORDED]
+RECORDED = [f.name for f in dataclasses.fields(RunOptions) if f.name not in ("agent", "config", "out", "progress")]
+_HINTS = get_type_hints(RunOptions) | dict.fromkeys(ORIGINS, str | None)
+_HINTS |= {"backbone": str | dict[str, Any] | None, "device": str}  # types that a file holds
+_Recorded: Any = dataclasses.make_dataclass("_Recorded", [(name, _HINTS[name]) for name in RECORDED], frozen=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class Record(_Recorded):  # type: ignore[misc]
     """What `config.json` says of a run, checked field by field."""
 
     what: str
@@ -71,16 +73,7 @@ class Record:
     from_agent: bool
 
 
-_JSON_TYPES: dict[str, Any] = {"backbone": str | dict[str, Any] | None, "device": str} | dict.fromkeys(
-    ORIGINS, str | None
-)
-"""Of options that a file holds in another type."""
-_HINTS = get_type_hints(RunOptions)
-_FIELDS = [(name, _JSON_TYPES.get(name, _HINTS[name])) for name in RECORDED]
-_Recorded: Any = dataclasses.make_dataclass("RunOptions", _FIELDS, frozen=True, kw_only=True)
-
-
-def record_of(recipe: Recipe, options: RunOptions, has_own_recipe: bool) -> dict[str, Any]:
+def record_of(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
     """What `resume` needs to know, as JSON. What was given as an object has to be given again."""
     values: dict[str, Any] = {name: getattr(options, name) for name in RECORDED}
     objects = [name for name in ORIGINS if not isinstance(values[name], str | Path | None)]
@@ -97,7 +90,7 @@ def record_of(recipe: Recipe, options: RunOptions, has_own_recipe: bool) -> dict
         **dict.fromkeys(objects),
         "device": str(options.device),
         "objects": objects,
-        "has_own_recipe": has_own_recipe,
+        "has_own_recipe": recipe.name not in LEARNERS or recipe_of(recipe.name) is not recipe,
         "from_agent": options.agent is not None,
     }
 
@@ -114,15 +107,13 @@ def read_record(folder: RunFolder, what: Any = None) -> tuple[Record, Recipe, Ru
     """
     content = folder.record()
     try:
-        record, recorded = (
-            config_from_json(kind, {f.name: content[f.name] for f in dataclasses.fields(kind) if f.name in content})
-            for kind in (Record, _Recorded)
-        )
+        fields = [field.name for field in dataclasses.fields(Record)]
+        record = config_from_json(Record, {name: content[name] for name in fields if name in content})
         if record.has_own_recipe and what is None:
             name = shown(record.what)
             raise ValueError(f"the run was of a recipe of your own, {name}: give it as the first argument")
         if not record.has_own_recipe and record.what not in LEARNERS:
-            raise ValueError(f"unknown learner {shown(record.what)}{close_matches(record.what, list(LEARNERS))}")
+            raise ValueError(f"unknown learner {shown(record.what)}{close_matches(record.what, LEARNERS)}")
         unknown = set(record.objects) - {*ORIGINS, "backbone"}
         if unknown:
             raise ValueError(f"objects names {shown(min(unknown))}, which is no option of a run")
@@ -132,4 +123,5 @@ def read_record(folder: RunFolder, what: Any = None) -> tuple[Record, Recipe, Ru
         config = config_from_json(recipe.config, record.config)
     except ValueError as error:
         raise ValueError(f"{folder.config_file}: {error}") from None
-    return record, recipe, RunOptions(**vars(recorded), config=config, out=folder.path)
+    recorded = {name: getattr(record, name) for name in RECORDED}
+    return record, recipe, RunOptions(**recorded, config=config, out=folder.path)

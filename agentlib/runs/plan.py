@@ -52,16 +52,18 @@ def plan(what: Any, problem: Problem, hyperparameters: Mapping[str, Any]) -> Pla
         ValueError: an unknown name, a hyperparameter that the config does not have or that has the wrong type, an
             origin that the learner cannot use or lacks, or a length that is no whole number from 1.
     """
-    recipe = recipe_of(what)
-    _check_origins(recipe, problem)
-    preset = preset_of(recipe, problem.key) if _is_name(what) else {}
-    config = config_of(what, problem.key, hyperparameters)
-    steps = next((s for s in (problem.steps, preset.get("steps"), recipe.steps) if s is not None), None)
+    family = recipe_of(what).family
+    for name, example in EXAMPLES.items():
+        given, subject = getattr(problem, name) is not None, f"{recipe_of(what).name} learns from {family.learns_from}"
+        if given and name not in (*family.needs, *family.takes):
+            raise ValueError(f"{subject}, not from {name}=")
+        if name in family.needs and not given:
+            raise ValueError(f"{subject}: give {name}=, such as {example}")
+    settings = settings_of(what, problem.key, hyperparameters)
+    steps = settings.steps if problem.steps is None else problem.steps
     if steps is not None and (not isinstance(steps, int | np.integer) or isinstance(steps, bool) or steps < 1):
         raise ValueError(f"steps is the length of the run, a whole number from 1, not {steps!r}")
-    preset_name = f"the preset for {problem.key}" if problem.key else "the preset"
-    origin = preset_name if set(preset) - {"steps"} else "the defaults" if _is_name(what) else "the config"
-    return Plan(recipe, config, None if steps is None else int(steps), origin)
+    return settings._replace(steps=None if steps is None else int(steps))
 
 
 def job_of(what: Any, problem: Problem, **hyperparameters: Any) -> Job:
@@ -70,8 +72,8 @@ def job_of(what: Any, problem: Problem, **hyperparameters: Any) -> Job:
     return recipe.family.assemble(recipe, dataclasses.replace(problem, config=config, steps=steps))
 
 
-def config_of(what: Any, key: str | None, hyperparameters: Mapping[str, Any]) -> Any:
-    """The config of what is to be trained, each field's type checked; see `plan`, and `Problem.key`."""
+def settings_of(what: Any, key: str | None, hyperparameters: Mapping[str, Any]) -> Plan:
+    """The plan for any problem with this `Problem.key`, its usual length among it; each field's type is checked."""
     recipe = recipe_of(what)
     fields = [field.name for field in dataclasses.fields(recipe.config)]
     for name in hyperparameters:
@@ -79,15 +81,14 @@ def config_of(what: Any, key: str | None, hyperparameters: Mapping[str, Any]) ->
             known = [*fields, *(f.name for f in dataclasses.fields(Problem) if f.name != "config")]
             hint = f"; here it is {HERE[name]}" if name in HERE else close_matches(name, known)
             raise ValueError(f"{recipe.name} has no hyperparameter {name!r}{hint}")
-    if _is_name(what):
-        base = {name: value for name, value in preset_of(recipe, key).items() if name != "steps"}
+    if isinstance(what, str | Recipe):
+        values = dict(preset_of(recipe, key))
+        steps = values.pop("steps", recipe.steps)
+        origin = "the defaults" if not values else f"the preset for {key}" if key else "the preset"
     else:
-        base = {name: getattr(what, name) for name in fields}
-    return config_from_json(recipe.config, {**base, **hyperparameters})
-
-
-def _is_name(what: Any) -> bool:
-    return isinstance(what, str | Recipe)
+        values = {name: getattr(what, name) for name in fields}
+        steps, origin = recipe.steps, "the config"
+    return Plan(recipe, config_from_json(recipe.config, {**values, **hyperparameters}), steps, origin)
 
 
 def preset_of(recipe: Recipe, key: str | None) -> Mapping[str, Any]:
@@ -99,13 +100,3 @@ def preset_of(recipe: Recipe, key: str | None) -> Mapping[str, Any]:
 def is_atari(env_id: str) -> bool:
     """Whether an id names an Atari game."""
     return env_id.startswith("ALE/") or env_id.endswith("NoFrameskip-v4")
-
-
-def _check_origins(recipe: Recipe, problem: Problem) -> None:
-    family = recipe.family
-    for name in EXAMPLES:
-        given = getattr(problem, name) is not None
-        if given and name not in (*family.needs, *family.takes):
-            raise ValueError(f"{recipe.name} learns from {family.learns_from}, not from {name}=")
-        if name in family.needs and not given:
-            raise ValueError(f"{recipe.name} learns from {family.learns_from}: give {name}=, such as {EXAMPLES[name]}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import nullcontext
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from agentlib.agent import Agent
-from agentlib.catalog import LEARNERS, recipe_of
 from agentlib.core.host import torch_threads
 from agentlib.core.recipe import Recipe, is_large
 from agentlib.engine.loop import Compile, Precision
 from agentlib.envs.making import is_made
 from agentlib.runs.folder import RunFolder
+from agentlib.runs.lock import locked
 from agentlib.runs.logs import Progress
 from agentlib.runs.options import ORIGINS, RECORDED, Record, RunOptions, read_record, record_of
 from agentlib.runs.plan import plan
@@ -80,7 +80,6 @@ def train(
     options = RunOptions(**values)
     if resume is not None:
         return _resumed(what, Path(resume), options, callback, [*_changed(options), *hyperparameters])
-    _check(options)
     recipe, config, length, _ = plan(what, options, hyperparameters)
     return _trained(recipe, replace(options, config=config, steps=length), callback)
 
@@ -90,19 +89,6 @@ def _changed(options: RunOptions) -> list[str]:
     again = (*ORIGINS, "backbone", "progress", "compile")
     defaults = {field.name: {} if field.default is MISSING else field.default for field in fields(RunOptions)}
     return [name for name, default in defaults.items() if name not in again and getattr(options, name) != default]
-
-
-def _check(options: RunOptions) -> None:
-    if options.agent is not None and not isinstance(options.agent, Agent):
-        raise ValueError(f"agent= takes an Agent, such as Agent.load(path), not {type(options.agent).__name__}")
-    if not isinstance(options.seed, int):
-        raise ValueError(f"a seed is a whole number, not {options.seed!r}")
-    if options.eval_every is not None and is_made(options.env):
-        raise ValueError("eval_every needs env= as an id or a factory: it evaluates in an environment of its own")
-
-
-def _is_own(recipe: Recipe) -> bool:
-    return recipe.name not in LEARNERS or recipe_of(recipe.name) is not recipe
 
 
 def _resumed(what: Any, path: Path, given: RunOptions, callback: Callback | None, changed: list[str]) -> Agent | Result:
@@ -126,17 +112,24 @@ def _trained(
     recipe: Recipe, options: RunOptions, callback: Callback | None, resumed: Record | None = None
 ) -> Agent | Result:
     """Assembles the job and trains it, or goes on with what is in the folder."""
+    if options.agent is not None and not isinstance(options.agent, Agent):
+        raise ValueError(f"agent= takes an Agent, such as Agent.load(path), not {type(options.agent).__name__}")
+    if not isinstance(options.seed, int):
+        raise ValueError(f"a seed is a whole number, not {options.seed!r}")
+    if options.eval_every is not None and is_made(options.env):
+        raise ValueError("eval_every needs env= as an id or a factory: it evaluates in an environment of its own")
     job = recipe.family.assemble(recipe, options)
     try:
         if options.eval_every is not None and not job.judge.evaluates:
             raise ValueError("there is nothing to evaluate on: leave out eval_every, or give what is held out")
         folder = None if options.out is None else RunFolder(options.out)
         if folder is not None and resumed is None:
-            folder.create(record_of(recipe, options, _is_own(recipe)))
+            folder.create(record_of(recipe, options))
         threads = options.threads
         if threads == "auto":
             threads = None if is_large(job.learner) else 1
-        with torch_threads(threads), closing(Training(recipe, job, options, folder, callback)) as training:
+        with torch_threads(threads), nullcontext() if folder is None else locked(folder.path):
+            training = Training(recipe, job, options, folder, callback)
             if resumed is not None:
                 training.resume(needs_checkpoint=resumed.from_agent)
             return training.go()

@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from agentlib.core.schedules import Clock
 from agentlib.core.trees import copied
 from agentlib.engine.compiled import notices
 from agentlib.engine.loop import compiles, engine, run
+from agentlib.plots.report import provenance, write_json
 from agentlib.runs.folder import RunFolder
-from agentlib.runs.lock import Lock
 from agentlib.runs.logs import Log
 from agentlib.runs.options import RunOptions
 from agentlib.runs.report import write_report
@@ -50,7 +50,7 @@ class _Progress:
     best: float = -math.inf
     waited: int = 0
     best_weights: Any = None
-    metrics: dict[str, float] | Any = None
+    metrics: dict[str, float] = field(default_factory=dict)
     next_log: int = 0
     next_eval: int = 0
 
@@ -66,11 +66,9 @@ class Training:
         self.compile = compiles(job.learner, job.length.updates, options.compile)
         judge, steps = job.judge, job.length.steps
         self.eval_every = (options.eval_every or judge.eval_every) if judge.evaluates else None
-        self.lock = Lock(folder.path) if folder is not None else None
-        name = f"{recipe.name}, seed {options.seed}"
-        self.log = Log(folder.path if folder else None, options.progress, steps, name)
+        self.patience = math.inf if judge.patience is None else judge.patience
         self.log_every, self.save_every = max(steps // LOGS_PER_RUN, 1), max(steps // CHECKPOINTS_PER_RUN, 1)
-        self.now = _Progress(metrics={}, next_log=self.log_every, next_eval=self.eval_every or 0)
+        self.now = _Progress(next_log=self.log_every, next_eval=self.eval_every or 0)
         self.next_save, self.saved_at = 0, time.monotonic()
         if isinstance(job.product, Agent):  # its file says how it was trained
             about = {"learner": recipe.name, "trained_on": options.key, "steps": options.steps, "seed": options.seed}
@@ -85,7 +83,9 @@ class Training:
 
     def go(self) -> Agent | Result:
         """Trains to the end."""
-        self.log.begin(self.step)
+        name = f"{self.recipe.name}, seed {self.options.seed}"
+        place = None if self.folder is None else self.folder.path
+        self.log = Log(place, self.options.progress, self.step, self.job.length.steps, name)
         before = notices.set(self.log.note)
         try:
             if self.folder is not None and not self.folder.checkpoints():
@@ -110,6 +110,7 @@ class Training:
             raise
         finally:
             notices.reset(before)
+            self.log.close()
 
     def resume(self, needs_checkpoint: bool) -> None:
         """Goes on from the newest checkpoint; a run that was killed before its first one starts again.
@@ -127,12 +128,6 @@ class Training:
         if changed:
             rest = "it equals one that was never stopped only up to rounding"
             warnings.warn(f"the run goes on by other means than before ({'; '.join(changed)}): {rest}", stacklevel=2)
-
-    def close(self) -> None:
-        """Closes the log, and lets others into the folder."""
-        self.log.close()
-        if self.lock is not None:
-            self.lock.release()
 
     def _state(self) -> dict[str, Any]:
         means = engine(self.job.source, self.compile, self.options.precision)
@@ -166,7 +161,7 @@ class Training:
         if way == "auto":
             way = "try" if self.compile else False
         precision = self.options.precision
-        if self._waited_long_enough():  # a run that is resumed after it had stopped by itself
+        if self.now.waited >= self.patience:  # a run that is resumed after it had stopped by itself
             return
         if length.is_exact:
             yield from run(learner, source, length.updates - source.updates, compile=way, precision=precision)
@@ -180,9 +175,6 @@ class Training:
                 if source.finished:
                     break
 
-    def _waited_long_enough(self) -> bool:
-        return self.job.judge.patience is not None and self.now.waited >= self.job.judge.patience
-
     def _report(self, clock: Clock, update: Update) -> bool | None:
         metrics = self._numbers(clock, update) | self.job.source.measures()
         if self.eval_every is not None and int(clock.steps) >= self.now.next_eval:
@@ -190,7 +182,7 @@ class Training:
             metrics |= self._evaluate()
         self.now.metrics |= metrics
         self.log.write(clock, metrics)
-        if self._waited_long_enough():
+        if self.now.waited >= self.patience:
             return False
         return self.callback(clock, dict(metrics)) if self.callback is not None else None
 
@@ -232,15 +224,14 @@ class Training:
                 pictures = judge.draw(folder.path)
             except ImportError as error:  # a long run shall not end without its results for want of matplotlib
                 judge.facts["pictures_missing"] = str(error)
-            named = {measure.name: measure for measure in measures}
             results = {
                 "steps": self.step,
                 "metrics": self.now.metrics,
-                "measures": {name: measure.value for name, measure in named.items()},
-                "references": {n: (m.reference, m.whose) for n, m in named.items() if m.reference is not None},
+                "measures": {measure.name: measure.value for measure in measures},
+                "references": {m.name: (m.reference, m.whose) for m in measures if m.reference is not None},
                 "pictures": [picture.name for picture in pictures],
             }
-            folder.write_results(results | judge.facts)
+            write_json(folder.path / "results.json", results | judge.facts | provenance())
             report = folder.path / "report.html"
             write_report(report, self.recipe, self.options, self.now.metrics, measures, judge.facts, pictures)
         agent = product if isinstance(product, Agent) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,7 +45,7 @@ def inspected(path: Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     metadata, tensors = header(path)
-    numbers = sum(_size(shape) for _, shape in tensors.values())
+    numbers = sum(math.prod(shape) for _, shape in tensors.values())
     rows: Rows = [("size", f"{path.stat().st_size:,} bytes: {len(tensors)} tensors, {numbers:,} numbers")]
     if "agentlib" in metadata:
         try:
@@ -97,10 +98,3 @@ def _network(spec: Any) -> str:
 def _brief(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 200 else text[:200] + " ..."
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size

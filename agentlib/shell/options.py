@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import itertools
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn
@@ -19,7 +21,7 @@ from agentlib.core.names import close_matches
 from agentlib.core.recipe import Recipe
 from agentlib.core.schedules import Schedule
 from agentlib.runs.options import RunOptions
-from agentlib.runs.plan import config_of, preset_of
+from agentlib.runs.plan import settings_of
 from agentlib.sb3.zoo_file import schedule_from_text, schedule_to_text
 from agentlib.shell.stopping import UsageError
 
@@ -29,7 +31,6 @@ NEEDED = {
     "data": "--data NAME, such as --data digits",
     "demos": "--demos PATH, such as --demos demos.safetensors",
     "expert": "--expert NAME, such as --expert scripted",
-    "steps": "--steps N, such as --steps 50_000",
 }
 """How options that a command cannot do without are given."""
 NOT_HERE = ("ppo", "a2c", "sac", "td3", "ddpg", "trpo", "tqc")
@@ -73,13 +74,18 @@ def run_flags(names: Sequence[str], **defaults: Any) -> list[Any]:
         kind, help, metavar = (field.metadata[key] for key in ("flag", "help", "metavar"))
         if field.name in names and kind is not None:
             default = () if field.name == "env_kwargs" else defaults.get(field.name, field.default)
-            plain: Any = {"help_behavior_hint": ""} if default in (None, ()) else {}
-            argument = tyro.conf.arg(help=help, metavar=metavar or None, **plain)
-            fields.append((field.name, Annotated[kind, argument], dataclasses.field(default=default)))
-    help = "Take the settings from this file of the RL Baselines3 Zoo (YAML) in place of the preset."
-    zoo = tyro.conf.arg(help=help, metavar="FILE", help_behavior_hint="")
-    own = [("zoo", Annotated[Path | None, zoo], dataclasses.field(default=None))] if "env" in names else []
-    return [*fields, *own]
+            fields.append(flag_field(field.name, kind, default, help, metavar))
+    if "env" in names:
+        help = "Take the settings from this file of the RL Baselines3 Zoo (YAML) in place of the preset."
+        fields.append(flag_field("zoo", Path | None, None, help, "FILE"))
+    return fields
+
+
+def flag_field(name: str, kind: Any, default: Any, help: str, metavar: str = "") -> tuple[str, Any, Any]:
+    """A field of a dataclass of flags; its help shows no default where that is nothing."""
+    hint: Any = {"help_behavior_hint": ""} if default in (None, ()) else {}
+    argument = tyro.conf.arg(help=help, metavar=metavar or None, **hint)
+    return name, Annotated[kind, argument], dataclasses.field(default=default)
 
 
 def without_learner(command: str, summary: str, fields: list[Any], rest: list[str]) -> NoReturn:
@@ -106,7 +112,7 @@ def choose(what: str, rest: list[str]) -> Choice:
     if ":" in what:
         sys.path.insert(0, "")  # a module in the folder where the command is given
     elif what not in LEARNERS:
-        raise UsageError(f"unknown learner {what!r}{close_matches(what, list(LEARNERS))}")
+        raise UsageError(f"unknown learner {what!r}{close_matches(what, LEARNERS)}")
     recipe = recipe_of(what)
     scout = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--env", "--data", "--zoo"):
@@ -116,10 +122,8 @@ def choose(what: str, rest: list[str]) -> Choice:
     except argparse.ArgumentError as error:
         raise UsageError(str(error)) from None
     if given.zoo is None:
-        key = given.env or given.data
-        preset = f"the preset for {key}" if key else "the preset"
-        origin = preset if set(preset_of(recipe, key)) - {"steps"} else "the defaults"
-        return Choice(recipe, config_of(recipe, key, {}), origin, {})
+        usual = settings_of(recipe, given.env or given.data, {})
+        return Choice(recipe, usual.config, usual.origin, {})
     if given.env is None:
         raise UsageError("--zoo FILE needs --env ID, which selects the section")
     from agentlib.sb3.zoo import read_zoo
@@ -127,7 +131,7 @@ def choose(what: str, rest: list[str]) -> Choice:
     settings = read_zoo(given.zoo, given.env, recipe)
     run = {name: getattr(settings, name) for name in ("steps", "n_envs", "backbone")}
     run["env_kwargs"] = tuple(f"{name}={value!r}" for name, value in settings.env_kwargs.items())
-    base = config_of(recipe, None, settings.hyperparameters)
+    base = settings_of(recipe, None, settings.hyperparameters).config
     return Choice(recipe, base, f"{given.zoo}, section {settings.section}", run, settings.notes)
 
 
@@ -221,19 +225,24 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def new_folder(stem: str) -> Path:
-    """The first free folder of runs/; made at once, so that runs started together do not share it."""
-    number = 1
-    while True:
+@contextmanager
+def folder_for(stem: str, asked: Path | None) -> Iterator[Path]:
+    """The folder that was asked for, or the first free one of runs/.
+
+    That is made at once, so that runs started together do not share it, and taken away if nothing was written.
+    """
+    if asked is not None:
+        yield asked
+        return
+    for number in itertools.count(1):
         folder = Path("runs") / f"{stem.replace('/', '-').replace(':', '-')}-{number}"
         try:
             folder.mkdir(parents=True)
-            return folder
+            break
         except FileExistsError:
-            number += 1
-
-
-def remove_if_unused(folder: Path, asked: Path | None) -> None:
-    """Takes away a folder that we made for a run that came to nothing."""
-    if asked is None and folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+            continue
+    try:
+        yield folder
+    finally:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

@@ -16,7 +16,7 @@ from agentlib.envs.playing import Person, Screen, Terminal, Window, render_mode_
 from agentlib.experience import Demonstrations, record_episodes
 from agentlib.experience.video import record as film
 from agentlib.families.demonstrations import expert_of
-from agentlib.shell.options import EnvId, EnvKwargs, Options, flag, keywords
+from agentlib.shell.options import EnvId, EnvKwargs, Options, count, flag, keywords
 from agentlib.shell.stopping import UsageError
 
 MINARI = "minari:"
@@ -71,7 +71,7 @@ def record(options: Record, screen: Screen | None = None) -> str:
     if (options.window or options.keys) and not options.play:
         raise UsageError("--window and --keys go with --play")
     out = options.out or _usual_name(options)
-    if not _is_data(out):
+    if not out.startswith(MINARI) and not out.endswith(".safetensors"):
         return _film(options, Path(out))
     if not out.startswith(MINARI) and Path(out).exists():
         raise UsageError(f"{out} exists already: choose another name with --out")
@@ -96,10 +96,6 @@ def _usual_name(options: Record) -> str:
     return str(path.with_suffix(".gif")) if path.exists() or path.suffix else f"{path.name}.safetensors"
 
 
-def _is_data(out: str) -> bool:
-    return out.startswith(MINARI) or out.endswith(".safetensors")
-
-
 def _film(options: Record, out: Path) -> str:
     if options.play:
         raise UsageError("your own play is written as .safetensors, or to minari:ID")
@@ -111,7 +107,8 @@ def _film(options: Record, out: Path) -> str:
         episodes=options.episodes,
         seed=options.seed,
     )
-    return f"{out}: {_sizes(options.episodes, int(result.lengths.sum()))}, mean return {result.mean:.4g}"
+    sizes = f"{count(options.episodes, 'episode')}, {count(int(result.lengths.sum()), 'step')}"
+    return f"{out}: {sizes}, mean return {result.mean:.4g}"
 
 
 def _played(options: Record, screen: Screen | None) -> Demonstrations:
@@ -145,10 +142,6 @@ def _written(demonstrations: Demonstrations, out: str) -> str:
         demonstrations.to_minari(out.removeprefix(MINARI))
     else:
         out = str(demonstrations.save(out))
-    sizes = _sizes(len(demonstrations), demonstrations.steps)
+    sizes = f"{count(len(demonstrations), 'episode')}, {count(demonstrations.steps, 'step')}"
     summary = f"{out}: {sizes}, mean return {demonstrations.returns.mean():.4g}"
     return f"{summary}\nTo learn from it: agentlib train bc --demos {out} --env {demonstrations.env_id}"
-
-
-def _sizes(episodes: int, steps: int) -> str:
-    return f"{episodes:,} episode{'s' * (episodes != 1)}, {steps:,} step{'s' * (steps != 1)}"

@@ -22,11 +22,10 @@ from agentlib.shell.options import (
     choose,
     count,
     flag,
+    folder_for,
     keywords,
-    new_folder,
     parsed,
     print_settings,
-    remove_if_unused,
     run_flags,
     threads_of,
     without_learner,
@@ -75,17 +74,12 @@ def _train(options: Any, choice: Choice) -> int:
     shown, given["progress"] = given.get("env_kwargs", ()), _progress(options.progress)
     given |= {"env_kwargs": keywords(shown), "threads": threads_of(options.threads)}
     config = options.hyperparameter
-    hyperparameters = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    steps = plan(choice.recipe, RunOptions(**given), hyperparameters).steps
+    steps = plan(choice.recipe, RunOptions(**given), vars(config)).steps
     subject = next((str(given[name]) for name in ("env", "data", "demos") if given.get(name)), "")
-    folder = options.out or new_folder(f"{choice.recipe.name}-{subject}")
     length = f"{count(steps, 'step')}, " if steps is not None else ""
-    print_settings(f"{choice.recipe.name} on {subject}: {length}seed {options.seed}", config, choice)
-    try:
-        arguments = {**given, **hyperparameters, "steps": steps, "out": folder}
-        return _learn(folder, choice.recipe, shown, arguments)
-    finally:
-        remove_if_unused(folder, options.out)
+    with folder_for(f"{choice.recipe.name}-{subject}", options.out) as folder:
+        print_settings(f"{choice.recipe.name} on {subject}: {length}seed {options.seed}", config, choice)
+        return _learn(folder, choice.recipe, shown, {**given, **vars(config), "steps": steps, "out": folder})
 
 
 def _resume(what: str | None, options: Resume) -> int:

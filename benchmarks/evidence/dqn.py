@@ -9,7 +9,7 @@ import numpy as np
 
 import agentlib
 from agentlib.engine.loop import Precision
-from agentlib.runs.plan import config_of
+from agentlib.runs.plan import settings_of
 from benchmarks.experiments import Claim, Experiment
 
 CATCH = "agentlib/Catch-v0"
@@ -52,7 +52,7 @@ def precisions(seed: int) -> dict[str, float]:
                 seen[QUARTERS[min(int(clock.fraction * 4), 3)]].append(metrics["eval/mean_reward"])
 
         agentlib.train(
-            config_of("rainbow", CATCH, {}),
+            settings_of("rainbow", CATCH, {}).config,
             env=CATCH,
             steps=20_000,
             seed=seed,

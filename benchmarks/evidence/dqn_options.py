@@ -14,7 +14,7 @@ import agentlib
 from agentlib.core.host import global_generators_kept
 from agentlib.core.recipe import Problem
 from agentlib.learners import DQNConfig, run
-from agentlib.runs.plan import config_of, job_of
+from agentlib.runs.plan import job_of, settings_of
 from agentlib.sb3.training import sb3_arguments, train_sb3
 from benchmarks.experiments import Claim, Experiment
 
@@ -206,7 +206,10 @@ LANDER = DQNConfig(
 
 
 def heads(config: DQNConfig, env: str, steps: int, seed: int) -> dict[str, float]:
-    found = {name: late_return(config_of(config, None, options), env, steps, seed) for name, options in HEADS.items()}
+    found = {
+        name: late_return(settings_of(config, None, options).config, env, steps, seed)
+        for name, options in HEADS.items()
+    }
     return found | {f"{name}_difference": found[name] - found["plain"] for name in ("dueling", "quantile")}
 
 
@@ -269,10 +272,14 @@ def channel_first() -> gymnasium.Env[Any, Any]:
 
 def catch(seed: int) -> dict[str, float]:
     steps = 20_000
-    plain = config_of("dqn", "agentlib/Catch-v0", {})
+    plain = settings_of("dqn", "agentlib/Catch-v0", {}).config
     agents: dict[str, Any] = {
         "rainbow": agentlib.train(
-            config_of("rainbow", "agentlib/Catch-v0", {}), env=channel_first, steps=steps, seed=seed, progress=False
+            settings_of("rainbow", "agentlib/Catch-v0", {}).config,
+            env=channel_first,
+            steps=steps,
+            seed=seed,
+            progress=False,
         ),
         "dqn": agentlib.train(plain, env=channel_first, steps=steps, seed=seed, progress=False),
     }
@@ -378,7 +385,9 @@ EXPERIMENTS = [
         name="dueling_lunarlander",
         family=FAMILY,
         data="LunarLander-v3, the RL Zoo's settings, layers 256 and 256, 100,000 steps, evaluations of the last fifth",
-        measure=partial(streams, config_of("dqn", "LunarLander-v3", {}), "LunarLander-v3", 100_000, (256, 256)),
+        measure=partial(
+            streams, settings_of("dqn", "LunarLander-v3", {}).config, "LunarLander-v3", 100_000, (256, 256)
+        ),
         seeds=8,
         claims=STREAM_CLAIMS,
         note="The same design.",

@@ -15,7 +15,7 @@ from agentlib.experience import Demonstration, Demonstrations, record_episodes
 from agentlib.experience.evaluation import episode_seed
 from agentlib.learners import BCConfig, DAggerConfig
 from agentlib.policies import CategoricalPolicy
-from agentlib.runs.plan import config_of
+from agentlib.runs.plan import settings_of
 from benchmarks.experiments import Claim, Experiment
 from benchmarks.peers import run_peer
 
@@ -100,7 +100,7 @@ def ten_episodes(seed: int) -> dict[str, float]:
     found = {}
     for name, env in (("cartpole", "CartPole-v1"), ("mountain_car", "MountainCar-v0")):
         demos = record_episodes(expert_for(env), env, 10, seed=seed)
-        agent: Any = agentlib.train(config_of("bc", env, {}), demos=demos, seed=seed, **QUIET)
+        agent: Any = agentlib.train(settings_of("bc", env, {}).config, demos=demos, seed=seed, **QUIET)
         found[name] = agentlib.evaluate(agent, env, episodes=100, seed=seed).mean
     expert = record_episodes(expert_for(env), env, 100, seed=2**20 + seed)
     return found | {"mountain_car_less_expert": found["mountain_car"] - float(expert.returns.mean())}

@@ -21,7 +21,7 @@ from agentlib.envs.experts import cartpole_expert
 from agentlib.experience import Demonstration, Demonstrations
 from agentlib.experience.asking import Onlooker
 from agentlib.learners import BCConfig, DAggerConfig, DecisionTransformerConfig, run
-from agentlib.runs.plan import config_of, job_of
+from agentlib.runs.plan import job_of, settings_of
 from benchmarks.experiments import Claim, Experiment
 
 NO_VELOCITY = "agentlib/CartPoleNoVel-v0"
@@ -58,7 +58,7 @@ def watched(
     seed: int, what: str, backbone: str, make: Any, steps: int, n_envs: int, **settings: Any
 ) -> dict[str, float]:
     """Trains, and scores the last agent and the best of those that were looked at on the way."""
-    config = config_of(what, NO_VELOCITY, settings)
+    config = settings_of(what, NO_VELOCITY, settings).config
     problem = Problem(env=make, n_envs=n_envs, steps=steps, seed=seed, backbone=backbone, device="cpu")
     job = job_of(config, problem)
     agent = job.product

@@ -16,7 +16,7 @@ from agentlib.envs.experts import catch_expert
 from agentlib.experience import record_episodes
 from agentlib.learners import BCConfig, SimCLR, SimCLRConfig, VAEConfig, run
 from agentlib.learners.self_supervised.simclr import Projector
-from agentlib.runs.plan import config_of
+from agentlib.runs.plan import settings_of
 from benchmarks.experiments import Claim, Experiment
 
 CATCH = "agentlib/Catch-v0"
@@ -76,7 +76,7 @@ def q_learning(seed: int) -> dict[str, float]:
     seed += OTHERS
     found = {}
     for name, backbone in (("scratch", "nature_cnn"), ("simclr", contrasted(seed))):
-        config = config_of("dqn", CATCH, {})
+        config = settings_of("dqn", CATCH, {}).config
         agent: Any = agentlib.train(config, env=CATCH, backbone=backbone, steps=Q_STEPS, seed=seed, **QUIET)
         found[name] = agentlib.evaluate(agent, CATCH, episodes=100, seed=seed).mean
     return found | {"difference": found["simclr"] - found["scratch"]}

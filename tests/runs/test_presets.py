@@ -11,7 +11,7 @@ from agentlib.core.config import config_from_json, config_to_json
 from agentlib.core.recipe import Problem
 from agentlib.data import DATASETS, TASKS
 from agentlib.learners import DQNConfig
-from agentlib.runs.plan import config_of, is_atari, plan, preset_of
+from agentlib.runs.plan import is_atari, plan, preset_of, settings_of
 from tests.tiny import tiny_run
 
 NAMED = [(name, key) for name in LEARNERS for key in recipe_of(name).presets if key]
@@ -19,7 +19,7 @@ NAMED = [(name, key) for name in LEARNERS for key in recipe_of(name).presets if 
 
 @pytest.mark.parametrize(("name", "env_id"), NAMED)
 def test_each_preset_is_a_config_of_its_algorithm(name, env_id):
-    config = config_of(name, env_id, {})
+    config = settings_of(name, env_id, {}).config
     assert config_from_json(type(config), config_to_json(config)) == config
 
 
@@ -31,7 +31,7 @@ def test_each_preset_is_for_something_that_there_is(name, key):
 
 
 def test_cartpole_has_the_settings_of_the_zoo():
-    assert config_of("dqn", "CartPole-v1", {}) == DQNConfig(
+    assert settings_of("dqn", "CartPole-v1", {}).config == DQNConfig(
         learning_rate=2.3e-3,
         batch_size=64,
         buffer_size=100_000,
@@ -56,27 +56,27 @@ def test_atari_games_share_one_preset():
 
 @pytest.mark.parametrize("env_id", [None, "Blackjack-v1", "Nothing-v0"])
 def test_elsewhere_the_defaults_hold(env_id):
-    assert config_of("dqn", env_id, {}) == DQNConfig()
+    assert settings_of("dqn", env_id, {}).config == DQNConfig()
 
 
 def test_what_is_given_comes_before_the_preset():
-    config = config_of("dqn", "CartPole-v1", {"batch_size": 7, "net_arch": [3]})
+    config = settings_of("dqn", "CartPole-v1", {"batch_size": 7, "net_arch": [3]}).config
     assert (config.batch_size, config.net_arch, config.train_freq) == (7, (3,), 256)
 
 
 def test_a_config_is_taken_literally():
     config = DQNConfig(batch_size=7)
-    assert config_of(config, "CartPole-v1", {}) == config
-    assert config_of(config, "CartPole-v1", {"gamma": 0.5}) == dataclasses.replace(config, gamma=0.5)
+    assert settings_of(config, "CartPole-v1", {}).config == config
+    assert settings_of(config, "CartPole-v1", {"gamma": 0.5}).config == dataclasses.replace(config, gamma=0.5)
 
 
 def test_schedules_stay_what_they_are():
-    assert config_of("dqn", None, {"learning_rate": Linear(1.0, 0.0)}).learning_rate == Linear(1.0, 0.0)
+    assert settings_of("dqn", None, {"learning_rate": Linear(1.0, 0.0)}).config.learning_rate == Linear(1.0, 0.0)
 
     def mine(clock):
         return 1e-3
 
-    assert config_of("dqn", None, {"learning_rate": mine}).learning_rate is mine
+    assert settings_of("dqn", None, {"learning_rate": mine}).config.learning_rate is mine
 
 
 def test_an_instance_selects_the_preset_by_its_id():

@@ -5,7 +5,7 @@ import pytest
 from agentlib.catalog import recipe_of
 from agentlib.core import Cosine, Linear
 from agentlib.learners import DQNConfig
-from agentlib.runs.plan import config_of
+from agentlib.runs.plan import settings_of
 from agentlib.sb3.zoo import read_zoo
 from agentlib.sb3.zoo_file import literal, schedule_from_text, schedule_to_text
 
@@ -60,7 +60,7 @@ def zoo_file(tmp_path):
 
 def test_the_zoos_cartpole_is_our_preset(zoo_file):
     read = read_zoo(zoo_file, "CartPole-v1", DQN)
-    assert DQNConfig(**read.hyperparameters) == config_of("dqn", "CartPole-v1", {})
+    assert DQNConfig(**read.hyperparameters) == settings_of("dqn", "CartPole-v1", {}).config
     assert (read.section, read.steps, read.n_envs, read.backbone) == ("CartPole-v1", 50_000, 1, "mlp")
     assert type(read.steps) is int
     assert read.notes == ()
@@ -69,7 +69,7 @@ def test_the_zoos_cartpole_is_our_preset(zoo_file):
 @pytest.mark.parametrize("env_id", ["ALE/Pong-v5", "BreakoutNoFrameskip-v4"])
 def test_the_zoos_atari_is_our_preset(zoo_file, env_id):
     read = read_zoo(zoo_file, env_id, DQN)
-    assert DQNConfig(**read.hyperparameters) == config_of("dqn", env_id, {})
+    assert DQNConfig(**read.hyperparameters) == settings_of("dqn", env_id, {}).config
     assert (read.section, read.steps, read.backbone) == ("atari", 10_000_000, "nature_cnn")
     assert read.notes == ("optimize_memory_usage is left out: frames are always stored once",)
 
