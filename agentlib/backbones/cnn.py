@@ -12,7 +12,7 @@ from agentlib.backbones.images import ImageBackbone, Window, convolved_sides, sc
 from agentlib.backbones.layers import ACTIVATIONS, dtype_of, initialize, normalized, outputs_at, shifts
 from agentlib.backbones.specs import Spec, described
 from agentlib.core.names import look_up
-from agentlib.core.rule import once
+from agentlib.core.step import once
 
 POOLINGS: dict[str, type[nn.MaxPool2d | nn.AvgPool2d]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 """Over 2x2 pixels, with stride 2."""

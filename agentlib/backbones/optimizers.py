@@ -15,8 +15,8 @@ from torch import Tensor
 
 from agentlib.core.config import Config, Count, NonNegative
 from agentlib.core.config import Rate as LearningRate
-from agentlib.core.rule import Rate, Rule, once
 from agentlib.core.schedules import Schedule
+from agentlib.core.step import Rate, Rule, once
 
 
 def sgd(learning_rate: Schedule, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> Rule:

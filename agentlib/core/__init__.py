@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agentlib.core.learner import Learner, Update
     from agentlib.core.recipe import Counterpart, Measure, Recipe
-    from agentlib.core.rule import Rule
     from agentlib.core.schedules import Clock, Cosine, InverseSquareRoot, Linear, Schedule, Warmup, at, scaled_to_batch
     from agentlib.core.source import Source
-    from agentlib.core.step import Optimizer, Step
+    from agentlib.core.step import Optimizer, Rule, Step
     from agentlib.core.target import Target, average_rate
 
 __all__ = [
@@ -39,10 +38,9 @@ __all__ = [
 _HOMES = {
     "learner": ("Learner", "Update"),
     "recipe": ("Counterpart", "Measure", "Recipe"),
-    "rule": ("Rule",),
     "schedules": ("Clock", "Cosine", "InverseSquareRoot", "Linear", "Schedule", "Warmup", "at", "scaled_to_batch"),
     "source": ("Source",),
-    "step": ("Optimizer", "Step"),
+    "step": ("Optimizer", "Rule", "Step"),
     "target": ("Target", "average_rate"),
 }
 

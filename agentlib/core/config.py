@@ -53,8 +53,10 @@ class Config:
         """Raises ValueError, naming the field, if a number, or the first value of a schedule, is out of its range."""
         cls: Any = type(self)
         for name, (_, allowed) in _types_of(cls).items():
+            if allowed is None:
+                continue
             value, where = getattr(self, name), f"{cls.__name__}.{name}"
-            if allowed is not None and callable(value):
+            if callable(value):
                 try:
                     value = float(value(Clock(0, 0, 0.0)))
                 except Exception as error:
@@ -62,7 +64,7 @@ class Config:
                         f"{where} is a number, a schedule such as Linear(1e-3, 0.0), or a function of the clock, such "
                         f"as lambda clock: 1e-3 * (1.0 - clock.fraction); it raised {type(error).__name__}: {error}"
                     ) from error
-            if allowed is not None and isinstance(value, int | float) and not allowed.low <= value <= allowed.high:
+            if isinstance(value, int | float) and not allowed.low <= value <= allowed.high:
                 raise ValueError(f"{where} must be {allowed}, not {value}")
 
 
@@ -109,9 +111,9 @@ def config_from_json(cls: type[AnyConfig], values: Mapping[str, Any]) -> AnyConf
     for name in values:
         if name not in fields:
             raise ValueError(f"{cls.__name__} has no field {shown(name)}{close_matches(str(name), fields)}")
-    for name, field in fields.items():
-        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
-            raise ValueError(f"{cls.__name__} needs a value for {name}")
+    required = {name for name, field in fields.items() if field.default is field.default_factory is dataclasses.MISSING}
+    if missing := ", ".join(sorted(required - set(values))):
+        raise ValueError(f"{cls.__name__} needs a value for {missing}")
     kinds = _types_of(cls)  # type: ignore[arg-type]
     return cls(**{name: _from_json(value, kinds[name][0], f"{cls.__name__}.{name}") for name, value in values.items()})
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from agentlib.core.rule import once
+from agentlib.core.step import once
 from agentlib.engine.torch_private import fused_convolution_and_relu, gives_views, is_operation, written_by
 
 aten = torch.ops.aten

@@ -125,7 +125,6 @@ class GenerativeJudge(Judge):
         measures += self.reconstruction_measures() if self.reconstructs else []
         return measures + (self.sample_measures() if self.has_samples else [])
 
-    @torch.no_grad()
     def likelihoods(self, x: Tensor, k: int = 1) -> dict[str, float]:
         """Bounds of the mean log likelihood, in nats per example; the same random codes each time."""
         device = device_of(self.learner)
