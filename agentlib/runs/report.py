@@ -7,31 +7,24 @@ from typing import Any
 
 from agentlib.core.config import config_to_json
 from agentlib.core.names import readable
-from agentlib.core.recipe import Measure, Problem, Recipe
+from agentlib.core.recipe import Problem, Recipe
 from agentlib.plots.report import Highlight, Picture, Prose, Report, Table, made_with
+from agentlib.runs.result import Result
 
 
-def write_report(
-    path: Path,
-    recipe: Recipe,
-    problem: Problem,
-    metrics: dict[str, float],
-    measures: list[Measure],
-    facts: dict[str, Any],
-    pictures: list[Path],
-) -> None:
-    """Writes one HTML page that needs nothing beside itself.
-
-    `metrics` are the last numbers of the training, `measures` the final result, `pictures` PNG files.
-    """
-    references = ["" if measure.reference is None else readable(measure.reference) for measure in measures]
-    reached = tuple((m.name, readable(m.value), text, m.whose) for m, text in zip(measures, references, strict=True))
+def write_report(path: Path, recipe: Recipe, problem: Problem, result: Result, facts: dict[str, Any]) -> None:
+    """Writes one HTML page that needs nothing beside itself."""
+    metrics = result.metrics
+    reached = tuple(
+        (m.name, readable(m.value), "" if m.reference is None else readable(m.reference), m.whose)
+        for m in result.judged
+    )
     numbers = tuple((name, readable(value)) for name, value in sorted(metrics.items()))
     settings = tuple((name, _text(value)) for name, value in config_to_json(problem.config).items())
     sections: list[Any] = []
     if reached:
         sections.append(Table("Result", ("", "reached", "reference", "whose"), reached))
-    sections += [Picture(p.stem.replace("_", " ").capitalize(), p.read_bytes(), p.stem) for p in pictures]
+    sections += [Picture(p.stem.replace("_", " ").capitalize(), p.read_bytes(), p.stem) for p in result.pictures]
     if numbers:
         sections.append(Table("Last numbers of the training", ("", "value"), numbers))
     if facts:

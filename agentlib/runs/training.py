@@ -224,22 +224,21 @@ class Training:
                 pictures = judge.draw(folder.path)
             except ImportError as error:  # a long run shall not end without its results for want of matplotlib
                 judge.facts["pictures_missing"] = str(error)
+        agent = product if isinstance(product, Agent) else None
+        model: nn.Module = product if agent is None else agent.policy
+        model.eval()
+        result = Result(model, self.now.metrics, tuple(measures), tuple(pictures), agent)
+        if folder is not None:
             results = {
                 "steps": self.step,
-                "metrics": self.now.metrics,
-                "measures": {measure.name: measure.value for measure in measures},
+                "metrics": result.metrics,
+                "measures": result.measures,
                 "references": {m.name: (m.reference, m.whose) for m in measures if m.reference is not None},
                 "pictures": [picture.name for picture in pictures],
             }
             write_json(folder.path / "results.json", results | judge.facts | provenance())
-            report = folder.path / "report.html"
-            write_report(report, self.recipe, self.options, self.now.metrics, measures, judge.facts, pictures)
-        agent = product if isinstance(product, Agent) else None
-        model: nn.Module = product if agent is None else agent.policy
-        model.eval()
-        if agent is not None and "data" not in self.recipe.family.needs:
-            return agent
-        return Result(model, self.now.metrics, tuple(measures), tuple(pictures), agent)
+            write_report(folder.path / "report.html", self.recipe, self.options, result, judge.facts)
+        return agent if agent is not None and "data" not in self.recipe.family.needs else result
 
 
 def _last_good(folder: RunFolder) -> str:
