@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -133,7 +134,7 @@ class _Pairs:
 
     def _run_one(self, side: Side, seed: int, *, first: bool) -> Run:
         log = TrainingLog(self.steps)
-        agent = self._train_ours(log, seed) if side == "ours" else self._train_sb3(log, seed)
+        agent = self._train(side, log, seed)
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             agent.save(self.folder / f"{side}_seed{seed}{'.safetensors' if side == 'ours' else '.zip'}")
@@ -144,35 +145,17 @@ class _Pairs:
             print(f"{name}, seed {seed}: {log.seconds:.0f} s of training, {run.evaluation}", flush=True)  # noqa: T201 - what was asked for
         return run
 
-    def _train_ours(self, log: TrainingLog, seed: int) -> Any:
-        agent: Any = train(
-            self.plan.recipe,
-            env=lambda: Recorded(self.make(), log),
-            steps=self.steps,
-            seed=seed,
-            device=self.device,
-            progress=self.progress is True,
-            **vars(self.plan.config),
-        )
-        log.finish()
-        agent.about["trained_on"] = self.env if isinstance(self.env, str) else None
-        return agent
-
-    def _train_sb3(self, log: TrainingLog, seed: int) -> Any:
-        env = Recorded(self.make(), log)
-        try:
-            model = train_sb3(
-                self.algorithm,
-                self.arguments,
-                env,
-                steps=self.steps,
-                seed=seed,
-                device=self.device,
-                progress=self.progress is True,
-            )
+    def _train(self, side: Side, log: TrainingLog, seed: int) -> Any:
+        shared: Any = {"steps": self.steps, "seed": seed, "device": self.device, "progress": self.progress is True}
+        if side == "ours":
+            shared |= vars(self.plan.config)
+            agent: Any = train(self.plan.recipe, env=lambda: Recorded(self.make(), log), **shared)
             log.finish()
-        finally:
-            env.close()
+            agent.about["trained_on"] = self.env if isinstance(self.env, str) else None
+            return agent
+        with closing(Recorded(self.make(), log)) as env:
+            model = train_sb3(self.algorithm, self.arguments, env, **shared)
+            log.finish()
         return model
 
 
@@ -205,13 +188,10 @@ def _make(env: EnvSource, env_kwargs: dict[str, Any] | None, training: bool = Tr
 
 def _look_at(recipe: Recipe, env: EnvSource, env_kwargs: dict[str, Any] | None) -> tuple[str, spaces.Space[Any]]:
     """The environment's name and observation space; refuses actions that SB3's DQN has no output for."""
-    world = _make(env, env_kwargs)
-    try:
+    with closing(_make(env, env_kwargs)) as world:
         algorithm = recipe.sb3.algorithm if recipe.sb3 is not None else ""
         if algorithm == "DQN" and not isinstance(world.action_space, spaces.Discrete):
             raise TypeError(f"DQN chooses among discrete actions, but the environment takes {world.action_space}")
         name = world.spec.id if world.spec is not None else type(world.unwrapped).__name__
         flat = isinstance(world, FlattenObservation)
         return f"{name} (observations flattened)" if flat else name, world.observation_space
-    finally:
-        world.close()

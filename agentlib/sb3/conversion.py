@@ -48,8 +48,7 @@ def look_at(model: Any) -> SB3Model:
         if type(layer).__name__ == "VecTransposeImage":
             observation_space = layer.venv.observation_space
         if type(layer).__name__ == "VecNormalize" and layer.norm_obs:
-            many = isinstance(layer.obs_rms, dict)
-            each = layer.obs_rms if many else {None: layer.obs_rms}
+            each = layer.obs_rms if isinstance(layer.obs_rms, dict) else {None: layer.obs_rms}
             statistics = {
                 key: Statistics(
                     mean=rms.mean, variance=rms.var + layer.epsilon - 1e-8, count=rms.count, clip=layer.clip_obs
@@ -78,14 +77,10 @@ def converted(
     if isinstance(model, str | Path):
         read = read_sb3_file(model, observation_space, action_space)
     elif hasattr(model, "policy") and hasattr(model, "policy_kwargs"):
-        read = look_at(model)
+        given: dict[str, Any] = {"observation_space": observation_space, "action_space": action_space}
+        read = replace(look_at(model), **{name: space for name, space in given.items() if space is not None})
     else:
         raise TypeError(f"from_sb3 takes a path or a model of Stable-Baselines3, not {type(model).__name__}")
-    read = replace(
-        read,
-        observation_space=read.observation_space if observation_space is None else observation_space,
-        action_space=read.action_space if action_space is None else action_space,
-    )
     with host_generator_kept():  # the first weights, which are overwritten, are nobody's to draw
         policy = _Conversion(read).policy()
     for parameter in policy.parameters():  # whatever the host's default dtype

@@ -90,7 +90,7 @@ def _settings(section: ZooSection, env_id: str, recipe: Recipe) -> ZooSettings:
         elif value and (key, value) != NO_CHANGE:
             raise ValueError(f"{key}: {shown(value)} would change the run, and is not supported{REFUSED[key]}")
     if changes := section.environment_changes(env_id):
-        raise ValueError(f"{', '.join(changes)} would change the run, and is not supported{OWN_ENVIRONMENT}")
+        raise ValueError(f"{shown(', '.join(changes))} would change the run, and is not supported{OWN_ENVIRONMENT}")
     if section.policy not in (None, *BACKBONES):
         raise ValueError(f"policy: {shown(section.policy)} would change the run, and is not supported")
     frequency = hyperparameters.get("train_freq")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,9 +36,6 @@ def run(arguments: list[str]) -> int:
     options = tyro.cli(Evaluate, prog="agentlib evaluate", args=arguments)
     name = str(options.file)
     agent: Any = expert_of(name, options.env) if name.startswith("sb3:") else agentlib.Agent.load(options.file)
-    env = make_env(options.env, env_kwargs=keywords(options.env_kwargs), training=False)
-    try:
+    with closing(make_env(options.env, env_kwargs=keywords(options.env_kwargs), training=False)) as env:
         print(agentlib.evaluate(agent, env, episodes=options.episodes, seed=options.seed))
-    finally:
-        env.close()
     return 0

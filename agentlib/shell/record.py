@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import gymnasium
 import tyro
 
 from agentlib.envs.making import make_env
@@ -114,12 +114,9 @@ def _film(options: Record, out: Path) -> str:
 def _played(options: Record, screen: Screen | None) -> Demonstrations:
     kwargs = keywords(options.env_kwargs)
     mode = "rgb_array" if options.window else render_mode_for(options.env, kwargs)
-    env: gymnasium.Env[Any, Any] = make_env(options.env, env_kwargs=kwargs, render_mode=mode, training=False)
     person = Person(_keys(options.keys) or None, screen or (Window() if options.window else Terminal()))
-    try:
+    with closing(make_env(options.env, env_kwargs=kwargs, render_mode=mode, training=False)) as env:
         return record_episodes(person, env, options.episodes, seed=options.seed)
-    finally:
-        env.close()
 
 
 def _keys(pairs: Sequence[str]) -> dict[str, Any]:

@@ -116,9 +116,9 @@ def test_what_is_about_the_run(tmp_path):
     ("section", "message"),
     [
         ("batch_sise: 3", "dqn has no setting 'batch_sise'; close matches: batch_size"),
-        ("env_wrapper: a.b.C", "a.b.C would change the run.*function of your own"),
+        ("env_wrapper: a.b.C", "'a.b.C' would change the run.*function of your own"),
         ("vec_env_wrapper: a.b.C", "vec_env_wrapper: 'a.b.C' would change the run"),
-        ("frame_stack: 4", "frame_stack=4 would change the run"),
+        ("frame_stack: 4", "'frame_stack=4' would change the run"),
         ("callback: a.b.C", "agentlib.train takes a function as callback="),
         ("policy: MyPolicy", "policy: 'MyPolicy' would change the run"),
         ('replay_buffer_kwargs: "dict(handle_timeout_termination=False)"', "would change the run"),
