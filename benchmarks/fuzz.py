@@ -63,7 +63,7 @@ READERS = {
         "runs/folder": "record|config_file",
         "runs/options": "read_record",
         "runs/train": "_resumed",
-        "core/config": "(?!config_to_json|to_json)\\w+",
+        "core/config": "(?!config_to_json|_to_json)\\w+",
     },
     "zoo": {
         "sb3/zoo": "\\w+",
