@@ -230,7 +230,9 @@ def test_from_scratch_begins_each_round_with_the_first_weights(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(BC, "update", spying)
-            agentlib.train("dagger", env=IDENTITY, expert="scripted", from_scratch=anew, epochs=2, **SMALL)
+            agentlib.train(
+                "dagger", env=IDENTITY, expert="scripted", from_scratch=anew, epochs=2, compile="eager", **SMALL
+            )
     for anew, seen in firsts.items():
         again = [update for update, bias in enumerate(seen) if torch.equal(bias, seen[0])]
         assert len(again) == (2 if anew else 1)  # two rounds

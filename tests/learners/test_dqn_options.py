@@ -121,7 +121,7 @@ def test_priorities_are_the_errors():
 
     source.feedback = watched
     priorities: Any = source.buffer.priorities
-    for _ in run(learner, source, 20, compile=False):
+    for _ in run(learner, source, 20, compile="eager"):
         torch.testing.assert_close(priorities.get(seen[-1][0]), seen[-1][1])
     assert float(source.buffer.top) == pytest.approx(max(1.0, *(float(each.max()) for _, each in seen)))
     weight = source.sample().weight
