@@ -39,7 +39,9 @@ class RunOptions(Problem):
         flag=Literal["bar", "table", "none"] | None,
         metavar="bar|table|none",
     )
-    compile: Compile = option("auto", "See `agentlib.engine.run`.")
+    compile: Compile = option(
+        "auto", 'Compile updates: True, False, "try", "auto" for long runs, or "eager"; see `run`.'
+    )
     precision: Precision = option(
         "float32",
         "Precision of matrix products and convolutions in updates; bfloat16 is faster for large ones where the "

@@ -216,6 +216,9 @@ def test_a_gate_that_the_policy_cannot_serve():
         agentlib.train("dagger", env="Pendulum-v1", expert=expert, gate="unsure", **SMALL)
 
 
+EAGER: dict[str, Any] = {"epochs": 2, "compile": "eager"}
+
+
 def test_from_scratch_begins_each_round_with_the_first_weights(monkeypatch):
     from agentlib.learners import BC
 
