@@ -216,9 +216,6 @@ def test_a_gate_that_the_policy_cannot_serve():
         agentlib.train("dagger", env="Pendulum-v1", expert=expert, gate="unsure", **SMALL)
 
 
-EAGER: dict[str, Any] = {"epochs": 2, "compile": "eager"}
-
-
 def test_from_scratch_begins_each_round_with_the_first_weights(monkeypatch):
     from agentlib.learners import BC
 
@@ -233,9 +230,8 @@ def test_from_scratch_begins_each_round_with_the_first_weights(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(BC, "update", spying)
-            agentlib.train(
-                "dagger", env=IDENTITY, expert="scripted", from_scratch=anew, epochs=2, compile="eager", **SMALL
-            )
+            settings: dict[str, Any] = SMALL | {"epochs": 2, "compile": "eager"}
+            agentlib.train("dagger", env=IDENTITY, expert="scripted", from_scratch=anew, **settings)
     for anew, seen in firsts.items():
         again = [update for update, bias in enumerate(seen) if torch.equal(bias, seen[0])]
         assert len(again) == (2 if anew else 1)  # two rounds
