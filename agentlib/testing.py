@@ -252,7 +252,7 @@ class _Contract:
         results = []
         for way in ("eager", False):
             learner, source = self.tiny(0)
-            updates = [copied(tuple(update)) for _, update in run(learner, source, UPDATES, compile=way)]
+            updates = [copied(tuple(update)) for _, update in run(learner, source, COMPILED_UPDATES, compile=way)]
             results.append((updates, copied(learner.state_dict())))
         self.require_equal(*results, point=7, when="interpreted in place of eager")
 

@@ -28,10 +28,8 @@ from agentlib.engine.rewriting import rewrite
 from agentlib.engine.tape import CannotCompile, Ref
 from agentlib.engine.trace import Trace
 
-WRITING = 5
-"""Raised when other code is written for the same trace."""
-notices: ContextVar[Callable[[str], object]] = ContextVar("telling", default=lambda text: None)
-"""What is called with a line for whoever waits, when something takes long."""
+notices: ContextVar[Callable[[str], object]] = ContextVar("notices", default=lambda text: None)
+"""Called with a line for the terminal where something takes long."""
 
 
 def compiler() -> str | None:
@@ -60,7 +58,7 @@ def library(trace: Trace) -> Any:
         raise CannotCompile(f"updates are compiled on the CPU and captured on CUDA, not on {device}")
     text = trace.text()
     threads = str(torch.get_num_threads())
-    header = [str(WRITING), torch.__version__, _processor(), threads, repr(sorted(torch_private.OPTIONS.items()))]
+    header = [_writing(), torch.__version__, _processor(), threads, repr(sorted(torch_private.OPTIONS.items()))]
     digest = hashlib.sha256("\n".join([*header, text]).encode()).hexdigest()
     try:
         return _loaded(libraries.kept(digest[:32], lambda folder: _built(trace, folder)))
@@ -100,9 +98,17 @@ def _built(trace: Trace, folder: Path) -> Path:
     rewrite(graph)
     notices.get()("compiling the update, which is kept for later runs ...")
     start = time.perf_counter()
-    path = torch_private.build_library(graph, list(trace.inputs.values()), folder, compiler())
+    path = torch_private.build_library(graph, list(trace.inputs.values()), folder, compiler(), notices.get())
     notices.get()(f"compiled in {time.perf_counter() - start:.0f} s")
     return path
+
+
+@cache
+def _writing() -> str:
+    """A digest of all that decides which code is written for a trace, but for torch itself."""
+    room = Path(__file__).parent
+    files = ("compiled.py", "rewriting.py", "runtime.cpp", "torch_private.py")
+    return hashlib.sha256(b"".join((room / name).read_bytes() for name in files)).hexdigest()
 
 
 @cache

@@ -41,13 +41,15 @@ class Interpreted:
             for function, args, kwargs, results, _ in trace.operations:
                 named = {name: with_values(value) for name, value in kwargs.items()}
                 made = script.call(function, with_values(args), named, len(results))
-                for ref, value in zip(results, made, strict=True):
+                if made and None in results:
+                    raise TypeError(f"{function} gives an undefined tensor")
+                for ref, value in zip(results, made or [None] * len(results), strict=True):
                     if ref is not None:
                         values.setdefault(ref, value)
             # Copies, since what an update reports must not change with the tensors that it was read from.
             copies = [script.call(torch.ops.aten.clone.default, [values[ref]], {}, 1)[0] for ref in trace.outputs]
             self.function = script.function(copies)
-        except (KeyError, RuntimeError, TypeError) as error:
+        except Exception as error:  # of torch's own
             raise CannotCompile(f"it cannot be interpreted: {error}") from error
         self.device_type = next(iter(trace.inputs.values())).device.type
 

@@ -25,6 +25,10 @@ Precision = Literal["float32", "bfloat16"]
 
 AUTO_COMPILE_UPDATES = 20_000
 """With compile="auto", runs of at least this many updates are compiled: from there on it pays for itself."""
+AUTO_CAPTURE_UPDATES = 8_000
+"""The same on a GPU, where nothing is built."""
+AUTO_INTERPRET_UPDATES = 100
+"""Shorter calls of `run` stay in Python: tracing an update twice takes as long as they do."""
 
 
 def run(
@@ -40,11 +44,11 @@ def run(
         source: where its batches come from.
         updates: how many updates to do, on top of those already done.
         compile: True compiles sample, update and feedback into one graph; "try" does, or warns and goes on uncompiled
-            where that cannot be; "auto" tries for long runs where a compiler is at hand. False does not compile: on the
-            CPU torch's interpreter does what was traced, with the numbers of plain PyTorch and in less than half the
-            time for small networks. "eager" calls `update` each time, as a debugger needs it; so does False where an
-            update is not always the same tensor work. On a GPU no compiler is needed: the update is captured as a CUDA
-            graph.
+            where that cannot be; "auto" tries for long runs where a compiler is at hand. False does not compile: where
+            the learner, the source and their networks are agentlib's and torch's own, torch's interpreter does on the
+            CPU what was traced, with the numbers of plain PyTorch and in less than half the time for small networks.
+            Anything else runs in Python, and so does all with "eager", as a debugger needs it. On a GPU no compiler is
+            needed: the update is captured as a CUDA graph.
         precision: "bfloat16" computes matrix products and convolutions of updates with 8 bits of mantissa in place of
             24 (torch's autocast), which is quicker for large networks on processors and GPUs that can do it. Acting
             stays as it is.
@@ -53,7 +57,9 @@ def run(
         ValueError: `compile=True` with a learner that steps by `torch.optim`, or an unknown precision.
         CannotCompile: `compile=True` with a learner or a source whose updates are not always the same tensor work.
     """
-    step = TracedCycle(library) if compiles(learner, updates, compile) else _uncompiled(learner, source, compile)
+    step = (
+        TracedCycle(library) if compiles(learner, updates, compile) else _uncompiled(learner, source, updates, compile)
+    )
     learner.train()
     source.planned_updates = max(source.planned_updates, source.updates + updates)
     device = source.ticks.device.type
@@ -76,14 +82,14 @@ def run(
                         raise
                     step, update = cycle, cycle(learner, source)  # whose own error, if any, is raised here
                     if was_compiled:
-                        step = _uncompiled(learner, source, compile)
+                        step = _uncompiled(learner, source, updates, compile)
                         warnings.warn(f"training runs uncompiled and slower: {in_one_line(error)}", stacklevel=2)
             source.updates += 1
         yield source.clock, update
 
 
 def compiles(learner: Learner, updates: int, compile: Compile) -> bool:
-    """Whether a run of so many updates is compiled; `compile` as `run` takes it.
+    """Whether a run of this many updates is compiled; `compile` as `run` takes it.
 
     Raises:
         ValueError: `compile=True` with a learner that steps by `torch.optim`.
@@ -91,9 +97,10 @@ def compiles(learner: Learner, updates: int, compile: Compile) -> bool:
     if compile == "eager":
         return False
     if compile == "auto":
-        if updates < AUTO_COMPILE_UPDATES or _steps_eagerly(learner):
+        on_gpu = next(learner.parameters()).device.type == "cuda"
+        if updates < (AUTO_CAPTURE_UPDATES if on_gpu else AUTO_COMPILE_UPDATES) or _steps_eagerly(learner):
             return False
-        if not compiler_found() and next(learner.parameters()).device.type != "cuda":
+        if not compiler_found() and not on_gpu:
             warnings.warn("no C++ compiler found (g++ or clang++): training runs uncompiled and slower", stacklevel=3)
             return False
         return True
@@ -107,11 +114,14 @@ def _steps_eagerly(learner: Learner) -> bool:
     return any(isinstance(module, Step) and module.rule is None for module in learner.modules())
 
 
-def _uncompiled(learner: Learner, source: Source, compile: Compile) -> Callable[[Learner, Source], Update]:
+def _uncompiled(
+    learner: Learner, source: Source, updates: int, compile: Compile
+) -> Callable[[Learner, Source], Update]:
     """What does an update without a compiler."""
-    if compile == "eager" or source.ticks.device.type != "cpu" or _steps_eagerly(learner):
+    is_short = updates < AUTO_INTERPRET_UPDATES
+    if compile == "eager" or is_short or source.ticks.device.type != "cpu" or _steps_eagerly(learner):
         return cycle
-    return TracedCycle(Interpreted, MOST_BYTES)
+    return TracedCycle(Interpreted, MOST_BYTES, is_cautious=True)
 
 
 def engine(source: Source, compiled: bool, precision: Precision) -> dict[str, Any]:

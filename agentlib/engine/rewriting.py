@@ -27,7 +27,9 @@ def rewrite(graph: fx.Graph) -> None:
     What is new stands where the first operation of its pattern stood: later ones may change tensors in place.
     """
     for node in list(graph.nodes):
-        if node.target is aten.addmm.default and not node.kwargs:
+        if node.target is aten.view.default and not _is_written_elsewhere(node):
+            node.target = aten.reshape.default  # what it views may be laid out otherwise in a compiled graph
+        elif node.target is aten.addmm.default and not node.kwargs:
             _replace(node, node, linear, node.args)
         elif node.target is aten.relu.default:
             before = node.args[0]
@@ -50,6 +52,14 @@ def _unchanged_product(node: Any) -> fx.Node | None:
     while isinstance(node, fx.Node) and node.target in VIEWS:
         node = node.args[0]
     return node if node.target is aten.mm.default and not _is_changed(node) else None
+
+
+def _is_written_elsewhere(view: fx.Node) -> bool:
+    """Whether anything writes to the memory of a view, through it or through what it views."""
+    root: Any = view
+    while isinstance(root, fx.Node) and is_operation(root.target) and gives_views(root.target):
+        root = root.args[0]
+    return not isinstance(root, fx.Node) or root.op == "placeholder" or _is_changed(root)
 
 
 def _is_changed(node: fx.Node) -> bool:

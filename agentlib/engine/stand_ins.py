@@ -20,6 +20,10 @@ LONGEST = 10_000
 """Containers with more items are taken to hold no modules."""
 
 
+OWN = ("agentlib", "torch")
+"""The packages whose modules and functions do the same tensor work at each update; tests see to it."""
+
+
 class Read(NamedTuple):
     """A plain attribute that was read from a module."""
 
@@ -53,6 +57,10 @@ class StandIns:
         """The copied containers with their names and their first contents."""
         self._dictionaries: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
         """Those of the stand-ins, with their classes' names and their first contents."""
+        self.foreign: str | None = None
+        """A class or a function among them that is neither agentlib's nor torch's."""
+        self._shared: list[tuple[Any, Any]] = []
+        """The containers that lead to no module, with copies of them as they were."""
         self._kinds: dict[type[nn.Module], type[nn.Module]] = {}
         self._reads: dict[tuple[int, str], Read] = {}
 
@@ -67,6 +75,9 @@ class StandIns:
             return value
         if id(value) not in self._known:
             self._known[id(value)] = value, value  # meanwhile: a container may hold itself
+            definition = value if isinstance(value, FunctionType) else type(value)
+            if isinstance(value, nn.Module | FunctionType) and definition.__module__.split(".")[0] not in OWN:
+                self.foreign = f"{definition.__module__}.{definition.__qualname__}"
             if isinstance(value, nn.Module) and not isinstance(value, torch.jit.ScriptModule):
                 self._copy_module(value)
             else:
@@ -97,6 +108,16 @@ class StandIns:
             values = [new.clone() if new.untyped_storage().data_ptr() in written else new for _, new in replaced]
             for (old, _), value in zip(replaced, values, strict=True):
                 old.copy_(value)
+
+    def put_back(self) -> str | None:
+        """Gives containers that are shared their contents back; returns the kind of one that was changed."""
+        kind = None
+        for container, before in self._shared:
+            if len(container) != len(before) or any(a is not b for a, b in zip(container, before, strict=True)):
+                kind = type(container).__name__
+                container.clear()
+                (container.extend if isinstance(container, list | deque) else container.update)(before)
+        return kind
 
     def _copy_module(self, module: nn.Module) -> None:
         kind = type(module)
@@ -135,7 +156,7 @@ class StandIns:
         if isinstance(value, list | tuple | deque) and len(value) <= LONGEST:
             items = [self.of(item) for item in value]
             if _are_same(items, value):
-                return value
+                return self._watched_as_is(value)
             if isinstance(value, tuple):
                 return tuple.__new__(type(value), items)
             found = copy.copy(value)
@@ -161,10 +182,15 @@ class StandIns:
         """A copy of a dictionary, or of an object with one, that holds stand-ins; itself if there are none in it."""
         new = {key: self.of(item) for key, item in items.items()}
         if _are_same(new.values(), items.values()):
-            return value
+            return self._watched_as_is(value)
         found = copy.copy(value)
         (found if isinstance(found, dict) else found.__dict__).update(new)
         return self._noted(found)
+
+    def _watched_as_is(self, value: Any) -> Any:
+        if isinstance(value, list | deque | dict):
+            self._shared.append((value, copy.copy(value)))
+        return value
 
     def _function(self, function: FunctionType) -> Any:
         cells = function.__closure__ or ()

@@ -6,11 +6,14 @@ On other versions no update is compiled or captured, and training runs in plain 
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 from typing import TYPE_CHECKING, Any
@@ -198,8 +201,16 @@ def fused_convolution_and_relu(
     return fused(x, weight, bias, padding, stride, dilation, groups, "relu", [], "")  # type: ignore[no-any-return]
 
 
-def build_library(graph: fx.Graph, tensors: Sequence[Tensor], folder: Path, compiler: str | None) -> Path:
+def build_library(
+    graph: fx.Graph,
+    tensors: Sequence[Tensor],
+    folder: Path,
+    compiler: str | None,
+    notice: Callable[[str], object] = lambda text: None,
+) -> Path:
     """Compiles a graph to machine code for the CPU, into a folder; returns the library's path.
+
+    `notice` is called with a line where this takes longer than usual.
 
     Raises:
         RuntimeError: an operation has no C interface, so that the library would fail when it is called.
@@ -213,7 +224,8 @@ def build_library(graph: fx.Graph, tensors: Sequence[Tensor], folder: Path, comp
         path = _build_in_runtime(next(Path(file) for file in files if str(file).endswith(".cpp")))
         load_library(path)
         return path
-    except Exception:  # of a graph that needs more of the container than `runtime.cpp` has
+    except Exception as error:  # of a graph that needs more of the container than `runtime.cpp` has
+        notice(f"building it again in torch's own container ({str(error).strip().splitlines()[:1]})")
         return Path(str(_compile(graph, tensors, folder, compiler, {})))
 
 
@@ -270,7 +282,10 @@ def _build_in_runtime(source: Path) -> Path:
 
 def _run_together(commands: Sequence[Sequence[str]]) -> None:
     """Runs commands at the same time; the first one that fails is an error with its output."""
-    running = [subprocess.Popen(command, stdout=PIPE, stderr=STDOUT, text=True) for command in commands]
+    running = [
+        subprocess.Popen(command, stdout=PIPE, stderr=STDOUT, text=True, errors="replace", start_new_session=True)
+        for command in commands
+    ]
     try:
         for process in running:
             output, _ = process.communicate()
@@ -278,7 +293,11 @@ def _run_together(commands: Sequence[Sequence[str]]) -> None:
                 raise RuntimeError(output)
     finally:
         for process in running:
-            process.kill()
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)  # a compiler's children, too
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
 
 
 def load_library(path: Path) -> Any:

@@ -40,6 +40,8 @@ class Trace(NamedTuple):
     update: Update
     """With references in place of tensors."""
     reads: list[Read]
+    hooks: list[Any] = []  # noqa: RUF012 - of a tuple
+    """The modules' dictionaries of forward hooks, all of them empty."""
 
     @property
     def outputs(self) -> list[Ref]:
@@ -60,7 +62,12 @@ class Trace(NamedTuple):
         for here, there in zip(self.text().splitlines(), other.text().splitlines(), strict=False):
             if here != there:
                 return f"{here[:200]} is not {there[:200]}"
+        return self.outside(other)
+
+    def outside(self, other: Trace) -> str | None:
+        """Which tensor that no module holds is not the same in another trace of the same operations."""
         for ref in self.inputs.keys() - self.places.keys():
-            if not torch.equal(self.inputs[ref], other.inputs[ref]):
+            theirs = other.inputs.get(ref)
+            if theirs is not None and not torch.equal(self.inputs[ref], theirs):
                 return f"a tensor of {list(self.inputs[ref].shape)} numbers came from outside of torch"
         return None

@@ -25,6 +25,8 @@ CHECK_EVERY = 16
 """Updates from one look at the attributes that the graph takes for granted to the next."""
 MOST_TRACES = 64
 """Different traces of one run before that is thought to happen without end."""
+FEW_TRACES = 4
+"""The same where nobody asked for a trace."""
 
 
 class Program(Protocol):
@@ -45,11 +47,19 @@ class TracedCycle:
     Args:
         program: makes of a trace what does its updates.
         most_bytes: an update that makes more new tensors than this is not traced, as all of them live until it ends.
+        is_cautious: refuses modules and functions that are neither agentlib's nor torch's: they may do in Python what
+            a trace leaves out, and looks at the attributes that were read at each update.
     """
 
-    def __init__(self, program: Callable[[Trace], Program], most_bytes: float = math.inf) -> None:
+    def __init__(
+        self,
+        program: Callable[[Trace], Program],
+        most_bytes: float = math.inf,
+        is_cautious: bool = False,
+    ) -> None:
         self.program = program
-        self.most_bytes = most_bytes
+        self.most_bytes, self.is_cautious = most_bytes, is_cautious
+        self.most_traces = FEW_TRACES if is_cautious else MOST_TRACES
         self.calls = 0
         self.traces = 1
         """Those that were not as the one before."""
@@ -70,37 +80,47 @@ class TracedCycle:
         return graph()
 
     def _is_in_doubt(self, graph: Graph) -> bool:
-        return self.calls == 1 or not graph.follow() or (self.calls % CHECK_EVERY == 0 and bool(graph.changes()))
+        if self.calls == 1 or not graph.follow():
+            return True
+        is_due = self.calls % CHECK_EVERY == 0
+        return ((is_due or self.is_cautious) and graph.has_changed()) or (is_due and not graph.forms_hold())
 
     def _traced(self, learner: Learner, source: Source) -> Graph:
         self.is_tracing = True
-        before, trace = self.graph, traced(learner, source, self.most_bytes)
+        before, trace = self.graph, traced(learner, source, self.most_bytes, self.is_cautious)
         self.is_tracing = False
         difference = None if before is None else before.trace.difference(trace)
-        if before is None or difference is None:  # an attribute that was read may change without being of effect
+        if before is None:
             return Graph(trace, self.program(trace))
-        if self.calls == 1 and before.follow() and not before.changes():
+        if difference is None:  # an attribute that was read may change without being of effect
+            return Graph(trace, before.program)
+        if self.calls == 1 and (before.trace.outside(trace) or (before.follow() and not before.changes())):
             raise CannotCompile(
                 "two updates were not the same tensor work: what changes belongs in tensors, as the batch's clock "
                 f"is, and random numbers come from torch's default generator ({difference})"
             )
         self.traces += 1
-        if self.traces > MOST_TRACES:
+        if self.traces > self.most_traces:
             changes = ", ".join(before.changes()) or "tensors of other sizes"
-            raise CannotCompile(f"it was traced {MOST_TRACES} times ({changes}): what changes belongs in tensors")
+            raise CannotCompile(f"it was traced {self.most_traces} times ({changes}): what changes belongs in tensors")
         return Graph(trace, self.program(trace))
 
 
-def traced(learner: Learner, source: Source, most_bytes: float = math.inf) -> Trace:
+def traced(learner: Learner, source: Source, most_bytes: float = math.inf, is_cautious: bool = False) -> Trace:
     """Traces one update, and leaves tensors, attributes and torch's generators as they were.
+
+    The arguments are those of `TracedCycle`.
 
     Raises:
         CannotCompile: it does what is not the same tensor work each time.
     """
     if not torch_private.is_tested():
         tested = " and ".join(torch_private.TESTED)
-        raise CannotCompile(f"torch {torch.__version__} is installed, and compiling was tested for {tested} only")
+        raise CannotCompile(f"torch {torch.__version__} is installed, and it was tested for {tested} only")
     modules = list(dict.fromkeys([*learner.modules(), *source.modules()]))
+    hooks = [hooks for module in modules for hooks in (module._forward_hooks, module._forward_pre_hooks)]
+    if any(hooks):
+        raise CannotCompile("a module has a forward hook: Python that runs at each update cannot be compiled")
     places, known = dict[int, Place](), dict[int, Tensor]()
     for held in (held for module in modules for held in (module._parameters, module._buffers, module.__dict__)):
         for name in held:
@@ -111,18 +131,24 @@ def traced(learner: Learner, source: Source, most_bytes: float = math.inf) -> Tr
     try:
         forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         with forked, tape:
-            update = cycle(stand_ins.of(learner), stand_ins.of(source))
+            pair = stand_ins.of(learner), stand_ins.of(source)
+            if is_cautious and stand_ins.foreign is not None:
+                raise CannotCompile(f"{stand_ins.foreign} may do more than tensor work")
+            update = cycle(*pair)
             stand_ins.put_in_place()
             reported = Update(tape.refs(update.metrics), tape.refs(update.per_sample))
     finally:
         tape.undo()
+        changed = stand_ins.put_back()
+    if changed is not None:
+        raise CannotCompile(f"update changes a {changed}: what it changes belongs in buffers")
     if tape.changed_twice:
         raise CannotCompile("tensors of the learner or its source that share memory are changed")
     if tape.has_other_forms:
         raise CannotCompile("update leaves a tensor with another `grad`, another size or other memory")
     inputs = {ref: tape.tensors[ref.number] for ref in tape.inputs}
     found = {ref: places[id(tensor)] for ref, tensor in inputs.items() if id(tensor) in places}
-    return Trace(tape.operations, inputs, found, reported, stand_ins.reads)
+    return Trace(tape.operations, inputs, found, reported, stand_ins.reads, hooks)
 
 
 class Graph:
@@ -132,6 +158,7 @@ class Graph:
         self.trace = trace
         self.program = program
         self.inputs = list(trace.inputs.values())
+        self.forms = [(tensor, form(tensor)) for tensor in self.inputs]
         self.owned = [(number, trace.places[ref]) for number, ref in enumerate(trace.inputs) if ref in trace.places]
         self.metrics: dict[str, Any] = dict(trace.update.metrics)
         self.names = [name for name, value in self.metrics.items() if isinstance(value, Ref)]
@@ -151,6 +178,17 @@ class Graph:
                     return False
                 inputs[number] = now
         return True
+
+    def has_changed(self) -> bool:
+        """Whether an attribute that was read is different now, or a module has got a forward hook."""
+        for read in self.trace.reads:
+            if read.module.__dict__.get(read.name, read) is not read.value and not read.still_holds():
+                return True
+        return any(self.trace.hooks)
+
+    def forms_hold(self) -> bool:
+        """Whether the tensors have the sizes and types that they had."""
+        return all(form(tensor) == known for tensor, known in self.forms)
 
     def changes(self) -> list[str]:
         """The attributes that were read and are different now."""

@@ -106,8 +106,7 @@ def test_a_graph_is_captured_once_and_anew_where_tensors_lie_elsewhere(monkeypat
     losses = []
     for _, update in run(learner, source, 4, compile=True):
         losses.append(update.metrics["loss"])
-    assert len(graphs) == 2  # the second update is traced, too
-    assert [graph.replays for graph in graphs] == [1, 3]
+    assert [graph.replays for graph in graphs] == [4]  # the second update is traced, too, and is the same
     expected = [update.metrics["loss"] for _, update in run(plain, plain_source, 4, compile="eager")]
     torch.testing.assert_close(torch.stack(losses), torch.stack(expected), rtol=0, atol=0)
     trace = traced(learner, source)
@@ -115,9 +114,9 @@ def test_a_graph_is_captured_once_and_anew_where_tensors_lie_elsewhere(monkeypat
     tensors = list(trace.inputs.values())
     graph.run(tensors)
     graph.run(tensors)
-    assert len(graphs) == 3
+    assert len(graphs) == 2
     graph.run([tensor.clone() for tensor in tensors])
-    assert len(graphs) == 4
+    assert len(graphs) == 3
 
 
 def test_what_cannot_be_captured_is_said(monkeypatch):
@@ -154,7 +153,7 @@ def test_other_devices_are_refused():
 @each_learner
 def test_a_captured_update_is_the_plain_one(learner_class):
     states = []
-    for compile in (True, False):
+    for compile in (True, "eager"):
         learner, source = learner_class.tiny(seed=0)
         modules: list[nn.Module] = [learner.to("cuda"), source.to("cuda")]
         for _ in run(learner, source, 40, compile=compile):

@@ -268,7 +268,7 @@ def test_batches_that_are_replaced_are_no_reason_to_trace_again(monkeypatch):
 
     monkeypatch.setattr(loop, "library", library)
     trained(Scaled(6), Prepared(6), 4 * CHECK_EVERY, True)
-    assert len(traces) == 2
+    assert len(traces) == 1
 
 
 def test_sizes_that_keep_changing(monkeypatch):

@@ -89,7 +89,7 @@ def test_a_compiler_that_fails(error, monkeypatch, tmp_path):
 
 
 def test_a_library_that_cannot_be_loaded(monkeypatch, tmp_path):
-    def build(graph, tensors, folder, compiler):
+    def build(graph, tensors, folder, compiler, notice):
         Path(folder, "graph.so").write_bytes(b"no machine code")
         return Path(folder, "graph.so")
 

@@ -66,7 +66,7 @@ def trained(seed=0, updates=20, host=contextlib.nullcontext, draws=True):
     """The weights after some updates, with a host that has its own life in between."""
     learner, source = Fit(seed), Line(seed)
     with host():
-        for _ in run(learner, source, updates, compile=False):
+        for _ in run(learner, source, updates, compile="eager"):
             if draws:
                 torch.rand(3)
                 np.random.rand()  # noqa: NPY002 - the host's
@@ -92,7 +92,7 @@ def test_a_host_in_another_mode(host):
 
     # Begun in one mode, gone on with in another, state taken in between.
     learner, source = Fit(), Line()
-    updates = run(learner, source, 20, compile=False)
+    updates = run(learner, source, 20, compile="eager")
     for _ in range(10):
         with host():
             next(updates)
@@ -104,18 +104,18 @@ def test_a_host_in_another_mode(host):
 def test_everything_borrowed_is_given_back():
     torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     learner, source = Fit(), Line()
-    for _ in run(learner, source, 3, compile=False):
+    for _ in run(learner, source, 3, compile="eager"):
         assert torch.equal(torch.get_rng_state(), torch_state)
         assert torch.is_grad_enabled()
         assert not torch.is_autocast_enabled("cpu")
     with torch.no_grad():
-        for _ in run(learner, source, 1, compile=False):
+        for _ in run(learner, source, 1, compile="eager"):
             assert not torch.is_grad_enabled()
     with torch.inference_mode():
-        for _ in run(learner, source, 1, compile=False):
+        for _ in run(learner, source, 1, compile="eager"):
             assert torch.is_inference_mode_enabled()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        for _ in run(learner, source, 1, compile=False):
+        for _ in run(learner, source, 1, compile="eager"):
             assert torch.is_autocast_enabled("cpu")
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert difference(numpy_state, np.random.get_state()) is None  # noqa: NPY002
@@ -131,7 +131,7 @@ def test_given_back_after_an_error():
     state = torch.get_rng_state()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         with pytest.raises(RuntimeError, match="broken"):
-            next(run(Failing(), Line(), 1, compile=False))
+            next(run(Failing(), Line(), 1, compile="eager"))
         assert not torch.is_grad_enabled()
         assert torch.is_autocast_enabled("cpu")
     assert torch.equal(torch.get_rng_state(), state)
@@ -139,11 +139,11 @@ def test_given_back_after_an_error():
 
 def test_stopping_and_going_on():
     learner, source = Fit(), Line()
-    for clock, _ in run(learner, source, 20, compile=False):
+    for clock, _ in run(learner, source, 20, compile="eager"):
         if clock.updates == 7:
             break
     assert source.updates == 7
-    for _ in run(learner, source, 13, compile=False):
+    for _ in run(learner, source, 13, compile="eager"):
         pass
     assert source.clock == Clock(20, 20, 1.0)
     assert torch.equal(weights(learner), trained(0))
@@ -157,8 +157,8 @@ def in_bfloat16(compile, precision="bfloat16"):
 
 
 def test_bfloat16_is_close_and_weights_stay_float32():
-    learner, losses = in_bfloat16(compile=False)
-    _, exact = in_bfloat16(compile=False, precision="float32")
+    learner, losses = in_bfloat16(compile="eager")
+    _, exact = in_bfloat16(compile="eager", precision="float32")
     assert losses != exact
     np.testing.assert_allclose(losses, exact, rtol=0.05, atol=0.05)
     assert {parameter.dtype for parameter in learner.parameters()} == {torch.float32}
@@ -171,7 +171,7 @@ def test_bfloat16_is_close_and_weights_stay_float32():
 
 def test_an_unknown_precision():
     with pytest.raises(ValueError, match='"float32" or "bfloat16", not \'half\''):
-        in_bfloat16(compile=False, precision="half")
+        in_bfloat16(compile="eager", precision="half")
 
 
 @pytest.mark.slow
@@ -188,7 +188,7 @@ def test_each_precision_has_its_own_graph():
 
 def test_clocks():
     learner, source = Fit(), Line()
-    seen = list(run(learner, source, 4, compile=False))
+    seen = list(run(learner, source, 4, compile="eager"))
     assert [clock for clock, _ in seen] == [Clock(i, i, i / 4) for i in (1, 2, 3, 4)]  # after the update
     assert learner.calls == [Clock(i, i, i / 4) for i in (0, 1, 2, 3)]  # before it
     assert [float(update.metrics["updates"]) for _, update in seen] == [0, 1, 2, 3]
@@ -197,16 +197,16 @@ def test_clocks():
 
 def test_training_mode_is_put_back():
     learner, source = Fit(), Line()
-    for _ in itertools.islice(run(learner, source, 3, compile=False), 2):
+    for _ in itertools.islice(run(learner, source, 3, compile="eager"), 2):
         learner.eval()
-    next(run(learner, source, 1, compile=False))
+    next(run(learner, source, 1, compile="eager"))
     assert learner.network.training
     assert not any(module.training for module in learner.target.modules())
 
 
 def test_two_runs_in_turns_do_not_meet():
     pairs = [(Fit(seed), Line(seed)) for seed in (0, 1)]
-    turns = [run(*pair, 20, compile=False) for pair in pairs]
+    turns = [run(*pair, 20, compile="eager") for pair in pairs]
     for _ in zip(*turns, strict=True):
         pass
     assert torch.equal(weights(pairs[0][0]), trained(0))
@@ -227,7 +227,7 @@ def test_without_a_compiler(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         next(run(learner, source, 19))  # a short run would not be compiled anyway
-        next(run(learner, source, 20, compile=False))
+        next(run(learner, source, 20, compile="eager"))
 
 
 def test_torch_optimizers_run_eager(monkeypatch):
@@ -244,7 +244,7 @@ def test_dqn_targets_follow_on_time():
     learner, source = DQN.tiny()
     learner.target.every = 20
     changed, before = [], weights(learner.target)
-    for clock, _ in run(learner, source, 20, compile=False):
+    for clock, _ in run(learner, source, 20, compile="eager"):
         now = weights(learner.target)
         if not torch.equal(before, now):
             changed.append(clock.steps)

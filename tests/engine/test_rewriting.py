@@ -6,14 +6,21 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from agentlib.core.recipe import Problem
+from agentlib.engine import run
+from agentlib.engine.compiled import compiler_found
 from agentlib.engine.rewriting import OUT_OF_CACHE, convolution_and_relu, linear, norm_of_product, rewrite
 from agentlib.engine.tape import Tape
+from agentlib.runs.plan import job_of
 
 aten = torch.ops.aten
 
 
-def both_ways(work, *tensors):
-    """The outputs of a traced function, and of its rewritten graph; and what was put into the graph."""
+def both_ways(work, *tensors, targets=None):
+    """The outputs of a traced function, and of its rewritten graph; and what was put into the graph.
+
+    `targets` gets the operations of the rewritten graph.
+    """
     tape = Tape()
     with tape:
         expected = work(*[tensor.clone() for tensor in tensors])
@@ -27,6 +34,8 @@ def both_ways(work, *tensors):
     graph.output(nodes[tape.refs(expected)])
     rewrite(graph)
     graph.lint()
+    if targets is not None:
+        targets += [node.target for node in graph.nodes if node.op == "call_function"]
     put_in = [node.target for node in graph.nodes if node.target in (linear, convolution_and_relu, norm_of_product)]
     inputs = [tape.tensors[ref.number] for ref in tape.inputs]
     tape.undo()
@@ -131,3 +140,32 @@ def test_what_a_pattern_reads_may_change_after_it():
     assert put_in == [norm_of_product]
     exact = torch.linalg.vector_norm(a.double() @ b.double())
     assert abs(found - exact) < 1e-6 * exact
+
+
+def test_a_view_that_nothing_writes_may_be_a_copy():
+    """In a compiled graph what it views may be laid out otherwise; where it is written, it stays a view."""
+    targets: list[Any] = []
+
+    def work(x):
+        y = x * 2.0
+        z = y + 1.0
+        y.view(-1).add_(1.0)
+        return y + z.view(6).view(2, 3)
+
+    expected, found, _ = both_ways(work, torch.arange(6.0).view(2, 3), targets=targets)
+    assert torch.equal(found, expected)
+    assert targets.count(aten.view.default) == 1
+    assert targets.count(aten.reshape.default) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")
+def test_flattened_maps_of_a_convolution_compile():
+    """Inductor lays them out by channels last; a view of them failed."""
+    states = []
+    for way in (True, "eager"):
+        problem = Problem(data="shapes", steps=20, seed=0)
+        job = job_of("classifier", problem, batch_size=32, net_arch=None, learning_rate=1e-4)
+        list(run(job.learner, job.source, 20, compile=way))
+        states.append(torch.cat([p.detach().flatten() for p in job.learner.parameters()]))
+    torch.testing.assert_close(*states, rtol=1e-3, atol=1e-4)

@@ -201,7 +201,7 @@ class Collects(Scaled):
 
 def test_what_is_not_read_is_no_reason_to_trace_again(traces):
     trained(Collects(), Draws(), 4 * CHECK_EVERY, True)
-    assert len(traces) == 2
+    assert len(traces) == 1
 
 
 class Thresholds(Scaled):

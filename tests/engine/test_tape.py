@@ -318,7 +318,7 @@ def test_running_statistics_move_once_in_each_update(way, monkeypatch):
     if way == "replayed":
         monkeypatch.setattr(loop, "library", Replayed)
     states = []
-    for compile in (True, False):
+    for compile in (True, "eager"):
         learner = Normalized()
         for _ in run(learner, Line(0), 5, compile=compile):
             pass
