@@ -64,6 +64,7 @@ class Problem:
         flag=int | None,
         metavar="N",
     )
+    n_eval_episodes: int = option(10, "Number of episodes of each evaluation during training.", flag=int, metavar="N")
     seed: int = option(0, "Seed of everything random: the same seed gives the same run.", flag=int, metavar="N")
     backbone: Any = option(
         "auto",

@@ -21,10 +21,8 @@ from agentlib.experience.memory import size_for
 from agentlib.families.building import device_of, learner_for, network_for
 from agentlib.policies import EpsilonGreedy, GreedyActor, MemoryActor
 
-EPISODES = 10
-"""Episodes of an evaluation during training."""
 SEED = 2**20
-"""Of their seeds, which no training uses."""
+"""Of evaluations during training; no training uses it."""
 
 
 class ControlFacts(NamedTuple):
@@ -156,5 +154,5 @@ class EpisodesJudge(Judge):
     def evaluate(self) -> dict[str, float]:
         problem = self.problem
         world = partial(make_env, problem.env, env_kwargs=problem.env_kwargs, training=False)
-        played = evaluate(self.agent, world, episodes=EPISODES, seed=SEED)
+        played = evaluate(self.agent, world, episodes=problem.n_eval_episodes, seed=SEED)
         return {"eval/mean_reward": played.mean, "eval/mean_ep_length": float(played.lengths.mean())}

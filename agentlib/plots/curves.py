@@ -45,6 +45,34 @@ def smooth(curve: Curve, grid: Floats, window: int) -> Floats:
     return np.where(ended > 0, (sums[ended] - sums[first]) / counts, np.nan)
 
 
+def evaluation_curves(
+    sides: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]], goal: float, *, title: str
+) -> Figure:
+    """Draw the mean returns of evaluations against seconds of training, a line for each run.
+
+    Args:
+        sides: seconds and returns of each run, by the name of its side for the legend; at most four sides.
+        goal: the return at which runs end, a dotted line.
+        title: above the picture.
+
+    Raises:
+        ImportError: matplotlib is absent; the message names the extra.
+    """
+    figure, axes = new_figure((8, 4.5))
+    for (name, runs), (colour, dash) in zip(sides.items(), STYLES, strict=False):
+        for number, (seconds, returns) in enumerate(runs):
+            label = name if number == 0 else None
+            axes.plot(seconds, returns, color=colour, linestyle=dash, marker="o", markersize=3, label=label)
+    axes.axhline(goal, color=INK, linestyle=":", linewidth=1)
+    axes.set_title(title, loc="left", fontsize=12, color=INK, pad=10)
+    axes.set_xlabel("Seconds of training, start-up included", fontsize=11, color=INK)
+    axes.set_ylabel("Mean return of an evaluation", fontsize=11, color=INK)
+    axes.set_xlim(left=0)
+    axes.tick_params(colors=INK, labelsize=10)
+    axes.legend(frameon=False, fontsize=10, labelcolor=INK)
+    return figure
+
+
 def learning_curves(sides: Mapping[str, Sequence[Curve]], *, title: str, window: int = 20) -> Figure:
     """Draw each side's runs as thin lines and their mean as a thick one.
 

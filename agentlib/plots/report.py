@@ -56,19 +56,21 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG picture."""
+    """A picture, or a film."""
 
     title: str
     png: bytes
     description: str
     """For readers who do not see it."""
     note: str = ""
+    kind: str = "png"
+    """Or "gif"."""
 
     def html(self) -> str:
         """The picture as an HTML section, its bytes inside."""
         data = base64.b64encode(self.png).decode("ascii")
         return _section(
-            self.title, f'<img alt="{escape(self.description)}" src="data:image/png;base64,{data}">', self.note
+            self.title, f'<img alt="{escape(self.description)}" src="data:image/{self.kind};base64,{data}">', self.note
         )
 
 

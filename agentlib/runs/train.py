@@ -42,6 +42,7 @@ def train(
     resume: str | Path | None = None,
     callback: Callback | None = None,
     eval_every: int | None = None,
+    n_eval_episodes: int = 10,
     out: str | Path | None = None,
     progress: Progress = True,
     compile: Compile = "auto",
@@ -64,7 +65,8 @@ def train(
         agent: go on from this agent's weights; it stays as it is.
         resume: the folder of a run to go on with; the options are read from there.
         callback: called with the clock and the latest numbers a hundred times per run; returning False stops it.
-        eval_every: evaluate after this many steps, on held-out data or in fresh episodes, and keep the best agent.
+        eval_every, n_eval_episodes: evaluate after so many steps, on held-out data or in so many fresh episodes, and
+            keep the best agent.
         out: the folder of agent, checkpoints, TensorBoard events, results and report; None writes nothing.
         progress: True shows a bar, "table" prints a table every few seconds.
         hyperparameters: fields of the config.

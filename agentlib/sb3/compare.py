@@ -9,11 +9,14 @@ later falls out of the warm rate only, which is taken over the second half of th
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal
 
 import gymnasium
@@ -21,14 +24,17 @@ import torch
 from gymnasium import spaces
 from gymnasium.wrappers import FlattenObservation
 
+from agentlib.agent import Agent
 from agentlib.core.host import global_generators_kept, torch_threads
 from agentlib.core.recipe import Problem, Recipe
 from agentlib.envs.making import make_env
 from agentlib.experience.evaluation import FIRST_EPISODE_SEED, evaluate
+from agentlib.experience.video import record
+from agentlib.families.control import SEED as CHECK_SEED
 from agentlib.runs.plan import Plan, plan
 from agentlib.runs.train import train
 from agentlib.sb3.comparison import Comparison, Run, Side
-from agentlib.sb3.recording import Recorded, TrainingLog
+from agentlib.sb3.recording import CHECK_EPISODES, FILM, Evaluated, Recorded, TrainingLog
 from agentlib.sb3.training import algorithm_of, import_sb3, lacks_space, sb3_arguments, train_sb3, unsupported_options
 
 EnvSource = str | Callable[[], gymnasium.Env[Any, Any]]
@@ -46,6 +52,9 @@ def compare(
     threads: int | None = None,
     device: str = "auto",
     strict: bool = True,
+    until: float | None = None,
+    eval_every: int | None = None,
+    film: bool = False,
     progress: bool | Literal["lines"] = True,
     **hyperparameters: Any,
 ) -> Comparison:
@@ -64,6 +73,9 @@ def compare(
         threads: torch threads for both sides; None leaves the number as it is.
         device: of both sides; "auto" is a GPU for images if there is one, and the CPU otherwise.
         strict: refuse options that SB3 lacks; otherwise note them as a difference.
+        until: end each run at its first evaluation with this mean return, of 20 episodes; `steps` is the most then.
+        eval_every: environment steps between these evaluations; a fiftieth of `steps` by default.
+        film: also film an episode of our best final agent, for the report; needs `out`.
         progress: True shows a bar per run, "lines" prints a line after each run, for logs.
         hyperparameters: fields of the config to replace.
 
@@ -71,22 +83,35 @@ def compare(
         ImportError: if Stable-Baselines3 is absent, naming the extra.
         TypeError: if the environment is an instance, SB3 takes no such actions, or it has no counterpart of `what`.
         ValueError: if SB3 lacks an option that the config uses (and `strict`), a name is unknown, or there are
-            no seeds below 2**30, or `out` holds a run or a comparison already.
+            no seeds below 2**30, or `out` holds a run or a comparison already, or `eval_every` is not between 1 and
+            `steps`, or there is no `out` for a film.
     """
     if not isinstance(env, str) and not callable(env):
         raise TypeError("each run needs an environment of its own: pass an id or a function that makes one")
     import_sb3()
     chosen, folder = _chosen(seeds), _empty(out)
+    every = max(1, steps // 50) if eval_every is None else eval_every
+    if not 1 <= every <= max(steps, 1):
+        raise ValueError(f"eval_every must be between 1 and steps, {steps}, not {every}")
+    if film and folder is None:
+        raise ValueError("a film is written into the folder of the comparison: give out=...")
     planned = plan(what, Problem(env=env, steps=steps), hyperparameters)
     algorithm = algorithm_of(planned.recipe)
     name, space = _look_at(planned.recipe, env, env_kwargs)
     arguments = sb3_arguments(planned.config, algorithm, space, strict=strict)
     device = _same_device(device, arguments["policy"])
     make = partial(_make, env, env_kwargs)
-    pairs = _Pairs(planned, algorithm, arguments, make, env, steps, episodes, device, progress, folder)
+    pairs = _Pairs(planned, algorithm, arguments, make, env, steps, episodes, device, progress, folder, until, every)
     with torch_threads(threads) as used, global_generators_kept():
         runs = [pairs.run(seed, ours_first=index % 2 == 0) for index, seed in enumerate(chosen)]
     comparison = pairs.comparison(name, used, runs)
+    if folder is not None and film:
+        best = max(comparison.ours, key=lambda run: run.evaluation.mean)
+        agent = Agent.load(folder / f"ours_seed{best.seed}.safetensors")
+        try:
+            record(agent, partial(_make, env, env_kwargs, training=False, render_mode="rgb_array"), folder / FILM)
+        except ImportError as error:  # the runs shall not be lost for want of a package
+            warnings.warn(f"there is no film: {error}", stacklevel=2)
     if folder is not None:
         comparison.save(folder)
     return comparison
@@ -109,6 +134,9 @@ class _Pairs:
     device: str
     progress: bool | Literal["lines"]
     folder: Path | None
+    until: float | None
+    every: int
+    """Steps between the evaluations of runs that end at a return."""
 
     def run(self, seed: int, *, ours_first: bool) -> dict[Side, Run]:
         """Train and evaluate both sides on one seed."""
@@ -128,12 +156,14 @@ class _Pairs:
                 name: "as ours" if callable(value) else value for name, value in self.arguments.items()
             },
             differences=unsupported_options(self.plan.config, self.algorithm),
+            until=self.until,
+            eval_every=self.every,
             ours=tuple(pair["ours"] for pair in runs),
             sb3=tuple(pair["sb3"] for pair in runs),
         )
 
     def _run_one(self, side: Side, seed: int, *, first: bool) -> Run:
-        log = TrainingLog(self.steps)
+        log = TrainingLog(self.steps if self.until is None else self.every)
         agent = self._train(side, log, seed)
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -147,16 +177,40 @@ class _Pairs:
 
     def _train(self, side: Side, log: TrainingLog, seed: int) -> Any:
         shared: Any = {"steps": self.steps, "seed": seed, "device": self.device, "progress": self.progress is True}
+        goes_on = partial(self._goes_on, log)
         if side == "ours":
             shared |= vars(self.plan.config)
-            agent: Any = train(self.plan.recipe, env=lambda: Recorded(self.make(), log), **shared)
+            if self.until is not None:
+                shared |= {"eval_every": self.every, "n_eval_episodes": CHECK_EPISODES}
+                shared["callback"] = lambda clock, metrics: goes_on(metrics.get("eval/mean_reward"))
+            worlds = count()
+            agent: Any = train(self.plan.recipe, env=lambda: self._world(log, next(worlds)), **shared)
             log.finish()
             agent.about["trained_on"] = self.env if isinstance(self.env, str) else None
             return agent
-        with closing(Recorded(self.make(), log)) as env:
+        if self.until is not None:
+
+            def check(model: Any) -> bool:
+                world = partial(self._world, log, 1)
+                return goes_on(evaluate(model, world, episodes=CHECK_EPISODES, seed=CHECK_SEED).mean)
+
+            shared |= {"check_every": self.every, "check": check}
+        with closing(self._world(log, 0)) as env:
             model = train_sb3(self.algorithm, self.arguments, env, **shared)
             log.finish()
         return model
+
+    def _world(self, log: TrainingLog, number: int) -> gymnasium.Env[Any, Any]:
+        """The environment of training, number 0, or one for an evaluation in mid-run."""
+        began = perf_counter()
+        return Evaluated(self.make(training=False), log, began) if number else Recorded(self.make(), log)
+
+    def _goes_on(self, log: TrainingLog, mean: float | None) -> bool:
+        """Whether a run goes on after an evaluation, if there was one."""
+        if mean is None:
+            return True
+        log.checked(mean)
+        return self.until is None or mean < self.until
 
 
 def _chosen(seeds: int | Sequence[int]) -> tuple[int, ...]:
@@ -180,9 +234,11 @@ def _same_device(device: str, policy: str) -> str:
     return "cuda" if policy == "CnnPolicy" and torch.cuda.is_available() else "cpu"
 
 
-def _make(env: EnvSource, env_kwargs: dict[str, Any] | None, training: bool = True) -> gymnasium.Env[Any, Any]:
+def _make(
+    env: EnvSource, env_kwargs: dict[str, Any] | None, training: bool = True, render_mode: str | None = None
+) -> gymnasium.Env[Any, Any]:
     """A fresh environment, its observations flattened for both sides where SB3 could not take them."""
-    world = make_env(env, env_kwargs=env_kwargs, training=training)
+    world = make_env(env, env_kwargs=env_kwargs, training=training, render_mode=render_mode)
     return FlattenObservation(world) if lacks_space(world.observation_space) else world
 
 

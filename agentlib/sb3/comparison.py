@@ -26,6 +26,10 @@ class Run:
     log: TrainingLog
     evaluation: Evaluation
 
+    def reached(self, until: float) -> float | None:
+        """Seconds to the first evaluation during training with this mean return, start-up counted; None: never."""
+        return next((check.seconds for check in self.log.checks if check.mean >= until), None)
+
     @property
     def training_seconds(self) -> float:
         """Training without start-up: from the first environment step to the end."""
@@ -52,6 +56,10 @@ class Comparison:
     """Options of ours that Stable-Baselines3 lacks and that were used all the same."""
     ours: tuple[Run, ...]
     sb3: tuple[Run, ...]
+    until: float | None = None
+    """The mean return at which each run ended."""
+    eval_every: int = 0
+    """Environment steps between the evaluations of such runs."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -100,6 +108,20 @@ class Comparison:
         from agentlib.sb3.comparison_report import write_comparison
 
         write_comparison(self, Path(out))
+
+    @property
+    def speed_to_return(self) -> Estimate:
+        """SB3's seconds to the return `until` over ours: median over seeds and its interval.
+
+        A run that did not reach it counts with all of its seconds.
+
+        Raises:
+            ValueError: the runs did not end at a return.
+        """
+        if self.until is None:
+            raise ValueError("the runs were not to end at a return: give until=")
+        ours, sb3 = ([run.reached(self.until) or run.log.seconds for run in runs] for runs in (self.ours, self.sb3))
+        return self._ratio(sb3, ours)
 
     @staticmethod
     def _ratio(above: Sequence[float], below: Sequence[float]) -> Estimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable
 from dataclasses import fields
@@ -11,9 +12,10 @@ from typing import Any
 
 from agentlib.core.names import readable
 from agentlib.metrics.intervals import Estimate
-from agentlib.plots.curves import Curve, learning_curves
+from agentlib.plots.curves import Curve, evaluation_curves, learning_curves
 from agentlib.plots.pictures import png
 from agentlib.plots.report import Highlight, Picture, Prose, Report, Table, made_with, provenance, write_json
+from agentlib.sb3.recording import CHECK_EPISODES, FILM
 
 Comparison = Any
 """An `agentlib.Comparison`, which calls this file."""
@@ -25,6 +27,9 @@ _FEW_SEEDS = 5
 
 def comparison_text(comparison: Comparison) -> str:
     """The comparison for a terminal: heading, numbers, seeds, and the sentence that sums it up."""
+    if comparison.until is not None:
+        summary = textwrap.fill(_verdict(comparison), 100)
+        return f"{_title(comparison)}\n\n{_goal_table(comparison)}\n\n{summary}"
     summary = textwrap.fill(_summary(comparison), 100)
     return f"{_title(comparison)}\n\n{_main_table(comparison)}\n\n{_seed_table(comparison)}\n\n{summary}"
 
@@ -38,9 +43,15 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
         name: [Curve(run.log.episode_steps, run.log.episode_returns) for run in runs]
         for name, runs in ((OURS, comparison.ours), (SB3, comparison.sb3))
     }
-    picture = png(learning_curves(curves, title=f"Learning curves, {comparison.environment}"))
+    if comparison.until is None:
+        figure = learning_curves(curves, title=f"Learning curves, {comparison.environment}")
+    else:
+        figure = _evaluation_curves(comparison)
+    picture = png(figure)
     (out / "learning_curves.png").write_bytes(picture)
-    (out / "report.html").write_text(_report(comparison, picture, origin).html(), encoding="utf-8")
+    film = (out / FILM).read_bytes() if (out / FILM).is_file() else None
+    report = _report if comparison.until is None else _goal_report
+    (out / "report.html").write_text(report(comparison, picture, origin, film).html(), encoding="utf-8")
 
 
 def comparison_results(comparison: Comparison) -> dict[str, Any]:
@@ -48,7 +59,9 @@ def comparison_results(comparison: Comparison) -> dict[str, Any]:
     sides = {side: [_run_results(run) for run in getattr(comparison, side)] for side in ("ours", "sb3")}
     scores = {side: comparison.iqm(side) for side in sides}
     given = {field.name: getattr(comparison, field.name) for field in fields(comparison)}
-    derived = ("seeds", "difference", "speed", "speed_from_first_step", "speed_with_startup")
+    derived = ["seeds", "difference", "speed", "speed_from_first_step", "speed_with_startup"]
+    if comparison.until is not None:
+        derived.append("speed_to_return")
     return {**given, **{name: getattr(comparison, name) for name in derived}, "iqm": scores, **sides}
 
 
@@ -63,12 +76,110 @@ def _run_results(run: Run) -> dict[str, Any]:
         "training_seconds": run.training_seconds,
         "warm_steps_per_second": run.log.warm_rate,
         "environment_steps": run.log.steps,
+        "evaluations": run.log.checks,
         "training_episode_steps": run.log.episode_steps,
         "training_episode_returns": run.log.episode_returns,
     }
 
 
-def _report(comparison: Comparison, picture: bytes, origin: dict[str, Any]) -> Report:
+def _goal_report(comparison: Comparison, picture: bytes, origin: dict[str, Any], film: bytes | None) -> Report:
+    """The report on runs that ended at a return."""
+    return Report(
+        title=_title(comparison),
+        summary=_verdict(comparison),
+        highlights=tuple(
+            Highlight(
+                f"Seconds to a return of {comparison.until:g}, seed {ours.seed}",
+                _reached(comparison, ours),
+                f"{SB3}: {_reached(comparison, theirs)}",
+            )
+            for ours, theirs in list(zip(comparison.ours, comparison.sb3, strict=True))[:3]
+        ),
+        sections=(
+            _goal_table(comparison),
+            Picture(
+                "Evaluations during training",
+                picture,
+                f"Mean return of evaluations against seconds of training, {OURS} and {SB3}",
+                "Each point is an evaluation, each line a seed. A line ends where the return was reached.",
+            ),
+            *_film(film),
+            _hyperparameter_table(comparison),
+            _method(comparison),
+            made_with(origin),
+        ),
+    )
+
+
+def _film(film: bytes | None) -> tuple[Picture, ...]:
+    if film is None:
+        return ()
+    return (Picture("Our agent", film, "A film of one episode", "The best of our final agents, one episode.", "gif"),)
+
+
+def _reached(comparison: Comparison, run: Run) -> str:
+    seconds = run.reached(comparison.until)
+    return f"not in {readable(run.log.seconds)}" if seconds is None else readable(seconds)
+
+
+def _verdict(comparison: Comparison) -> str:
+    """The one sentence of a comparison of runs that ended at a return."""
+    until, n = f"{comparison.until:g}", len(comparison.seeds)
+    sides = {OURS: comparison.ours, SB3: comparison.sb3}
+    texts = []
+    for name, runs in sides.items():
+        times = [run.reached(comparison.until) for run in runs]
+        known = sorted(time for time in times if time is not None)
+        if not known:
+            texts.append(f"{name} did not reach it in {comparison.steps:,} steps")
+            continue
+        seconds = f"{readable(median(known))} s" if len(known) > 2 else " and ".join(f"{readable(t)} s" for t in known)
+        missing = "" if len(known) == n else f" in {len(known)} of {n} seeds"
+        texts.append(f"{name} took {seconds}{' in the median' if len(known) > 2 else ''}{missing}")
+    ahead = sum(
+        (ours.reached(comparison.until) or math.inf) < (theirs.reached(comparison.until) or math.inf)
+        for ours, theirs in zip(comparison.ours, comparison.sb3, strict=True)
+    )
+    return (
+        f"To an evaluation with a mean return of {until}, start-up and compiling counted, {texts[0]} and {texts[1]}: "
+        f"{OURS} was first in {ahead} of {_count(n, 'seed')}, and {readable(comparison.speed_to_return.value)} "
+        f"times as fast{' in the median' if n > 2 else ''}."
+    )
+
+
+def _goal_table(comparison: Comparison) -> Table:
+    rows = tuple(
+        (
+            str(ours.seed),
+            _reached(comparison, ours),
+            _reached(comparison, theirs),
+            f"{ours.log.steps:,}",
+            f"{theirs.log.steps:,}",
+            readable(ours.evaluation.mean),
+            readable(theirs.evaluation.mean),
+            "ours" if ours.went_first else "SB3",
+        )
+        for ours, theirs in zip(comparison.ours, comparison.sb3, strict=True)
+    )
+    times = ("Seconds, ours", "Seconds, SB3", "Steps, ours", "Steps, SB3")
+    columns = ("Seed", *times, "Final return, ours", "Final return, SB3", "Went first")
+    note = (
+        f"Seconds from the start of training to the first evaluation, of {CHECK_EPISODES} episodes, with a mean return "
+        f"of {comparison.until:g} or more; one every {comparison.eval_every:,} steps, their own time left out. "
+        f"Final return: {comparison.episodes} other episodes."
+    )
+    return Table("Result", columns, rows, note)
+
+
+def _evaluation_curves(comparison: Comparison) -> Any:
+    sides = {
+        name: [([check.seconds for check in run.log.checks], [check.mean for check in run.log.checks]) for run in runs]
+        for name, runs in ((OURS, comparison.ours), (SB3, comparison.sb3))
+    }
+    return evaluation_curves(sides, comparison.until, title=f"Evaluations during training, {comparison.environment}")
+
+
+def _report(comparison: Comparison, picture: bytes, origin: dict[str, Any], film: bytes | None) -> Report:
     return Report(
         title=_title(comparison),
         summary=_summary(comparison),
@@ -98,6 +209,7 @@ def _report(comparison: Comparison, picture: bytes, origin: dict[str, Any]) -> R
                 "Thin lines are single seeds. These returns are made while exploring, so mostly they lie below those "
                 "of the final agents, which act deterministically.",
             ),
+            *_film(film),
             _seed_table(comparison),
             _hyperparameter_table(comparison),
             _method(comparison),

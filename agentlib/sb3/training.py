@@ -101,8 +101,12 @@ def train_sb3(
     seed: int,
     device: str = "auto",
     progress: bool = True,
+    check_every: int | None = None,
+    check: Callable[[Any], bool] | None = None,
 ) -> Any:
     """Trains a model of SB3 with arguments from `sb3_arguments`, in an environment that stays open.
+
+    Every `check_every` steps `check` is called with the model; the run ends where it returns False.
 
     SB3 rounds steps up to a whole number of rollouts, and seeds the global generators: see `global_generators_kept`.
     """
@@ -113,19 +117,20 @@ def train_sb3(
         """SB3's own bar needs rich; this one looks like ours."""
 
         def _on_training_start(self) -> None:
-            self.bar = tqdm(total=steps, desc=f"Stable-Baselines3, seed {seed}", unit="step")
+            self.bar = tqdm(total=steps, desc=f"Stable-Baselines3, seed {seed}", unit="step", disable=not progress)
 
         def _on_step(self) -> bool:
             if self.num_timesteps % 100 == 0:
                 self.bar.update(min(self.num_timesteps, steps) - self.bar.n)
-            return True
+            is_due = check is not None and check_every is not None and self.num_timesteps % check_every == 0
+            return not is_due or check is None or check(self.model)
 
         def _on_training_end(self) -> None:
             self.bar.update(steps - self.bar.n)
             self.bar.close()
 
     model = algorithm(env=env, seed=seed, device=device, verbose=0, **arguments)
-    return model.learn(total_timesteps=steps, callback=Bar() if progress else None)
+    return model.learn(total_timesteps=steps, callback=Bar() if progress or check is not None else None)
 
 
 def _policy(space: spaces.Space[Any]) -> str:

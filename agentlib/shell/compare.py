@@ -23,6 +23,7 @@ from agentlib.shell.stopping import UsageError
 
 SUMMARY = "Train our agent and Stable-Baselines3's with the same settings and seeds, and compare returns and times."
 STRICT = "Refuse options that Stable-Baselines3 lacks; otherwise they are noted as a difference."
+UNTIL = "End each run at its first evaluation, of 20 episodes, with this mean return; --steps is the most then."
 OUT = (
     "Folder of the report and of both sides' agents; the default is runs/compare-WHAT-ENV-1, or the next number that "
     "is free."
@@ -33,6 +34,9 @@ FIELDS = [
     flag_field("episodes", int, 100, "Number of evaluation episodes of each final agent."),
     flag_field("threads", int | None, None, "Number of torch's threads for both sides; the default is torch's own."),
     flag_field("strict", bool, True, STRICT),
+    flag_field("until", float | None, None, UNTIL, "RETURN"),
+    flag_field("eval_every", int | None, None, "Steps between these evaluations; a fiftieth of --steps by default."),
+    flag_field("film", bool, False, "Film an episode of our best final agent, for the report."),
     flag_field("out", Path | None, None, OUT, "DIR"),
 ]
 
@@ -64,6 +68,9 @@ def run(arguments: list[str]) -> int:
             threads=options.threads,
             device=options.device,
             strict=options.strict,
+            until=options.until,
+            eval_every=options.eval_every,
+            film=options.film,
             progress=sys.stderr.isatty() or "lines",
             **vars(options.hyperparameter),
         )

@@ -1,4 +1,4 @@
-"""The shell level: `agentlib train | evaluate | compare | record | inspect | list`.
+"""The shell level: `agentlib train | evaluate | compare | compile | record | inspect | list`.
 
 Flags and their help are made by tyro from the options of a run and from the algorithms' configs, so that a new
 algorithm needs nothing here. A name such as "dqn" selects the preset for the environment, or the section of
@@ -29,6 +29,7 @@ COMMANDS = {
     "train": "Train a learner, and keep the result in a folder.",
     "evaluate": "Play whole episodes with an agent, and print its return with a 95% interval.",
     "compare": "Train our agent and Stable-Baselines3's with the same settings and seeds, and compare them.",
+    "compile": "Build what the updates of a run compile to, so that later runs start at once.",
     "record": "Record episodes: as a film, or as demonstrations to learn from.",
     "inspect": "Describe a file of agentlib without loading it.",
     "list": "Name the learners, backbones, environments and data sets that there are.",

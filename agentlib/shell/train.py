@@ -58,11 +58,11 @@ def run(arguments: list[str]) -> int:
     if what is None:
         without_learner("train", SUMMARY, run_flags(NAMES, **defaults), rest)
     choice = choose(what, rest)
-    fields = run_flags([name for name in NAMES if _is_taken(name, choice.recipe)], **defaults)
+    fields = run_flags([name for name in NAMES if is_taken(name, choice.recipe)], **defaults)
     return _train(parsed(choice, "train", what, SUMMARY, fields, rest), choice)
 
 
-def _is_taken(name: str, recipe: Recipe) -> bool:
+def is_taken(name: str, recipe: Recipe) -> bool:
     """Whether an option means something for a learner."""
     family = recipe.family
     origins = (*family.needs, *family.takes)

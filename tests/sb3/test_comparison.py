@@ -20,7 +20,7 @@ from agentlib.experience import Evaluation, evaluate
 from agentlib.learners import DQNConfig
 from agentlib.sb3 import Comparison
 from agentlib.sb3.comparison import Run
-from agentlib.sb3.recording import Recorded, TrainingLog
+from agentlib.sb3.recording import Check, Evaluated, Recorded, TrainingLog
 from agentlib.sb3.training import algorithm_of, lacks_space, sb3_arguments, unsupported_options
 
 VECTOR = spaces.Box(-1.0, 1.0, (4,))
@@ -308,3 +308,83 @@ def test_threads_and_generators_are_restored_after_an_error(globals_untouched):
 
     with globals_untouched(), pytest.raises(KeyError):
         fails()
+
+
+# Runs that end at a return --------------------------------------------------------------------------------------------
+
+
+def test_runs_end_at_their_first_evaluation_with_the_return(tmp_path):
+    """By one rule on both sides; the report has the curve of evaluations and the film."""
+    found = run(tmp_path, seeds=2, steps=3_000, until=20.0, eval_every=500, film=True)
+    for runs in (found.ours, found.sb3):
+        for one in runs:
+            checks = one.log.checks
+            assert checks
+            assert all(check.mean < 20.0 for check in checks[:-1])
+            assert [*np.diff([check.steps for check in checks])] == pytest.approx([500] * (len(checks) - 1), abs=60)
+            reached = one.reached(20.0)
+            if checks[-1].mean >= 20.0:
+                assert reached == checks[-1].seconds <= one.log.seconds
+                assert one.log.steps == pytest.approx(checks[-1].steps, abs=60)
+            else:
+                assert reached is None
+                assert one.log.steps == 3_000
+            assert one.reached(1e9) is None
+    text = str(found)
+    assert "agentlib took" in text or "agentlib did not reach it" in text
+    assert "times as fast" in text
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["until"] == 20.0
+    assert len(results["ours"][0]["evaluations"]) == len(found.ours[0].log.checks)
+    page = (tmp_path / "report.html").read_text()
+    assert (tmp_path / "film.gif").read_bytes()[:6] == b"GIF89a"
+    assert "data:image/gif;base64," in page
+    assert "Evaluations during training" in page
+
+
+def test_the_clock_stands_still_during_evaluations(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("agentlib.sb3.recording.perf_counter", lambda: now[0])
+    log = TrainingLog(10)
+    world = Recorded(gymnasium.make("CartPole-v1"), log)
+    world.reset(seed=0)
+    for step in range(10):
+        now[0] += 1.0
+        if any(world.step(step % 2)[2:4]):
+            world.reset()
+        if step == 7:
+            evaluation = Evaluated(gymnasium.make("CartPole-v1"), log, now[0])
+            now[0] += 50.0
+            evaluation.close()
+            log.checked(3.0)
+    log.finish()
+    assert log.checks == [(8, 8.0, 3.0)]
+    assert log.seconds == 10.0
+    assert log.steps == 10  # those of the evaluation are not among them
+    assert log.warm_rate == pytest.approx(6 / 5)
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        (([3.0], [9.0]), "agentlib took 3.00 s and Stable-Baselines3 took 9.00 s: agentlib was first in 1 of 1 seed"),
+        (([3.0, None], [9.0, 4.0]), "agentlib took 3.00 s in 1 of 2 seeds and Stable-Baselines3 took 4.00 s and 9.00"),
+        (([None], [9.0]), "agentlib did not reach it in 120 steps"),
+        (([1.0, 2.0, 4.0], [9.0, 8.0, 9.0]), "agentlib took 2.00 s in the median"),
+    ],
+)
+def test_the_verdict_is_one_plain_sentence(times, said, calls):
+    def at(seconds):
+        log = SimpleNamespace(checks=[Check(100, seconds, 50.0)] if seconds else [], seconds=10.0, steps=100)
+        return Run(0, True, cast(Any, log), cast(Any, SimpleNamespace(mean=50.0)))
+
+    ours, theirs = ([at(seconds) for seconds in side] for side in times)
+    found = Comparison("CartPole-v1", 120, 3, 1, "cpu", {}, {}, {}, tuple(ours), tuple(theirs), 50.0, 60)
+    assert said in " ".join(str(found).split())
+
+
+@pytest.mark.parametrize("settings", [{"eval_every": 0}, {"eval_every": 121}, {"film": True}])
+def test_bad_evaluations_are_refused_before_anything_trains(calls, settings):
+    with pytest.raises(ValueError, match=r"eval_every must be between 1 and steps|give out="):
+        run(until=20.0, **settings)
+    assert calls == []
