@@ -31,8 +31,15 @@ RUN_KEYS: tuple[str, ...] = ("callback", "vec_env_wrapper", "vec_env_kwargs", "m
 """What is no argument of an algorithm, and has no field of its own in `ZooSection`."""
 
 
-ATARI_WRAPPERS = ("stable_baselines3.common.atari_wrappers.AtariWrapper", "frame_stack=4")
-"""What `agentlib.envs.making.make_env` does to Atari games."""
+ATARI_WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
+"""Its work is done by `agentlib.envs.making.make_env` for every Atari game."""
+ATARI_ARGUMENTS: dict[str, Any] = {
+    "noop_max": 30, "frame_skip": 4, "screen_size": 84, "terminal_on_life_loss": True, "clip_reward": True,
+    "action_repeat_probability": 0.0,
+}  # fmt: skip
+"""The arguments of that wrapper that describe `make_env`; they are also its defaults."""
+ATARI_FRAMES = 4
+"""Observations that `make_env` stacks for Atari games."""
 
 
 class Named(str):
@@ -73,12 +80,15 @@ class ZooSection:
     """Keys that are about the run and not among the above, such as `callback`."""
 
     def environment_changes(self, env_id: str | None) -> list[str]:
-        """Wrappers and `frame_stack=N`, but for those that Atari games always get here."""
-        changes = [name for name, _ in self.wrappers]
-        if self.frame_stack not in (None, 0, 1):
+        """Wrappers and `frame_stack=N` that the section asks for and `agentlib.envs.making.make_env` doesn't apply."""
+        atari = env_id is not None and is_atari(env_id)
+        changes = []
+        for name, arguments in self.wrappers:
+            if not (atari and name == ATARI_WRAPPER and arguments.items() <= ATARI_ARGUMENTS.items()):
+                changes.append(f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})")
+        if self.frame_stack not in ((None, ATARI_FRAMES) if atari else (None, 0, 1)):
             changes.append(f"frame_stack={self.frame_stack}")
-        usual = ATARI_WRAPPERS if env_id is not None and is_atari(env_id) else ()
-        return [change for change in changes if change not in usual]
+        return changes
 
 
 def read_zoo_section(path: str | Path, env_id: str) -> ZooSection:
@@ -107,6 +117,10 @@ def _zoo_section(name: str, values: dict[str, Any]) -> ZooSection:
         normalize = {} if normalize else None
     plain = ("policy", "n_envs", "noise_type", "noise_std", "frame_stack")
     given: dict[str, Any] = {key: values.pop(key) for key in plain if key in values}
+    if given.get("noise_std") and given.get("noise_type") is None:
+        raise ValueError(
+            f"noise_std: {shown(given['noise_std'])} has no effect without noise_type; give both or neither"
+        )
     given |= {key: _mapping(key, values.pop(key)) for key in ("policy_kwargs", "env_kwargs") if key in values}
     return ZooSection(
         section=name,

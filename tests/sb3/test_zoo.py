@@ -116,9 +116,11 @@ def test_what_is_about_the_run(tmp_path):
     ("section", "message"),
     [
         ("batch_sise: 3", "dqn has no setting 'batch_sise'; close matches: batch_size"),
-        ("env_wrapper: a.b.C", "'a.b.C' would change the run.*function of your own"),
+        ("env_wrapper: a.b.C", r"'a\.b\.C\(\)' would change the run.*function of your own"),
         ("vec_env_wrapper: a.b.C", "vec_env_wrapper: 'a.b.C' would change the run"),
         ("frame_stack: 4", "'frame_stack=4' would change the run"),
+        ("noise_std: 0.1", "noise_std: 0.1 has no effect without noise_type"),
+        ("noise_type: normal\n  noise_std: 0.1", "noise_type: 'normal' would change the run"),
         ("callback: a.b.C", "agentlib.train takes a function as callback="),
         ("policy: MyPolicy", "policy: 'MyPolicy' would change the run"),
         ('replay_buffer_kwargs: "dict(handle_timeout_termination=False)"', "would change the run"),
@@ -137,6 +139,40 @@ def test_what_is_about_the_run(tmp_path):
 def test_what_would_change_the_run_is_refused(section, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         settings(section, tmp_path)
+
+
+WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        f"env_wrapper: {WRAPPER}\n  frame_stack: null",
+        f"env_wrapper: [{{{WRAPPER}: {{terminal_on_life_loss: True, screen_size: 84, clip_reward: True}}}}]",
+        f"env_wrapper: [{{{WRAPPER}: {{noop_max: 30, action_repeat_probability: 0}}}}]\n  frame_stack: 4",
+    ],
+)
+def test_what_atari_games_always_get_is_taken(section, tmp_path):
+    read = settings(section, tmp_path, "ALE/Pong-v5", "atari")
+    assert (read.section, read.hyperparameters, read.notes) == ("atari", {}, ())
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (
+            f"env_wrapper: [{{{WRAPPER}: {{terminal_on_life_loss: False, screen_size: 42}}}}]",
+            r"AtariWrapper\(terminal_on_life_loss=False, screen_size=42\)' would change the run",
+        ),
+        (f"env_wrapper: [{{{WRAPPER}: {{other: [1]}}}}]", r"AtariWrapper\(other=\[1\]\)' would change the run"),
+        (f"env_wrapper: [{WRAPPER}, a.b.C]", r"'a\.b\.C\(\)' would change the run"),
+        ("frame_stack: 1", "'frame_stack=1' would change the run"),
+        ("frame_stack: 2", "'frame_stack=2' would change the run"),
+    ],
+)
+def test_other_wrappers_of_atari_games_are_refused(section, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        settings(section, tmp_path, "ALE/Pong-v5", "atari")
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,7 @@ def test_names_are_read_and_nothing_else_is(text):
         ("learning_rate: lin_x", "neither a number nor a schedule"),
         ("env_kwargs: 3", "env_kwargs must be a mapping"),
         ("normalize: 7", "normalize must be a mapping"),
+        ("noise_std: 0.1", "noise_std: 0.1 has no effect without noise_type; give both or neither"),
         ("env_wrapper: [3]", "env_wrapper: 3 is neither"),
         ('policy_kwargs: "dict(a=f())"', "never evaluated"),
     ],
@@ -213,7 +214,12 @@ def test_experts_of_every_algorithm_come_with_their_normalization(zoo, tmp_path)
 def test_what_cannot_be_followed_is_refused_before_training(zoo):
     for algorithm, env, settings, message in (
         ("pppo", "CartPole-v1", zoo, "unknown algorithm 'pppo'; close matches: ppo"),
-        ("sac", "CarRacing-v3", zoo, r"asks for rl_zoo3.wrappers.FrameSkip, a.B, frame_stack=2, callback"),
+        (
+            "sac",
+            "CarRacing-v3",
+            zoo,
+            r"asks for rl_zoo3.wrappers.FrameSkip\(skip=2\), a.B\(\), frame_stack=2, callback",
+        ),
         ("ppo", lambda: gymnasium.make("CartPole-v1"), zoo, "searched by the environment's id"),
     ):
         with pytest.raises(ValueError, match=message):
