@@ -255,6 +255,41 @@ def test_the_choice_is_the_best_legal_action_of_each_branch(data, sizes):
     assert policy.pick(torch.arange(sum(sizes))[None].float(), chosen).tolist() == [columns]
 
 
+def test_the_value_of_the_best_legal_action_has_finite_gradients():
+    """Its gradient goes to that action alone, also where an illegal one is better; the illegal ones get exactly 0."""
+    policy = QPolicy(MLP(2, ()), 3)
+    output = torch.tensor([[3.0, 1.0, 2.0], [-5.0, -7.0, -6.0]], requires_grad=True)
+    mask = torch.tensor([[False, True, True], [False, True, False]])
+
+    best = policy.pick(output, policy.choose(output, mask))
+    goal = policy.backed_up(best, lambda value: 1.0 + 0.5 * value)
+
+    assert best.tolist() == [2.0, -7.0]
+    assert goal.tolist() == [2.0, -2.5]
+    assert torch.autograd.grad(goal.sum(), output)[0].tolist() == [[0, 0, 0.5], [0, 0.5, 0]]
+    assert policy.values(output) is output  # the mask has changed nothing in it
+    assert policy.pick(output, policy.choose(output)).tolist() == [3.0, -5.0]
+
+
+@pytest.mark.parametrize("option", ["c51", "quantile", "all"])
+def test_the_distribution_of_the_best_legal_action_has_finite_gradients(option):
+    policy = a_policy(option)
+    output = torch.randn(4, 3, policy.n_atoms, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    mask = torch.ones(4, 3, dtype=torch.bool).scatter(1, policy.choose(output)[:, None], False)
+
+    chosen = policy.choose(output, mask)
+    goal = policy.backed_up(policy.pick(output, chosen), lambda value: 0.5 * value)
+    values = policy.values(output).gather(1, chosen[:, None])[:, 0]
+
+    second = policy.values(output).sort(1).values[:, 1]
+    torch.testing.assert_close(values, second)
+    weight = torch.linspace(1.0, 2.0, policy.n_atoms)  # the sum of probabilities has no gradient
+    (slope,) = torch.autograd.grad((goal * weight).sum(), output)
+    assert slope.isfinite().all()
+    reached = slope.abs().sum(-1) > 0
+    assert torch.equal(reached, torch.zeros(4, 3).scatter(1, chosen[:, None], 1.0).bool())
+
+
 @by_option
 def test_actors_obey_masks(option):
     policy, rng = a_policy(option), np.random.default_rng(0)

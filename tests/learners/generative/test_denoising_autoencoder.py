@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -54,6 +55,13 @@ def learner_of(data: Dataset, config: DenoisingAutoencoderConfig) -> DenoisingAu
     return DenoisingAutoencoder.build(MLP(inputs, config.net_arch, "tanh"), config, GenerativeFacts(data))
 
 
+def score_with(reconstruct: Callable[[Tensor], Tensor], x: Tensor, noise: float) -> Tensor:
+    """The learner's score of x where its model is a reconstruction in closed form."""
+    learner = learner_of(Dataset(x.float()), DenoisingAutoencoderConfig(noise=noise, latent_dim=1, net_arch=()))
+    learner.model.forward = reconstruct  # type: ignore[method-assign]
+    return learner.score(x)
+
+
 def test_contract():
     check_learner(DenoisingAutoencoder)
 
@@ -79,21 +87,23 @@ def test_the_best_reconstruction_gives_the_score_of_the_noisy_density():
     x = (MEAN + 2.0 * torch.randn(9, 3, dtype=torch.float64)).requires_grad_()
     noisy = MultivariateNormal(MEAN, COVARIANCE + NOISE**2 * torch.eye(3, dtype=torch.float64))
     (expected,) = torch.autograd.grad(noisy.log_prob(x).sum(), x)
-    x = x.detach()
-    torch.testing.assert_close((linear_reconstruction(gaussian(50), x, NOISE) - x) / NOISE**2, expected)
+    found = score_with(lambda noisy_x: linear_reconstruction(gaussian(50), noisy_x, NOISE), x.detach(), NOISE)
+    torch.testing.assert_close(found, expected)
 
 
 def test_tweedie_s_formula_for_a_mixture():
     """E[x | x~] of a mixture of two Gaussians, by responsibilities, gives the gradient of its noisy log density."""
     centers, deviation, noise = torch.tensor([-1.0, 1.5]).double(), 0.4, 0.6
     total = deviation**2 + noise**2
-    x = torch.linspace(-3, 3, 31, dtype=torch.float64).requires_grad_()
+    x = torch.linspace(-3, 3, 31, dtype=torch.float64)[:, None].requires_grad_()
     noisy = MixtureSameFamily(Categorical(torch.ones(2).double()), Normal(centers, math.sqrt(total)))
     (expected,) = torch.autograd.grad(noisy.log_prob(x).sum(), x)
-    x = x.detach()
-    share = (-0.5 * (x[:, None] - centers).square() / total).softmax(1)  # (31, 2)
-    mean = (share * (centers + deviation**2 / total * (x[:, None] - centers))).sum(1)
-    torch.testing.assert_close((mean - x) / noise**2, expected)
+
+    def posterior_mean(x: Tensor) -> Tensor:
+        share = (-0.5 * (x - centers).square() / total).softmax(1)  # (31, 2)
+        return (share * (centers + deviation**2 / total * (x - centers))).sum(1, keepdim=True)
+
+    torch.testing.assert_close(score_with(posterior_mean, x.detach(), noise), expected)
 
 
 def test_a_model_without_change_has_the_error_of_the_noise():
