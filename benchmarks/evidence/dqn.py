@@ -27,7 +27,7 @@ def cartpole(seed: int) -> dict[str, float]:
 
 
 def compiled_and_eager(seed: int) -> dict[str, float]:
-    """The same run compiled and as plain PyTorch: the sums are added up in another order, so the paths part in time."""
+    """The same run compiled and uncompiled: the sums are added up in another order, so the paths part in time."""
     scores = {}
     for name, compile in (("compiled", True), ("eager", False)):
         agent = agentlib.train(
@@ -90,8 +90,8 @@ EXPERIMENTS = [
         seeds=20,
         claims=(
             Claim("compiled", "DQN compiled, final agent", statistic="iqm"),
-            Claim("eager", "DQN as plain PyTorch, final agent", statistic="iqm"),
-            Claim("difference", "paired difference, compiled less plain", statistic="mean"),
+            Claim("eager", "DQN uncompiled, final agent", statistic="iqm"),
+            Claim("difference", "paired difference, compiled less uncompiled", statistic="mean"),
         ),
         note="Whether the compiler is to blame for runs that end low: it is not, if the interval holds 0.",
     ),
