@@ -194,7 +194,7 @@ class Agent:
         return probability[0] if single else probability
 
     def reset(self, seed: int | None = None, *, where: NDArray[Any] | None = None) -> None:
-        """Forgets what was remembered of an episode; with a seed, the generator starts anew.
+        """Forgets the memory of the episode; with a seed, the generator of random numbers starts again from it.
 
         Args:
             seed: of the generator.
@@ -215,9 +215,10 @@ class Agent:
             self._memory = state, starts | np.asarray(where, bool)
 
     def rewarded(self, reward: Any) -> None:
-        """Tells which reward the last action brought, or each of a batch `(B,)`.
+        """Gives the agent the reward of its last action, or of each action of a batch `(B,)`.
 
-        An agent that pursues a return (a decision transformer) then wants so much less; others take no notice.
+        An agent that pursues a return (a decision transformer) subtracts it from the return it still wants; other
+        agents ignore it.
         """
         tell = getattr(getattr(self.policy, "backbone", None), "rewarded", None)
         if tell is not None and self._memory is not None:

@@ -48,7 +48,7 @@ POINTS = {
     9: "evaluating in between changes nothing",
     10: "the docstring has a formula and a reference",
 }
-"""What `check_learner` asserts, by number."""
+"""The assertions of `check_learner`, by number."""
 
 UPDATES, RESUMED_UPDATES, FIXED_BATCH_UPDATES, COMPILED_UPDATES = 6, 20, 100, 100
 

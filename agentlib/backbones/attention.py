@@ -113,8 +113,8 @@ class MultiHeadAttention(nn.Module):
         """`(B, T, dim)`, and the keys and values that it read.
 
         Args:
-            x: `(B, T, dim)`, what asks.
-            memory: `(B, S, dim)`, what is read; x itself by default.
+            x: `(B, T, dim)`, the source of the queries.
+            memory: `(B, S, dim)`, the source of keys and values; x itself by default.
             mask: see `attend`.
             causal: see `attend`.
             position: `(B, T)`, for rotary positions.

@@ -1,4 +1,4 @@
-"""What a backbone is: a network from observations to features."""
+"""The interface of a backbone, a network from observations to features."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agentlib.backbones.specs import Described
 Observation = Any
 """A tensor `(B, ...)`, or a dict or tuple of observations."""
 State = Any
-"""What a network with memory carries from step to step: a tree of tensors, the batch on the first axis of each."""
+"""The state of a network with memory between two steps: a tree of tensors, the batch on the first axis of each."""
 
 
 class Backbone(Described, ABC):
@@ -32,7 +32,7 @@ class Backbone(Described, ABC):
         """Features `(B, feature_dim)` of a batch of observations."""
 
     def maps(self, observation: Observation) -> list[Tensor]:
-        """What lies between observation and features, first to last: maps `(B, C, H, W)`, tokens `(B, T, d)` or layers.
+        """The outputs between observation and features, in order: maps `(B, C, H, W)`, tokens `(B, T, d)` or layers.
 
         `forward` pools the last. A network that has nothing in between gives its features alone.
         """

@@ -133,7 +133,7 @@ def _fitting(network: nn.Module, space: spaces.Space[Any]) -> nn.Module:
 
 
 def auto(space: spaces.Space[Any], net_arch: Sequence[int] | None, normalize: bool, **layers: Any) -> nn.Module:
-    """What "auto" means for a space; see `backbone_for`."""
+    """The network that "auto" means for a space; see `backbone_for`."""
     if is_image(space):
         return _nature_cnn(space, net_arch, normalize)
     if is_picture(space) and net_arch is None:
@@ -258,12 +258,12 @@ MEMORIES: dict[str, Callable[[int, int], SequenceBackbone]] = {
 
 @dataclass(frozen=True)
 class NamedBackbone:
-    """What a name stands for."""
+    """The network behind a name."""
 
     build: Build
     summary: str
     takes: str
-    """What observations it is for."""
+    """The observations that it is for."""
     reference: str
     example: spaces.Space[Any]
     """A space to count its parameters on."""
@@ -378,4 +378,4 @@ NAMED_BACKBONES: dict[str, NamedBackbone] = {
         "Vaswani et al. 2017",
     ),
 }
-"""What `backbone=` takes by name."""
+"""The networks that `backbone=` takes by name."""

@@ -205,10 +205,10 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary name in the same folder; what was written there takes the place of `path` at the end.
+    """Gives a temporary name in the same folder; at the end the file of that name takes the place of `path`.
 
-    Whoever reads `path` meanwhile, or after a crash, finds the old file or the new one, never a part. On an error the
-    old file stays.
+    A process that reads `path` meanwhile, or after a crash, finds the whole old file or the whole new one. On an error
+    the old file stays.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

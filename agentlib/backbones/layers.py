@@ -1,4 +1,4 @@
-"""What the layers of a network are made of, by name: activations, first values of weights, normalizations.
+"""The parts of the layers of a network, by name: activations, first values of weights, normalizations.
 
 First values of weights:
 
@@ -66,7 +66,7 @@ def dtype_of(network: nn.Module) -> torch.dtype:
 
 
 def outputs_at(ends: Sequence[int], modules: nn.Sequential, x: Tensor) -> list[Tensor]:
-    """What those of the modules give that stand at these places, when all of them run one after another."""
+    """The outputs of the modules at these places, when all modules run one after another."""
     found = []
     for i, module in enumerate(modules):
         x = module(x)

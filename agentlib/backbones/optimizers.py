@@ -85,7 +85,7 @@ def adam(
 
     def numbers(scalars: dict[str, Tensor], rate: Rate) -> tuple[Tensor, Tensor]:
         # The corrections are taken in float64: 1 - 0.999**t loses five digits in float32, and training amplifies it.
-        # The powers are remembered, since a compiled update would raise them anew for every few parameters.
+        # The powers are kept between steps: a compiled update would compute them again for every few parameters.
         scale = rate / (1.0 - scalars["beta1_power"].mul_(beta1))
         return once(scale), once((1.0 - scalars["beta2_power"].mul_(beta2)).sqrt())
 
@@ -136,7 +136,7 @@ def lars(learning_rate: Schedule = 0.3, momentum: float = 0.9, weight_decay: flo
 
 @dataclass(frozen=True, kw_only=True)
 class Optimized(Config):
-    """What every config has: a learning rate, the size of batches, and the optimizer that they make."""
+    """The fields of every config: a learning rate, the size of batches, and the optimizer that they make."""
 
     learning_rate: LearningRate = 1e-3
     """Learning rate of Adam: a number or a schedule."""

@@ -27,7 +27,7 @@ Cell = tuple[Tensor, ...]
 
 
 class Recurrent(SequenceBackbone):
-    """What RNN, LSTM and GRU share: layers, directions, resets and padding around a cell.
+    """The common part of RNN, LSTM and GRU: layers, directions, resets and padding around a cell.
 
     The state is h `(B, layers * directions, hidden_dim)`, or a pair (h, c) of them for the LSTM.
 

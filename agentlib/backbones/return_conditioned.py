@@ -33,7 +33,7 @@ class Prompt(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What is remembered while acting: the last `context - 1` steps, and what is still wanted."""
+    """The memory while acting: the last `context - 1` steps, and the return that is still wanted."""
 
     features: Tensor
     """`(B, context - 1, n)`: the encoder's, of each observation."""
@@ -63,9 +63,9 @@ class ReturnConditioned(SequenceBackbone):
         context: steps that are read, the present one among them.
         max_timestep: step numbers that have an embedding; later steps get the last one.
         dropout: of the decoder.
-        target_return: what is wanted of an episode.
+        target_return: the return that is wanted of an episode.
         return_scale: returns are divided by this.
-        expected_reward: of a step, where the reward is not told.
+        expected_reward: the reward that is assumed of a step where none is given.
     """
 
     kind = "return_conditioned"

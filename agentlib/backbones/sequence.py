@@ -68,7 +68,7 @@ class WithMemory(SequenceBackbone):
         return 0 if self.previous_action is None else torch.Size(self.previous_action).numel()
 
     def no_action(self, batch_size: int) -> Tensor:
-        """What stands where no action was taken yet: -1, which is none of the actions; 0 for real numbers."""
+        """The value where no action was taken yet: -1, which is none of the actions; 0 for real numbers."""
         device = next(self.parameters()).device
         if isinstance(self.previous_action, int):
             return torch.full((batch_size,), -1, device=device)
@@ -85,7 +85,7 @@ class WithMemory(SequenceBackbone):
     def encode(
         self, observation: Observation, state: State | None, episode_start: Tensor | None
     ) -> tuple[Tensor, State]:
-        """What the memory reads `(B, T, n)`, and its own state."""
+        """The inputs of the memory `(B, T, n)`, and its own state."""
         seen, previous = observation if isinstance(observation, AfterAction) else (observation, None)
         batch, steps = leaves(seen)[0].shape[:2]
         state = self.initial_state(batch) if state is None else state
@@ -119,7 +119,7 @@ class WithMemory(SequenceBackbone):
     def maps(
         self, observation: Observation, state: State | None = None, episode_start: Tensor | None = None
     ) -> list[Tensor]:
-        """What the memory reads `(B, T, n)`, and its own maps."""
+        """The inputs of the memory `(B, T, n)`, and its own maps."""
         inputs, inner = self.encode(observation, state, episode_start)
         return [inputs, *self.memory.maps(inputs, inner, episode_start)]
 

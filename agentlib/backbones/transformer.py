@@ -275,7 +275,7 @@ class TransformerDecoder(_Transformer, SequenceBackbone):
         return outputs, (keys, values, position[:, -1] + 1)
 
     def _visible(self, count: Tensor, steps: int, episode_start: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What each step may read `(B, 1, T, window - 1 + T)`, and the steps' positions in their episodes `(B, T)`."""
+        """The mask of readable steps `(B, 1, T, window - 1 + T)`, and their positions in episodes `(B, T)`."""
         slots = self.window - 1
         step = torch.arange(steps, device=count.device)
         lag = step[:, None] - torch.arange(-slots, steps, device=count.device)  # (T, window - 1 + T): how long ago
@@ -321,8 +321,8 @@ class EncoderDecoder(Described):
         """Features `(B, T, dim)` of the target's steps, each of which reads the source and the steps before it.
 
         Args:
-            source: what the encoder takes.
-            target: what the decoder takes.
+            source: the input of the encoder.
+            target: the input of the decoder.
             source_mask: `(B, S)`, False where a token of the source is padding.
         """
         features, _ = self.decoder(target, memory=self.read(source, source_mask), memory_mask=source_mask)

@@ -141,7 +141,7 @@ class SwinLayer(nn.Module):
     Args:
         sides: height and width of the maps; the window divides both.
         window: side of a window.
-        shift: the windows are moved by so many places down and to the right.
+        shift: number of places by which the windows are moved down and to the right.
         layer: attention and MLP. All but the attention works on each token alone, so it can run on windows as it is.
     """
 

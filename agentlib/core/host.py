@@ -1,4 +1,4 @@
-"""What belongs to the host program, changed for a while and put back."""
+"""Settings of the host program, changed for a while and put back."""
 
 from __future__ import annotations
 

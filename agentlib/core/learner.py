@@ -1,4 +1,4 @@
-"""What an algorithm is."""
+"""The interface of an algorithm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agentlib.core.source import Source
 
 
 class Update(NamedTuple):
-    """What an update reports."""
+    """The report of an update."""
 
     metrics: dict[str, Tensor]
     """0-dim, detached tensors. Only the caller of `run` turns them into floats, and not often."""
@@ -56,7 +56,7 @@ class Learner(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no method predict(x), by which its family judges it")
 
     def before_update(self, clock: Clock) -> None:
-        """What happens every N updates or steps, outside the captured part.
+        """Work that is due every N updates or steps, outside the captured part.
 
         Called between two updates, once the source has advanced: `clock.updates` updates were done, and
         `clock.steps` steps lie behind the coming one.

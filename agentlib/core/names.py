@@ -38,7 +38,7 @@ def close_matches(name: str, known: Iterable[str]) -> str:
 
 
 def look_up(kind: str, name: str, table: Mapping[str, Thing]) -> Thing:
-    """What a table has under a name.
+    """The entry of a table under a name.
 
     Raises:
         ValueError: an unknown name; the message has the close matches.

@@ -1,4 +1,4 @@
-"""What a run is made of: plain types that families, learners and runs share."""
+"""The parts of a run: plain types that families, learners and runs share."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def option(default: Any, help: str, *, flag: Any = None, metavar: str = "") -> A
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What a run learns from and on: those options of a run that a family reads."""
+    """The data and environments of a run: those options of a run that a family reads."""
 
     env: Any = option(None, "The id of an environment, such as CartPole-v1.", flag=str | None, metavar="ID")
     n_envs: int = option(1, "Number of environments stepped side by side.", flag=int, metavar="N")

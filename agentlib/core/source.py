@@ -58,7 +58,7 @@ class Source(nn.Module, ABC):
         """Takes back what the update says of each sample `(B,)`, such as TD errors for priorities."""
 
     def trouble(self) -> str | None:
-        """What went wrong with the batches, in words, where a loss is no finite number; None if that is not known."""
+        """The fault in the batches, in words, where a loss is not finite; None if it is not known."""
         return None
 
     @property
@@ -67,7 +67,7 @@ class Source(nn.Module, ABC):
         return False
 
     def measures(self) -> dict[str, float]:
-        """What there is to log besides the learner's metrics, under SB3's names; cheap."""
+        """Values to log besides the learner's metrics, under SB3's names; cheap."""
         return {}
 
     def close(self) -> None:

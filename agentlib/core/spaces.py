@@ -111,7 +111,7 @@ def observed_mask(observation: Any, width: int, leading_axes: int = 1) -> Any:
 
 
 def without_mask(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """What a network is to see of the observations: all but the mask of legal actions."""
+    """The part of the observations that a network sees: all but the mask of legal actions."""
     if not observes_mask(observation_space, action_space):
         return observation_space
     assert isinstance(observation_space, spaces.Dict)

@@ -38,7 +38,7 @@ class Rule:
     scalars: Mapping[str, float] = field(default_factory=dict)
     """Names and first values of the 0-dim float64 numbers that the rule remembers."""
     numbers: Numbers = lambda scalars, rate: (rate,)
-    """What is the same for all parameters, taken once in a step; the learning rate by default."""
+    """Computes the numbers that are the same for all parameters, once in a step; the learning rate by default."""
     weight_decay: float = 0.0
     """Strength of the decay of matrices and filters; biases and gains (one dimension) are left alone."""
     decoupled: bool = False
@@ -50,7 +50,7 @@ class Rule:
 Trained = nn.Module | nn.Parameter
 """A module or a parameter."""
 Modules = Trained | tuple[Trained, float] | Iterable[Trained | tuple[Trained, float]]
-"""What a step trains, one or several; in a pair with a number, that times the learning rate."""
+"""The modules that a step trains, one or several; in a pair with a number, that times the learning rate."""
 Optimizer = Rule | Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 """A rule of `agentlib.backbones`, or a factory such as `partial(torch.optim.Adam, lr=1e-3)`, which runs eager only."""
 
@@ -240,7 +240,7 @@ class Step(nn.Module):
 
 
 LARGE = 1 << 16
-"""From so many numbers on, a parameter is treated by itself."""
+"""A parameter with at least this many numbers is updated on its own, not joined with others."""
 
 
 def _groups(sizes: Sequence[int]) -> list[slice]:

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 Padding = Literal["edge", "zero"]
-"""What lies beyond the border of an image: its outermost pixels again, or zeros."""
+"""The values beyond the border of an image: its outermost pixels again, or zeros."""
 
 
 def shift(images: Tensor, rows: Tensor, columns: Tensor, padding: Padding = "edge") -> Tensor:

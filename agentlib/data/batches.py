@@ -38,8 +38,8 @@ class Batches(Source):
         data: the examples; they move with the source to a device.
         batch_size: examples per batch; at most all of them.
         transform: changes each batch as it is drawn, such as an augmentation.
-        views: with more than one, each batch is transformed so many times, and the views are stacked.
-        batches_per_update: with more than one, so many batches are stacked, for learners that need several.
+        views: number of times that each batch is transformed; with more than one, the views are stacked.
+        batches_per_update: number of batches for each update; with more than one, they are stacked.
         seed: of order and transforms.
 
     Raises:

@@ -34,9 +34,9 @@ class Tasks(NamedTuple):
     """A batch of tasks."""
 
     support: Pairs
-    """What a learner adapts to."""
+    """The examples that a learner adapts to."""
     query: Pairs
-    """What it is judged on: other examples of the same tasks."""
+    """The examples on which it is judged: other examples of the same tasks."""
     clock: Clock
 
 

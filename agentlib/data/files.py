@@ -24,7 +24,7 @@ PART_NAMES = {"train": "train", "training": "train", "validation": "validation",
 """Names under which a file may give its parts, and what we call them."""
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
-"""What stands in a table where there is no value, in lower case."""
+"""Texts in a table that mean a missing value, in lower case."""
 
 
 def load_csv(path: str | Path, target: str | None = None) -> Dataset:

@@ -1,4 +1,4 @@
-"""What an environment shows, as examples to pretrain on: no rewards, no expert."""
+"""Observations of an environment, as examples to pretrain on: no rewards, no expert."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def frames(
     Args:
         env: an environment's id, a single environment, or a function that makes one; its observations are a Box.
         n: how many.
-        window: with more than one, each example is so many observations in a row, of one episode, on a second axis:
-            `(n, window, ...)`. `RandomFrame` makes views of them.
+        window: number of consecutive observations of one episode in each example. With more than one they are on a
+            second axis, `(n, window, ...)`, and `RandomFrame` makes views of them.
         seed: of the environment and the actions.
         env_kwargs: for the environment's constructor.
 

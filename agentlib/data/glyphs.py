@@ -19,11 +19,11 @@ from agentlib.data.datasets import Dataset
 SIDE = 16
 """Pixels of a side."""
 CURVE_POINTS = 24
-"""A stroke is drawn by so many dots."""
+"""Number of dots in a stroke."""
 TREMBLE = 0.03
 """Standard deviation of each point of a stroke, as a share of the side, like all lengths here."""
 SHIFT, DEGREES, SCALE = 0.10, 10.0, 0.12
-"""The whole glyph is moved, turned and scaled by up to so much."""
+"""Upper limits on how far the whole glyph is moved, turned and scaled."""
 PEN, PEN_RANGE, PEN_EDGE = 0.045, (0.85, 1.25), 0.02
 """Half the width of the pen, by which factors it varies, and how soft its edge is."""
 NOISE = 0.2

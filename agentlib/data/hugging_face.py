@@ -26,7 +26,7 @@ def is_hugging_face(data: Any) -> bool:
 
 
 def load_saved(path: str | Path) -> Loaded:
-    """What `save_to_disk` wrote into a folder.
+    """The data set that `save_to_disk` wrote into a folder.
 
     Raises:
         ImportError: `datasets` is absent; the message names the extra.

@@ -61,7 +61,7 @@ def dataset(data: Any) -> Dataset:
 
 
 def load(path: str | Path) -> Loaded:
-    """What a file or folder holds: .csv, .npz, a folder of images by class, or what `datasets` saved to disk.
+    """The data in a file or folder: .csv, .npz, a folder of images by class, or what `datasets` saved to disk.
 
     `table.csv#COLUMN` names the column of a table that is to be predicted; otherwise it is the last one.
 

@@ -1,7 +1,7 @@
 """CartPole with a pole and a motor of one's own: tasks that differ in their dynamics, for learners that adapt.
 
 With the defaults it is CartPole-v1. A negative force is a motor that was wired the other way round: action 1 then
-pushes to the left, and whoever has learned on one kind alone fails on the other.
+pushes to the left, and an agent that has learned with one kind of motor alone fails with the other.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CartPoleVaried(CartPoleEnv):
 
 
 class Dynamics(NamedTuple):
-    """What the tasks differ in: the arguments of `CartPoleVaried`."""
+    """The differences between the tasks: the arguments of `CartPoleVaried`."""
 
     length: float
     force: float

@@ -28,7 +28,7 @@ ARROWS = dict(zip((273, 274, 275, 276), "\u2191\u2193\u2192\u2190", strict=True)
 ARROWS |= dict(zip((0x40000052, 0x40000051, 0x4000004F, 0x40000050), "\u2191\u2193\u2192\u2190", strict=True))
 """The arrow keys' numbers in pygame 1, which maps of Gymnasium's environments still use, and in pygame 2."""
 ESCAPES = dict(zip(("\x1b[A", "\x1b[B", "\x1b[C", "\x1b[D"), "\u2191\u2193\u2192\u2190", strict=True))
-"""What a terminal sends for them."""
+"""The characters that a terminal sends for them."""
 
 
 class ExpertLeft(Exception):
@@ -102,7 +102,7 @@ class Person:
 
 
 def keys_for(env: gymnasium.Env[Any, Any], keys: Mapping[Any, Any] | None = None) -> dict[str, Any]:
-    """What each key does: as given; else as the environment says, and digits for up to ten discrete actions.
+    """The action of each key: as given; else as the environment says, and digits for up to ten discrete actions.
 
     Raises:
         ValueError: there is no such map, or an action in it is not in the space.

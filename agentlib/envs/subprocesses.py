@@ -19,8 +19,8 @@ class Subprocesses(AsyncVectorEnv):
     """For `env=`: environments that are slow, that crash or that hang, each in a process of its own.
 
     A step or a reset that takes longer than the limit raises TimeoutError, and a worker that died ChildProcessError; in
-    training both come as `EnvironmentFailure`, and what was learned so far is kept. Whoever made it closes it, which
-    ends workers that do not answer.
+    training both come as `EnvironmentFailure`, and the learner keeps its state. The code
+    that made this must call `close`, which ends workers that do not answer.
 
     Args:
         env: an id, or a function that makes an environment.

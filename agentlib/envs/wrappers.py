@@ -12,7 +12,7 @@ Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 
 
 class SeededGame(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """An Atari game without chance of its own, below `AtariPreprocessing`; a seed doesn't load it anew.
+    """An Atari game without chance of its own, below `AtariPreprocessing`; a seed doesn't load it again.
 
     Loading takes as long as 2,000 frames. Here all games start from one state of the emulator. What is left to chance
     around it, the no-ops before a game and sticky actions, draws from `np_random`, which is seeded.

@@ -26,7 +26,7 @@ Bools = NDArray[np.bool_]
 
 
 class Proposal(Protocol):
-    """What a student would do."""
+    """The action that a student would take."""
 
     @property
     def action(self) -> NDArray[Any]:

@@ -121,7 +121,7 @@ class Expert:
 
     @property
     def hint(self) -> str:
-        """What may be wrong with a function that was written for one observation."""
+        """A hint for a function that was written for one observation."""
         if self.worlds or self.predicts:
             return ""
         return (

@@ -23,7 +23,7 @@ FIRST_EPISODE_SEED = 1 << 30
 
 
 class Predictor(Protocol):
-    """What can be evaluated: `predict` with the signature and meaning that Stable-Baselines3 gave it."""
+    """The interface that evaluation needs: `predict` with the signature and meaning that Stable-Baselines3 gave it."""
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

@@ -1,4 +1,4 @@
-"""What both replay buffers are made of: columns whose memory is known before it is allocated."""
+"""The parts of both replay buffers: columns whose memory is known before it is allocated."""
 
 from __future__ import annotations
 

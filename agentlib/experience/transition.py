@@ -1,4 +1,4 @@
-"""What a replay buffer gives and takes."""
+"""The types that a replay buffer takes and gives."""
 
 from __future__ import annotations
 

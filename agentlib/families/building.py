@@ -1,4 +1,4 @@
-"""What all families share: the network under a learner's head, the learner on its device, and the job around it."""
+"""Common to all families: the network under a learner's head, the learner on its device, and the job around it."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def assembled(recipe: Recipe, problem: Problem, judge: type[ExamplesJudge]) -> J
 
 
 def _spaces(problem: Problem, facts: ExampleFacts) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
-    """What the model observes and does as an agent; those of the agent that it starts from."""
+    """The spaces of the model as an agent; those of the agent that it starts from."""
     n = facts.n_classes
     if problem.agent is None:
         return facts.space, spaces.Discrete(n) if n else spaces.Box(-np.inf, np.inf, (facts.n_outputs,), np.float32)

@@ -190,7 +190,7 @@ class GenerativeJudge(Judge):
         measures = [] if self.mixture is None else self._mode_measures(samples, *self.mixture)
         if n:
             accuracy = nearest_neighbor_accuracy(real[:n], samples[:n])
-            ideal = "samples that cannot be told from the data"
+            ideal = "samples indistinguishable from the data"
             measures.append(Measure("test/nearest_neighbor_accuracy", accuracy, 0.5, ideal))
         if n and find_spec("scipy") is not None:
             distance, floor = (wasserstein(real[:n], other) for other in (samples[:n], real[n : 2 * n]))

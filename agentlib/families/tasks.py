@@ -47,7 +47,7 @@ WITHOUT_TASK = "the best guess that does not know the task"
 
 @dataclass(frozen=True, kw_only=True)
 class FewShot(Optimized):
-    """What the configs of learners from tasks share."""
+    """The common fields of the configs of learners from tasks."""
 
     ways: Annotated[int, Range(2)] = 5
     """Classes per task, for tasks of classification."""

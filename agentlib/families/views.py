@@ -37,7 +37,7 @@ LABELS_PER_CLASS, DRAWS = 10, 10
 
 @dataclass(frozen=True, kw_only=True)
 class Views(Optimized):
-    """What the configs of learners from views share."""
+    """The common fields of the configs of learners from views."""
 
     learning_rate: Rate = Cosine(1e-3)
     """Learning rate of Adam: a number or a schedule."""

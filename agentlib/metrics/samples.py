@@ -55,8 +55,8 @@ def modes(samples: Tensor, centers: Tensor, deviation: float) -> Modes:
 def nearest_neighbor_accuracy(real: Tensor, fake: Tensor) -> float:
     """The share of examples whose nearest other example is of their own kind: the 1-NN two-sample test.
 
-    0.5 where the two cannot be told apart, 1 where they are clearly different, near 0 where the fakes are copies of the
-    reals (Lopez-Paz & Oquab 2017).
+    0.5 where the two are indistinguishable, 1 where they differ clearly, near 0 where the fakes are copies of the reals
+    (Lopez-Paz & Oquab 2017).
 
     Args:
         real: `(N, ...)`.

@@ -1,4 +1,4 @@
-"""What our pictures have in common, and curves, confusion matrices and predictions."""
+"""The common style of our pictures, and curves, confusion matrices and predictions."""
 
 from __future__ import annotations
 

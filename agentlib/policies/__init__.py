@@ -40,4 +40,4 @@ _POLICIES: tuple[type[Described], ...] = (
     DiffusionPolicy, Predictor, EnsemblePolicy,
 )  # fmt: skip
 POLICIES = {policy.kind: policy for policy in _POLICIES}
-"""What a file calls them."""
+"""Policies by their names in files."""

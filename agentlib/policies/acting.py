@@ -207,7 +207,7 @@ def random_actions(
     """Uniformly random legal options of each component, `(count, D)`.
 
     Args:
-        generator: what draws.
+        generator: the source of random numbers.
         sizes: the number of options of each of the D components.
         count: how many actions.
         mask: `(count, sum(sizes))`, true where an option is legal; at least one must be, in each component.
@@ -230,7 +230,7 @@ class EpsilonGreedy:
         action_space: Discrete or MultiDiscrete; actions are indices from 0.
         num_envs: environments that act side by side.
         epsilon: a number or a schedule.
-        random_steps: only random actions for so many environment steps.
+        random_steps: number of environment steps at the start in which all actions are random.
         seed: of its own generator.
 
     Raises:
@@ -265,7 +265,7 @@ class EpsilonGreedy:
     ) -> NDArray[Any]:
         """Actions `(num_envs,)`, of several components `(num_envs, D)`, for batched observations.
 
-        Where a `mask (num_envs, A)` of legal actions is given, only these are drawn, and the actor is told of it.
+        With a `mask (num_envs, A)` of legal actions only these are drawn; the actor gets the mask as an argument.
         """
         masks = () if mask is None else (mask,)
         if getattr(actor, "always_asked", False):

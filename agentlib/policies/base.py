@@ -1,4 +1,4 @@
-"""What a policy is: a backbone and a head."""
+"""The interface of a policy, a backbone and a head."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ LOG_STD_RANGE = (-20.0, 2.0)
 NODES = 64
 """Of the Gauss-Hermite quadrature for the entropy of squashed distributions."""
 _LARGEST = 1.0 - 1e-6
-"""Of what is still unsquashed: an action at its very bound has no finite u."""
+"""Largest |tanh u| from which u is computed: an action at its very bound has no finite u."""
 
 
 class Bounds(nn.Module):

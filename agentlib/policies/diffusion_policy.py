@@ -1,7 +1,7 @@
 """Real-valued actions by diffusion: any distribution, also one of several separate ways to act (Chi et al. 2023,
 arXiv:2303.04137).
 
-    x_T = noise;   x_{t-1} from x_t and the noise told in x_t, given the observation;   a = x_0
+    x_T = noise;   x_{t-1} from x_t and the noise predicted in x_t, given the observation;   a = x_0
 
 We differ from the paper in predicting one action at a time, not a sequence of them.
 """

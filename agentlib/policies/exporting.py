@@ -36,7 +36,7 @@ NUDGES, NUDGE = 32, 1e-4
 
 
 def export(agent: Agent, path: Path, action_mask: bool) -> Path:
-    """What `Agent.export` does."""
+    """The work of `Agent.export`."""
     writers = {".onnx": _to_onnx, ".pt2": _to_archive}
     if path.suffix not in writers:
         raise ValueError(f"{path} ends neither in .onnx nor in .pt2 (torch.export): which of them shall it be?")
@@ -140,7 +140,7 @@ def _compare(exported: Exported, twin: Agent, run: Run) -> None:
         for step in range(STEPS if exported.has_memory else 1):
             inputs = exported.example(batch, seed=STEPS * number + step) | memory
             if step:
-                inputs["episode_start"] = np.arange(batch) % STEPS == step  # some begin anew on the way
+                inputs["episode_start"] = np.arange(batch) % STEPS == step  # some episodes begin on the way
             observation = unflatten(twin.observation_space, [inputs[name] for name in exported.leaves])
             wanted, state = twin.predict(
                 observation, state, inputs.get("episode_start"), True, action_mask=inputs.get("action_mask")

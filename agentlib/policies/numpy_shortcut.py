@@ -20,7 +20,7 @@ from agentlib.policies.q_heads import QHead
 from agentlib.policies.q_policy import QPolicy
 
 NUMPY_ROWS = 1_024
-"""Beyond so many observations torch, which may use several threads, is as quick."""
+"""Above this number of observations torch, which may use several threads, is as quick."""
 
 
 class NumpyShortcut:

@@ -24,12 +24,12 @@ from agentlib.runs.segments import SMALL, DamagedFile, Segments, StoredRing, che
 
 FORMAT = "agentlib state"
 VERSION = 1
-"""Of what is written now. Until the first release a change of the format needs no migration."""
+"""Version of the format that is written now. Until the first release a change of the format needs no migration."""
 DTYPES = {
     torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32,
     torch.uint64, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64,
 }  # fmt: skip
-"""What safetensors can hold in every version that we allow."""
+"""The dtypes that safetensors can hold in every version that we allow."""
 
 
 def save_checkpoint(

@@ -52,7 +52,7 @@ class RunFolder:
         write_json(self.config_file, {**record, **provenance()})
 
     def record(self) -> dict[str, Any]:
-        """What `config.json` says.
+        """The content of `config.json`.
 
         Raises:
             FileNotFoundError: no run in this folder.

@@ -1,4 +1,4 @@
-"""What a run reports while it goes: TensorBoard, a progress bar, or a table as SB3 prints it."""
+"""The reports of a run while it goes: TensorBoard, a progress bar, or a table as SB3 prints it."""
 
 from __future__ import annotations
 

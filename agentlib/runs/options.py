@@ -17,7 +17,7 @@ from agentlib.runs.folder import RunFolder
 from agentlib.runs.logs import Progress
 
 ORIGINS = ("env", "data", "demos", "expert")
-"""What a run can learn from."""
+"""The sources that a run can learn from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ _Recorded: Any = dataclasses.make_dataclass("_Recorded", [(name, _HINTS[name]) f
 
 @dataclass(frozen=True, kw_only=True)
 class Record(_Recorded):  # type: ignore[misc]
-    """What `config.json` says of a run, checked field by field."""
+    """The content of `config.json` about a run, checked field by field."""
 
     what: str
     config: dict[str, Any]
@@ -76,7 +76,7 @@ class Record(_Recorded):  # type: ignore[misc]
 
 
 def record_of(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
-    """What `resume` needs to know, as JSON. What was given as an object has to be given again."""
+    """The facts that `resume` needs, as JSON. Objects that were given have to be given again."""
     values: dict[str, Any] = {name: getattr(options, name) for name in RECORDED}
     objects = [name for name in ORIGINS if not isinstance(values[name], str | Path | None)]
     if isinstance(options.backbone, Mapping):

@@ -1,4 +1,4 @@
-"""What a run will do: the only place where names, presets, configs and lengths are resolved."""
+"""The plan of a run: the only place where names, presets, configs and lengths are resolved."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HERE = {
     "tensorboard_log": "out",
     "policy": "backbone",
 }
-"""What SB3's arguments are called here."""
+"""Our names for arguments of SB3."""
 
 
 class Plan(NamedTuple):

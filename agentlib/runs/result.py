@@ -1,4 +1,4 @@
-"""What a run leaves behind that is about data, or that makes no agent."""
+"""The result of a run on data, or of one that makes no agent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Result:
     metrics: dict[str, float]
     """The last numbers of the training."""
     judged: tuple[Measure, ...]
-    """What was reached on data that nothing was chosen by, each beside its reference."""
+    """Measures on data by which nothing was chosen, each beside its reference."""
     pictures: tuple[Path, ...] = ()
     """Files that show the result; only of runs with a folder."""
     agent: Agent | None = None

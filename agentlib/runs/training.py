@@ -45,7 +45,7 @@ class Diverged(FloatingPointError):
 
 @dataclass
 class _Progress:
-    """What logging, evaluating and stopping early have to remember."""
+    """The state of logging, evaluating and stopping early."""
 
     best: float = -math.inf
     waited: int = 0

@@ -1,7 +1,7 @@
 """Policies of Stable-Baselines3 on our backbones: DQN, PPO, A2C, SAC, TD3 and DDPG.
 
-Networks are told by the names and shapes of their weights. These are compared with what the spaces ask for before a
-network is built, so that no file can claim a size that its weights do not have.
+The kind of a network is recognized by the names and shapes of its weights. The shapes are compared with those that the
+spaces require before a network is built, so that no file can claim a size that its weights do not have.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NOT_FOR_ACTING = (
 
 
 def look_at(model: Any) -> SB3Model:
-    """What acting needs of a model in memory.
+    """The parts of a model in memory that acting needs.
 
     Its environments' wrappers count: observations are those before `VecTransposeImage`, and `VecNormalize` becomes part
     of the policy.

@@ -36,7 +36,7 @@ def train_sb3_expert(
         algorithm: one of `ALGORITHMS`.
         env: an id, or a function that makes the environment, with the wrappers that the settings ask for.
         zoo: settings: a file of the zoo, or a section of one.
-        steps: environment steps; by default what the settings say.
+        steps: environment steps; by default the number in the settings.
         seed: for the model and the environments.
         device: as torch names it.
 
@@ -96,7 +96,7 @@ def _refuse_what_is_not_done(section: ZooSection, env: Any) -> None:
     if missing:
         raise ValueError(
             f"section {section.section} asks for {', '.join(missing)}: make such an environment in a function of your "
-            "own, give that as env=, and a section without what is no matter of the environment"
+            "own, give that as env=, and delete these keys from the section"
         )
 
 

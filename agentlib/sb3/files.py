@@ -34,7 +34,7 @@ _NUMBER = r"[-+]?(?:inf|\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?)"
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """What `VecNormalize` knows of one observation."""
+    """The statistics of `VecNormalize` for one observation."""
 
     mean: Any
     variance: Any

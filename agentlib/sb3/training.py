@@ -56,7 +56,7 @@ def sb3_arguments(
         listed = ", ".join(f"{name}={value!r}" for name, value in extra.items())
         raise ValueError(
             f"Stable-Baselines3's {algorithm.__name__} has no {listed}. Leave that out for a fair comparison, or pass "
-            "strict=False to compare all the same, with the difference noted in the report."
+            "strict=False to compare all the same; the report then lists the difference."
         )
     known = inspect.signature(algorithm).parameters
     arguments = {name: value for name, value in vars(config).items() if name in known}

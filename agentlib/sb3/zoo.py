@@ -1,7 +1,7 @@
-"""Settings of the RL Baselines3 Zoo for what can be trained here.
+"""Settings of the RL Baselines3 Zoo for the learners of agentlib.
 
-Keys that name a hyperparameter are taken; keys that change nothing here are noted; every other key is refused, since a
-run without it would not be the run that the file describes.
+Keys that name a hyperparameter are used; keys without effect on the results are left out, with a line in `notes`; every
+other key is refused, since a run without it would not be the run that the file describes.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ REFUSED = {
     "replay_buffer_kwargs": "",
     "noise_type": "",
 }
-"""Keys that would change the run, and what there is in their place; empty values are taken."""
+"""Keys that would change the run, and a hint at their replacement; empty values are accepted."""
 RUN_KEYS = ("n_timesteps", "n_envs", "policy", "policy_kwargs", "normalize", "env_kwargs", "env_wrapper", "frame_stack")
 NO_CHANGE = ("replay_buffer_kwargs", {"handle_timeout_termination": True})
-"""What is always done here."""
+"""A key whose value describes the behaviour that agentlib always has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +53,11 @@ class ZooSettings:
     n_envs: int = 1
     """Environments side by side."""
     backbone: str = "auto"
-    """What is like SB3's policy."""
+    """The backbone that is like SB3's policy."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """For the environment's constructor."""
     notes: tuple[str, ...] = ()
-    """What was left out, and why that changes nothing."""
+    """Keys that were left out, and why that changes nothing."""
 
 
 def read_zoo(path: str | Path, env_id: str, recipe: Recipe) -> ZooSettings:

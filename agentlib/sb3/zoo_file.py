@@ -20,15 +20,15 @@ WHOLE_NUMBERS = (
     "batch_size", "buffer_size", "frame_stack", "gradient_steps", "learning_starts", "n_envs", "n_epochs", "n_steps",
     "n_timesteps", "policy_delay", "sde_sample_freq", "seed", "target_update_interval", "train_freq",
 )  # fmt: skip
-"""What YAML may give as 1e5."""
+"""Keys whose whole numbers YAML may give as 1e5."""
 
 LARGEST_FILE = 1 << 17
 """Bytes; those of the zoo have a tenth of it."""
 LARGEST_TREE = 1 << 16
-"""Values in a file, where what is referred to (`*name`) counts each time."""
+"""Largest number of values in a file; a value that is referred to (`*name`) counts each time."""
 
 RUN_KEYS: tuple[str, ...] = ("callback", "vec_env_wrapper", "vec_env_kwargs", "monitor_kwargs")
-"""What is no argument of an algorithm, and has no field of its own in `ZooSection`."""
+"""Keys that are no arguments of an algorithm and have no field of their own in `ZooSection`."""
 
 
 ATARI_WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
@@ -50,7 +50,7 @@ class Named(str):
 
 @dataclass(frozen=True, kw_only=True)
 class ZooSection:
-    """What a section says, as plain values; schedules are ours, and classes and functions are `Named`."""
+    """The content of a section, as plain values; schedules are ours, and classes and functions are `Named`."""
 
     section: str
     """Its name."""
@@ -247,7 +247,7 @@ def schedule_to_text(schedule: Schedule) -> str:
 
 
 def literal(value: Any, names: bool = False) -> Any:
-    """What a string says as a Python literal, where `dict(a=1)` stands for `{"a": 1}`; other values as they are.
+    """The value of a string as a Python literal, where `dict(a=1)` stands for `{"a": 1}`; other values as they are.
 
     With `names` a name in it, such as nn.ReLU, becomes a `Named`.
 

@@ -34,7 +34,7 @@ NEEDED = {
 }
 """How options that a command cannot do without are given."""
 NOT_HERE = ("ppo", "a2c", "sac", "td3", "ddpg", "trpo", "tqc")
-"""What people ask for, and other libraries have."""
+"""Algorithms of other libraries that users ask for."""
 
 
 def flag(metavar: str) -> Any:
@@ -48,7 +48,7 @@ EnvKwargs = Annotated[tuple[str, ...], flag("NAME=VALUE ...")]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What every command takes."""
+    """The common options of all commands."""
 
     debug: tyro.conf.FlagCreatePairsOff[bool] = False
     """Show the traceback of an error."""

@@ -1,4 +1,4 @@
-"""What adversarial learners share: their config, their generator, and its noise."""
+"""The common parts of adversarial learners: their config, their generator, and its noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agentlib.families.generative import GenerativeFacts
 
 @dataclass(frozen=True, kw_only=True)
 class Adversarial(Optimized):
-    """What the configs of adversarial learners share."""
+    """The common fields of the configs of adversarial learners."""
 
     learning_rate: Rate = 5e-4
     """Learning rate of Adam, for both networks: a number or a schedule."""

@@ -112,7 +112,7 @@ class Prototypical(Learner):
 
     @classmethod
     def tiny(cls, seed: int = 0) -> tuple[Self, Episodes]:
-        """The smallest honest run: eight clusters of points on a circle, told apart by angle alone."""
+        """The smallest honest run: eight clusters of points on a circle, which differ in their angle alone."""
         config = PrototypicalConfig(learning_rate=1e-3, ways=4, batch_size=2)
         generator = torch.Generator().manual_seed(0)
         angle = torch.arange(8).repeat_interleave(12) * (math.pi / 4)

@@ -33,7 +33,7 @@ def penalty(weights: Iterable[Tensor], l1: float = 0.0, l2: float = 0.0) -> Tens
 
 
 def penalized(modules: nn.Module) -> list[nn.Parameter]:
-    """What penalties are for: trainable matrices and filters, not biases and gains."""
+    """The parameters with penalties: trainable matrices and filters, not biases and gains."""
     return [parameter for parameter in parameters_of(modules) if parameter.dim() > 1]
 
 
@@ -52,7 +52,7 @@ def laplace_prior(scale: float, examples: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Supervised(Optimized):
-    """What the configs of learners from labelled examples share."""
+    """The common fields of the configs of learners from labelled examples."""
 
     batch_size: Count = 64
     """Examples per update; with the size of the training part, every update sees all of them."""

@@ -58,7 +58,7 @@ def learner_of(data: Dataset, config: DenoisingAutoencoderConfig) -> DenoisingAu
 def score_with(reconstruct: Callable[[Tensor], Tensor], x: Tensor, noise: float) -> Tensor:
     """The learner's score of x where its model is a reconstruction in closed form."""
     learner = learner_of(Dataset(x.float()), DenoisingAutoencoderConfig(noise=noise, latent_dim=1, net_arch=()))
-    learner.model.forward = reconstruct  # type: ignore[method-assign]
+    learner.model.forward = reconstruct  # type: ignore[method-assign, assignment]
     return learner.score(x)
 
 
