@@ -98,7 +98,8 @@ def _built(trace: Trace, folder: Path) -> Path:
     rewrite(graph)
     notices.get()("compiling the update, which is kept for later runs ...")
     start = time.perf_counter()
-    path = torch_private.build_library(graph, list(trace.inputs.values()), folder, compiler(), notices.get())
+    inputs, headers = list(trace.inputs.values()), libraries.folder()
+    path = torch_private.build_library(graph, inputs, folder, headers, compiler(), notices.get())
     notices.get()(f"compiled in {time.perf_counter() - start:.0f} s")
     return path
 

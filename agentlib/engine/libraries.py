@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,10 +28,12 @@ def kept(name: str, build: Callable[[Path], Path]) -> Path:
         if path.stem == f"{name}-{_checksum(path)}":
             return path
         path.unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(dir=place) as temporary:
+    # The compiler's command breaks at spaces.
+    with tempfile.TemporaryDirectory(dir=None if " " in str(place) else place) as temporary:
         built = build(Path(temporary))
         path = place / f"{name}-{_checksum(built)}.so"
-        os.replace(built, path)
+        shutil.copy(built, part := place / f"{name}-{os.getpid()}.part")
+        os.replace(part, path)
     return path
 
 

@@ -5,17 +5,21 @@ On other versions no update is compiled or captured, and training runs in plain 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from subprocess import PIPE, STDOUT
+from subprocess import DEVNULL, PIPE, STDOUT
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +34,7 @@ OPTIONS: dict[str, Any] = {
     "alignment_asserts": False,
     "scalar_asserts": False,
     "cpp.vec_isa_ok": True,  # known from the processor; else a file is compiled to see it
-    "aot_inductor.precompile_headers": False,  # they take longer to compile than they save
+    "aot_inductor.precompile_headers": False,  # `build_library` has one of its own
     "aot_inductor.enable_line_tables": False,
 }
 """Of Inductor, torch's compiler."""
@@ -51,6 +55,11 @@ NUMBERS: dict[Any, int] = {
     **{torch.channels_last: 2, torch.channels_last_3d: 3},
 }
 """Under which the interpreter knows types of numbers and formats of memory."""
+
+LONGEST_BUILD = 600.0
+"""Seconds after which a compiler is taken to hang."""
+PREFIX = "#include <torch/csrc/inductor/cpp_prefix.h>\n"
+"""With this line Inductor begins each kernel."""
 
 FILLED = ("aten::fill", "aten::full_like", "aten::masked_fill", "aten::new_full")
 """They write a number into a tensor whose type the number does not change."""
@@ -205,26 +214,36 @@ def build_library(
     graph: fx.Graph,
     tensors: Sequence[Tensor],
     folder: Path,
+    headers: Path,
     compiler: str | None,
     notice: Callable[[str], object] = lambda text: None,
 ) -> Path:
-    """Compiles a graph to machine code for the CPU, into a folder; returns the library's path.
+    """Compiles a graph to machine code for the CPU; returns the library's path.
 
-    `notice` is called with a line where this takes longer than usual.
+    Args:
+        graph: of `torch.ops.aten` operations.
+        tensors: its inputs, or others of their sizes and types.
+        folder: where it is built.
+        headers: where compiled headers are kept, which are the same for all graphs.
+        compiler: for C++; None leaves it to torch.
+        notice: called with a line where this takes longer than usual.
 
     Raises:
         RuntimeError: an operation has no C interface, so that the library would fail when it is called.
     """
+    header = _compiled_header(headers, compiler)
     files = _compile(graph, tensors, folder, compiler, {"package": True, "package_cpp_only": True})
     called = [json.loads(file.read_text()).get("nodes", []) for file in folder.glob("*.json")]
     names = sorted({node["node"]["target"] for nodes in called for node in nodes})
     if names:
         raise RuntimeError(f"{', '.join(names)} cannot be called from compiled code")
     try:
-        path = _build_in_runtime(next(Path(file) for file in files if str(file).endswith(".cpp")))
+        path = _build_in_runtime(next(Path(file) for file in files if str(file).endswith(".cpp")), header)
         load_library(path)
         return path
     except Exception as error:  # of a graph that needs more of the container than `runtime.cpp` has
+        if header is not None:
+            header.with_suffix(".h.gch").unlink(missing_ok=True)  # it may be damaged
         notice(f"building it again in torch's own container ({str(error).strip().splitlines()[:1]})")
         return Path(str(_compile(graph, tensors, folder, compiler, {})))
 
@@ -248,35 +267,80 @@ def _compile(
         sys.setrecursionlimit(limit)
 
 
-def _build_in_runtime(source: Path) -> Path:
-    """Builds the library of an update from Inductor's source, with `runtime.cpp` around it; returns its path."""
-    folder = source.parent
-    flags = json.loads(source.with_name(f"{source.stem}_linker_flags.json").read_text())
-    wrapper, prefix, kernels = source.read_text().partition("#include <torch/csrc/inductor/cpp_prefix.h>\n")
-    declarations = wrapper.split('} // extern "C"\n')[-1].split("AOTInductorModel::AOTInductorModel(")[0]
-    update = wrapper[wrapper.index("void AOTInductorModel::run_impl(") :].split("} // namespace torch::aot_inductor")[0]
-    (folder / "kernels.h").write_text(declarations.replace("namespace torch::aot_inductor {\n", ""))
-    (folder / "update.h").write_text(update.replace("__check_inputs_outputs(input_handles, output_handles);", ""))
-    (folder / "kernels.cpp").write_text(prefix + kernels)
-    outputs = max(int(number) for number in re.findall(r"outputs_info_\[(\d+)\]", wrapper)) + 1
-    command = [
-        *(flags["compiler"], "-w", f"-DOUTPUTS={outputs}", f"-I{folder}"),
+def _compiled_header(headers: Path, compiler: str | None) -> Path | None:
+    """The header of all kernels, if it is compiled; if it is not, begins to compile it for later graphs.
+
+    That takes longer than a graph takes, so nobody waits: a process of low priority does it, and ends in seconds.
+    """
+    from torch._inductor import config, cpp_builder, cpu_vec_isa
+
+    with config.patch(OPTIONS if compiler is None else OPTIONS | {"cpp.cxx": (compiler,)}):
+        options = cpp_builder.CppTorchDeviceOptions(
+            vec_isa=cpu_vec_isa.pick_vec_isa(), device_type="cpu", aot_mode=True, compile_only=True
+        )
+    flags = {name: getattr(options, f"get_{name}")() for name in ("compiler", "cflags", "definitions")}
+    flags |= {name: getattr(options, f"get_{name}")() for name in ("include_dirs", "passthrough_args")}
+    command = _command(flags)
+    version = Path(shutil.which(command[0]) or command[0]).resolve().stat()
+    text = "\n".join([torch.__version__, str(version.st_mtime_ns), str(version.st_size), *command])
+    header = headers / f"kernels-{hashlib.sha256(text.encode()).hexdigest()[:16]}.h"
+    compiled, part = header.with_suffix(".h.gch"), header.with_suffix(".part")
+    if compiled.exists():
+        return header
+    tools = shutil.which("sh"), shutil.which("nice")
+    if None not in tools and (os.cpu_count() or 1) > 1 and not _is_at_work(part):
+        header.write_text(PREFIX)
+        compiling = shlex.join(["nice", "-n", "19", *command, "-O3", "-x", "c++-header", str(header), "-o", str(part)])
+        script = f"{compiling} && mv {shlex.quote(str(part))} {shlex.quote(str(compiled))}"
+        silent: Any = {"stdin": DEVNULL, "stdout": DEVNULL, "stderr": DEVNULL}
+        subprocess.run(["sh", "-c", f"({script}) &"], check=False, start_new_session=True, **silent)
+    return None
+
+
+def _is_at_work(part: Path) -> bool:
+    """Whether a process writes this file, or was killed less than ten minutes ago."""
+    try:
+        return time.time() - part.stat().st_mtime < LONGEST_BUILD
+    except FileNotFoundError:
+        return False
+
+
+def _command(flags: dict[str, Any]) -> list[str]:
+    """The compiler's command with Inductor's flags."""
+    return [
+        *(flags["compiler"], "-w"),
         *(f"-{flag}" for flag in flags["cflags"] if flag != "shared"),
         *(f"-D{name.strip()}" for name in flags["definitions"] if "PRECOMPILE" not in name),
         *(f"-I{path}" for path in flags["include_dirs"]),
         *(word for words in flags["passthrough_args"] for word in words.split()),
     ]
+
+
+def _build_in_runtime(source: Path, header: Path | None) -> Path:
+    """Builds the library of an update from Inductor's source, with `runtime.cpp` around it; returns its path."""
+    folder = source.parent
+    flags = json.loads(source.with_name(f"{source.stem}_linker_flags.json").read_text())
+    wrapper, prefix, kernels = source.read_text().partition(PREFIX)
+    declarations = wrapper.split('} // extern "C"\n')[-1].split("AOTInductorModel::AOTInductorModel(")[0]
+    update = wrapper[wrapper.index("void AOTInductorModel::run_impl(") :].split("} // namespace torch::aot_inductor")[0]
+    (folder / "kernels.h").write_text(declarations.replace("namespace torch::aot_inductor {\n", ""))
+    (folder / "update.h").write_text(update.replace("__check_inputs_outputs(input_handles, output_handles);", ""))
+    if header is not None:
+        prefix, kernels = f'#include "{header}"\n', kernels.replace(PREFIX, "")
+    (folder / "kernels.cpp").write_text(prefix + kernels)
+    outputs = max(int(number) for number in re.findall(r"outputs_info_\[(\d+)\]", wrapper)) + 1
+    command, runtime = _command(flags), [f"-DOUTPUTS={outputs}", f"-I{folder}"]
     # Kernels take most of an update's time, and the rest takes longer to compile with more than -O1 than it gains.
-    sources = {folder / "kernels.cpp": "-O3", Path(__file__).with_name("runtime.cpp"): "-O1"}
-    objects = [folder / f"{path.stem}.o" for path in sources]
-    commands = [
-        [*command, level, "-c", str(path), "-o", str(made)]
-        for (path, level), made in zip(sources.items(), objects, strict=True)
-    ]
-    _run_together(commands)
+    objects = [str(folder / "kernels.o"), str(folder / "runtime.o")]
+    _run_together(
+        [
+            [*command, "-O3", "-c", str(folder / "kernels.cpp"), "-o", objects[0]],
+            [*command, *runtime, "-O1", "-c", str(Path(__file__).with_name("runtime.cpp")), "-o", objects[1]],
+        ]
+    )
     library = folder / "update.so"
     libraries = [*(f"-L{path}" for path in flags["libraries_dirs"]), *(f"-l{name}" for name in flags["libraries"])]
-    _run_together([[*command, "-shared", *map(str, objects), "-o", str(library), *libraries]])
+    _run_together([[*command, "-shared", *objects, "-o", str(library), *libraries]])
     return library
 
 
@@ -288,16 +352,22 @@ def _run_together(commands: Sequence[Sequence[str]]) -> None:
     ]
     try:
         for process in running:
-            output, _ = process.communicate()
+            output, _ = process.communicate(timeout=LONGEST_BUILD)
             if process.returncode:
                 raise RuntimeError(output)
     finally:
         for process in running:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)  # a compiler's children, too
-            process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    """Ends a compiler and its children, if it has not ended."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def load_library(path: Path) -> Any:

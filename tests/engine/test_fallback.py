@@ -89,7 +89,7 @@ def test_a_compiler_that_fails(error, monkeypatch, tmp_path):
 
 
 def test_a_library_that_cannot_be_loaded(monkeypatch, tmp_path):
-    def build(graph, tensors, folder, compiler, notice):
+    def build(graph, tensors, folder, headers, compiler, notice):
         Path(folder, "graph.so").write_bytes(b"no machine code")
         return Path(folder, "graph.so")
 
@@ -224,11 +224,40 @@ def test_a_compiler_that_is_there_and_fails(tmp_path):
 @needs_compiler
 def test_a_library_that_was_cut_is_not_loaded(tmp_path):
     (first,), _ = in_another_process([True], AGENTLIB_CACHE=str(tmp_path))
-    (path,) = (tmp_path / "compiled").iterdir()
+    (path,) = (tmp_path / "compiled").glob("*.so")
     whole = path.read_bytes()
     for length in (0, len(whole) // 2):
         path.write_bytes(whole[:length])
         (again,), _ = in_another_process([True], AGENTLIB_CACHE=str(tmp_path))
         assert again == first
-        (path,) = (tmp_path / "compiled").iterdir()
+        (path,) = (tmp_path / "compiled").glob("*.so")
         assert path.stat().st_size > 0.9 * len(whole)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_cache_with_a_space_in_its_name(tmp_path):
+    (found,), errors = in_another_process([True], AGENTLIB_CACHE=str(tmp_path / "a b"))
+    assert found[0] is not None, found
+    assert errors == ""
+    assert len([*(tmp_path / "a b" / "compiled").glob("*.so")]) == 1
+
+
+def test_a_compiler_that_hangs_and_one_that_fails_are_ended(monkeypatch, tmp_path):
+    """With their children, and those of the commands beside them."""
+    monkeypatch.setattr(torch_private, "LONGEST_BUILD", 1.0)
+    child = tmp_path / "child"
+    hangs = ["sh", "-c", f"sleep 60 & echo $! > {child}; wait"]
+    with pytest.raises(subprocess.TimeoutExpired):
+        torch_private._run_together([hangs])
+    assert not is_running(int(child.read_text()))
+    with pytest.raises(RuntimeError, match="no such file"):
+        torch_private._run_together([["sh", "-c", "sleep 0.3; echo no such file; exit 1"], hangs])
+    assert not is_running(int(child.read_text()))
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
