@@ -146,10 +146,61 @@ def test_no_environment(capsys):
     assert "--steps N" in shell(capsys, "compare", "dqn", "--env", IDENTITY, code=2)
 
 
-@pytest.mark.parametrize("n_envs", [0, -1])
-def test_no_environments_at_all(n_envs):
-    with pytest.raises(ValueError, match="n_envs must be at least 1"):
-        tiny_run(n_envs=n_envs)
+BAD_OPTIONS: dict[str, list[Any]] = {
+    "env": [""],
+    "n_envs": [0, -1, 1.5, True, "2"],
+    "env_kwargs": [["size"], "size=4"],
+    "data": [""],
+    "demos": [""],
+    "expert": [""],
+    "agent": ["agent.safetensors"],
+    "seed": [-1, 2**32, 0.5, True, "0", np.float64(1)],
+    "backbone": ["", 64, (64, 64), object()],
+    "device": ["gpu", "", 0, "cuda:one"],
+    "eval_every": [0, -5, 2.5, True, "100"],
+    "out": ["", 1, b"runs"],
+    "resume": ["", 1],
+    "callback": ["print", 3],
+    "progress": ["bar", "none", 2, 0],
+    "compile": ["yes", 1, "eagerly", object()],
+    "precision": ["float16", 32],
+    "threads": [0, -1, 1.5, True, "many"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD_OPTIONS.items() for value in values])
+def test_an_option_that_is_none(name, value, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=rf"^{name} must be .*, not "):
+        agentlib.train("dqn", **{"env": IDENTITY, "steps": 10, name: value})
+    assert not any(tmp_path.iterdir())
+
+
+def test_whole_numbers_of_numpy_are_as_good(tmp_path):
+    tiny_run(steps=np.int64(30), seed=np.int64(3), n_envs=np.int32(2), eval_every=np.int64(10), out=tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (record["seed"], record["n_envs"], record["eval_every"]) == (3, 2, 10)
+
+
+def test_an_empty_path_in_the_shell(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = shell(capsys, "train", "dqn", "--env", IDENTITY, "--steps", "10", "--out", "", *FLAGS)
+    assert "out must be the path of a folder" in line
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (np.zeros((8, 2), np.complex64), np.zeros(8, int), "x holds complex numbers"),
+        (np.zeros((8, 2)), np.zeros(8, np.complex64), "y holds complex numbers"),
+        (3.0, np.zeros(8, int), "x holds a single value"),
+        (np.zeros((8, 2)), 1, "y holds a single value"),
+    ],
+)
+def test_data_that_is_no_array_of_real_numbers(x, y, message):
+    with pytest.raises(ValueError, match=message):
+        agentlib.train("classifier", data=(x, y), steps=2)
 
 
 # What does not fit

@@ -13,6 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
+def check_numbers(name: str, is_complex: bool, axes: int) -> None:
+    """Raises ValueError for what is no array of N examples."""
+    if is_complex or axes == 0:
+        kind = "complex numbers" if is_complex else "a single value"
+        raise ValueError(f"{name} holds {kind}: give an array (N, ...) of real numbers, one row for each example")
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """N examples.
@@ -31,6 +38,9 @@ class Dataset:
     def __post_init__(self) -> None:
         if not isinstance(self.x, Tensor) or not isinstance(self.y, Tensor | None):
             raise TypeError("a Dataset holds tensors: agentlib.data.from_arrays(x, y) makes one of arrays")
+        for name, tensor in (("x", self.x), ("y", self.y)):
+            if tensor is not None:
+                check_numbers(name, tensor.is_complex(), tensor.dim())
         if self.x.is_floating_point() and not bool(torch.isfinite(self.x).all()):
             row = int((~torch.isfinite(self.x.flatten(1))).any(1).nonzero()[0])
             raise ValueError(f"example {row} holds NaN or infinite numbers: mend or leave it out")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from agentlib.data.datasets import Dataset
+from agentlib.data.datasets import Dataset, check_numbers
 
 Loaded = Dataset | dict[str, Dataset]
 
@@ -125,13 +125,15 @@ def from_arrays(x: ArrayLike, y: ArrayLike | None = None, classes: Sequence[str]
             indices from 0.
 
     Raises:
-        ValueError: labels that are none of the classes, or several for one example.
+        ValueError: labels that are none of the classes, or several for one example; complex numbers, or no array.
     """
     x = np.asarray(x)
+    check_numbers("x", x.dtype.kind == "c", x.ndim)
     images = torch.from_numpy(pixels(x) if x.dtype == np.uint8 and x.ndim > 2 else x.astype(np.float32))
     if y is None:
         return Dataset(images)
     y = np.asarray(y)
+    check_numbers("y", y.dtype.kind == "c", y.ndim)
     y = y.ravel() if y.ndim == 2 and y.shape[1] == 1 else y
     if y.ndim != 1 and y.dtype.kind != "f":
         raise ValueError(f"y has shape {y.shape}: give one label for each example; of one-hot rows, y.argmax(1)")

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+import numpy as np
+import torch
+from torch import nn
+
+from agentlib.agent import Agent
 from agentlib.catalog import LEARNERS, recipe_of
 from agentlib.core.config import config_from_json, config_to_json
 from agentlib.core.names import close_matches, shown
@@ -30,7 +36,7 @@ class RunOptions(Problem):
     out: str | Path | None = option(
         None,
         "The run's folder; the default is runs/WHAT-ENV-1, or the next number that is free.",
-        flag=Path | None,
+        flag=str | None,
         metavar="DIR",
     )
     progress: Progress = option(
@@ -54,6 +60,73 @@ class RunOptions(Problem):
         flag=str,
         metavar="N|auto",
     )
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the option, if a value is none that it takes; numpy's whole numbers become ints."""
+        for name in FITS:
+            value = getattr(self, name, None)
+            check(name, value)
+            if isinstance(value, np.integer):
+                object.__setattr__(self, name, int(value))
+
+
+def check(name: str, value: Any) -> None:
+    """Raises ValueError if an option of `train` is given what it cannot take; None is always its default."""
+    fits, wanted = FITS[name]
+    if value is not None and not fits(value):
+        raise ValueError(f"{name} must be {wanted}, not {shown(value)}")
+
+
+def _is_whole(value: Any, low: int, high: float = float("inf")) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and low <= value < high
+
+
+def _is_given(value: Any) -> bool:
+    return not isinstance(value, str) or bool(value)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | Path) and str(value) != ""
+
+
+def _is_device(value: Any) -> bool:
+    if isinstance(value, str) and value != "auto":
+        try:
+            torch.device(value)
+        except RuntimeError:
+            return False
+    return isinstance(value, str | torch.device)
+
+
+def _is_one_of(value: Any, names: tuple[str, ...]) -> bool:
+    return isinstance(value, bool) or (isinstance(value, str) and value in names)
+
+
+def _is_backbone(value: Any) -> bool:
+    return _is_path(value) or isinstance(value, Mapping | nn.Module)
+
+
+FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "env": (_is_given, "an environment's id such as CartPole-v1, an environment, or a function that makes one"),
+    "n_envs": (partial(_is_whole, low=1), "a whole number from 1"),
+    "env_kwargs": (lambda value: isinstance(value, Mapping), "a dictionary of the environment's arguments"),
+    "data": (_is_given, "a name of `agentlib list data`, a path, or the data"),
+    "demos": (_is_given, "a path, minari:ID, or the demonstrations"),
+    "expert": (_is_given, "a name such as scripted, a path, or the expert"),
+    "agent": (lambda value: isinstance(value, Agent), "an Agent, such as Agent.load(path)"),
+    "seed": (partial(_is_whole, low=0, high=2**32), "a whole number from 0 and below 2**32"),
+    "backbone": (_is_backbone, "a name of `agentlib list backbones`, a file, a spec, or a module with a feature_dim"),
+    "device": (_is_device, "auto, cpu, cuda, cuda:1 ..., or a torch.device"),
+    "eval_every": (partial(_is_whole, low=1), "a whole number from 1"),
+    "out": (_is_path, "the path of a folder"),
+    "resume": (_is_path, "the path of a run's folder"),
+    "callback": (callable, "a function of the clock and the metrics"),
+    "progress": (partial(_is_one_of, names=("table",)), 'True (a bar), "table" or False'),
+    "compile": (partial(_is_one_of, names=("auto", "try", "eager")), 'True, False, "auto", "try" or "eager"'),
+    "precision": (lambda value: value in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
+    "threads": (lambda value: value == "auto" or _is_whole(value, 1), 'a whole number from 1, "auto" or None'),
+}
+"""What `train` can be given, by the option's name: a test of it, and what it must be, in words."""
 
 
 RECORDED = [f.name for f in dataclasses.fields(RunOptions) if f.name not in ("agent", "config", "out", "progress")]

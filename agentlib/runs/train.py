@@ -19,7 +19,7 @@ from agentlib.envs.making import is_made
 from agentlib.runs.folder import RunFolder
 from agentlib.runs.lock import locked
 from agentlib.runs.logs import Progress
-from agentlib.runs.options import ORIGINS, RECORDED, Record, RunOptions, read_record, record_of
+from agentlib.runs.options import ORIGINS, RECORDED, Record, RunOptions, check, read_record, record_of
 from agentlib.runs.plan import plan
 from agentlib.runs.result import Result
 from agentlib.runs.training import Callback, Training
@@ -78,6 +78,8 @@ def train(
     What ends a run with a folder, Ctrl-C too, says in a note and in its attribute `saved_in` where the run is saved.
     """
     given = locals()
+    check("callback", callback)
+    check("resume", resume)
     values = {field.name: given[field.name] for field in fields(RunOptions) if given.get(field.name) is not None}
     options = RunOptions(**values)
     if resume is not None:
@@ -114,10 +116,6 @@ def _trained(
     recipe: Recipe, options: RunOptions, callback: Callback | None, resumed: Record | None = None
 ) -> Agent | Result:
     """Assembles the job and trains it, or goes on with what is in the folder."""
-    if options.agent is not None and not isinstance(options.agent, Agent):
-        raise ValueError(f"agent= takes an Agent, such as Agent.load(path), not {type(options.agent).__name__}")
-    if not isinstance(options.seed, int):
-        raise ValueError(f"a seed is a whole number, not {options.seed!r}")
     if options.eval_every is not None and is_made(options.env):
         raise ValueError("eval_every needs env= as an id or a factory: it evaluates in an environment of its own")
     job = recipe.family.assemble(recipe, options)

@@ -77,7 +77,8 @@ def _train(options: Any, choice: Choice) -> int:
     steps = plan(choice.recipe, RunOptions(**given), vars(config)).steps
     subject = next((str(given[name]) for name in ("env", "data", "demos") if given.get(name)), "")
     length = f"{count(steps, 'step')}, " if steps is not None else ""
-    with folder_for(f"{choice.recipe.name}-{subject}", options.out) as folder:
+    asked = None if options.out is None else Path(options.out)
+    with folder_for(f"{choice.recipe.name}-{subject}", asked) as folder:
         print_settings(f"{choice.recipe.name} on {subject}: {length}seed {options.seed}", config, choice)
         return _learn(folder, choice.recipe, shown, {**given, **vars(config), "steps": steps, "out": folder})
 
