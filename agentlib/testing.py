@@ -123,11 +123,12 @@ class _Contract:
         def update_of_its_type(batch: Any) -> Update:
             update = plain_update(batch)
             self.require(isinstance(update, Update), 1, f"update returned a {type(update).__name__}, not an Update")
+            self.check_update(update)
             return update
 
         learner.update = update_of_its_type  # type: ignore[method-assign]
-        for _, update in run(learner, source, UPDATES, compile="eager"):
-            self.check_update(update)
+        for _ in run(learner, source, UPDATES, compile="eager"):
+            pass
         moved: dict[str, bool] = {}  # by module: a bias may be without effect, such as a critic's last
         for name, parameter in learner.named_parameters():
             owner = name.rpartition(".")[0]
@@ -147,6 +148,8 @@ class _Contract:
                 self.require(not training, 2, f"target {name} is in training mode")
 
     def check_update(self, update: Update) -> None:
+        kind = type(update.metrics).__name__
+        self.require(isinstance(update.metrics, dict), 1, f"the metrics are a {kind}, not a dictionary")
         for name, value in update.metrics.items():
             self.require(isinstance(value, Tensor), 1, f"{name} is a {type(value).__name__}, not a tensor")
             self.require(not value.requires_grad, 1, f"{name} is not detached")

@@ -1,5 +1,6 @@
 """What goes wrong says so clearly, in Python and in the shell, and nothing that was learned is lost."""
 
+import dataclasses
 import json
 import os
 import re
@@ -19,8 +20,13 @@ from safetensors.torch import load_file, save_file
 import agentlib
 import agentlib.runs.training
 from agentlib import Agent
+from agentlib.catalog import recipe_of
+from agentlib.core import Update
+from agentlib.core.recipe import family
+from agentlib.envs.experts import expert_for
 from agentlib.envs.vector import EnvironmentFailure, Environments
-from agentlib.learners import DQN, DQNConfig, run
+from agentlib.experience import record_episodes
+from agentlib.learners import DQN, BCConfig, DQNConfig, run
 from agentlib.runs.folder import RunFolder
 from agentlib.shell.main import main
 from tests.tiny import FLAGS, IDENTITY, tiny_run
@@ -382,6 +388,48 @@ def test_an_update_that_returns_something_else(returned, compile):
     learner.update = lambda batch: returned
     with pytest.raises(TypeError, match=r"DQN\.update returned a \w+, and not an Update of its metrics"):
         next(run(learner, source, 2, compile=compile))
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (Update(None), "an Update of a NoneType, and not of a dictionary"),  # type: ignore[arg-type]
+        (Update({"loss": 1.0}), "the metric 'loss' as a float, and not as a 0-dim tensor"),  # type: ignore[dict-item]
+        (Update({"loss": torch.zeros((), dtype=torch.complex64)}), "the metric 'loss' with complex numbers"),
+        (Update({"loss": torch.zeros(3)}), r"the metric 'loss' with the shape \(3,\)"),
+        (Update({}, torch.zeros(16, 1)), r"per_sample with the shape \(16, 1\)"),
+        (Update({}, [0.0] * 16), "per_sample with a list"),  # type: ignore[arg-type]
+        (Update({}, torch.zeros(5)), r"per_sample has the shape \(5,\), but the batch has \d+ samples"),
+    ],
+)
+@pytest.mark.parametrize("compile", [False, "eager"])
+def test_an_update_that_holds_something_else(returned, message, compile):
+    learner, source = DQN.tiny()
+    learner.update = lambda batch: returned
+    with pytest.raises((TypeError, ValueError), match=message):
+        next(run(learner, source, 2, compile=compile))
+
+
+@dataclasses.dataclass(frozen=True)
+class NoOptimizer(BCConfig):
+    def optimizer(self):
+        return None
+
+
+def test_a_config_without_an_optimizer():
+    recipe = dataclasses.replace(recipe_of("bc"), name="mine", config=NoOptimizer)
+    demos = record_episodes(expert_for("CartPole-v1"), "CartPole-v1", episodes=1)
+    with pytest.raises(TypeError, match=r"an optimizer is a rule .*adam.*, not NoneType"):
+        agentlib.train(recipe, demos=demos, steps=2)
+
+
+def test_a_family_that_returns_no_job():
+    def nothing(recipe: Any, problem: Any) -> Any:
+        return None
+
+    recipe = dataclasses.replace(recipe_of("dqn"), family=family("an environment", needs=("env",))(nothing))
+    with pytest.raises(TypeError, match=r"the family of dqn must return a Job.*, not a NoneType"):
+        agentlib.train(recipe, env=IDENTITY, steps=2)
 
 
 def test_a_run_is_not_made_longer(tmp_path):

@@ -67,12 +67,31 @@ def cycle(learner: Learner, source: Source) -> Update:
     """Sample, update, feedback: one update, which can be compiled as one graph.
 
     Raises:
-        TypeError: the learner's `update` returned something else than an `Update`.
+        TypeError: the learner's `update` returned something else than an `Update`, or one that does not hold what it
+            should; the message says what.
     """
     batch = source.sample()
     update = learner.update(batch)
-    if not isinstance(update, Update):
-        name, found = type(learner).__name__, type(update).__name__
-        raise TypeError(f"{name}.update returned a {found}, and not an Update of its metrics")
+    if wrong := _wrong_with(update):
+        raise TypeError(f"{type(learner).__name__}.update returned {wrong}")
     source.feedback(batch, update.per_sample)
     return update
+
+
+def _wrong_with(update: Any) -> str | None:
+    """What an update returned in place of an `Update`, in words; None if nothing is wrong."""
+    if not isinstance(update, Update):
+        return f"a {type(update).__name__}, and not an Update of its metrics"
+    if not isinstance(update.metrics, dict):
+        return f"an Update of a {type(update.metrics).__name__}, and not of a dictionary of its metrics"
+    for name, value in update.metrics.items():
+        if not isinstance(value, Tensor):
+            return f"the metric {name!r} as a {type(value).__name__}, and not as a 0-dim tensor"
+        if value.is_complex() or value.numel() != 1:
+            kind = "complex numbers" if value.is_complex() else f"the shape {tuple(value.shape)}"
+            return f"the metric {name!r} with {kind}, and not as one real number in a 0-dim tensor"
+    values = update.per_sample
+    if values is not None and (not isinstance(values, Tensor) or values.dim() != 1 or values.is_complex()):
+        found = f"the shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+        return f"per_sample with {found}, and not as real numbers (B,), one for each sample of the batch"
+    return None

@@ -253,6 +253,19 @@ class Recipe:
         require(isinstance(self.presets, Mapping), "presets", "a dictionary of settings by environment or data set")
         require(isinstance(self.sb3, Counterpart | None), "sb3", "a Counterpart")
 
+    def job(self, problem: Problem) -> Job:
+        """The job of a run, put together by the family.
+
+        Raises:
+            TypeError: the family returned something else.
+            ValueError: what the family raises, where something does not fit.
+        """
+        job = self.family.assemble(self, problem)
+        if not isinstance(job, Job):
+            found = type(job).__name__
+            raise TypeError(f"the family of {self.name} must return a Job(learner, source, ...), not a {found}")
+        return job
+
     def tiny(self, learner: type[Learner], config: Any, seed: int, **origin: Any) -> tuple[Any, Source]:
         """A learner of this class, and the source of its batches, on the CPU; for the learner's `tiny()`.
 
@@ -263,7 +276,7 @@ class Recipe:
             origin: where the experience comes from, as `Problem` has it: `env`, `data`, `demos`, and the backbone.
         """
         problem = Problem(config=config, seed=seed, device="cpu", **{"steps": 100_000} | origin)
-        job = self.family.assemble(dataclasses.replace(self, learner=learner), problem)
+        job = dataclasses.replace(self, learner=learner).job(problem)
         return job.learner, job.source
 
 

@@ -111,6 +111,7 @@ class Step(nn.Module):
 
     Raises:
         ValueError: nothing to train, parameters of several dtypes or devices, or factors with a torch.optim factory.
+        TypeError: the rule is none.
     """
 
     count: Tensor
@@ -129,6 +130,11 @@ class Step(nn.Module):
             raise ValueError("nothing to train: no parameter requires a gradient")
         if len({(parameter.dtype, parameter.device) for parameter in self.parameter_list}) > 1:
             raise ValueError("one step trains parameters of one dtype on one device; make a Step for each")
+        if not isinstance(rule, Rule) and not callable(rule):
+            raise TypeError(
+                "an optimizer is a rule of agentlib.backbones, such as adam(1e-3), or a function of the parameters "
+                f"that makes one of torch.optim, not {type(rule).__name__}; a config's optimizer() returns it"
+            )
         if not isinstance(rule, Rule) and set(self.factors) != {1.0}:
             raise ValueError("a module's own learning rate needs a rule of agentlib.backbones, such as adam")
         self.sizes = [parameter.numel() for parameter in self.parameter_list]

@@ -261,7 +261,14 @@ class Replay(Source):
         return batch._replace(weight=weight, clock=clock)
 
     def feedback(self, batch: Transition, per_sample: Tensor | None) -> None:
-        """Priorities from the sizes of the TD errors `(B,)` (Schaul et al. 2016, section 3.3)."""
+        """Priorities from the sizes of the TD errors `(B,)` (Schaul et al. 2016, section 3.3).
+
+        Raises:
+            TypeError: there is not one for each sample.
+        """
+        if per_sample is not None and per_sample.shape != batch.index.shape:
+            found, size = tuple(per_sample.shape), len(batch.index)
+            raise TypeError(f"per_sample has the shape {found}, but the batch has {size} samples")
         if self.buffer.priorities is not None and per_sample is not None:
             self.buffer.set_priorities(batch.index, (per_sample.abs() + 1e-6) ** self.priority_exponent)
 

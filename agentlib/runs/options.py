@@ -78,7 +78,7 @@ def check(name: str, value: Any) -> None:
 
 
 def _is_whole(value: Any, low: int, high: float = float("inf")) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and low <= value < high
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(low <= value < high)
 
 
 def _is_given(value: Any) -> bool:

@@ -69,7 +69,7 @@ def plan(what: Any, problem: Problem, hyperparameters: Mapping[str, Any]) -> Pla
 def job_of(what: Any, problem: Problem, **hyperparameters: Any) -> Job:
     """The job of a run, for callers with a loop of their own; the arguments are those of `plan`."""
     recipe, config, steps, _ = plan(what, problem, hyperparameters)
-    return recipe.family.assemble(recipe, dataclasses.replace(problem, config=config, steps=steps))
+    return recipe.job(dataclasses.replace(problem, config=config, steps=steps))
 
 
 def settings_of(what: Any, key: str | None, hyperparameters: Mapping[str, Any]) -> Plan:

@@ -118,7 +118,7 @@ def _trained(
     """Assembles the job and trains it, or goes on with what is in the folder."""
     if options.eval_every is not None and is_made(options.env):
         raise ValueError("eval_every needs env= as an id or a factory: it evaluates in an environment of its own")
-    job = recipe.family.assemble(recipe, options)
+    job = recipe.job(options)
     try:
         if options.eval_every is not None and not job.judge.evaluates:
             raise ValueError("there is nothing to evaluate on: leave out eval_every, or give what is held out")
