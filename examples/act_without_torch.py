@@ -16,7 +16,9 @@ import onnxruntime
 
 TRAIN = """
 import sys, agentlib
-agent = agentlib.train("dqn", env="CartPole-v1", steps=int(sys.argv[2]), net_arch=(64, 64), progress=False)
+agent = agentlib.train(
+    "dqn", env="CartPole-v1", steps=int(sys.argv[2]), net_arch=(64, 64), progress=False, threads="auto"
+)
 agent.export(sys.argv[1])
 """
 

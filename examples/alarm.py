@@ -43,7 +43,7 @@ def main():
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--transitions", type=int, default=4_000)
     options = parser.parse_args()
-    agent = agentlib.train("dqn", env=ENV, steps=options.steps, seed=0)
+    agent = agentlib.train("dqn", env=ENV, steps=options.steps, seed=0, threads="auto")
     alarm = DynamicsAlarm(played(agent, gymnasium.make(ENV), options.transitions), n_actions=2)
     usual = played(agent, gymnasium.make(ENV), options.transitions // 2, seed=1)
     worlds = {

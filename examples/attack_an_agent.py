@@ -27,7 +27,7 @@ def main():
     parser.add_argument("--episodes", type=int, default=4)
     options = parser.parse_args()
     demonstrations = record_episodes(expert_for(ENV), ENV, 20, seed=0)
-    agent = agentlib.train("bc", demos=demonstrations, steps=options.updates, seed=0)
+    agent = agentlib.train("bc", demos=demonstrations, steps=options.updates, seed=0, threads="auto")
 
     # What it sees, and what it does then: to be done also when what it sees is off by a little.
     seen = played(agent, gymnasium.make(ENV), 10_000, random_share=0.2).observation
@@ -35,7 +35,7 @@ def main():
     data = Dataset(torch.from_numpy(seen), actions, ("left", "right"))
     result = agentlib.train(
         "adversarial", data=data, agent=agent, steps=options.updates, epsilon=0.1, low=None, high=None,
-        attack_steps=5, batch_size=128,
+        attack_steps=5, batch_size=128, threads="auto",
     )  # fmt: skip
 
     scale = seen.std(axis=0)

@@ -36,7 +36,7 @@ def main() -> None:
     print(demos)
     # A fifth of the episodes is held out; training stops when they are no longer predicted better.
     config = BCConfig(epochs=arguments.epochs, validation=0.2, patience=5)
-    agent = agentlib.train(config, demos=demos)
+    agent = agentlib.train(config, demos=demos, threads="auto")
     assert isinstance(agent, agentlib.Agent)
     if demos.env_id is not None:
         print("the copy:", agentlib.evaluate(agent, demos.env_id, episodes=20))

@@ -34,7 +34,11 @@ def main() -> None:
         latest: dict[str, float] = {}
         config = DAggerConfig(rounds=arguments.rounds, gate=gate)
         agent = agentlib.train(
-            config, env=ENV, expert=expert, callback=lambda clock, metrics, to=latest: to.update(metrics)
+            config,
+            env=ENV,
+            expert=expert,
+            callback=lambda clock, metrics, to=latest: to.update(metrics),
+            threads="auto",
         )
         assert isinstance(agent, agentlib.Agent)
         print(f"gate {gate}: {latest['rollout/labels']:.0f} labels, {agentlib.evaluate(agent, ENV, episodes=20)}")

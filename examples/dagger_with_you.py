@@ -43,7 +43,7 @@ def main() -> None:
         beta=1.0,  # you act; the student only watches
         gate="takeover" if arguments.takeover else None,
     )
-    agent = agentlib.train(config, env=arguments.env, env_kwargs=kwargs, expert=you, progress=False)
+    agent = agentlib.train(config, env=arguments.env, env_kwargs=kwargs, expert=you, progress=False, threads="auto")
     assert isinstance(agent, agentlib.Agent)
     print("\nWhat the student makes of it:", agentlib.evaluate(agent, lambda: make(arguments.env, kwargs), episodes=5))
 

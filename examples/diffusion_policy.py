@@ -21,10 +21,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     demos = record_episodes(expert_for(DETOUR), DETOUR, episodes=100)
-    cloned = agentlib.train("bc", demos=demos, loss="mse", batch_size=256, steps=arguments.steps)
+    cloned = agentlib.train("bc", demos=demos, loss="mse", batch_size=256, steps=arguments.steps, threads="auto")
     print("squared error:", agentlib.evaluate(cloned, DETOUR, episodes=arguments.episodes))
 
-    agent = agentlib.train("diffusion_bc", demos=demos, steps=arguments.steps)
+    agent = agentlib.train("diffusion_bc", demos=demos, steps=arguments.steps, threads="auto")
     print("diffusion:", agentlib.evaluate(agent, DETOUR, episodes=arguments.episodes))
 
     # The same file acts in two ways: `act` always takes the same one, `predict` samples one.

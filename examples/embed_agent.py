@@ -23,7 +23,7 @@ def main() -> None:
     path = arguments.agent
     if path is None:
         path = Path("runs/embed_agent.safetensors")
-        trained = agentlib.train("dqn", env="CartPole-v1", steps=arguments.steps, net_arch=(64, 64))
+        trained = agentlib.train("dqn", env="CartPole-v1", steps=arguments.steps, net_arch=(64, 64), threads="auto")
         trained.save(path)
 
     agent = agentlib.Agent.load(path)

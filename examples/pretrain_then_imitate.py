@@ -51,7 +51,13 @@ def main() -> None:
     frozen = load_backbone(encoder).requires_grad_(False)
     for name, backbone, rate in (("from scratch", "nature_cnn", 1e-3), ("pretrained", frozen, 1e-2)):
         agent = agentlib.train(
-            "bc", demos=demos, backbone=backbone, steps=arguments.cloning, learning_rate=rate, progress=False
+            "bc",
+            demos=demos,
+            backbone=backbone,
+            steps=arguments.cloning,
+            learning_rate=rate,
+            progress=False,
+            threads="auto",
         )
         print(f"  {name}:", agentlib.evaluate(agent, CATCH, episodes=arguments.episodes))
     print("the same file serves a Q-learner: agentlib train dqn --env", CATCH, "--backbone", encoder)

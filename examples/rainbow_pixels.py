@@ -17,12 +17,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8_000)
     arguments = parser.parse_args()
 
-    agent = agentlib.train("rainbow", env=CATCH, steps=arguments.steps, seed=0)
+    agent = agentlib.train("rainbow", env=CATCH, steps=arguments.steps, seed=0, threads="auto")
     print("all options:", agentlib.evaluate(agent, CATCH, episodes=50))
 
     # A name selects settings, and each can be replaced: here an option is taken out, and epsilon explores instead.
     without = {"noisy": False, "exploration_initial_eps": 1.0, "exploration_final_eps": 0.05}
-    agent = agentlib.train("rainbow", env=CATCH, steps=arguments.steps, seed=0, **without)
+    agent = agentlib.train("rainbow", env=CATCH, steps=arguments.steps, seed=0, threads="auto", **without)
     print("without noise:", agentlib.evaluate(agent, CATCH, episodes=50))
 
     agent.save("catch.safetensors")

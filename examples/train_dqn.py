@@ -17,7 +17,7 @@ from agentlib.policies import EpsilonGreedy, GreedyActor, QPolicy
 
 def one_call(env_id: str, steps: int) -> None:
     """A name selects the tuned settings for a known environment."""
-    agent = agentlib.train("dqn", env=env_id, steps=steps, seed=0, net_arch=(64, 64))
+    agent = agentlib.train("dqn", env=env_id, steps=steps, seed=0, net_arch=(64, 64), threads="auto")
     print("one call:", agentlib.evaluate(agent, env_id, episodes=20))
 
 
@@ -26,7 +26,7 @@ def a_config(env_id: str, steps: int) -> None:
     config = DQNConfig(
         learning_rate=1e-3, train_freq=4, target_update_interval=500, learning_starts=500, double=True, n_steps=3
     )
-    agent = agentlib.train(config, env=env_id, steps=steps, seed=0)
+    agent = agentlib.train(config, env=env_id, steps=steps, seed=0, threads="auto")
     print("a config:", agentlib.evaluate(agent, env_id, episodes=20))
 
 

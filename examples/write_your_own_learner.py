@@ -78,7 +78,7 @@ if __name__ == "__main__":
     check_learner(Focal)
     print("The contract that our learners keep holds.")
     out = Path(tempfile.mkdtemp(), "focal")
-    settings = {"steps": arguments.updates, "gamma": arguments.gamma, "out": out}
+    settings = {"steps": arguments.updates, "gamma": arguments.gamma, "out": out, "threads": "auto"}
     agentlib.train(RECIPE, data="digits", callback=lambda clock, metrics: clock.fraction < 0.5, **settings)
     print("Stopped half-way, as a callback can. Now the rest, from the folder alone:")
     print(agentlib.train(RECIPE, resume=out))
