@@ -142,7 +142,31 @@ def test_what_is_resumed_is_said(capsys):
     step = int(RunFolder("run").checkpoints()[-1].stem.removeprefix("step_"))
     text = output(capsys, "train", "--resume", "run", "--progress", "none")
     assert text.startswith(f"dqn on {IDENTITY}, in run: going on at step {step} of 60\n")
-    assert "finished already" in output(capsys, "train", "--resume", "run", "--progress", "none")
+    assert "in run: has finished its 60 steps\n" in output(capsys, "train", "--resume", "run", "--progress", "none")
+
+
+@pytest.mark.parametrize(
+    ("what", "flags", "line"),
+    [
+        ("dqn", SHORT, "Mean return "),
+        ("classifier", ["--data", "digits", "--steps", "60", "--eval-every", "10"], "test/accuracy"),
+    ],
+)
+def test_a_finished_run_is_shown_and_left_as_it_is(what, flags, line, capsys):
+    output(capsys, "train", what, *flags, "--out", "run", "--progress", "none")
+    files = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file() and path.name != ".lock"}
+    shown = output(capsys, "train", "--resume", "run", "--progress", "none")
+    assert "has finished its 60 steps" in shown
+    assert line in shown
+    assert ("picture: run/" in shown) == any(path.suffix == ".png" for path in files)
+    after = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file() and path.name != ".lock"}
+    assert after == files
+
+
+def test_a_run_is_not_made_longer(capsys):
+    output(capsys, "train", "dqn", *SHORT, "--out", "run", "--progress", "none")
+    assert main(["train", "--resume", "run", "--steps", "100"]) == 2
+    assert "a run goes on to the length that it was given" in capsys.readouterr().err
 
 
 def test_messages_are_written_for_the_shell(capsys):
@@ -285,6 +309,7 @@ def test_help_is_complete(capsys):
     text = " ".join(output(capsys, "train", "--help").split())
     assert "The learner, given first: dqn, " in text
     assert "agentlib train --resume DIR" in text
+    assert "--resume DIR" in text
     flags = "env env-kwargs steps seed backbone device n-envs out zoo eval-every progress debug"
     for flag in flags.split():
         assert f"--{flag}" in text
@@ -396,7 +421,9 @@ def test_a_recipe_of_ones_own_is_a_command(capsys, tmp_path):
     assert "a learner of my own" in Path("run", "report.html").read_text()
     assert main(["train", "--resume", "run"]) == 1
     assert "the run was of a recipe of your own, 'mine'" in capsys.readouterr().err
-    assert "mine on digits, in run: finished" in output(capsys, "train", "own_learner:RECIPE", "--resume", "run")
+    assert "mine on digits, in run: has finished its 30 steps" in output(
+        capsys, "train", "own_learner:RECIPE", "--resume", "run"
+    )
     for wrong, message in (("own_learner:NONE", "names no Recipe"), ("no_module:RECIPE", "there is no module")):
         assert main(["train", wrong, "--data", "digits"]) == 1
         assert message in capsys.readouterr().err

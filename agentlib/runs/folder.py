@@ -39,6 +39,11 @@ class RunFolder:
         """What `create` writes."""
         return self.path / "config.json"
 
+    @property
+    def results_file(self) -> Path:
+        """What a run writes when it ends."""
+        return self.path / "results.json"
+
     def create(self, record: Mapping[str, Any]) -> None:
         """Makes the folder and writes `config.json`.
 

@@ -82,7 +82,9 @@ class Training:
         return int(self.job.source.clock.steps)
 
     def go(self) -> Agent | Result:
-        """Trains to the end."""
+        """Trains to the end. Of a run that had come there before, the result, and nothing is written."""
+        if self.folder is not None and self.folder.results_file.exists() and self._is_over():
+            return self._finish(None)
         name = f"{self.recipe.name}, seed {self.options.seed}"
         place = None if self.folder is None else self.folder.path
         self.log = Log(place, self.options.progress, self.step, self.job.length.steps, name)
@@ -102,7 +104,7 @@ class Training:
                 ):
                     self._numbers(clock, update)
                     self._save()
-            return self._finish()
+            return self._finish(self.folder)
         except (KeyboardInterrupt, Exception) as stop:
             # After a loss that is NaN the weights are worth nothing; after anything else they are.
             if self.folder is not None and not isinstance(stop, Diverged):
@@ -154,6 +156,13 @@ class Training:
         stop.add_note(note)
         stop.saved_in, stop.step = saved_in, self.step  # type: ignore[attr-defined]
 
+    def _is_over(self) -> bool:
+        """Whether there is nothing left to do, as in a run that is resumed at its end."""
+        source, length = self.job.source, self.job.length
+        if self.now.waited >= self.patience:
+            return True
+        return source.updates >= length.updates if length.is_exact else source.finished
+
     def _updates(self) -> Iterator[tuple[Clock, Update]]:
         """All updates of the job that are still to do."""
         learner, source, length = self.job.learner, self.job.source, self.job.length
@@ -161,7 +170,7 @@ class Training:
         if way == "auto":
             way = "try" if self.compile else False
         precision = self.options.precision
-        if self.now.waited >= self.patience:  # a run that is resumed after it had stopped by itself
+        if self._is_over():  # a run that is resumed after it had stopped by itself
             return
         if length.is_exact:
             yield from run(learner, source, length.updates - source.updates, compile=way, precision=precision)
@@ -210,14 +219,16 @@ class Training:
                 self.now.best_weights = copied(self.job.learner)
         return scores
 
-    def _finish(self) -> Agent | Result:
-        learner, judge, product, folder = self.job.learner, self.job.judge, self.job.product, self.folder
+    def _finish(self, folder: RunFolder | None) -> Agent | Result:
+        """The result; in the folder, if any, too."""
+        learner, judge, product = self.job.learner, self.job.judge, self.job.product
         if folder is not None:
             folder.save(learner, self.job.source, self._state())
         if self.now.best_weights is not None:
             learner.load_state_dict(self.now.best_weights)
         learner.eval()
-        measures, pictures = judge.finish(), list[Path]()
+        measures = judge.finish()
+        pictures = [] if self.folder is None else sorted(self.folder.path.glob("*.png"))
         if folder is not None:
             folder.save_product(product)
             try:
@@ -236,7 +247,7 @@ class Training:
                 "references": {m.name: (m.reference, m.whose) for m in measures if m.reference is not None},
                 "pictures": [picture.name for picture in pictures],
             }
-            write_json(folder.path / "results.json", results | judge.facts | provenance())
+            write_json(folder.results_file, results | judge.facts | provenance())
             write_report(folder.path / "report.html", self.recipe, self.options, result, judge.facts)
         return agent if agent is not None and "data" not in self.recipe.family.needs else result
 

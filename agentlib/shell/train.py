@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from agentlib.shell.options import (
     choose,
     count,
     flag,
+    flag_field,
     folder_for,
     keywords,
     parsed,
@@ -30,9 +32,13 @@ from agentlib.shell.options import (
     threads_of,
     without_learner,
 )
-from agentlib.shell.stopping import saving_on_sigterm
+from agentlib.shell.stopping import UsageError, saving_on_sigterm
 
 SUMMARY = "Train, and keep the result in a folder (`agentlib train --resume DIR` goes on with a run)."
+LENGTH = (
+    "a run goes on to the length that it was given: leave out --steps; a new run goes on from its agent, in Python by "
+    "agent=Agent.load(...)"
+)
 NAMES = [field.name for field in dataclasses.fields(RunOptions)]
 
 
@@ -52,11 +58,15 @@ def run(arguments: list[str]) -> int:
     """Runs the command."""
     what = None if not arguments or arguments[0].startswith("-") else arguments[0]
     rest = arguments if what is None else arguments[1:]
-    if any(argument.split("=")[0] == "--resume" for argument in rest):
+    names = {argument.split("=")[0] for argument in rest}
+    if "--resume" in names:
+        if "--steps" in names:
+            raise UsageError(LENGTH)
         return _resume(what, tyro.cli(Resume, prog="agentlib train", args=rest))
     defaults: dict[str, Any] = {"threads": "auto", "progress": None}
     if what is None:
-        without_learner("train", SUMMARY, run_flags(NAMES, **defaults), rest)
+        resume = flag_field("resume", Path | None, None, "Go on with the run of this folder, without WHAT.", "DIR")
+        without_learner("train", SUMMARY, [*run_flags(NAMES, **defaults), resume], rest)
     choice = choose(what, rest)
     fields = run_flags([name for name in NAMES if is_taken(name, choice.recipe)], **defaults)
     return _train(parsed(choice, "train", what, SUMMARY, fields, rest), choice)
@@ -91,9 +101,13 @@ def _resume(what: str | None, options: Resume) -> int:
     last = folder.checkpoints()
     step = int(last[-1].stem.removeprefix("step_")) if last else 0
     subject = env or recorded.data or recorded.demos
-    state = "finished already" if (options.resume / "results.json").exists() else f"going on at step {step:,}"
     total = f" of {recorded.steps:,}" if recorded.steps is not None else ""
-    print(f"{record.what} on {subject}, in {options.resume}: {state}{total}\n", flush=True)
+    state = f"going on at step {step:,}{total}"
+    if folder.results_file.exists():
+        state = f"stopped at step {step:,}{total}"
+        if recorded.steps is None or step >= recorded.steps:
+            state = f"has finished its {count(recorded.steps or step, 'step')}"
+    print(f"{record.what} on {subject}, in {options.resume}: {state}\n", flush=True)
     shown = [f"{name}={value!r}" for name, value in recorded.env_kwargs.items()]
     arguments = {"resume": options.resume, "env": env, "progress": _progress(options.progress)}
     return _learn(options.resume, own, shown, arguments)
@@ -110,7 +124,7 @@ def _learn(folder: Path, what: Any, shown_kwargs: Sequence[str], arguments: dict
         raise
     if isinstance(product, agentlib.Agent):
         given = f" --env-kwargs {shlex.join(shown_kwargs)}" if shown_kwargs else ""
-        _print_agent(folder, f"{arguments.get('env') or 'ID'}{given}", latest)
+        _print_agent(folder, f"{arguments.get('env') or 'ID'}{given}", latest or _numbers(folder))
         return 0
     print(f"\n{product}")
     for picture in product.pictures:
@@ -122,6 +136,15 @@ def _learn(folder: Path, what: Any, shown_kwargs: Sequence[str], arguments: dict
     if backbone.is_file():
         print(f"Another learner goes on with its network: --backbone {backbone}")
     return 0
+
+
+def _numbers(folder: Path) -> dict[str, float]:
+    """The last numbers of a run that has ended, from its results."""
+    try:
+        found = json.loads(RunFolder(folder).results_file.read_text(encoding="utf-8"))["metrics"]
+        return {name: float(value) for name, value in found.items()}
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+        return {}
 
 
 def _print_agent(folder: Path, env: str, metrics: dict[str, float]) -> None:
