@@ -2,7 +2,10 @@
 
     python examples/act_without_torch.py [--policy policy.onnx] [--episodes 3]
 
-Without a file another process first trains a small agent for a few seconds, and exports it.
+Without a file another process first trains a small agent for a few seconds, and exports it to
+runs/act_without_torch.onnx.
+
+Needs the extra `export`: pip install -c constraints.txt -e '.[export]'
 """
 
 import argparse
@@ -12,7 +15,11 @@ from pathlib import Path
 
 import gymnasium
 import numpy as np
-import onnxruntime
+
+try:
+    import onnxruntime
+except ImportError:
+    raise SystemExit("onnxruntime is not here: pip install 'agentlib-rl[export]'") from None
 
 TRAIN = """
 import sys, agentlib
@@ -33,7 +40,10 @@ def main() -> None:
     path = arguments.policy
     if path is None:
         path = Path("runs/act_without_torch.onnx")
-        subprocess.run([sys.executable, "-c", TRAIN, str(path), str(arguments.steps)], check=True)
+        path.parent.mkdir(exist_ok=True)
+        done = subprocess.run([sys.executable, "-c", TRAIN, str(path), str(arguments.steps)], check=False)
+        if done.returncode:
+            raise SystemExit("no policy could be trained and exported: the lines above say why")
 
     session = onnxruntime.InferenceSession(path)
     env = gymnasium.make("CartPole-v1")

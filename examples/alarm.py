@@ -1,6 +1,8 @@
 """An alarm that rings when a sensor breaks or the world changes, beside the policy's own confidence, which is blind.
 
 python examples/alarm.py [--steps 20000] [--transitions 4000]
+
+Needs no extra, and writes no file.
 """
 
 import argparse

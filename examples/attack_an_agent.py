@@ -4,6 +4,8 @@
 
 The agent is a clone of CartPole's scripted expert. Epsilon is in standard deviations of each number that it sees. Noise
 of the same size is the control.
+
+Needs no extra, and writes no file.
 """
 
 import argparse

@@ -9,6 +9,10 @@ Going back, d denotes the derivative of L by a quantity:
     dz1 = da1 * sigmoid'(z1),  sigmoid'(z) = sigmoid(z) (1 - sigmoid(z))
 
 Each layer needs what came in on the way forward and what comes back from the layer above: that is all there is to it.
+
+    python examples/backprop_by_hand.py [--steps 1000]
+
+Needs no extra, and writes no file.
 """
 
 import argparse

@@ -3,6 +3,9 @@
 python examples/bc_from_minari.py [--dataset ID] [--episodes 10] [--epochs 20]
 
 Without an id it first writes a small dataset of CartPole's scripted expert, into a folder that is removed at the end.
+Nothing else is written.
+
+Needs the extra `demos`: pip install -c constraints.txt -e '.[demos]'
 """
 
 import argparse
@@ -43,4 +46,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ImportError as error:  # of an extra that is not installed; the message names it
+        raise SystemExit(f"{error}") from None

@@ -2,7 +2,9 @@
 
     python examples/compare_with_sb3.py [--steps 10000] [--seeds 2] [--out runs/compare]
 
-Needs `pip install -c constraints.txt -e '.[sb3,plots]'`. Writes a report to look at in a browser.
+Needs the extras `sb3` and `plots`: pip install -c constraints.txt -e '.[sb3,plots]'
+
+Writes all runs and a report to look at in a browser, report.html, to the folder --out.
 """
 
 import argparse
@@ -30,4 +32,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ImportError as error:  # of an extra that is not installed; the message names it
+        raise SystemExit(f"{error}") from None

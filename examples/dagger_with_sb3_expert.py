@@ -3,6 +3,8 @@
 python examples/dagger_with_sb3_expert.py [--expert FILE.zip] [--steps 20000] [--rounds 5]
 
 Without a file a PPO is trained first. Nothing of a file is unpickled.
+
+Without a file it needs the extra `sb3`: pip install -c constraints.txt -e '.[sb3]'. It writes no file.
 """
 
 import argparse
@@ -15,8 +17,11 @@ ENV = "CartPole-v1"
 
 def train_expert(steps: int) -> object:
     """Stable-Baselines3's PPO, with the RL Zoo's settings for CartPole."""
-    from stable_baselines3 import PPO
-    from stable_baselines3.common.env_util import make_vec_env
+    try:
+        from stable_baselines3 import PPO
+        from stable_baselines3.common.env_util import make_vec_env
+    except ImportError:
+        raise SystemExit("training the expert needs Stable-Baselines3: pip install 'agentlib-rl[sb3]'") from None
 
     settings = {"n_steps": 32, "batch_size": 256, "gae_lambda": 0.8, "gamma": 0.98, "n_epochs": 20}
     model = PPO("MlpPolicy", make_vec_env(ENV, 8, seed=0), learning_rate=1e-3, seed=0, device="cpu", **settings)

@@ -5,6 +5,8 @@
 Each CartPole has a pole and a motor of its own, and half of the motors are wired the other way round. One policy for
 all of them can be right about one half at best; MAML learns weights from which one step on a little of a new expert's
 demonstration leads to a policy for its CartPole.
+
+Needs no extra, and writes no file.
 """
 
 import argparse

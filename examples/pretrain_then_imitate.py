@@ -1,6 +1,7 @@
 """Five demonstrations teach more if the encoder has watched the game before: SimCLR on frames of random play.
 
-python examples/pretrain_then_imitate.py [--frames 8000] [--updates 800] [--demonstrations 5]
+python examples/pretrain_then_imitate.py [--frames 8000] [--updates 800] [--demonstrations 5] [--cloning 3000]
+    [--episodes 50]
 
 No label, no reward and no expert is needed to pretrain. Two views of a moment are two frames, up to three steps apart:
 what they share is where the ball is going and where the paddle is, and that is what a player has to know. The usual
@@ -8,6 +9,8 @@ views would do harm: a shifted or a flipped frame is another state of the game, 
 
 Five demonstrations remain few: most balls are still missed. A Q-learner, to which the file can be given as well, gains
 more; docs/results.md has both.
+
+Needs no extra. Writes the encoder, runs/encoder.safetensors.
 """
 
 import argparse
@@ -31,8 +34,8 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=8_000)
     parser.add_argument("--updates", type=int, default=800)
     parser.add_argument("--demonstrations", type=int, default=5)
-    parser.add_argument("--cloning", type=int, default=3_000)
-    parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--cloning", type=int, default=3_000, help="updates of each imitator")
+    parser.add_argument("--episodes", type=int, default=50, help="of the evaluation")
     arguments = parser.parse_args()
 
     watched = frames(CATCH, arguments.frames, window=4)
@@ -43,7 +46,7 @@ def main() -> None:
     for clock, update in run(SimCLR(network, adam(Cosine(2e-3, 0.0)), config), views, arguments.updates):
         if clock.updates % 100 == 0:
             print(f"update {clock.updates}: {update.metrics['accuracy']:.0%} of the views find their partner")
-    encoder = save_backbone(network.backbone, "encoder.safetensors")
+    encoder = save_backbone(network.backbone, "runs/encoder.safetensors")
 
     demos = record_episodes(catch_expert, CATCH, arguments.demonstrations)
     print(f"BC from {len(demos)} demonstrations (10 is the best return, random play gets -0.8):")

@@ -3,6 +3,8 @@
 python examples/rainbow_pixels.py [--steps 8000]
 
 The best return is 10, and random play gets -0.8. 8,000 steps are the beginning; docs/results.md has 20,000.
+
+Needs no extra; `agentlib record`, which is named at the end, needs `video`. Writes the agent, runs/catch.safetensors.
 """
 
 import argparse
@@ -25,8 +27,8 @@ def main() -> None:
     agent = agentlib.train("rainbow", env=CATCH, steps=arguments.steps, seed=0, threads="auto", **without)
     print("without noise:", agentlib.evaluate(agent, CATCH, episodes=50))
 
-    agent.save("catch.safetensors")
-    print("saved as catch.safetensors; to watch it: agentlib record catch.safetensors --env", CATCH)
+    agent.save("runs/catch.safetensors")
+    print("saved as runs/catch.safetensors; to watch it: agentlib record runs/catch.safetensors --env", CATCH)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Deep Q-learning three ways: one call, a config, and the parts.
 
 python examples/train_dqn.py [--steps 10000] [--env CartPole-v1]
+
+Needs no extra, and writes no file.
 """
 
 import argparse
