@@ -118,6 +118,7 @@ FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "backbone": (_is_backbone, "a name of `agentlib list backbones`, a file, a spec, or a module with a feature_dim"),
     "device": (_is_device, "auto, cpu, cuda, cuda:1 ..., or a torch.device"),
     "eval_every": (partial(_is_whole, low=1), "a whole number from 1"),
+    "n_eval_episodes": (partial(_is_whole, low=1), "a whole number from 1"),
     "out": (_is_path, "the path of a folder"),
     "resume": (_is_path, "the path of a run's folder"),
     "callback": (callable, "a function of the clock and the metrics"),
