@@ -295,7 +295,9 @@ class Agent:
             others = (path / "agent.safetensors", with_suffix(path))
             found = [other for other in others if other.is_file()]
             if not found:
-                raise FileNotFoundError(f"no agent file at {path}")
+                made = path / "backbone.safetensors"
+                hint = f"; the run made a backbone, {made}, and no agent" if made.is_file() else ""
+                raise FileNotFoundError(f"no agent file at {path}{hint}")
             path = found[0]
         description, tensors = read(path, FILE_KIND, FILE_VERSION)
         missing = {"policy", "observation_space", "action_space", "exploration_rate", "about"} - set(description)

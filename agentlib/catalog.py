@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from agentlib.core.names import close_matches, shown
+from agentlib.core.names import LONGEST, close_matches, shown
 from agentlib.core.recipe import Recipe
 
 LEARNERS: dict[str, tuple[str, str]] = {
@@ -66,6 +67,21 @@ LEARNERS: dict[str, tuple[str, str]] = {
 """By name: where the recipe is, below `agentlib.learners`, and one line about it."""
 
 
+NOT_HERE = ("ppo", "a2c", "sac", "td3", "ddpg", "trpo", "tqc")
+"""What people ask for, and other libraries have."""
+
+
+def unknown(what: str) -> str:
+    """The message about a name that is none of `LEARNERS`."""
+    if what.lower() in NOT_HERE:
+        return f"{what} is not here; what Stable-Baselines3 trained becomes an agent by Agent.from_sb3"
+    module = what.removesuffix(".py")
+    if what.endswith(".py") or Path(f"{module.replace('.', '/')}.py").is_file():
+        place = module.replace("/", ".")
+        return f"{shown(what)} is a module; a recipe in it is given by its name, such as {place[:LONGEST]}:RECIPE"
+    return f"unknown learner {shown(what)}{close_matches(what, LEARNERS)}"
+
+
 def recipe_of(what: Any) -> Recipe:
     """The recipe of what is to be trained.
 
@@ -81,7 +97,7 @@ def recipe_of(what: Any) -> Recipe:
         return what
     if isinstance(what, str):
         if ":" not in what and what not in LEARNERS:
-            raise ValueError(f"unknown learner {shown(what)}{close_matches(what, LEARNERS)}")
+            raise ValueError(unknown(what))
         module, _, name = (what if ":" in what else f"agentlib.learners.{LEARNERS[what][0]}").partition(":")
         if not module or module.startswith("."):
             raise ValueError(f"a recipe's place is MODULE:NAME, such as my_module:RECIPE, not {shown(what)}")

@@ -4,6 +4,7 @@ import inspect
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -19,6 +20,7 @@ import agentlib
 from agentlib import Agent
 from agentlib.catalog import LEARNERS, recipe_of
 from agentlib.runs.folder import RunFolder
+from agentlib.runs.logs import table
 from agentlib.shell.main import _short_warnings, main
 from agentlib.shell.options import keywords
 from tests.tiny import FLAGS, IDENTITY, tiny_run
@@ -299,6 +301,47 @@ def test_list(capsys):
     assert "CartPole" not in output(capsys, "list", "backbones")
     assert "Taxi-v3, Taxi-v4" not in output(capsys, "list", "envs")  # the newest only
     assert main(["list", "nothing"]) == 2
+    assert "there is no kind 'nothing' to list; known: learners, backbones, envs, data" in capsys.readouterr().err
+
+
+def test_what_is_no_learner_gets_a_hint(capsys):
+    Path("mine.py").write_text("")
+    for what, message in (("PPO", "becomes an agent by Agent.from_sb3"), ("mine", "such as mine:RECIPE")):
+        assert main(["train", what, "--env", "CartPole-v1"]) == 2
+        assert message in capsys.readouterr().err
+        with pytest.raises(ValueError, match=message):
+            agentlib.train(what, env="CartPole-v1")
+
+
+def test_help_says_where_settings_come_from(capsys):
+    text = " ".join(output(capsys, "train", "dqn", "--help").split())
+    assert "start from the defaults; with --env ID from the preset for it" in text
+    assert "cos_START" in text
+    assert "the preset for CartPole-v1." in output(capsys, "train", "dqn", "--env", "CartPole-v1", "--help")
+
+
+def test_a_run_that_made_no_agent_says_so(capsys):
+    output(capsys, "train", "byol", "--data", "digits", "--steps", "2", "--out", "run", "--progress", "none")
+    assert main(["evaluate", "run", "--env", "CartPole-v1"]) == 1
+    assert "the run made a backbone, run/backbone.safetensors, and no agent" in capsys.readouterr().err
+
+
+def test_options_of_a_network_that_are_off_are_not_shown(capsys):
+    text = output(capsys, "train", "dqn", *SHORT, "--out", "run", "--progress", "none")
+    assert "its report is run/report.html" in text
+    text = output(capsys, "inspect", "run/agent.safetensors")
+    assert "n_actions=" in text
+    assert not re.search("dueling|v_min|noise|dropout|null|norm=none", text)
+
+
+def test_counts_are_printed_whole():
+    text = table(
+        {"time/total_timesteps": 123_456.0, "train/n_updates": 100_000.0, "train/loss": 0.123456, "a/b": float("nan")}
+    )
+    assert "123456" in text
+    assert "100000" in text
+    assert "0.1235" in text
+    assert "nan" in text
 
 
 def test_help_is_complete(capsys):

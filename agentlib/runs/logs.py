@@ -94,7 +94,9 @@ def table(metrics: dict[str, float]) -> str:
         if head != group:
             rows.append((f"{head}/", ""))
         group = head
-        rows.append((f"   {tail}", f"{metrics[name]:.4g}"))
+        value = metrics[name]
+        is_whole = abs(value) < 1e15 and value == int(value)  # such as counts of steps, which are not to be rounded
+        rows.append((f"   {tail}", str(int(value)) if is_whole else f"{value:.4g}"))
     left, right = (max(len(row[i]) for row in rows) for i in (0, 1))
     line = "-" * (left + right + 7)
     body = "\n".join(f"| {name:<{left}} | {value:<{right}} |" for name, value in rows)

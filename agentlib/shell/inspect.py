@@ -14,6 +14,8 @@ from agentlib.backbones.files import header
 from agentlib.shell.options import Options
 
 Rows = list[tuple[str, str]]
+PART_OF = {"n_atoms": "distributional", "v_min": "distributional", "v_max": "distributional", "noise": "noisy"}
+"""Arguments of networks that do nothing where another one is off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +89,20 @@ def _as_text(name: str, value: Any) -> str:
 def _network(spec: Any) -> str:
     """A spec as a call: q(backbone=mlp(input_dim=4, hidden=[64, 64]), n_actions=2)."""
     if isinstance(spec, dict) and set(spec) == {"name", "arguments"} and isinstance(spec["arguments"], dict):
-        return f"{spec['name']}({', '.join(f'{key}={_network(item)}' for key, item in spec['arguments'].items())})"
+        used = {key: item for key, item in spec["arguments"].items() if _is_used(key, item, spec["arguments"])}
+        return f"{spec['name']}({', '.join(f'{key}={_network(item)}' for key, item in used.items())})"
     if isinstance(spec, dict):
         return "{" + ", ".join(f"{key}: {_network(item)}" for key, item in spec.items()) + "}"
     if isinstance(spec, list) and any(isinstance(item, dict) for item in spec):
         return f"[{', '.join(map(_network, spec))}]"
     return _brief(spec)
+
+
+def _is_used(name: str, value: Any, arguments: dict[str, Any]) -> bool:
+    """Whether an argument of a network does anything: it is on, and so is the option that it belongs to."""
+    if value is None or value is False or value in ("none", [], {}) or (name == "dropout" and value == 0.0):
+        return False
+    return name not in PART_OF or PART_OF[name] not in arguments or bool(arguments[PART_OF[name]])
 
 
 def _brief(value: Any) -> str:

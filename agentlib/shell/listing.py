@@ -9,7 +9,11 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from agentlib.catalog import LEARNERS
+from agentlib.core.names import close_matches
 from agentlib.shell.options import WIDTH, Options, flag
+from agentlib.shell.stopping import UsageError
+
+KINDS = ("learners", "backbones", "envs", "data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +29,9 @@ class List(Options):
 
 def run(arguments: list[str]) -> int:
     """Runs the command."""
+    for word in arguments:
+        if not word.startswith("-") and word not in KINDS:
+            raise UsageError(f"there is no kind {word!r} to list{close_matches(word, KINDS)}")
     options = tyro.cli(List, prog="agentlib list", args=arguments)
     for title, rows in (("learners", _learners), ("backbones", _backbones), ("envs", _environments), ("data", _data)):
         if options.what in (None, title):

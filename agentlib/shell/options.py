@@ -16,8 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
 import tyro
 
-from agentlib.catalog import LEARNERS, recipe_of
-from agentlib.core.names import close_matches
+from agentlib.catalog import LEARNERS, recipe_of, unknown
 from agentlib.core.recipe import Recipe
 from agentlib.core.schedules import Schedule
 from agentlib.runs.options import RunOptions
@@ -33,8 +32,6 @@ NEEDED = {
     "expert": "--expert NAME, such as --expert scripted",
 }
 """How options that a command cannot do without are given."""
-NOT_HERE = ("ppo", "a2c", "sac", "td3", "ddpg", "trpo", "tqc")
-"""Algorithms of other libraries that users ask for."""
 
 
 def flag(metavar: str) -> Any:
@@ -65,6 +62,8 @@ class Choice(NamedTuple):
     run: dict[str, Any]
     """Defaults of options, from a file of the zoo."""
     notes: tuple[str, ...] = ()
+    preset: str = ""
+    """What else the settings may start from, in words, where nothing is given that selects it."""
 
 
 def run_flags(names: Sequence[str], **defaults: Any) -> list[Any]:
@@ -92,7 +91,8 @@ def without_learner(command: str, summary: str, fields: list[Any], rest: list[st
     """`agentlib train --help`: the learners that there are. There is nothing else to do without one."""
     known = ", ".join(LEARNERS)
     if {"-h", "--help"} & set(rest):
-        text = f"The learner, given first: {known}. `agentlib {command} WHAT --help` shows its hyperparameters."
+        more = f"`agentlib {command} WHAT --help` shows its hyperparameters, with --env ID those of the preset for it."
+        text = f"The learner, given first: {known}. {more}"
         what = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WHAT", help=text)]
         kind = _dataclass([("what", what), *fields], summary)
         tyro.cli(kind, prog=f"agentlib {command}", args=["--help"])
@@ -107,12 +107,10 @@ def _dataclass(fields: list[Any], summary: str) -> Any:
 
 def choose(what: str, rest: list[str]) -> Choice:
     """The learner, and the settings that its flags start from: a file's, the preset's, or the defaults."""
-    if what.lower() in NOT_HERE and what not in LEARNERS:
-        raise UsageError(f"{what} is not here; what Stable-Baselines3 trained becomes an agent by Agent.from_sb3")
     if ":" in what:
         sys.path.insert(0, "")  # a module in the folder where the command is given
     elif what not in LEARNERS:
-        raise UsageError(f"unknown learner {what!r}{close_matches(what, LEARNERS)}")
+        raise UsageError(unknown(what))
     recipe = recipe_of(what)
     scout = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--env", "--data", "--zoo"):
@@ -123,7 +121,7 @@ def choose(what: str, rest: list[str]) -> Choice:
         raise UsageError(str(error)) from None
     if given.zoo is None:
         usual = settings_of(recipe, given.env or given.data, {})
-        return Choice(recipe, usual.config, usual.origin, {})
+        return Choice(recipe, usual.config, usual.origin, {}, preset=_whose_preset(recipe, given.env or given.data))
     if given.env is None:
         raise UsageError("--zoo FILE needs --env ID, which selects the section")
     from agentlib.sb3.zoo import read_zoo
@@ -135,6 +133,13 @@ def choose(what: str, rest: list[str]) -> Choice:
     return Choice(recipe, base, f"{given.zoo}, section {settings.section}", run, settings.notes)
 
 
+def _whose_preset(recipe: Recipe, key: str | None) -> str:
+    if key is not None or not set(recipe.presets) - {""}:
+        return ""
+    option = "--env ID" if "env" in recipe.family.needs else "--data NAME" if "data" in recipe.family.needs else ""
+    return f"; with {option} from the preset for it, if there is one" if option else ""
+
+
 def parsed(choice: Choice, command: str, what: str, summary: str, fields: list[Any], rest: list[str]) -> Any:
     """The options, with the config as their field `hyperparameter`."""
     recipe, prog = choice.recipe, f"agentlib {command} {what}"
@@ -143,7 +148,7 @@ def parsed(choice: Choice, command: str, what: str, summary: str, fields: list[A
     names = {field.name for field in dataclasses.fields(extended)}
     if "n_envs" not in names and choice.run.get("n_envs", 1) != 1:
         raise UsageError(f"{choice.origin}: n_envs is {choice.run['n_envs']}; a comparison has one environment")
-    description = f"{summary}\n\n{recipe.name}: {recipe.summary}. Its flags start from {choice.origin}."
+    description = f"{summary}\n\n{recipe.name}: {recipe.summary}. Its flags start from {choice.origin}{choice.preset}."
     run = {name: value for name, value in choice.run.items() if name in names}
     options: Any = tyro.cli(
         extended,
@@ -163,7 +168,7 @@ def _with_schedules() -> tyro.constructors.ConstructorRegistry:
     """Teaches tyro to read a schedule: a number, or lin_2.3e-3 as the zoo writes it."""
     spec = tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
-        metavar="FLOAT|lin_START[_END]",
+        metavar="FLOAT|lin_START[_END]|cos_START[_END]",
         instance_from_str=lambda words: schedule_from_text(words[0]),
         is_instance=lambda value: callable(value) or isinstance(value, int | float),
         str_from_instance=lambda schedule: [schedule_to_text(schedule)],

@@ -157,6 +157,7 @@ def _print_agent(folder: Path, env: str, metrics: dict[str, float]) -> None:
     print("    from agentlib import Agent")
     print(f'    agent = Agent.load("{path.as_posix()}")')
     print("    action = agent.act(observation)\n")
+    print(f"The run is in {folder}; its report is {folder / 'report.html'}")
     print(f"How good it is: agentlib evaluate {path} --env {env}")
 
 
