@@ -74,7 +74,7 @@ NOT_HERE = ("ppo", "a2c", "sac", "td3", "ddpg", "trpo", "tqc")
 def unknown(what: str) -> str:
     """The message about a name that is none of `LEARNERS`."""
     if what.lower() in NOT_HERE:
-        return f"{what} is not here; what Stable-Baselines3 trained becomes an agent by Agent.from_sb3"
+        return f"{shown(what)} is not here; what Stable-Baselines3 trained becomes an agent by Agent.from_sb3"
     module = what.removesuffix(".py")
     if what.endswith(".py") or Path(f"{module.replace('.', '/')}.py").is_file():
         place = module.replace("/", ".")
