@@ -62,11 +62,9 @@ def train(
         seed: of weights, environments, exploration and sampling: the same seed gives the same run.
         backbone: "auto", another name, a saved file, a spec, or a built module with a `feature_dim`.
         device, precision, compile, threads: see `agentlib.engine.run`; threads is a number, "auto" or the host's, None.
-        agent: go on from this agent's weights; it stays as it is.
-        resume: the folder of a run to go on with; the options are read from there.
+        agent, resume: an agent to start from, which stays as it is; the folder of a run to go on with, as it began.
         callback: called with the clock and the latest numbers a hundred times per run; returning False stops it.
-        eval_every, n_eval_episodes: evaluate after so many steps, on held-out data or in so many fresh episodes, and
-            keep the best agent.
+        eval_every, n_eval_episodes: steps from one evaluation to the next, and its episodes; the best agent is kept.
         out: the folder of agent, checkpoints, TensorBoard events, results and report; None writes nothing.
         progress: True shows a bar, "table" prints a table every few seconds.
         hyperparameters: fields of the config.

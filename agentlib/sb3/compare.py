@@ -70,8 +70,7 @@ def compare(
         out: a folder for both sides' agents, results.json, learning_curves.png and report.html; None writes nothing.
         env_kwargs: for `gymnasium.make`.
         episodes: evaluation episodes per final agent.
-        threads: torch threads for both sides; None leaves the number as it is.
-        device: of both sides; "auto" is a GPU for images if there is one, and the CPU otherwise.
+        threads, device: of both sides; None leaves torch's threads as they are, "auto" takes a GPU for images.
         strict: refuse options that SB3 lacks; otherwise note them as a difference.
         until: end each run at its first evaluation with this mean return, of 20 episodes; `steps` is the most then.
         eval_every: environment steps between these evaluations; a fiftieth of `steps` by default.
@@ -82,37 +81,23 @@ def compare(
     Raises:
         ImportError: if Stable-Baselines3 is absent, naming the extra.
         TypeError: if the environment is an instance, SB3 takes no such actions, or it has no counterpart of `what`.
-        ValueError: if SB3 lacks an option that the config uses (and `strict`), a name is unknown, or there are
-            no seeds below 2**30, or `out` holds a run or a comparison already, or `eval_every` is not between 1 and
-            `steps`, or there is no `out` for a film.
+        ValueError: if SB3 lacks an option that the config uses (and `strict`), a name is unknown, there are no seeds
+            below 2**30, `out` holds results already or is missing for a film, or `eval_every` is above `steps`.
     """
-    if not isinstance(env, str) and not callable(env):
-        raise TypeError("each run needs an environment of its own: pass an id or a function that makes one")
+    _check_arguments(env, film, out)
     import_sb3()
-    chosen, folder = _chosen(seeds), _empty(out)
-    every = max(1, steps // 50) if eval_every is None else eval_every
-    if not 1 <= every <= max(steps, 1):
-        raise ValueError(f"eval_every must be between 1 and steps, {steps}, not {every}")
-    if film and folder is None:
-        raise ValueError("a film is written into the folder of the comparison: give out=...")
+    chosen, folder, every = _chosen(seeds), _empty(out), _spacing(eval_every, steps)
     planned = plan(what, Problem(env=env, steps=steps), hyperparameters)
     algorithm = algorithm_of(planned.recipe)
     name, space = _look_at(planned.recipe, env, env_kwargs)
     arguments = sb3_arguments(planned.config, algorithm, space, strict=strict)
-    device = _same_device(device, arguments["policy"])
-    make = partial(_make, env, env_kwargs)
+    device, make = _same_device(device, arguments["policy"]), partial(_make, env, env_kwargs)
     pairs = _Pairs(planned, algorithm, arguments, make, env, steps, episodes, device, progress, folder, until, every)
     with torch_threads(threads) as used, global_generators_kept():
-        runs = [pairs.run(seed, ours_first=index % 2 == 0) for index, seed in enumerate(chosen)]
-    comparison = pairs.comparison(name, used, runs)
-    if folder is not None and film:
-        best = max(comparison.ours, key=lambda run: run.evaluation.mean)
-        agent = Agent.load(folder / f"ours_seed{best.seed}.safetensors")
-        try:
-            record(agent, partial(_make, env, env_kwargs, training=False, render_mode="rgb_array"), folder / FILM)
-        except ImportError as error:  # the runs shall not be lost for want of a package
-            warnings.warn(f"there is no film: {error}", stacklevel=2)
+        comparison = pairs.comparison(name, used, [pairs.run(s, ours_first=i % 2 == 0) for i, s in enumerate(chosen)])
     if folder is not None:
+        if film:
+            _film(comparison, folder, partial(make, training=False, render_mode="rgb_array"))
         comparison.save(folder)
     return comparison
 
@@ -225,6 +210,29 @@ def _empty(out: str | Path | None) -> Path | None:
     if folder is not None and any((folder / name).exists() for name in ("config.json", "results.json")):
         raise ValueError(f"{folder} holds results already: choose another folder with out=...")
     return folder
+
+
+def _check_arguments(env: EnvSource, film: bool, out: str | Path | None) -> None:
+    if not isinstance(env, str) and not callable(env):
+        raise TypeError("each run needs an environment of its own: pass an id or a function that makes one")
+    if film and out is None:
+        raise ValueError("a film is written into the folder of the comparison: give out=...")
+
+
+def _spacing(eval_every: int | None, steps: int) -> int:
+    every = max(1, steps // 50) if eval_every is None else eval_every
+    if not 1 <= every <= max(steps, 1):
+        raise ValueError(f"eval_every must be between 1 and steps, {steps}, not {every}")
+    return every
+
+
+def _film(comparison: Comparison, folder: Path, world: Callable[..., gymnasium.Env[Any, Any]]) -> None:
+    """Films the best of our final agents, if what films are made with is there."""
+    best = max(comparison.ours, key=lambda run: run.evaluation.mean)
+    try:
+        record(Agent.load(folder / f"ours_seed{best.seed}.safetensors"), world, folder / FILM)
+    except ImportError as error:  # the runs shall not be lost for want of a package
+        warnings.warn(f"there is no film: {error}", stacklevel=3)
 
 
 def _same_device(device: str, policy: str) -> str:
