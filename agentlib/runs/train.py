@@ -97,8 +97,10 @@ def _resumed(what: Any, path: Path, given: RunOptions, callback: Callback | None
     """Goes on with the run of a folder."""
     if changed:
         hint = "a new run goes on from its agent: agent=Agent.load(...)"
-        settings = "a run is resumed with its own settings, to the length that it was given"
-        raise ValueError(f"{settings}: {', '.join(changed)} cannot be changed; {hint}")
+        length = ", to the length that it was given" if "steps" in changed else ""
+        raise ValueError(
+            f"a run is resumed with its own settings{length}: {', '.join(changed)} cannot be changed; {hint}"
+        )
     record, recipe, options = read_record(RunFolder(path), what)
     for name in record.objects:
         if getattr(given, name) in (None, "auto"):
