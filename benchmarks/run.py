@@ -8,6 +8,7 @@ docs/benchmarks.md is written from there. Nothing else may run meanwhile.
 import argparse
 import json
 import os
+import subprocess
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -18,7 +19,8 @@ from agentlib.core.host import global_generators_kept
 from agentlib.metrics import bootstrap_interval
 from agentlib.plots.report import provenance
 from benchmarks.experiments import ROOT
-from benchmarks.speed import ROWS, measured
+from benchmarks.sizes import WORKS
+from benchmarks.speed import FIRST, ROWS, measured
 
 KEPT = ROOT / "docs" / "benchmarks"
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -43,10 +45,23 @@ def main() -> int:
     for name in [] if arguments.page else arguments.names or rows:
         with global_generators_kept():
             times = measured(rows[name], arguments.pairs)
-        (KEPT / f"{name}.json").write_text(json.dumps({"name": name, "times": times, **provenance()}, indent=1) + "\n")
+        (KEPT / f"{name}.json").write_text(
+            json.dumps({"name": name, "times": times, "commit": commit(), **provenance()}, indent=1) + "\n"
+        )
         print(line(rows[name], times), flush=True)
     PAGE.write_text(page())
     return 0
+
+
+def commit() -> str | None:
+    """The commit that is measured, with a + where files differ from it."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True).stdout
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], check=True, capture_output=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.strip() + ("+" if changed else "")
 
 
 def line(row, times) -> str:
@@ -79,6 +94,33 @@ def gpu_lines() -> list[str]:
     return [f"On {found['gpu']}:", "", f"| {columns} |", "|---|---|---|---|---|---|", *found["rows"].values(), ""]
 
 
+def table(rows) -> list[str]:
+    columns = "work | against | ours | theirs | ratio [95%] | asked | limit / ours"
+    return [f"| {columns} |", "|---|---|---|---|---|---|---|", *(line(row, one["times"]) for row, one in rows), ""]
+
+
+def sizes(found) -> list[str]:
+    """The other sides of the rows of sizes, and the most memory that each process had."""
+    if not found:
+        return []
+    sides = ("ours", "plain", "interpreted", "compiled")
+    lines = [
+        "The same updates with all sides, in ms, and the most memory of each process, in MB: ours compiled and "
+        "interpreted, plain PyTorch, and PyTorch with `torch.compile` on its networks:",
+        "",
+        "| work | ours | plain | interpreted | torch.compile |",
+        "|---|---|---|---|---|",
+    ]
+    for name, times in found.items():
+        seconds = [times["theirs" if side == "plain" else side] for side in sides]
+        cells = [
+            f"{np.median(one) * 1e3:,.0f} ({np.median(times[f'{side}_bytes']) / 1e6:,.0f})"
+            for side, one in zip(sides, seconds, strict=True)
+        ]
+        lines.append(f"| {WORKS[name.removeprefix('size_')][1]} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
 def page() -> str:
     kept = {
         row: json.loads((KEPT / f"{row.name}.json").read_text())
@@ -97,10 +139,11 @@ def page() -> str:
         "cannot be avoided: the environment's steps, one forward for each action and the updates' matrix products, "
         "each measured alone in the same run.",
         "",
-        "| work | against | ours | theirs | ratio [95%] | asked | limit / ours |",
-        "|---|---|---|---|---|---|---|",
-        *(line(row, one["times"]) for row, one in kept.items()),
+        *table([(row, one) for row, one in kept.items() if row.name in FIRST]),
+        "All others:",
         "",
+        *table([(row, one) for row, one in kept.items() if row.name not in FIRST]),
+        *sizes({row.name: one["times"] for row, one in kept.items() if row.name.startswith("size_")}),
         *gpu_lines(),
         "How cost grows (`python benchmarks/growth.py`); a dashed line would be cost in proportion to size:",
         "",

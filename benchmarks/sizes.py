@@ -27,7 +27,7 @@ from agentlib.envs.experts import expert_for
 from agentlib.experience import record_episodes
 from agentlib.runs.plan import job_of
 
-UPDATES, WARM_UP = 12, 3
+UPDATES, WARM_UP = 8, 3
 
 
 def pictures(channels, size, classes=10, n=2_000):

@@ -39,6 +39,7 @@ from agentlib.experience import ReplayBuffer
 from agentlib.learners import BCConfig, DAggerConfig, DQNConfig, run
 from agentlib.runs.plan import job_of
 from benchmarks.peers import run_peer
+from benchmarks.sizes import WORKS
 
 Times = dict[str, float]
 """Of one pair: seconds for the same work, by side; "limit" is the sum of what cannot be avoided."""
@@ -154,13 +155,21 @@ def dqn_eager(seed: int, steps: int = 20_000) -> Times:
 
 
 def cold(
-    side: str, settings: Mapping[str, Any], steps: int, seed: int, compile: bool = True, threads: int = 1
+    side: str,
+    settings: Mapping[str, Any],
+    steps: int,
+    seed: int,
+    compile: bool | str = True,
+    threads: int = 1,
+    caches: str | None = None,
 ) -> Times:
-    """Seconds from the start of a process to the agent."""
+    """Seconds from the start of a process to the agent; `caches` is a folder for all that is compiled."""
     given = {"settings": dict(settings), "steps": steps, "seed": seed, "compile": compile}
     command = [sys.executable, str(Path(__file__).parent / "cold.py"), side, json.dumps(given)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # both sides load modules as installed ones are loaded
+    if caches is not None:
+        environment |= dict.fromkeys(("AGENTLIB_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TMPDIR"), caches)
     seconds, done = timed(partial(subprocess.run, command, check=True, capture_output=True, text=True, env=environment))
     return {"seconds": seconds, "return": json.loads(done.stdout.splitlines()[-1])["return"]}
 
@@ -175,6 +184,27 @@ def dqn_cold(settings: Mapping[str, Any], steps: int, seed: int, compile: bool =
         "their_return": theirs["return"],
         "limit": cartpole_limit(settings, steps, batch_size, updates=steps // each_step),
     }
+
+
+def first_run(seed: int) -> Times:
+    """The first run on a machine: nothing is in any cache. As it comes: `compile="auto"`."""
+    with tempfile.TemporaryDirectory() as caches:
+        ours = cold("ours", ZOO, 20_000, seed, "auto", caches=caches)
+    theirs = cold("sb3", ZOO, 20_000, seed)
+    returns = {"our_return": ours["return"], "their_return": theirs["return"]}
+    return {"ours": ours["seconds"], "theirs": theirs["seconds"], **returns}
+
+
+def size(name: str, pair: int) -> Times:
+    """Updates of a network of the size that people train, all sides with as many threads as there are cores."""
+    given = json.dumps({"seed": pair, "threads": os.cpu_count() or 1})
+    found: Times = {}
+    for side in ("ours", "plain", "interpreted", "compiled"):
+        command = [sys.executable, str(Path(__file__).parent / "sizes.py"), name, side, given]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        one = json.loads(done.stdout.splitlines()[-1])
+        found |= {"theirs" if side == "plain" else side: one["seconds"], f"{side}_bytes": one["bytes"]}
+    return found
 
 
 @cache
@@ -471,11 +501,19 @@ ROWS = [
         f"{CARTPOLE}, SB3's defaults, 64-64, 100,000 steps, warm",
         "SB3",
         dqn_warm,
-        7,
+        9,
         12,
         steps=lambda: (our_run(DEFAULTS, 100_000, 0), sb3_run(DEFAULTS, 2_000, 0)),
     ),
-    Row("dqn_eager", f"{CARTPOLE}, the same, 20,000 steps, `compile=False`", "SB3", dqn_eager, 1),
+    Row("dqn_eager", f"{CARTPOLE}, the same, 20,000 steps, `compile=False`", "SB3", dqn_eager, 2, 3),
+    Row(
+        "first_run",
+        f"{CARTPOLE}, the zoo's settings, 20,000 steps, the first run on a machine: nothing in any cache",
+        "SB3",
+        first_run,
+        1.5,
+        3,
+    ),
     Row(
         "dqn_cold",
         f"{CARTPOLE}, the same, 20,000 steps, from the start of the process, the compiler's cache filled",
@@ -523,6 +561,10 @@ ROWS = [
         inverse=True,
     ),
     *(
+        Row(f"size_{name}", f"{work}, one update", "plain PyTorch", partial(size, name), 1, 1.3, pairs=2)
+        for name, (_, work) in WORKS.items()
+    ),
+    *(
         Row(
             f"update_{name}",
             f"one update of {name}",
@@ -535,6 +577,10 @@ ROWS = [
         for name in OTHERS
     ),
 ]
+
+
+FIRST = ("first_run", "dqn_zoo_cold", "act", "pong", "dagger", "size_resnet18")
+"""The rows that most users care about: the first run, the second, one action, images, imitation, a large network."""
 
 
 def measured(row: Row, pairs: int | None = None) -> dict[str, list[float]]:
