@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -284,11 +283,12 @@ def _compiled_header(headers: Path, compiler: str | None) -> Path | None:
     version = Path(shutil.which(command[0]) or command[0]).resolve().stat()
     text = "\n".join([torch.__version__, str(version.st_mtime_ns), str(version.st_size), *command])
     header = headers / f"kernels-{hashlib.sha256(text.encode()).hexdigest()[:16]}.h"
-    compiled, part = header.with_suffix(".h.gch"), header.with_suffix(".part")
+    compiled, part = header.with_suffix(".h.gch"), header.with_name(f"{header.stem}-{os.getpid()}.part")
     if compiled.exists():
         return header
+    _sweep(headers)
     tools = shutil.which("sh"), shutil.which("nice")
-    if None not in tools and (os.cpu_count() or 1) > 1 and not _is_at_work(part):
+    if None not in tools and (os.cpu_count() or 1) > 1 and not part.exists():
         header.write_text(PREFIX)
         compiling = shlex.join(["nice", "-n", "19", *command, "-O3", "-x", "c++-header", str(header), "-o", str(part)])
         script = f"{compiling} && mv {shlex.quote(str(part))} {shlex.quote(str(compiled))}"
@@ -297,12 +297,15 @@ def _compiled_header(headers: Path, compiler: str | None) -> Path | None:
     return None
 
 
-def _is_at_work(part: Path) -> bool:
-    """Whether a process writes this file, or was killed less than ten minutes ago."""
-    try:
-        return time.time() - part.stat().st_mtime < LONGEST_BUILD
-    except FileNotFoundError:
-        return False
+def _sweep(headers: Path) -> None:
+    """Deletes what processes left that were killed while they compiled a header."""
+    for part in headers.glob("kernels-*.part"):
+        try:
+            os.kill(int(part.stem.rpartition("-")[2]), 0)
+        except (ProcessLookupError, ValueError):
+            part.unlink(missing_ok=True)
+        except OSError:  # somebody else's process
+            pass
 
 
 def _command(flags: dict[str, Any]) -> list[str]:

@@ -197,7 +197,7 @@ def read_record(folder: RunFolder, what: Any = None) -> tuple[Record, Recipe, Ru
         if recipe.name != record.what:
             raise ValueError(f"the run was of {shown(record.what)}, and not of {recipe.name}")
         config = config_from_json(recipe.config, record.config)
+        recorded = {name: getattr(record, name) for name in RECORDED}
+        return record, recipe, RunOptions(**recorded, config=config, out=folder.path)
     except ValueError as error:
         raise ValueError(f"{folder.config_file}: {error}") from None
-    recorded = {name: getattr(record, name) for name in RECORDED}
-    return record, recipe, RunOptions(**recorded, config=config, out=folder.path)

@@ -1,6 +1,7 @@
 import inspect
 import json
 import math
+from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -108,7 +109,7 @@ def test_the_whole_comparison(calls, tmp_path):
     assert results["seeds"] == [3, 5, 8]
     assert results["hyperparameters"]["net_arch"] == [8]
     assert len(results["sb3"][0]["returns"]) == 3
-    assert results["versions"]["torch"] == torch.__version__
+    assert results["versions"]["torch"] == version("torch")
     assert "DQN on CartPole-v1" in str(found)
 
 
