@@ -1,11 +1,15 @@
 # `make help` lists the targets. Each sets up .venv by itself; once it is current, that costs nothing.
 
 SEEDS     ?= 2
-STEPS     ?= 50000
+STEPS     ?= 40000
 WORKERS   ?= auto
 PIP_FLAGS ?= -qq
 PYTHON    ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell $(p) -c $(USABLE) 2>/dev/null && echo $(p))))
 USABLE    := 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))'
+
+# Chosen on seeds 100 to 105 for reaching 475 in each of them; the RL Zoo's settings for CartPole take 18,000 to 44,000 steps.
+DEMO := --learning-rate 5e-4 --batch-size 64 --net-arch 64 64 --train-freq 4 --gradient-steps 4 \
+        --tau 0.01 --target-update-interval 1 --exploration-fraction 0.1
 
 BIN     := .venv/bin
 INSTALL := $(BIN)/python -m pip install $(PIP_FLAGS) --disable-pip-version-check --no-input --no-compile -c constraints.txt
@@ -28,7 +32,7 @@ demo: .venv/.demo ## train our DQN and SB3's on CartPole-v1 until it is solved, 
 	rm -rf runs/demo
 	@# SDL, which draws the film, is told that there is no screen.
 	SDL_VIDEODRIVER=dummy XDG_RUNTIME_DIR=/tmp $(BIN)/agentlib compare dqn --env CartPole-v1 --seeds $(SEEDS) \
-	    --steps $(STEPS) --until 475 --eval-every 2500 --film --threads 1 --out runs/demo
+	    --steps $(STEPS) --until 475 --eval-every 1000 --film --threads 1 --out runs/demo $(DEMO)
 
 test: .venv/.dev ## the test suite (WORKERS=1 for one process)
 	$(PYTEST) -m "not thorough"
