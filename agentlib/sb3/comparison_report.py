@@ -129,7 +129,7 @@ def _verdict(comparison: Comparison) -> str:
     texts = []
     for name, runs in sides.items():
         times = [run.reached(comparison.until) for run in runs]
-        known = sorted(time for time in times if time is not None)
+        known = [time for time in times if time is not None]
         if not known:
             texts.append(f"{name} did not reach it in {comparison.steps:,} steps")
             continue

@@ -369,7 +369,7 @@ def test_the_clock_stands_still_during_evaluations(monkeypatch):
     ("times", "said"),
     [
         (([3.0], [9.0]), "agentlib took 3.00 s and Stable-Baselines3 took 9.00 s: agentlib was first in 1 of 1 seed"),
-        (([3.0, None], [9.0, 4.0]), "agentlib took 3.00 s in 1 of 2 seeds and Stable-Baselines3 took 4.00 s and 9.00"),
+        (([3.0, None], [9.0, 4.0]), "agentlib took 3.00 s in 1 of 2 seeds and Stable-Baselines3 took 9.00 s and 4.00"),
         (([None], [9.0]), "agentlib did not reach it in 120 steps"),
         (([1.0, 2.0, 4.0], [9.0, 8.0, 9.0]), "agentlib took 2.00 s in the median"),
     ],
