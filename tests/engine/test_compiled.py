@@ -320,3 +320,15 @@ def test_our_runtime_is_the_container_bit_for_bit(learner_class, monkeypatch, tm
     monkeypatch.setenv("AGENTLIB_CACHE", str(tmp_path / "container"))
     monkeypatch.setattr(torch_private, "_build_in_runtime", None)  # so that it fails
     assert difference(built(learner_class), ours) is None
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_an_empty_and_a_filled_cache_give_the_same_run(monkeypatch, tmp_path):
+    """Bit for bit; what is in the cache decides over time alone."""
+    monkeypatch.setenv("AGENTLIB_CACHE", str(tmp_path))
+    first = built(DQN)
+    (library,) = (tmp_path / "compiled").glob("*.so")
+    written = library.stat().st_mtime_ns
+    assert difference(built(DQN), first) is None
+    assert library.stat().st_mtime_ns == written
