@@ -232,11 +232,13 @@ def build_library(
     Raises:
         RuntimeError: an operation has no C interface, so that the library would fail when it is called.
     """
-    import_module("torch._inductor.codecache")  # not by two threads at once
-    with ThreadPoolExecutor(1) as other:  # it waits for a compiler while the rest is imported
-        found = other.submit(_compiled_header, headers, compiler)
-        import_module("torch._inductor.compile_fx")
-        header = found.result()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of its own future
+        import_module("torch._inductor.codecache")  # not by two threads at once
+        with ThreadPoolExecutor(1) as other:  # it waits for a compiler while the rest is imported
+            found = other.submit(_compiled_header, headers, compiler)
+            import_module("torch._inductor.compile_fx")
+            header = found.result()
     files = _compile(graph, tensors, folder, compiler, {"package": True, "package_cpp_only": True})
     called = [json.loads(file.read_text()).get("nodes", []) for file in folder.glob("*.json")]
     names = sorted({node["node"]["target"] for nodes in called for node in nodes})
