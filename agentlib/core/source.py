@@ -85,9 +85,10 @@ class Source(nn.Module, ABC):
 
     def fill_ticks(self, clock: Clock) -> None:
         """Copies the clock to the tensors behind `batch_clock`; `run` calls it before each `sample`."""
-        ticks = self.ticks
+        ticks: Any = self._buffers["ticks"]  # quicker than the attribute, and each is, too, than all in one slice
         if ticks.is_cpu:
-            ticks.numpy()[:] = clock
+            numbers = ticks.numpy()
+            numbers[0], numbers[1], numbers[2] = clock
         else:
             ticks.copy_(torch.tensor(clock, dtype=torch.float64), non_blocking=True)
 

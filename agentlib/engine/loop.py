@@ -171,11 +171,14 @@ class _OwnRandomState:
             torch.cuda.set_rng_state(self.host_cuda_state, self.device)
 
 
+_NOTHING: AbstractContextManager[object] = nullcontext()
+
+
 def _modes(device_type: str) -> AbstractContextManager[object]:
     """Gradients on, autocast off. What is made while advancing counts too: autograd takes no inference tensors."""
     autocast = torch.is_autocast_enabled(device_type)
     if torch.is_grad_enabled() and not torch.is_inference_mode_enabled() and not autocast:
-        return nullcontext()  # as most callers have it, and at every update
+        return _NOTHING  # as most callers have it, and at every update
     stack = ExitStack()
     stack.enter_context(torch.inference_mode(False))
     stack.enter_context(torch.enable_grad())

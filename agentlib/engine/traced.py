@@ -159,7 +159,7 @@ class Graph:
         self.program = program
         self.inputs = list(trace.inputs.values())
         self.forms = [(tensor, form(tensor)) for tensor in self.inputs]
-        self.owned = [(number, trace.places[ref]) for number, ref in enumerate(trace.inputs) if ref in trace.places]
+        self.owned = [(number, *trace.places[ref]) for number, ref in enumerate(trace.inputs) if ref in trace.places]
         self.metrics: dict[str, Any] = dict(trace.update.metrics)
         self.names = [name for name, value in self.metrics.items() if isinstance(value, Ref)]
 
@@ -171,7 +171,7 @@ class Graph:
     def follow(self) -> bool:
         """Takes the tensors that modules hold now; False where those are of other sizes or types."""
         inputs = self.inputs
-        for number, (held, name, leaf) in self.owned:
+        for number, held, name, leaf in self.owned:
             if held.get(name) is not inputs[number]:  # almost always it is, and this is done at every update
                 now, before = Place(held, name, leaf).look(), inputs[number]
                 if now is None or (now is not before and form(now) != form(before)):

@@ -17,7 +17,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
-from agentlib.core.spaces import flatten, unflatten
+from agentlib.core.spaces import ACTION_MASK, flatten, unflatten
 from agentlib.envs.checks import Bools, Checks, EnvironmentFailure, mistake_of, pair_of
 from agentlib.envs.journal import Diverged, Journal, goes_on, require_same, retrace
 
@@ -158,26 +158,27 @@ class Environments:
             raise EnvironmentFailure(
                 f"the environment {mistake_of(error)} at step {self.steps + 1}: {error!r}"
             ) from error
-        if stepped.reward.shape != (self.num_envs,):
+        reward, num_envs = stepped.reward, self.num_envs
+        if reward.shape != (num_envs,):
             raise EnvironmentFailure(
-                f"the environment gave a reward of shape {stepped.reward.shape[1:]} at step {self.steps + 1}: not one "
-                "number"
+                f"the environment gave a reward of shape {reward.shape[1:]} at step {self.steps + 1}: not one number"
             )
-        total = stepped.reward.item() if self.num_envs == 1 else float(stepped.reward.sum())
-        if not math.isfinite(total):
-            raise EnvironmentFailure(f"the environment gave the reward {stepped.reward} at step {self.steps + 1}")
-        self.steps += self.num_envs if stepped.all_valid else int(stepped.valid.sum())
+        if not math.isfinite(reward.item() if num_envs == 1 else reward.sum()):
+            raise EnvironmentFailure(f"the environment gave the reward {reward} at step {self.steps + 1}")
+        self.steps += num_envs if stepped.all_valid else int(stepped.valid.sum())
         self.checks.observation(stepped.next_observation, self.steps)
         if self.action_mask is not None or stepped.next_mask is not None:
             self._check_masks(stepped)
         self.observation = stepped.observation
-        self._journal.note(action, stepped.reward)
+        self._journal.note(action, reward)
         while self._begun:
             self._journal.begin(*self._begun.pop())
         return stepped
 
     def _mask(self, observation: Any, info: Any) -> Bools | None:
         """The legal actions `(n, A)` in observations or infos; None if they have none."""
+        if type(info) is dict and ACTION_MASK not in info and not self.checks.masks_observed:
+            return None  # as at each step of most environments
         try:
             return self.checks.read(observation, info)
         except ValueError as error:
@@ -272,8 +273,8 @@ class Environments:
 
     def _step_single(self, action: NDArray[Any]) -> Stepped:
         observation, reward, terminated, truncated, info = self.env.step(action[0])
-        batched = current = self._batched(observation)
-        begun = self._none
+        batched = current = observation[None] if type(observation) is np.ndarray else self._batched(observation)
+        begun = none = self._none
         self.action_mask = mask = self._mask(batched, info)
         ended = bool(terminated or truncated)
         if ended:
@@ -282,9 +283,9 @@ class Environments:
             current = self._batched(observation)
             begun = self._all
             self.action_mask = self._mask(current, begin_info)
-        rewards = np.array([reward], dtype=np.float64)
-        ends = self._all if terminated else self._none, self._all if truncated else self._none
-        return Stepped(current, batched, rewards, *ends, self._all, begun, True, ended, ended, info, mask)
+        rewards, every = np.array([reward], dtype=np.float64), self._all
+        terminated, truncated = every if terminated else none, every if truncated else none
+        return Stepped(current, batched, rewards, terminated, truncated, every, begun, True, ended, ended, info, mask)
 
     def _step_next_step(self, action: NDArray[Any]) -> Stepped:
         # An environment that was done is reset by this step: its action is ignored, its reward is 0.

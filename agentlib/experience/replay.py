@@ -64,13 +64,13 @@ class Collector:
         self.returns: deque[float] = deque(maxlen=WINDOW)
         self.lengths: deque[int] = deque(maxlen=WINDOW)
         self.observation: Any = None
-        self._return = np.zeros(envs.num_envs)
-        self._length = np.zeros(envs.num_envs, np.int64)
+        # Python's numbers: arrays of one are slower.
+        self._return, self._length = [0.0] * envs.num_envs, [0] * envs.num_envs
 
     def reset(self, seed: int) -> None:
         """Starts new episodes everywhere."""
         self.observation = self.envs.reset(seed=seed)
-        self._return[:], self._length[:] = 0.0, 0
+        self._return, self._length = [0.0] * self.envs.num_envs, [0] * self.envs.num_envs
         self.buffer.begin(self.observation, mask=self.envs.action_mask)
         if self.with_memory:
             self.actor.begin(self.envs.num_envs)
@@ -87,23 +87,21 @@ class Collector:
             self.actor.acted(action)
         executed = action if self.as_they_come else action_to_space(envs.action_space, action)
         stepped = envs.step(executed)
-        valid, terminated, truncated = (
-            None if stepped.all_valid else stepped.valid,
-            stepped.terminated,
-            stepped.truncated,
-        )
+        observation, after, rewards, terminated, truncated = stepped[:5]
+        valid = None if stepped.all_valid else stepped.valid
         done = executed if self.is_real else action  # beyond a bound nothing was done
-        buffer.add(done, stepped.reward, terminated, truncated, stepped.next_observation, valid, stepped.next_mask)
-        self.observation = stepped.observation
+        buffer.add(done, rewards, terminated, truncated, after, valid, stepped.next_mask)
+        self.observation = observation
         if self.observe is not None:
-            self._observe(self.observe, stepped.next_observation)
+            self._observe(self.observe, after)
         self.steps += envs.num_envs if valid is None else int(valid.sum())
-        self._return += stepped.reward
-        self._length += 1 if valid is None else valid
+        for row, reward in enumerate(rewards.tolist()):
+            self._return[row] += reward
+            self._length[row] += 1 if valid is None else int(valid[row])
         if stepped.any_ended:
-            for row in np.flatnonzero(stepped.terminated | stepped.truncated):
-                self.returns.append(float(self._return[row]))
-                self.lengths.append(int(self._length[row]))
+            for row in np.flatnonzero(terminated | truncated).tolist():
+                self.returns.append(self._return[row])
+                self.lengths.append(self._length[row])
                 self.episodes += 1
                 self._return[row], self._length[row] = 0.0, 0
         if stepped.any_begun:
@@ -127,8 +125,8 @@ class Collector:
         """Counters, the episodes under way, and the state of exploration and actor."""
         return {
             "envs": self.envs.state() if self.observation is not None else {"steps": self.envs.steps},
-            "return": self._return.copy(),
-            "length": self._length.copy(),
+            "return": np.array(self._return),
+            "length": np.array(self._length),
             "steps": self.steps,
             "episodes": self.episodes,
             "returns": list(self.returns),
@@ -140,7 +138,7 @@ class Collector:
     def load_state(self, state: dict[str, Any]) -> None:
         """Puts back what `state` gave; environments that cannot be brought back start new episodes at the next step."""
         self.observation = self.envs.load_state(state["envs"])
-        self._return, self._length = np.array(state["return"]), np.array(state["length"])
+        self._return, self._length = np.array(state["return"]).tolist(), np.array(state["length"]).tolist()
         self.steps, self.episodes = state["steps"], state["episodes"]
         self.returns = deque(state["returns"], WINDOW)
         self.lengths = deque(state["lengths"], WINDOW)

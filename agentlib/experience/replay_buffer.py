@@ -157,8 +157,10 @@ class ReplayBuffer(ReplayMemory):
             columns["position"][slot] = frame - 1
             columns["action"][slot] = action[row]
             columns["reward"][slot] = reward[row]
-            columns["terminated"][slot] = terminated[row]
-            columns["done"][slot] = terminated[row] or truncated[row]
+            if terminated[row]:
+                columns["terminated"][slot] = columns["done"][slot] = True
+            else:
+                columns["terminated"][slot], columns["done"][slot] = False, truncated[row]
             for name, leaf in zip(self._names, leaves, strict=True):
                 columns[name][frame_slot] = leaf[row] if self.frame_stack == 1 else leaf[row, -1]
             self._count[row], self._frames[row] = number + 1, frame + 1
@@ -210,9 +212,9 @@ class ReplayBuffer(ReplayMemory):
                     self._changed[row * self.capacity + oldest % self.capacity] = False
                 oldest += 1
             self._oldest[row] = oldest
-        if self._window is not None:
-            self._window[:] = self._oldest, self._count
-        else:
+            if self._window is not None:
+                self._window[0, row], self._window[1, row] = oldest, count
+        if self._window is None:
             self.window.copy_(torch.tensor((self._oldest, self._count)))
         if self.priorities is not None and self._changed:
             index = torch.tensor(list(self._changed), device=self.top.device)

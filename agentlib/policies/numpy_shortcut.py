@@ -56,6 +56,7 @@ class NumpyShortcut:
             (linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in linears
         ]
         self.activation = activation
+        self.is_small = all(weight.size <= SMALL_PRODUCT for weight, _ in self.layers)
         parameters = [parameter for module in (*convolutions, *linears) for parameter in module.parameters()]
         self.addresses = [(parameter, parameter.data_ptr()) for parameter in parameters]
         self.policy = policy if isinstance(policy, GaussianPolicy) else None
@@ -81,15 +82,16 @@ class NumpyShortcut:
             x = x[None]
         else:
             x = np.asarray(observation, np.float32)
-        x = x.ravel() if len(x) == 1 else x.reshape(len(x), -1)  # vectors are quicker than matrices of one row
-        for weight, bias in self.layers[:-1]:
-            x = _product(x, weight)
+        is_one = len(x) == 1
+        x = x.ravel() if is_one else x.reshape(len(x), -1)  # vectors are quicker than matrices of one row
+        is_small, last = is_one and self.is_small, self.layers[-1]
+        for layer in self.layers:
+            weight, bias = layer
+            x = x.dot(weight) if is_small else _product(x, weight)
             x += bias
-            x = self.activation(x)
-        weight, bias = self.layers[-1]
-        x = _product(x, weight)
-        x += bias
-        x = x if x.ndim == 2 else x[None]
+            if layer is not last:
+                self.activation(x)
+        x = x[None] if is_one else x
         return x if self.n_atoms == 1 else x.reshape(len(x), -1, self.n_atoms).mean(2)
 
     def __call__(self, observation: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
