@@ -76,6 +76,11 @@ WORKS = {
     "simclr": (simclr, "SimCLR with its views, 1x28x28, batch 256"),
     "maml": (maml, "MAML, CNN, 5-way 1-shot, 5 inner steps, batch 4"),
 }
+PEERS = {
+    "resnet18": ("lightning", "lightning_classifier.py"),
+    "decision_transformer": ("transformers", "transformers_decision.py"),
+}
+"""The trainers that people use: an environment and a script of `benchmarks/peers`."""
 
 
 def usual(learner):

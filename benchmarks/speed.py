@@ -39,7 +39,7 @@ from agentlib.experience import ReplayBuffer
 from agentlib.learners import BCConfig, DAggerConfig, DQNConfig, run
 from agentlib.runs.plan import job_of
 from benchmarks.peers import run_peer
-from benchmarks.sizes import WORKS
+from benchmarks.sizes import PEERS, UPDATES, WARM_UP, WORKS
 
 Times = dict[str, float]
 """Of one pair: seconds for the same work, by side; "limit" is the sum of what cannot be avoided."""
@@ -197,10 +197,14 @@ def first_run(seed: int) -> Times:
 
 def size(name: str, pair: int) -> Times:
     """Updates of a network of the size that people train, all sides with as many threads as there are cores."""
-    given = json.dumps({"seed": pair, "threads": os.cpu_count() or 1})
+    threads = os.cpu_count() or 1
+    given = {"seed": pair, "threads": threads, "updates": UPDATES, "warm_up": WARM_UP}
     found: Times = {}
+    if name in PEERS:
+        one = run_peer(*PEERS[name], given, threads)
+        found |= {"peer": one["seconds"], "peer_bytes": one["bytes"]}
     for side in ("ours", "plain", "interpreted", "compiled"):
-        command = [sys.executable, str(Path(__file__).parent / "sizes.py"), name, side, given]
+        command = [sys.executable, str(Path(__file__).parent / "sizes.py"), name, side, json.dumps(given)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         one = json.loads(done.stdout.splitlines()[-1])
         found |= {"theirs" if side == "plain" else side: one["seconds"], f"{side}_bytes": one["bytes"]}

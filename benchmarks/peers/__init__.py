@@ -14,6 +14,8 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "agentl
 PACKAGES = {
     "imitation": (["torch==2.13.0"], ["imitation==1.0.1", "setuptools<81"]),
     "sbx": (["torch==2.13.0"], ["sbx-rl==0.28.0"]),
+    "lightning": (["torch==2.13.0"], ["lightning==2.6.6", "gymnasium==1.4.0", "safetensors"]),
+    "transformers": (["torch==2.13.0"], ["transformers==5.24.0", "accelerate"]),
 }
 """In this order, each by one call of pip."""
 
