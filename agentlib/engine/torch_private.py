@@ -30,6 +30,7 @@ TESTED = ("2.13",)
 """The versions of torch for which everything below was tested."""
 
 OPTIONS: dict[str, Any] = {
+    "layout_optimization": False,  # channels last in memory: slower with normalization between convolutions
     "fallback_random": True,  # the numbers that torch would draw uncompiled
     "size_asserts": False,  # the graph is called with tensors that fit, or not at all
     "alignment_asserts": False,
