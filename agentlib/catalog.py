@@ -17,6 +17,12 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "q_learning.recurrent_dqn:RECIPE",
         "deep Q-learning with memory (Kapturowski et al. 2019), discrete actions",
     ),
+    "sac": ("actor_critic.sac:RECIPE", "soft actor-critic (Haarnoja et al. 2018), real-valued actions"),
+    "td3": ("actor_critic.td3:RECIPE", "twin delayed DDPG (Fujimoto et al. 2018), real-valued actions"),
+    "ddpg": (
+        "actor_critic.td3:DDPG",
+        "td3 with one critic, without delay and noise on targets (Lillicrap et al. 2016)",
+    ),
     "bc": ("imitation.bc:RECIPE", "behavioural cloning (Pomerleau 1991), copies demonstrations; any actions"),
     "dagger": (
         "imitation.dagger:RECIPE",
@@ -67,7 +73,7 @@ LEARNERS: dict[str, tuple[str, str]] = {
 """By name: where the recipe is, below `agentlib.learners`, and one line about it."""
 
 
-NOT_HERE = ("ppo", "a2c", "sac", "td3", "ddpg", "trpo", "tqc")
+NOT_HERE = ("ppo", "a2c", "trpo", "tqc")
 """What people ask for, and other libraries have."""
 
 

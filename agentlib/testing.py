@@ -331,7 +331,8 @@ def _plain_state(learner: Learner) -> dict[str, Any]:
     """Copies of what modules keep outside parameters and persistent buffers, as far as its kind is known."""
     found: dict[str, Any] = {}
     for path, module in learner.named_modules():
-        own = {name: value for name, value in vars(module).items() if name not in vars(nn.Module())}
+        # A learner's phase follows from the clock.
+        own = {name: value for name, value in vars(module).items() if name not in (*vars(nn.Module()), "phase")}
         own |= {name: module._buffers[name] for name in module._non_persistent_buffers_set}
         found |= {f"{path}.{name}".lstrip("."): copied(value) for name, value in own.items()}
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from typing import Any, NamedTuple, Self
 
 from torch import Tensor, nn
@@ -26,6 +27,10 @@ class Learner(nn.Module, ABC):
     A learner receives built networks, an optimizer (a rule such as `adam(learning_rate=1e-3)`), and its config. It
     never builds a backbone, knows an environment, logs, evaluates, prints or saves. No algorithm inherits from another.
     """
+
+    phase: Hashable = None
+    """The kind of the next update, of learners that do not do the same work each time, such as TD3, whose actor learns
+    in every second update. It is set in `before_update`, from the clock; each kind has a trace of its own."""
 
     @classmethod
     def build(cls, backbone: nn.Module, config: Any, facts: Any) -> Self:

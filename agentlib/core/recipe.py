@@ -187,6 +187,8 @@ class Counterpart(NamedTuple):
 
     algorithm: str
     """The name of its class."""
+    built_in: Mapping[str, Any] = {}
+    """Fields of our config whose values are fixed there, and no arguments."""
 
 
 @dataclass(frozen=True)

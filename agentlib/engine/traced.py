@@ -7,7 +7,8 @@ is then done by torch's interpreter (`interpreted.py`), compiled (`compiled.py`)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -60,10 +61,12 @@ class TracedCycle:
         self.program = program
         self.most_bytes, self.is_cautious = most_bytes, is_cautious
         self.most_traces = FEW_TRACES if is_cautious else MOST_TRACES
-        self.calls = 0
+        self.calls: Counter[Hashable] = Counter()
+        """Updates, by the learner's phase."""
         self.traces = 1
         """Those that were not as the one before."""
-        self.graph: Graph | None = None
+        self.graphs: dict[Hashable, Graph] = {}
+        """One for each phase."""
         self.is_tracing = False
         """Whether tracing has begun and not ended; after an error, whether that was while tracing."""
 
@@ -73,28 +76,29 @@ class TracedCycle:
         Raises:
             CannotCompile: updates are not always the same tensor work; nothing has changed then.
         """
-        graph = self.graph
-        if graph is None or self._is_in_doubt(graph):
-            graph = self.graph = self._traced(learner, source)
-        self.calls += 1
+        phase = learner.phase
+        graph, calls = self.graphs.get(phase), self.calls[phase]
+        if graph is None or self._is_in_doubt(graph, calls):
+            graph = self.graphs[phase] = self._traced(learner, source, graph, calls)
+        self.calls[phase] = calls + 1
         return graph()
 
-    def _is_in_doubt(self, graph: Graph) -> bool:
-        if self.calls == 1 or not graph.follow():
+    def _is_in_doubt(self, graph: Graph, calls: int) -> bool:
+        if calls == 1 or not graph.follow():
             return True
-        is_due = self.calls % CHECK_EVERY == 0
+        is_due = calls % CHECK_EVERY == 0
         return ((is_due or self.is_cautious) and graph.has_changed()) or (is_due and not graph.forms_hold())
 
-    def _traced(self, learner: Learner, source: Source) -> Graph:
+    def _traced(self, learner: Learner, source: Source, before: Graph | None, calls: int) -> Graph:
         self.is_tracing = True
-        before, trace = self.graph, traced(learner, source, self.most_bytes, self.is_cautious)
+        trace = traced(learner, source, self.most_bytes, self.is_cautious)
         self.is_tracing = False
         difference = None if before is None else before.trace.difference(trace)
         if before is None:
             return Graph(trace, self.program(trace))
         if difference is None:  # an attribute that was read may change without being of effect
             return Graph(trace, before.program)
-        if self.calls == 1 and (before.trace.outside(trace) or (before.follow() and not before.changes())):
+        if calls == 1 and (before.trace.outside(trace) or (before.follow() and not before.changes())):
             raise CannotCompile(
                 "two updates were not the same tensor work: what changes belongs in tensors, as the batch's clock "
                 f"is, and random numbers come from torch's default generator ({difference})"

@@ -7,9 +7,12 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 from gymnasium import spaces
+from torch import nn
 
 from agentlib.agent import Agent
+from agentlib.backbones.choice import backbone_for
 from agentlib.core import Linear
 from agentlib.core.recipe import Job, Judge, Length, Problem, Recipe, family
 from agentlib.core.spaces import without_mask
@@ -19,7 +22,7 @@ from agentlib.experience import Replay, ReplayBuffer, SequenceBuffer, SequenceRe
 from agentlib.experience.evaluation import evaluate
 from agentlib.experience.memory import size_for
 from agentlib.families.building import device_of, learner_for, network_for
-from agentlib.policies import EpsilonGreedy, GreedyActor, MemoryActor
+from agentlib.policies import ActionNoise, EpsilonGreedy, GreedyActor, MemoryActor, SampledActor
 
 SEED = 2**20
 """Of evaluations during training; no training uses it."""
@@ -32,6 +35,8 @@ class ControlFacts(NamedTuple):
     """Of one environment."""
     action_space: spaces.Space[Any]
     """Of one environment."""
+    critic_backbone: Callable[[], nn.Module] | None = None
+    """Makes a network of pairs of an observation and a flat action between -1 and 1, for critics."""
 
 
 @family("an environment", needs=("env",))
@@ -61,20 +66,18 @@ def _assembled(
     with ExitStack() as on_failure:
         envs = environments_for(problem)
         on_failure.callback(envs.close)
-        facts = ControlFacts(envs.observation_space, envs.action_space)
+        pair = envs.observation_space, envs.action_space
+        facts = ControlFacts(*pair, partial(critic_backbone_for, *pair, config))
         if problem.agent is not None:
-            problem.agent.check_spaces(*facts)
+            problem.agent.check_spaces(*pair)
         actions = facts.action_space if getattr(config, "previous_action", False) else None
-        network = partial(network_for, problem, without_mask(*facts), actions, memory)
+        network = partial(network_for, problem, without_mask(*pair), actions, memory)
         learner: Any = learner_for(recipe, problem, network, facts)
         names = ("batch_size", "learning_starts", "train_freq", "gradient_steps")
-        epsilon = Linear(config.exploration_initial_eps, config.exploration_final_eps, config.exploration_fraction)
         arguments = {name: getattr(config, name) for name in names} | {
-            "exploration": EpsilonGreedy(
-                envs.action_space, envs.num_envs, epsilon, config.learning_starts, problem.seed
-            ),
+            "exploration": exploration_for(config, envs, problem.seed),
             "total_steps": steps,
-            "observe": learner.policy.observe if config.normalize else None,
+            "observe": learner.policy.observe if getattr(config, "normalize", False) else None,
             "seed": problem.seed,
         }
         source = source_of(problem, envs, learner.policy, arguments).to(device_of(learner))
@@ -84,11 +87,28 @@ def _assembled(
                 f"learning_starts={source.learning_starts} steps and a multiple of train_freq={source.train_freq}"
             )
         on_failure.pop_all()
-    model, rate = getattr(learner, "model", learner.policy), config.exploration_final_eps
-    agent = Agent(model, *facts, exploration_rate=rate, seed=problem.seed)
+    model, rate = getattr(learner, "model", learner.policy), getattr(config, "exploration_final_eps", 0.0)
+    agent = Agent(model, *pair, exploration_rate=rate, seed=problem.seed)
     judge = EpisodesJudge(problem, agent)
     judge.facts["replay_bytes"] = source.buffer.nbytes
     return Job(learner, source, Length(source.updates_for(steps), steps, is_exact=False), agent, judge)
+
+
+def critic_backbone_for(
+    observation_space: spaces.Space[Any], action_space: spaces.Space[Any], config: Any
+) -> nn.Module:
+    """A network of pairs of an observation and a flat action between -1 and 1, with layers of the config's widths."""
+    width = int(np.prod(action_space.shape or ()))
+    pair = spaces.Tuple((observation_space, spaces.Box(-1.0, 1.0, (width,))))
+    return backbone_for(pair, "auto", config.net_arch)
+
+
+def exploration_for(config: Any, envs: Environments, seed: int) -> Any:
+    """Noise on real-valued actions, epsilon-greedy choices among discrete ones."""
+    if isinstance(envs.action_space, spaces.Box):
+        return ActionNoise(envs.action_space, envs.num_envs, config.action_noise, config.learning_starts, seed)
+    epsilon = Linear(config.exploration_initial_eps, config.exploration_final_eps, config.exploration_fraction)
+    return EpsilonGreedy(envs.action_space, envs.num_envs, epsilon, config.learning_starts, seed)
 
 
 def _transitions(problem: Problem, envs: Environments, policy: Any, arguments: dict[str, Any]) -> Replay:
@@ -103,7 +123,9 @@ def _transitions(problem: Problem, envs: Environments, policy: Any, arguments: d
         prioritized=config.prioritized,
         device=device_of(policy),
     )
-    actor = GreedyActor(policy, envs.observation_space, noise_seed=problem.seed)
+    actor: Any = GreedyActor(policy, envs.observation_space, noise_seed=problem.seed)
+    if policy.is_stochastic:
+        actor = SampledActor(policy, envs.observation_space, problem.seed)
     names = ("n_steps", "gamma", "priority_exponent", "importance_exponent")
     returns = {name: getattr(config, name) for name in names}
     return Replay(envs, actor, buffer, **arguments, **returns)

@@ -4,9 +4,11 @@ from agentlib.backbones import Described
 from agentlib.policies.acting import EpsilonGreedy, GreedyActor, MemoryActor
 from agentlib.policies.base import Policy, StochasticPolicy
 from agentlib.policies.continuous import DeterministicPolicy, GaussianPolicy
+from agentlib.policies.critics import Critics
 from agentlib.policies.diffusion_policy import DiffusionPolicy
 from agentlib.policies.discrete import BernoulliPolicy, CategoricalPolicy, DiscretePolicy, MultiCategoricalPolicy
 from agentlib.policies.ensemble import EnsemblePolicy
+from agentlib.policies.exploring import ActionNoise, SampledActor
 from agentlib.policies.fitting import policy_for
 from agentlib.policies.predictor import Predictor
 from agentlib.policies.q_policy import QPolicy
@@ -14,8 +16,10 @@ from agentlib.policies.student import DisagreementGate, Student, UnsureGate
 
 __all__ = [
     "POLICIES",
+    "ActionNoise",
     "BernoulliPolicy",
     "CategoricalPolicy",
+    "Critics",
     "DeterministicPolicy",
     "DiffusionPolicy",
     "DisagreementGate",
@@ -29,6 +33,7 @@ __all__ = [
     "Policy",
     "Predictor",
     "QPolicy",
+    "SampledActor",
     "StochasticPolicy",
     "Student",
     "UnsureGate",

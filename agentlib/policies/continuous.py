@@ -30,6 +30,11 @@ _LARGEST = 1.0 - 1e-6
 """Largest |tanh u| from which u is computed: an action at its very bound has no finite u."""
 
 
+def log_tanh_slope(u: Tensor) -> Tensor:
+    """log(1 - tanh^2 u), in a form that does not lose all digits for large u."""
+    return 2.0 * (math.log(2.0) - u - functional.softplus(-2.0 * u))
+
+
 class Bounds(nn.Module):
     """The bounds of a Box, and squashing into them; actions are flat, `(..., d)`."""
 
@@ -67,11 +72,13 @@ class Bounds(nn.Module):
         within = ((action - self.middle) / self.half_range).clamp(-_LARGEST, _LARGEST)
         return torch.where(self.bounded, within.atanh(), action)
 
+    def relative(self, action: Tensor) -> Tensor:
+        """Flat actions `(..., d)` in units in which their bounds are -1 and 1."""
+        return (action - self.middle) / self.half_range
+
     def log_slope(self, u: Tensor) -> Tensor:
         """log da/du, `(..., d)`."""
-        # log(1 - tanh^2 u), in a form that does not lose all digits for large u
-        slope = 2.0 * (math.log(2.0) - u - functional.softplus(-2.0 * u))
-        return torch.where(self.bounded, slope + self.half_range.log(), 0.0)
+        return torch.where(self.bounded, log_tanh_slope(u) + self.half_range.log(), 0.0)
 
     def shaped(self, action: Tensor) -> Tensor:
         """`(..., d)` to `(..., *shape)`."""
@@ -154,6 +161,18 @@ class GaussianPolicy(StochasticPolicy):
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         u = mean + log_std.exp() * noise
         return self.bounds.shaped(self.bounds.squash(u) if self.squashed else u)
+
+    def relative_sample(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Squashed actions as `Bounds.relative` has them, `(..., d)`, and their log-densities `(...)` in these units.
+
+        Gradients flow back into the output. The densities do not depend on the bounds, and are exact for actions of
+        any size, since they are computed from the numbers before squashing.
+        """
+        mean, log_std = self.mean_and_log_std(output)
+        noise = torch.randn_like(mean)
+        u = mean + log_std.exp() * noise
+        density = -0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi) - log_tanh_slope(u)  # (..., d)
+        return u.tanh(), density.sum(-1)
 
     def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
         mean, log_std = self.mean_and_log_std(output)

@@ -90,7 +90,8 @@ def compare(
     planned = plan(what, Problem(env=env, steps=steps), hyperparameters)
     algorithm = algorithm_of(planned.recipe)
     name, space = _look_at(planned.recipe, env, env_kwargs)
-    arguments = sb3_arguments(planned.config, algorithm, space, strict=strict)
+    built_in = planned.recipe.sb3.built_in  # type: ignore[union-attr] # `algorithm_of` has refused a None
+    arguments = sb3_arguments(planned.config, algorithm, space, strict=strict, built_in=built_in)
     device, make = _same_device(device, arguments["policy"]), partial(_make, env, env_kwargs)
     pairs = _Pairs(planned, algorithm, arguments, make, env, steps, episodes, device, progress, folder, until, every)
     with torch_threads(threads) as used, global_generators_kept():
@@ -140,7 +141,7 @@ class _Pairs:
             sb3_hyperparameters={
                 name: "as ours" if callable(value) else value for name, value in self.arguments.items()
             },
-            differences=unsupported_options(self.plan.config, self.algorithm),
+            differences=unsupported_options(self.plan.config, self.algorithm, self.plan.recipe.sb3.built_in),  # type: ignore[union-attr]
             until=self.until,
             eval_every=self.every,
             ours=tuple(pair["ours"] for pair in runs),

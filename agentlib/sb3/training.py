@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from agentlib.core.recipe import Recipe
 
-_REWRITTEN = ("net_arch", "max_grad_norm", "learning_rate")
+_REWRITTEN = ("net_arch", "max_grad_norm", "learning_rate", "n_critics", "initial_ent_coef", "action_noise")
 """Hyperparameters that SB3 has as well, written in another way."""
 _SMALLEST_IMAGE = 36  # pixels; SB3's Nature CNN has no output for less
 
@@ -31,17 +31,22 @@ def algorithm_of(recipe: Recipe) -> Any:
     return getattr(stable_baselines3, recipe.sb3.algorithm)
 
 
-def unsupported_options(config: Any, algorithm: Any) -> dict[str, Any]:
+def unsupported_options(config: Any, algorithm: Any, built_in: Mapping[str, Any] = {}) -> dict[str, Any]:
     """The fields of a config that SB3's class has no counterpart for, where they are not at their default.
 
-    Our defaults are SB3's behaviour, so an untouched field is no difference.
+    Our defaults are SB3's behaviour, so an untouched field is no difference; nor is one with a value of `built_in`.
     """
-    known, usual = {*inspect.signature(algorithm).parameters, *_REWRITTEN}, vars(type(config)())
+    known, usual = {*inspect.signature(algorithm).parameters, *_REWRITTEN}, vars(type(config)()) | dict(built_in)
     return {name: value for name, value in vars(config).items() if name not in known and value != usual[name]}
 
 
 def sb3_arguments(
-    config: Any, algorithm: Any, observation_space: spaces.Space[Any], *, strict: bool = True
+    config: Any,
+    algorithm: Any,
+    observation_space: spaces.Space[Any],
+    *,
+    strict: bool = True,
+    built_in: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
     """The arguments of a class of Stable-Baselines3 that mean what our config says; `strict` refuses what it lacks.
 
@@ -51,7 +56,7 @@ def sb3_arguments(
     Raises:
         ValueError: if `strict` and the config uses what SB3 lacks, or a schedule follows more than the fraction.
     """
-    extra = unsupported_options(config, algorithm)
+    extra = unsupported_options(config, algorithm, built_in)
     if strict and extra:
         listed = ", ".join(f"{name}={value!r}" for name, value in extra.items())
         raise ValueError(
@@ -63,11 +68,18 @@ def sb3_arguments(
     arguments["policy"] = _policy(observation_space)
     if callable(config.learning_rate):
         arguments["learning_rate"] = sb3_schedule(config.learning_rate)
-    # SB3 knows no None here; clipping at infinity is none.
-    arguments["max_grad_norm"] = math.inf if config.max_grad_norm is None else config.max_grad_norm
+    if "max_grad_norm" in known:  # SB3 knows no None here; clipping at infinity is none.
+        arguments["max_grad_norm"] = math.inf if config.max_grad_norm is None else config.max_grad_norm
+    elif config.max_grad_norm is not None:
+        raise ValueError(f"Stable-Baselines3's {algorithm.__name__} clips no gradients: leave max_grad_norm out")
+    if arguments.get("ent_coef") == "auto":
+        arguments["ent_coef"] = f"auto_{config.initial_ent_coef}"
+    shape: dict[str, Any] = {}
     if config.net_arch is not None:  # None is the same on both sides: 64 and 64, or nothing behind a CNN
-        arguments["policy_kwargs"] = {"net_arch": list(config.net_arch)}
-    return arguments
+        shape["net_arch"] = list(config.net_arch)
+    if "n_critics" not in built_in and hasattr(config, "n_critics"):
+        shape["n_critics"] = config.n_critics
+    return arguments | ({"policy_kwargs": shape} if shape else {})
 
 
 def lacks_space(space: spaces.Space[Any]) -> bool:
@@ -113,6 +125,8 @@ def train_sb3(
     from stable_baselines3.common.callbacks import BaseCallback
     from tqdm import tqdm
 
+    arguments = dict(arguments)
+
     class Bar(BaseCallback):
         """SB3's own bar needs rich; this one looks like ours."""
 
@@ -129,6 +143,11 @@ def train_sb3(
             self.bar.update(steps - self.bar.n)
             self.bar.close()
 
+    if noise := arguments.pop("action_noise", None):
+        from stable_baselines3.common.noise import NormalActionNoise
+
+        zero = np.zeros(env.action_space.shape)  # of actions between -1 and 1, as ours is
+        arguments["action_noise"] = NormalActionNoise(zero, zero + noise)
     model = algorithm(env=env, seed=seed, device=device, verbose=0, **arguments)
     return model.learn(total_timesteps=steps, callback=Bar() if progress or check is not None else None)
 

@@ -1,0 +1,1 @@
+"""Learning a policy and the values by which it is judged, together."""

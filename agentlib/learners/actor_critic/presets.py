@@ -1,0 +1,39 @@
+"""Tuned settings by environment: those of the RL Baselines3 Zoo, so that results can be compared with it.
+
+Where the zoo explores by a noise that depends on the state (gSDE), there is no preset.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentlib.core import Linear
+
+_MUJOCO = ("Ant-v5", "HalfCheetah-v5", "Hopper-v5", "Humanoid-v5", "Walker2d-v5", "Swimmer-v5", "Reacher-v5")
+_SMALL_MUJOCO: dict[str, Any] = {"steps": 50_000, "learning_starts": 1_000}
+"""For the two pendulums, which need few steps."""
+_PENDULUMS = ("InvertedPendulum-v5", "InvertedDoublePendulum-v5")
+
+SAC_PRESETS: dict[str, dict[str, Any]] = {
+    "Pendulum-v1": {"steps": 20_000, "learning_rate": 1e-3},
+    "LunarLanderContinuous-v3": {
+        "steps": 500_000,
+        "learning_rate": Linear(7.3e-4, 0.0),
+        "tau": 0.01,
+        "learning_starts": 10_000,
+        "net_arch": (400, 300),
+    },
+    **{env: {"steps": 1_000_000, "learning_starts": 10_000} for env in _MUJOCO},
+    **dict.fromkeys(_PENDULUMS, _SMALL_MUJOCO),
+}
+_DETERMINISTIC: dict[str, Any] = {"gamma": 0.98, "buffer_size": 200_000, "learning_starts": 10_000}
+TD3_PRESETS: dict[str, dict[str, Any]] = {
+    "Pendulum-v1": {"steps": 20_000, **_DETERMINISTIC},
+    "LunarLanderContinuous-v3": {"steps": 300_000, **_DETERMINISTIC},
+    **{env: {"steps": 1_000_000, "learning_starts": 10_000} for env in _MUJOCO},
+    **dict.fromkeys(_PENDULUMS, _SMALL_MUJOCO),
+}
+DDPG_PRESETS: dict[str, dict[str, Any]] = {
+    "": {"n_critics": 1, "policy_delay": 1, "target_policy_noise": 0.0},
+    **TD3_PRESETS,
+}

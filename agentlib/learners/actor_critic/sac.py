@@ -1,0 +1,153 @@
+"""Soft actor-critic (Haarnoja et al. 2018, arXiv:1812.05905).
+
+    y = r + gamma (1 - terminated) [ min_i Q'_i(s', a') - alpha log pi(a' | s') ],    a' ~ pi(. | s')
+    L_Q = 1/2 sum_i E[ w (Q_i(s, a) - y)^2 ]
+    L_pi = E[ alpha log pi(a | s) - min_i Q_i(s, a) ],    a ~ pi(. | s)
+    L_alpha = -log alpha E[ log pi(a | s) + H ],    H = -dim(a)
+
+a = tanh(u) with a normally distributed u, drawn so that gradients flow through it; log pi is computed from u, and is
+exact at the bounds, where Stable-Baselines3 adds 1e-6 inside the logarithm. Q' follows Q by the share tau at each
+update. Names, defaults and the order of things (temperature, critics, policy, targets) are Stable-Baselines3's. With
+`target_subset` of many critics, this is REDQ (Chen et al. 2021).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from agentlib.core import Counterpart, Learner, Optimizer, Recipe, Source, Step, Target, Update
+from agentlib.core.config import Count, NonNegative, Range
+from agentlib.experience import Transition
+from agentlib.families.control import ControlFacts, on_replay
+from agentlib.learners.actor_critic.presets import SAC_PRESETS
+from agentlib.learners.actor_critic.settings import OffPolicy, require_bounded
+from agentlib.learners.q_learning.dqn import td_target
+from agentlib.policies import Critics, GaussianPolicy
+from agentlib.policies.base import is_policy, require_no_memory
+
+
+def smallest(values: Tensor, subset: int | None) -> Tensor:
+    """The smallest value `(B,)` by each critic `(n, B)`, or by `subset` of them, drawn at random."""
+    if subset is None or subset >= len(values):
+        return values.amin(0)
+    chosen = torch.rand(len(values), device=values.device).argsort()[:subset]
+    return values[chosen].amin(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SACConfig(OffPolicy):
+    """The numbers of a SAC run; names and defaults are those of Stable-Baselines3."""
+
+    ent_coef: NonNegative | Literal["auto"] = "auto"
+    """Weight alpha of the entropy; "auto" learns it."""
+    initial_ent_coef: Annotated[float, Range(1e-8)] = 1.0
+    """Weight of the entropy at the start, where it is learned."""
+    target_entropy: float | Literal["auto"] = "auto"
+    """Entropy that a learned weight aims at, of actions between -1 and 1; "auto" is minus their number."""
+    target_subset: Count | None = None
+    """Number of critics, chosen at random, of which the smallest value is the target (REDQ); None takes all."""
+
+
+class SAC(Learner):
+    """Soft actor-critic.
+
+    Args:
+        policy: a squashed normal distribution whose deviation depends on the observation.
+        critics: values of observations and actions.
+        optimizer: a rule such as `adam(learning_rate=3e-4)`.
+        config: this algorithm's numbers.
+
+    Raises:
+        ValueError: the policy has memory, or its actions are not squashed into bounds.
+    """
+
+    def __init__(
+        self, policy: GaussianPolicy, critics: Critics, optimizer: Optimizer, config: SACConfig = SACConfig()
+    ) -> None:
+        super().__init__()
+        require_no_memory(policy, "sac")
+        require_bounded("sac", policy.action_space)
+        if not policy.squashed:
+            raise ValueError("sac needs a policy whose actions are squashed: GaussianPolicy(..., squashed=True)")
+        self.config, self.policy, self.critics = config, policy, critics
+        self.target = Target(critics, tau=config.tau)
+        self.policy_step = Step(policy, optimizer, config.max_grad_norm)
+        self.critics_step = Step(critics, optimizer, config.max_grad_norm)
+        is_learned = config.ent_coef == "auto"
+        first = config.initial_ent_coef if config.ent_coef == "auto" else config.ent_coef
+        log_ent_coef = torch.tensor([math.log(first) if first > 0.0 else -math.inf])
+        self.log_ent_coef = nn.Parameter(log_ent_coef, requires_grad=is_learned)
+        self.ent_coef_step = Step(self.log_ent_coef, optimizer) if is_learned else None
+        given = config.target_entropy
+        self.target_entropy = -float(policy.bounds.size) if given == "auto" else given
+
+    @classmethod
+    def build(cls, backbone: nn.Module, config: SACConfig, facts: ControlFacts) -> Self:
+        """A SAC on a backbone for its policy, or of an agent's policy, with new critics.
+
+        Raises:
+            ValueError: actions without finite bounds, or another kind of policy.
+        """
+        actions = require_bounded("sac", facts.action_space)
+        require_no_memory(backbone, "sac")
+        if not is_policy(backbone):
+            backbone = GaussianPolicy(backbone, actions, squashed=True, state_dependent_std=True)
+        if not isinstance(backbone, GaussianPolicy):
+            raise ValueError(
+                f"sac goes on from an agent with normally distributed actions, not {type(backbone).__name__}"
+            )
+        assert facts.critic_backbone is not None
+        critics = Critics([facts.critic_backbone() for _ in range(config.n_critics)])
+        return cls(backbone, critics, config.optimizer(), config)
+
+    def update(self, batch: Transition) -> Update:
+        """One step of each part; `per_sample` holds the mean TD errors of the critics `(B,)`."""
+        config, policy, ent_coef = self.config, self.policy, self.log_ent_coef.detach().exp()
+        bounds = policy.bounds
+        action, log_prob = policy.relative_sample(policy(batch.observation)[0])  # (B, d), (B,)
+        metrics = {"ent_coef": ent_coef.squeeze(), "entropy": -log_prob.detach().mean()}
+        if self.ent_coef_step is not None:
+            loss = -(self.log_ent_coef * (log_prob.detach() + self.target_entropy)).mean()
+            self.ent_coef_step(loss, batch.clock)
+            metrics["ent_coef_loss"] = loss.detach()
+
+        with torch.no_grad():
+            next_action, next_log_prob = policy.relative_sample(policy(batch.next_observation)[0])
+            next_value = smallest(self.target(batch.next_observation, next_action), config.target_subset)
+            y = td_target(batch.reward, batch.discount, batch.terminated, next_value - ent_coef * next_log_prob)
+        done = bounds.relative(bounds.flat(batch.action))
+        error = self.critics(batch.observation, done) - y  # (n, B)
+        critic_loss = 0.5 * (batch.weight * error.square()).mean(1).sum()
+        self.critics_step(critic_loss, batch.clock)
+
+        values = self.critics(batch.observation, action)  # (n, B)
+        value = values.amin(0) if config.target_subset is None else values.mean(0)
+        actor_loss = (ent_coef * log_prob - value).mean()
+        norm = self.policy_step(actor_loss, batch.clock)
+        self.target.follow()
+        metrics |= {"actor_loss": actor_loss.detach(), "critic_loss": critic_loss.detach(), "grad_norm": norm}
+        return Update(metrics | {"q_value": value.detach().mean()}, per_sample=error.detach().mean(0))
+
+    @classmethod
+    def tiny(cls, seed: int = 0) -> tuple[Self, Source]:
+        """The smallest honest run: Pendulum, two layers of 16."""
+        sizes: Any = {"buffer_size": 500, "batch_size": 16, "net_arch": (16, 16)}
+        config = SACConfig(learning_rate=3e-3, learning_starts=64, **sizes)
+        return RECIPE.tiny(cls, config, seed, env="Pendulum-v1")
+
+
+RECIPE = Recipe(
+    "sac",
+    SAC,
+    SACConfig,
+    on_replay,
+    "soft actor-critic (Haarnoja et al. 2018), real-valued actions",
+    steps=100_000,
+    presets=SAC_PRESETS,
+    sb3=Counterpart("SAC"),
+)

@@ -1,0 +1,146 @@
+"""Twin delayed deep deterministic policy gradient (Fujimoto et al. 2018, arXiv:1802.09477).
+
+    a' = clip(pi'(s') + clip(e, -c, c), -1, 1),    e ~ N(0, sigma^2)
+    y = r + gamma (1 - terminated) min_i Q'_i(s', a')
+    L_Q = sum_i E[ w (Q_i(s, a) - y)^2 ]
+    L_pi = -E[ Q_1(s, pi(s)) ],    in every `policy_delay`-th update, in which pi' and Q' follow, too
+
+Actions are between -1 and 1 here, whatever the bounds. Names, defaults and the order of things are
+Stable-Baselines3's; it explores without noise unless it is given some, we by the paper's 0.1. One critic, no delay and
+no noise on a' is DDPG (Lillicrap et al. 2016, arXiv:1509.02971), trained as "ddpg".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from agentlib.core import Clock, Counterpart, Learner, Optimizer, Recipe, Source, Step, Target, Update
+from agentlib.core.config import Count, NonNegative, Rate
+from agentlib.experience import Transition
+from agentlib.families.control import ControlFacts, on_replay
+from agentlib.learners.actor_critic.presets import DDPG_PRESETS, TD3_PRESETS
+from agentlib.learners.actor_critic.settings import OffPolicy, require_bounded
+from agentlib.learners.q_learning.dqn import td_target
+from agentlib.policies import Critics, DeterministicPolicy
+from agentlib.policies.base import is_policy, require_no_memory
+
+
+def smoothed(action: Tensor, noise: float, clip: float) -> Tensor:
+    """Actions between -1 and 1 with normal noise of this deviation, itself cut to `[-clip, clip]`."""
+    if noise == 0.0 or clip == 0.0:
+        return action
+    return (action + (noise * torch.randn_like(action)).clamp(-clip, clip)).clamp(-1.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TD3Config(OffPolicy):
+    """The numbers of a TD3 run; names and, but for the noise, defaults are those of Stable-Baselines3."""
+
+    learning_rate: Rate = 1e-3
+    net_arch: tuple[int, ...] | None = (400, 300)
+    action_noise: NonNegative = 0.1
+    policy_delay: Count = 2
+    """Updates of the critics for each one of the policy and the targets."""
+    target_policy_noise: NonNegative = 0.2
+    """Standard deviation of the noise on the target's actions, which are between -1 and 1."""
+    target_noise_clip: NonNegative = 0.5
+    """Largest noise on the target's actions."""
+
+
+class TD3(Learner):
+    """TD3, and DDPG by its numbers.
+
+    Args:
+        policy: one action for each observation, squashed into its bounds.
+        critics: values of observations and actions.
+        optimizer: a rule such as `adam(learning_rate=1e-3)`.
+        config: this algorithm's numbers.
+
+    Raises:
+        ValueError: the policy has memory, or its actions are not squashed into bounds.
+    """
+
+    def __init__(
+        self, policy: DeterministicPolicy, critics: Critics, optimizer: Optimizer, config: TD3Config = TD3Config()
+    ) -> None:
+        super().__init__()
+        require_no_memory(policy, "td3")
+        require_bounded("td3", policy.action_space)
+        if not policy.squashed:
+            raise ValueError("td3 needs a policy whose actions are squashed: DeterministicPolicy(..., squashed=True)")
+        self.config, self.policy, self.critics = config, policy, critics
+        self.target_policy, self.target = Target(policy, tau=config.tau), Target(critics, tau=config.tau)
+        self.policy_step = Step(policy, optimizer, config.max_grad_norm)
+        self.critics_step = Step(critics, optimizer, config.max_grad_norm)
+
+    @classmethod
+    def build(cls, backbone: nn.Module, config: TD3Config, facts: ControlFacts) -> Self:
+        """A TD3 on a backbone for its policy, or of an agent's policy, with new critics.
+
+        Raises:
+            ValueError: actions without finite bounds, or another kind of policy.
+        """
+        actions = require_bounded("td3", facts.action_space)
+        require_no_memory(backbone, "td3")
+        if not is_policy(backbone):
+            backbone = DeterministicPolicy(backbone, actions, squashed=True)
+        if not isinstance(backbone, DeterministicPolicy):
+            raise ValueError(f"td3 goes on from an agent with one action each time, not {type(backbone).__name__}")
+        assert facts.critic_backbone is not None
+        critics = Critics([facts.critic_backbone() for _ in range(config.n_critics)])
+        return cls(backbone, critics, config.optimizer(), config)
+
+    def before_update(self, clock: Clock) -> None:
+        """Whether the policy learns in the coming update."""
+        self.phase = (int(clock.updates) + 1) % self.config.policy_delay == 0
+
+    def update(self, batch: Transition) -> Update:
+        """One step of the critics, and of the policy if it is due; `per_sample` holds their mean TD errors `(B,)`."""
+        config, bounds = self.config, self.policy.bounds
+        with torch.no_grad():
+            next_action = bounds.relative(self.target_policy(batch.next_observation)[0])  # (B, d)
+            next_action = smoothed(next_action, config.target_policy_noise, config.target_noise_clip)
+            next_value = self.target(batch.next_observation, next_action).amin(0)  # (B,)
+            y = td_target(batch.reward, batch.discount, batch.terminated, next_value)
+        error = self.critics(batch.observation, bounds.relative(bounds.flat(batch.action))) - y  # (n, B)
+        loss = (batch.weight * error.square()).mean(1).sum()
+        norm = self.critics_step(loss, batch.clock)
+        metrics = {"critic_loss": loss.detach(), "q_value": y.mean(), "grad_norm": norm}
+        if self.phase is not False:
+            action = bounds.relative(self.policy(batch.observation)[0])
+            actor_loss = -self.critics.value(0, batch.observation, action).mean()
+            self.policy_step(actor_loss, batch.clock)
+            self.target_policy.follow()
+            self.target.follow()
+            metrics["actor_loss"] = actor_loss.detach()
+        return Update(metrics, per_sample=error.detach().mean(0))
+
+    @classmethod
+    def tiny(cls, seed: int = 0) -> tuple[Self, Source]:
+        """The smallest honest run: Pendulum, two layers of 16."""
+        sizes: Any = {"buffer_size": 500, "batch_size": 16, "net_arch": (16, 16)}
+        config = TD3Config(learning_rate=3e-3, learning_starts=64, **sizes)
+        return RECIPE.tiny(cls, config, seed, env="Pendulum-v1")
+
+
+RECIPE = Recipe(
+    "td3",
+    TD3,
+    TD3Config,
+    on_replay,
+    "twin delayed DDPG (Fujimoto et al. 2018), real-valued actions",
+    steps=100_000,
+    presets=TD3_PRESETS,
+    sb3=Counterpart("TD3"),
+)
+DDPG = replace(
+    RECIPE,
+    name="ddpg",
+    summary="td3 with one critic, without delay and noise on targets (Lillicrap et al. 2016)",
+    presets=DDPG_PRESETS,
+    sb3=Counterpart("DDPG", DDPG_PRESETS[""]),
+)
