@@ -37,7 +37,8 @@ from agentlib.engine.traced import TracedCycle
 from agentlib.envs.experts import expert_for
 from agentlib.experience import ReplayBuffer
 from agentlib.learners import BCConfig, DAggerConfig, DQNConfig, run
-from agentlib.runs.plan import job_of
+from agentlib.runs.plan import job_of, plan
+from agentlib.sb3.training import sb3_arguments, train_sb3
 from benchmarks.peers import run_peer
 from benchmarks.sizes import PEERS, UPDATES, WARM_UP, WORKS
 
@@ -148,6 +149,29 @@ def dqn_warm(seed: int, steps: int = 100_000) -> Times:
     theirs, their_return = sb3_run(DEFAULTS, steps, seed)
     limit = cartpole_limit(DEFAULTS, steps, batch_size=32, updates=steps // 4)
     return {"ours": ours, "theirs": theirs, "our_return": our_return, "their_return": their_return, "limit": limit}
+
+
+def continuous(what: str, seed: int, steps: int = 3_000) -> Times:
+    """SAC or TD3 on Pendulum, both sides with the settings that `what` selects there, but an early first update."""
+    import stable_baselines3
+
+    problem, early = Problem(env="Pendulum-v1", steps=steps, device="cpu", seed=seed), {"learning_starts": 500}
+    planned = plan(what, problem, early)
+    sb3: Any = planned.recipe.sb3
+
+    def ours() -> None:
+        job = job_of(what, problem, **early)
+        through(run(job.learner, job.source, job.length.updates, compile=True))
+        job.source.close()
+
+    def theirs() -> None:
+        env = gymnasium.make("Pendulum-v1")
+        algorithm = getattr(stable_baselines3, sb3.algorithm)
+        arguments = sb3_arguments(planned.config, algorithm, env.observation_space, built_in=sb3.built_in)
+        train_sb3(algorithm, arguments, env, steps=steps, seed=seed, device="cpu", progress=False)
+        env.close()
+
+    return {"ours": timed(ours)[0], "theirs": timed(theirs)[0]}
 
 
 def dqn_eager(seed: int, steps: int = 20_000) -> Times:
@@ -541,6 +565,26 @@ ROWS = [
     Row("pong", "DQN, ALE/Pong-v5, one environment, batch 32, the loop", "SB3", pong, 2, 2.5, pairs=9),
     Row("pong_bfloat16", 'the same, `precision="bfloat16"`', "SB3", partial(pong, precision="bfloat16"), 3, 4, pairs=9),
     Row("pong_threads", "float32, each at its best thread count", "SB3", pong_at_best_threads, 2, 2.5),
+    Row(
+        "sac",
+        "SAC, Pendulum-v1, the zoo's settings, 3,000 steps, warm",
+        "SB3",
+        partial(continuous, "sac"),
+        2,
+        2.8,
+        pairs=3,
+        steps=lambda: continuous("sac", 0, 600),
+    ),
+    Row(
+        "td3",
+        "TD3, the same",
+        "SB3",
+        partial(continuous, "td3"),
+        2,
+        2.8,
+        pairs=3,
+        steps=lambda: continuous("td3", 0, 600),
+    ),
     Row("bc", "one update of BC, 32-32, batch 32", "imitation 1.0.1", bc, 10, 25, unit=MICRO),
     Row(
         "dagger",

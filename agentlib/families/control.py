@@ -7,12 +7,9 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 from gymnasium import spaces
-from torch import nn
 
 from agentlib.agent import Agent
-from agentlib.backbones.choice import backbone_for
 from agentlib.core import Linear
 from agentlib.core.recipe import Job, Judge, Length, Problem, Recipe, family
 from agentlib.core.spaces import without_mask
@@ -35,8 +32,6 @@ class ControlFacts(NamedTuple):
     """Of one environment."""
     action_space: spaces.Space[Any]
     """Of one environment."""
-    critic_backbone: Callable[[], nn.Module] | None = None
-    """Makes a network of pairs of an observation and a flat action between -1 and 1, for critics."""
 
 
 @family("an environment", needs=("env",))
@@ -66,12 +61,11 @@ def _assembled(
     with ExitStack() as on_failure:
         envs = environments_for(problem)
         on_failure.callback(envs.close)
-        pair = envs.observation_space, envs.action_space
-        facts = ControlFacts(*pair, partial(critic_backbone_for, *pair, config))
+        facts = ControlFacts(envs.observation_space, envs.action_space)
         if problem.agent is not None:
-            problem.agent.check_spaces(*pair)
+            problem.agent.check_spaces(*facts)
         actions = facts.action_space if getattr(config, "previous_action", False) else None
-        network = partial(network_for, problem, without_mask(*pair), actions, memory)
+        network = partial(network_for, problem, without_mask(*facts), actions, memory)
         learner: Any = learner_for(recipe, problem, network, facts)
         names = ("batch_size", "learning_starts", "train_freq", "gradient_steps")
         arguments = {name: getattr(config, name) for name in names} | {
@@ -88,19 +82,10 @@ def _assembled(
             )
         on_failure.pop_all()
     model, rate = getattr(learner, "model", learner.policy), getattr(config, "exploration_final_eps", 0.0)
-    agent = Agent(model, *pair, exploration_rate=rate, seed=problem.seed)
+    agent = Agent(model, *facts, exploration_rate=rate, seed=problem.seed)
     judge = EpisodesJudge(problem, agent)
     judge.facts["replay_bytes"] = source.buffer.nbytes
     return Job(learner, source, Length(source.updates_for(steps), steps, is_exact=False), agent, judge)
-
-
-def critic_backbone_for(
-    observation_space: spaces.Space[Any], action_space: spaces.Space[Any], config: Any
-) -> nn.Module:
-    """A network of pairs of an observation and a flat action between -1 and 1, with layers of the config's widths."""
-    width = int(np.prod(action_space.shape or ()))
-    pair = spaces.Tuple((observation_space, spaces.Box(-1.0, 1.0, (width,))))
-    return backbone_for(pair, "auto", config.net_arch)
 
 
 def exploration_for(config: Any, envs: Environments, seed: int) -> Any:

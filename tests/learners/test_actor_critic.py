@@ -14,7 +14,6 @@ from torch.nn import functional
 
 import agentlib
 from agentlib.backbones import MLP, adam
-from agentlib.backbones.choice import backbone_for
 from agentlib.core import Clock
 from agentlib.experience import Transition
 from agentlib.learners import SAC, TD3, SACConfig, TD3Config, run
@@ -33,8 +32,7 @@ class Rows(gymnasium.Env[Any, Any]):
 
 
 def critics(n: int) -> Critics:
-    pair = spaces.Tuple((OBSERVATIONS, spaces.Box(-1.0, 1.0, (1,))))
-    return Critics([backbone_for(pair, "auto", HIDDEN) for _ in range(n)])
+    return Critics.for_spaces(OBSERVATIONS, ACTIONS, n, HIDDEN)
 
 
 def batches(count: int, dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:

@@ -33,7 +33,9 @@ TD3_PRESETS: dict[str, dict[str, Any]] = {
     **{env: {"steps": 1_000_000, "learning_starts": 10_000} for env in _MUJOCO},
     **dict.fromkeys(_PENDULUMS, _SMALL_MUJOCO),
 }
+DDPG_NUMBERS: dict[str, Any] = {"n_critics": 1, "policy_delay": 1, "target_policy_noise": 0.0}
+"""The numbers of TD3 that make it DDPG."""
 DDPG_PRESETS: dict[str, dict[str, Any]] = {
-    "": {"n_critics": 1, "policy_delay": 1, "target_policy_noise": 0.0},
-    **TD3_PRESETS,
+    "": DDPG_NUMBERS,
+    **{env: {**settings, **DDPG_NUMBERS} for env, settings in TD3_PRESETS.items()},
 }

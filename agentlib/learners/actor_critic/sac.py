@@ -101,8 +101,7 @@ class SAC(Learner):
             raise ValueError(
                 f"sac goes on from an agent with normally distributed actions, not {type(backbone).__name__}"
             )
-        assert facts.critic_backbone is not None
-        critics = Critics([facts.critic_backbone() for _ in range(config.n_critics)])
+        critics = Critics.for_spaces(facts.observation_space, actions, config.n_critics, config.net_arch)
         return cls(backbone, critics, config.optimizer(), config)
 
     def update(self, batch: Transition) -> Update:

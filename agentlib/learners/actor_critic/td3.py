@@ -22,7 +22,7 @@ from agentlib.core import Clock, Counterpart, Learner, Optimizer, Recipe, Source
 from agentlib.core.config import Count, NonNegative, Rate
 from agentlib.experience import Transition
 from agentlib.families.control import ControlFacts, on_replay
-from agentlib.learners.actor_critic.presets import DDPG_PRESETS, TD3_PRESETS
+from agentlib.learners.actor_critic.presets import DDPG_NUMBERS, DDPG_PRESETS, TD3_PRESETS
 from agentlib.learners.actor_critic.settings import OffPolicy, require_bounded
 from agentlib.learners.q_learning.dqn import td_target
 from agentlib.policies import Critics, DeterministicPolicy
@@ -90,8 +90,7 @@ class TD3(Learner):
             backbone = DeterministicPolicy(backbone, actions, squashed=True)
         if not isinstance(backbone, DeterministicPolicy):
             raise ValueError(f"td3 goes on from an agent with one action each time, not {type(backbone).__name__}")
-        assert facts.critic_backbone is not None
-        critics = Critics([facts.critic_backbone() for _ in range(config.n_critics)])
+        critics = Critics.for_spaces(facts.observation_space, actions, config.n_critics, config.net_arch)
         return cls(backbone, critics, config.optimizer(), config)
 
     def before_update(self, clock: Clock) -> None:
@@ -142,5 +141,5 @@ DDPG = replace(
     name="ddpg",
     summary="td3 with one critic, without delay and noise on targets (Lillicrap et al. 2016)",
     presets=DDPG_PRESETS,
-    sb3=Counterpart("DDPG", DDPG_PRESETS[""]),
+    sb3=Counterpart("DDPG", DDPG_NUMBERS),
 )
