@@ -18,6 +18,7 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "deep Q-learning with memory (Kapturowski et al. 2019), discrete actions",
     ),
     "sac": ("actor_critic.sac:RECIPE", "soft actor-critic (Haarnoja et al. 2018), real-valued actions"),
+    "tqc": ("actor_critic.sac:TQC", "sac with truncated quantiles of the return as critics (Kuznetsov et al. 2020)"),
     "td3": ("actor_critic.td3:RECIPE", "twin delayed DDPG (Fujimoto et al. 2018), real-valued actions"),
     "ddpg": (
         "actor_critic.td3:DDPG",
@@ -73,7 +74,7 @@ LEARNERS: dict[str, tuple[str, str]] = {
 """By name: where the recipe is, below `agentlib.learners`, and one line about it."""
 
 
-NOT_HERE = ("ppo", "a2c", "trpo", "tqc")
+NOT_HERE = ("ppo", "a2c", "trpo")
 """What people ask for, and other libraries have."""
 
 

@@ -255,6 +255,11 @@ class Recipe:
         require(isinstance(self.presets, Mapping), "presets", "a dictionary of settings by environment or data set")
         require(isinstance(self.sb3, Counterpart | None), "sb3", "a Counterpart")
 
+    @property
+    def built_in(self) -> Mapping[str, Any]:
+        """Fields of the config whose values are fixed in the counterpart, if there is one."""
+        return {} if self.sb3 is None else self.sb3.built_in
+
     def job(self, problem: Problem) -> Job:
         """The job of a run, put together by the family.
 

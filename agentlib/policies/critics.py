@@ -1,4 +1,4 @@
-"""Values of real-valued actions: an ensemble of networks Q_i(s, a)."""
+"""Values of real-valued actions: an ensemble of networks Q_i(s, a), of numbers or of quantiles of the return."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ class Critics(nn.Module):
     Args:
         backbones: networks of pairs `(observation, action)`, the action flat and between -1 and 1, as
             `agentlib.policies.continuous.Bounds.relative` gives it.
+        n_quantiles: how many quantiles of the return each gives, at the midpoints of equal shares; None for its mean.
     """
 
-    def __init__(self, backbones: Sequence[nn.Module]) -> None:
+    def __init__(self, backbones: Sequence[nn.Module], n_quantiles: int | None = None) -> None:
         super().__init__()
-        self.backbones = nn.ModuleList(backbones)
-        self.heads = nn.ModuleList(nn.Linear(int(backbone.feature_dim), 1) for backbone in backbones)  # type: ignore[arg-type]
+        self.backbones, self.n_quantiles = nn.ModuleList(backbones), n_quantiles
+        widths = [int(backbone.feature_dim) for backbone in backbones]  # type: ignore[arg-type]
+        self.heads = nn.ModuleList(nn.Linear(width, n_quantiles or 1) for width in widths)
 
     @classmethod
     def for_spaces(
@@ -33,17 +35,18 @@ class Critics(nn.Module):
         action_space: spaces.Box,
         n_critics: int = 2,
         net_arch: Sequence[int] | None = (256, 256),
+        n_quantiles: int | None = None,
     ) -> Critics:
         """Critics for any observations: an encoder of each part, the action beside it, and layers of these widths."""
         action = spaces.Box(-1.0, 1.0, (int(np.prod(action_space.shape)),))
         pair = spaces.Tuple((observation_space, action))
-        return cls([backbone_for(pair, "auto", net_arch) for _ in range(n_critics)])
+        return cls([backbone_for(pair, "auto", net_arch) for _ in range(n_critics)], n_quantiles)
 
     def forward(self, observation: Any, action: Tensor) -> Tensor:
-        """The values `(n, B)` of actions `(B, d)`, by each of the n critics."""
+        """The values `(n, B)` of actions `(B, d)`, by each of the n critics; of quantiles, `(n, B, n_quantiles)`."""
         return torch.stack([self.value(number, observation, action) for number in range(len(self.heads))])
 
     def value(self, number: int, observation: Any, action: Tensor) -> Tensor:
-        """The values `(B,)` by one critic."""
-        values: Tensor = self.heads[number](self.backbones[number]((observation, action)))  # (B, 1)
-        return values[:, 0]
+        """The values `(B,)` by one critic; of quantiles, `(B, n_quantiles)`."""
+        values: Tensor = self.heads[number](self.backbones[number]((observation, action)))  # (B, 1 or n_quantiles)
+        return values[:, 0] if self.n_quantiles is None else values

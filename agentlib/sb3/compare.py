@@ -90,8 +90,7 @@ def compare(
     planned = plan(what, Problem(env=env, steps=steps), hyperparameters)
     algorithm = algorithm_of(planned.recipe)
     name, space = _look_at(planned.recipe, env, env_kwargs)
-    built_in = planned.recipe.sb3.built_in  # type: ignore[union-attr] # `algorithm_of` has refused a None
-    arguments = sb3_arguments(planned.config, algorithm, space, strict=strict, built_in=built_in)
+    arguments = sb3_arguments(planned.config, algorithm, space, strict=strict, built_in=planned.recipe.built_in)
     device, make = _same_device(device, arguments["policy"]), partial(_make, env, env_kwargs)
     pairs = _Pairs(planned, algorithm, arguments, make, env, steps, episodes, device, progress, folder, until, every)
     with torch_threads(threads) as used, global_generators_kept():
@@ -141,7 +140,7 @@ class _Pairs:
             sb3_hyperparameters={
                 name: "as ours" if callable(value) else value for name, value in self.arguments.items()
             },
-            differences=unsupported_options(self.plan.config, self.algorithm, self.plan.recipe.sb3.built_in),  # type: ignore[union-attr]
+            differences=unsupported_options(self.plan.config, self.algorithm, self.plan.recipe.built_in),
             until=self.until,
             eval_every=self.every,
             ours=tuple(pair["ours"] for pair in runs),
@@ -252,11 +251,14 @@ def _make(
 
 
 def _look_at(recipe: Recipe, env: EnvSource, env_kwargs: dict[str, Any] | None) -> tuple[str, spaces.Space[Any]]:
-    """The environment's name and observation space; refuses actions that SB3's DQN has no output for."""
+    """The environment's name and observation space; refuses actions that SB3's algorithm has no output for."""
     with closing(_make(env, env_kwargs)) as world:
         algorithm = recipe.sb3.algorithm if recipe.sb3 is not None else ""
-        if algorithm == "DQN" and not isinstance(world.action_space, spaces.Discrete):
-            raise TypeError(f"DQN chooses among discrete actions, but the environment takes {world.action_space}")
+        kind = spaces.Discrete if algorithm == "DQN" else spaces.Box
+        if algorithm in ("DQN", "SAC", "TQC", "TD3", "DDPG") and not isinstance(world.action_space, kind):
+            raise TypeError(
+                f"{algorithm} takes actions of a {kind.__name__}, but the environment takes {world.action_space}"
+            )
         name = world.spec.id if world.spec is not None else type(world.unwrapped).__name__
         flat = isinstance(world, FlattenObservation)
         return f"{name} (observations flattened)" if flat else name, world.observation_space

@@ -51,7 +51,7 @@ class Comparison:
     hyperparameters: dict[str, Any]
     """Our config, field by field."""
     sb3_hyperparameters: dict[str, Any]
-    """The arguments that Stable-Baselines3's DQN got."""
+    """The arguments that Stable-Baselines3's class got."""
     differences: dict[str, Any]
     """Options of ours that Stable-Baselines3 lacks and that were used all the same."""
     ours: tuple[Run, ...]

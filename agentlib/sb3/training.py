@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import gymnasium
@@ -13,7 +14,15 @@ from gymnasium import spaces
 
 from agentlib.core.recipe import Recipe
 
-_REWRITTEN = ("net_arch", "max_grad_norm", "learning_rate", "n_critics", "initial_ent_coef", "action_noise")
+_REWRITTEN = (
+    "net_arch",
+    "max_grad_norm",
+    "learning_rate",
+    "n_critics",
+    "n_quantiles",
+    "initial_ent_coef",
+    "action_noise",
+)
 """Hyperparameters that SB3 has as well, written in another way."""
 _SMALLEST_IMAGE = 36  # pixels; SB3's Nature CNN has no output for less
 
@@ -22,13 +31,20 @@ def algorithm_of(recipe: Recipe) -> Any:
     """The class of Stable-Baselines3 that is a recipe's counterpart.
 
     Raises:
+        ImportError: it is in sb3-contrib, which is not installed.
         TypeError: it has none.
     """
     import stable_baselines3
 
     if recipe.sb3 is None:
         raise TypeError(f"Stable-Baselines3 has no counterpart of {recipe.name} to compare with")
-    return getattr(stable_baselines3, recipe.sb3.algorithm)
+    name = recipe.sb3.algorithm
+    if hasattr(stable_baselines3, name):
+        return getattr(stable_baselines3, name)
+    try:
+        return getattr(import_module("sb3_contrib"), name)
+    except ImportError:
+        raise ImportError(f"{name} of Stable-Baselines3 is in its second package: pip install sb3-contrib") from None
 
 
 def unsupported_options(config: Any, algorithm: Any, built_in: Mapping[str, Any] = {}) -> dict[str, Any]:
@@ -79,6 +95,8 @@ def sb3_arguments(
         shape["net_arch"] = list(config.net_arch)
     if "n_critics" not in built_in and hasattr(config, "n_critics"):
         shape["n_critics"] = config.n_critics
+    if getattr(config, "n_quantiles", None) is not None and algorithm.__name__ == "TQC":
+        shape["n_quantiles"] = config.n_quantiles
     return arguments | ({"policy_kwargs": shape} if shape else {})
 
 

@@ -17,7 +17,7 @@ from agentlib.backbones import MLP, adam
 from agentlib.core import Clock
 from agentlib.experience import Transition
 from agentlib.learners import SAC, TD3, SACConfig, TD3Config, run
-from agentlib.learners.actor_critic.sac import smallest
+from agentlib.learners.actor_critic.sac import smallest, without_highest
 from agentlib.learners.actor_critic.td3 import smoothed
 from agentlib.policies import ActionNoise, Critics, DeterministicPolicy, GaussianPolicy, SampledActor
 
@@ -131,6 +131,38 @@ def test_sac_is_sb3s(dtype: torch.dtype, updates: int, tolerance: float, monkeyp
     assert largest_difference(critic_parameters(learner.target.network), targets) < tolerance  # type: ignore[arg-type]
     assert largest_difference([learner.log_ent_coef], [model.log_ent_coef]) < tolerance
     assert float(learner.log_ent_coef.detach().abs()) > 1e-3  # it has moved
+
+
+def test_tqc_is_sb3_contribs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its own density, which needs no change here: actions stay far from the bounds."""
+    contrib = pytest.importorskip("sb3_contrib")
+    import stable_baselines3
+
+    monkeypatch.setattr(stable_baselines3, "TQC", contrib.TQC, raising=False)
+    model = sb3_model("TQC", torch.float64, monkeypatch, learning_rate=1e-3, ent_coef=0.2)
+    model.ent_coef_tensor = model.ent_coef_tensor.double()
+    policy = GaussianPolicy(MLP(3, HIDDEN), ACTIONS, squashed=True, state_dependent_std=True)
+    copy_into(policy.parameters(), list(model.actor.parameters()))
+    both = Critics.for_spaces(OBSERVATIONS, ACTIONS, 2, HIDDEN, n_quantiles=25)
+    copy_into(critic_parameters(both), [p for q in model.critic.q_networks for p in q.parameters()])
+    config = SACConfig(learning_rate=1e-3, n_quantiles=25, ent_coef=0.2)
+    learner = SAC(policy, both, adam(1e-3), config).double()
+    for number, batch in enumerate(batches(50, torch.float64)):
+        torch.manual_seed(number)
+        train_sb3(model, batch)
+        torch.manual_seed(number)
+        learner.update(ours_of(batch))
+    theirs = [p for q in model.critic.q_networks for p in q.parameters()]
+    assert largest_difference(critic_parameters(learner.critics), theirs) < 1e-5  # their 1e-6 in the density
+    assert largest_difference(list(policy.parameters()), list(model.actor.parameters())) < 1e-5
+
+
+def test_the_highest_quantiles_are_left_out() -> None:
+    quantiles = torch.tensor([[[3.0, 1.0, 9.0]], [[2.0, 8.0, 4.0]]])  # two critics, one sample
+    assert without_highest(quantiles, 1).tolist() == [[1.0, 2.0, 3.0, 4.0]]
+    assert without_highest(quantiles, 0).tolist() == [[1.0, 2.0, 3.0, 4.0, 8.0, 9.0]]
+    with pytest.raises(ValueError, match="top_quantiles_to_drop_per_net must be below n_quantiles"):
+        SACConfig(n_quantiles=2, top_quantiles_to_drop_per_net=2)
 
 
 @pytest.mark.parametrize("name", ["TD3", "DDPG"])
@@ -260,7 +292,7 @@ def test_sampled_actions_follow_the_policy() -> None:
     assert np.array_equal(actor(observation), found)
 
 
-@pytest.mark.parametrize("what", ["sac", "td3", "ddpg"])
+@pytest.mark.parametrize("what", ["sac", "tqc", "td3", "ddpg"])
 def test_other_actions_are_refused_by_name(what: str) -> None:
     with pytest.raises(ValueError, match=r"needs real-valued actions, and this environment has Discrete.*dqn"):
         agentlib.train(what, env="CartPole-v1", steps=200, progress=False)
@@ -272,7 +304,7 @@ def test_other_actions_are_refused_by_name(what: str) -> None:
         agentlib.train(what, env=Unbounded, steps=200, progress=False)
 
 
-@pytest.mark.parametrize("what", ["sac", "td3", "ddpg"])
+@pytest.mark.parametrize("what", ["sac", "tqc", "td3", "ddpg"])
 def test_a_whole_run(what: str, tmp_path: Any) -> None:
     agent = agentlib.train(
         what, env="Pendulum-v1", steps=300, learning_starts=100, net_arch=(16, 16), progress=False, out=tmp_path / "run"

@@ -26,6 +26,12 @@ SAC_PRESETS: dict[str, dict[str, Any]] = {
     **{env: {"steps": 1_000_000, "learning_starts": 10_000} for env in _MUJOCO},
     **dict.fromkeys(_PENDULUMS, _SMALL_MUJOCO),
 }
+TQC_NUMBERS: dict[str, Any] = {"n_quantiles": 25}
+"""The numbers of SAC that make it TQC."""
+TQC_PRESETS: dict[str, dict[str, Any]] = {
+    "": TQC_NUMBERS,
+    **{env: {**settings, **TQC_NUMBERS} for env, settings in SAC_PRESETS.items()},
+}
 _DETERMINISTIC: dict[str, Any] = {"gamma": 0.98, "buffer_size": 200_000, "learning_starts": 10_000}
 TD3_PRESETS: dict[str, dict[str, Any]] = {
     "Pendulum-v1": {"steps": 20_000, **_DETERMINISTIC},

@@ -8,27 +8,30 @@
 a = tanh(u) with a normally distributed u, drawn so that gradients flow through it; log pi is computed from u, and is
 exact at the bounds, where Stable-Baselines3 adds 1e-6 inside the logarithm. Q' follows Q by the share tau at each
 update. Names, defaults and the order of things (temperature, critics, policy, targets) are Stable-Baselines3's. With
-`target_subset` of many critics, this is REDQ (Chen et al. 2021).
+`target_subset` of many critics, this is REDQ (Chen et al. 2021, arXiv:2101.05982). With `n_quantiles` each critic gives
+quantiles of the return, the target are those of all critics but the highest, and the policy raises their mean: TQC
+(Kuznetsov et al. 2020, arXiv:2005.04269), trained as "tqc".
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from agentlib.core import Counterpart, Learner, Optimizer, Recipe, Source, Step, Target, Update
-from agentlib.core.config import Count, NonNegative, Range
+from agentlib.core.config import Count, NonNegative, Range, Whole
 from agentlib.experience import Transition
 from agentlib.families.control import ControlFacts, on_replay
-from agentlib.learners.actor_critic.presets import SAC_PRESETS
+from agentlib.learners.actor_critic.presets import SAC_PRESETS, TQC_PRESETS
 from agentlib.learners.actor_critic.settings import OffPolicy, require_bounded
 from agentlib.learners.q_learning.dqn import td_target
 from agentlib.policies import Critics, GaussianPolicy
 from agentlib.policies.base import is_policy, require_no_memory
+from agentlib.policies.value_losses import quantile_huber_loss
 
 
 def smallest(values: Tensor, subset: int | None) -> Tensor:
@@ -37,6 +40,12 @@ def smallest(values: Tensor, subset: int | None) -> Tensor:
         return values.amin(0)
     chosen = torch.rand(len(values), device=values.device).argsort()[:subset]
     return values[chosen].amin(0)
+
+
+def without_highest(quantiles: Tensor, drop: int) -> Tensor:
+    """The quantiles `(B, K)` of all critics `(n, B, m)` in their order, without the n `drop` highest."""
+    pooled = quantiles.transpose(0, 1).flatten(1).sort(1).values  # (B, n m)
+    return pooled[:, : pooled.shape[1] - len(quantiles) * drop]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +60,18 @@ class SACConfig(OffPolicy):
     """Entropy that a learned weight aims at, of actions between -1 and 1; "auto" is minus their number."""
     target_subset: Count | None = None
     """Number of critics, chosen at random, of which the smallest value is the target (REDQ); None takes all."""
+    n_quantiles: Annotated[int, Range(2)] | None = None
+    """Number of quantiles of the return that each critic gives (TQC); None for its mean."""
+    top_quantiles_to_drop_per_net: Whole = 2
+    """Quantiles for each critic that are left out of the target, the highest of all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_quantiles is not None and self.top_quantiles_to_drop_per_net >= self.n_quantiles:
+            raise ValueError(
+                f"SACConfig.top_quantiles_to_drop_per_net must be below n_quantiles, not "
+                f"{self.top_quantiles_to_drop_per_net} and {self.n_quantiles}"
+            )
 
 
 class SAC(Learner):
@@ -101,7 +122,9 @@ class SAC(Learner):
             raise ValueError(
                 f"sac goes on from an agent with normally distributed actions, not {type(backbone).__name__}"
             )
-        critics = Critics.for_spaces(facts.observation_space, actions, config.n_critics, config.net_arch)
+        critics = Critics.for_spaces(
+            facts.observation_space, actions, config.n_critics, config.net_arch, config.n_quantiles
+        )
         return cls(backbone, critics, config.optimizer(), config)
 
     def update(self, batch: Transition) -> Update:
@@ -117,20 +140,35 @@ class SAC(Learner):
 
         with torch.no_grad():
             next_action, next_log_prob = policy.relative_sample(policy(batch.next_observation)[0])
-            next_value = smallest(self.target(batch.next_observation, next_action), config.target_subset)
-            y = td_target(batch.reward, batch.discount, batch.terminated, next_value - ent_coef * next_log_prob)
-        done = bounds.relative(bounds.flat(batch.action))
-        error = self.critics(batch.observation, done) - y  # (n, B)
-        critic_loss = 0.5 * (batch.weight * error.square()).mean(1).sum()
+            y = self.target_values(batch, next_action, ent_coef * next_log_prob)  # (B,), or (B, K) quantiles
+        values = self.critics(batch.observation, bounds.relative(bounds.flat(batch.action)))  # (n, B), or (n, B, m)
+        if config.n_quantiles is None:
+            error = values - y  # (n, B)
+            critic_loss = 0.5 * (batch.weight * error.square()).mean(1).sum()
+        else:
+            error = quantile_huber_loss(values, y) / config.n_quantiles  # (n, B)
+            critic_loss = (batch.weight * error).mean()
         self.critics_step(critic_loss, batch.clock)
 
-        values = self.critics(batch.observation, action)  # (n, B)
-        value = values.amin(0) if config.target_subset is None else values.mean(0)
+        values = self.critics(batch.observation, action)
+        if config.n_quantiles is not None:
+            value = values.mean((0, 2))
+        else:
+            value = values.amin(0) if config.target_subset is None else values.mean(0)
         actor_loss = (ent_coef * log_prob - value).mean()
         norm = self.policy_step(actor_loss, batch.clock)
         self.target.follow()
         metrics |= {"actor_loss": actor_loss.detach(), "critic_loss": critic_loss.detach(), "grad_norm": norm}
         return Update(metrics | {"q_value": value.detach().mean()}, per_sample=error.detach().mean(0))
+
+    def target_values(self, batch: Transition, next_action: Tensor, entropy_cost: Tensor) -> Tensor:
+        """y `(B,)`, or its quantiles `(B, K)`."""
+        values = self.target(batch.next_observation, next_action)
+        if self.config.n_quantiles is None:
+            next_value = smallest(values, self.config.target_subset) - entropy_cost
+        else:
+            next_value = without_highest(values, self.config.top_quantiles_to_drop_per_net) - entropy_cost[:, None]
+        return td_target(batch.reward, batch.discount, batch.terminated, next_value)
 
     @classmethod
     def tiny(cls, seed: int = 0) -> tuple[Self, Source]:
@@ -149,4 +187,11 @@ RECIPE = Recipe(
     steps=100_000,
     presets=SAC_PRESETS,
     sb3=Counterpart("SAC"),
+)
+TQC = replace(
+    RECIPE,
+    name="tqc",
+    summary="sac with truncated quantiles of the return as critics (Kuznetsov et al. 2020)",
+    presets=TQC_PRESETS,
+    sb3=Counterpart("TQC"),
 )
