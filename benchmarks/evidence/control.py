@@ -8,7 +8,7 @@ from benchmarks.experiments import Claim, Experiment
 PENDULUM = "Pendulum-v1, the RL Zoo's settings, 20,000 steps"
 ZOO = "-157 (SAC), -152 (TD3): one agent of the RL Zoo each"
 MARGIN = -20
-"""The most that the paired difference may lose; chosen before any seed was run. Random play is 1,080 below the zoo's agents."""
+"""The most that the paired difference may lose, chosen before any seed was run; random play is 1,080 below the zoo."""
 
 
 def pendulum(what: str, seed: int) -> dict[str, float]:
