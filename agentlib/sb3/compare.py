@@ -254,11 +254,9 @@ def _look_at(recipe: Recipe, env: EnvSource, env_kwargs: dict[str, Any] | None) 
     """The environment's name and observation space; refuses actions that SB3's algorithm has no output for."""
     with closing(_make(env, env_kwargs)) as world:
         algorithm = recipe.sb3.algorithm if recipe.sb3 is not None else ""
-        kind = spaces.Discrete if algorithm == "DQN" else spaces.Box
+        kind, named = (spaces.Discrete, "discrete") if algorithm == "DQN" else (spaces.Box, "real-valued")
         if algorithm in ("DQN", "SAC", "TQC", "TD3", "DDPG") and not isinstance(world.action_space, kind):
-            raise TypeError(
-                f"{algorithm} takes actions of a {kind.__name__}, but the environment takes {world.action_space}"
-            )
+            raise TypeError(f"{algorithm} takes {named} actions, but the environment takes {world.action_space}")
         name = world.spec.id if world.spec is not None else type(world.unwrapped).__name__
         flat = isinstance(world, FlattenObservation)
         return f"{name} (observations flattened)" if flat else name, world.observation_space
