@@ -165,7 +165,7 @@ def train_sb3(
         from stable_baselines3.common.noise import NormalActionNoise
 
         zero = np.zeros(env.action_space.shape or ())  # of actions between -1 and 1, as ours is
-        arguments["action_noise"] = NormalActionNoise(zero, zero + noise)  # type: ignore[arg-type]
+        arguments["action_noise"] = NormalActionNoise(zero, zero + noise)
     model = algorithm(env=env, seed=seed, device=device, verbose=0, **arguments)
     return model.learn(total_timesteps=steps, callback=Bar() if progress or check is not None else None)
 
