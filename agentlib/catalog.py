@@ -24,6 +24,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "actor_critic.td3:DDPG",
         "td3 with one critic, without delay and noise on targets (Lillicrap et al. 2016)",
     ),
+    "iql": (
+        "actor_critic.iql:RECIPE",
+        "implicit Q-learning (Kostrikov et al. 2022) from recorded episodes with rewards; any actions",
+    ),
     "bc": ("imitation.bc:RECIPE", "behavioural cloning (Pomerleau 1991), copies demonstrations; any actions"),
     "dagger": (
         "imitation.dagger:RECIPE",

@@ -23,7 +23,15 @@ from agentlib.core.spaces import action_from_space, to_tensors
 from agentlib.core.trees import mapped
 from agentlib.envs.experts import expert_for
 from agentlib.envs.playing import Person
-from agentlib.experience import Demonstration, DemonstrationBatches, Demonstrations, Episode, Labelled, ReturnBatches
+from agentlib.experience import (
+    Demonstration,
+    DemonstrationBatches,
+    Demonstrations,
+    Episode,
+    Labelled,
+    RecordedTransitions,
+    ReturnBatches,
+)
 from agentlib.experience.asking import rows_of
 from agentlib.families.building import device_of, job_for, learner_for, network_for
 from agentlib.families.control import EpisodesJudge, environments_for
@@ -86,6 +94,17 @@ def on_returns(recipe: Recipe, problem: Problem) -> Job:
     source = ReturnBatches(recorded, config.context_length, config.batch_size, seed=problem.seed)
     judge = EpisodesJudge(problem, agent)
     judge.facts |= {"episodes": len(recorded), "best_return": float(recorded.returns.max())}
+    return job_for(problem, learner, source, agent, judge)
+
+
+@family("recorded episodes with rewards, good and bad ones", needs=("demos",), takes=("env",))
+def on_transitions(recipe: Recipe, problem: Problem) -> Job:
+    """Learning from recorded transitions and their rewards."""
+    config, recorded = problem.config, _recorded(problem)
+    learner, agent = built(recipe, problem, recorded)
+    source = RecordedTransitions(recorded, config.batch_size, gamma=config.gamma, seed=problem.seed)
+    judge = EpisodesJudge(problem, agent)
+    judge.facts |= {"episodes": len(recorded), "mean_return": float(recorded.returns.mean())}
     return job_for(problem, learner, source, agent, judge)
 
 

@@ -17,8 +17,8 @@ class Critics(nn.Module):
     """Several critics, each with a network of its own.
 
     Args:
-        backbones: networks of pairs `(observation, action)`, the action flat and between -1 and 1, as
-            `agentlib.policies.continuous.Bounds.relative` gives it.
+        backbones: networks of pairs `(observation, action)`; real-valued actions are flat and between -1 and 1, as
+            `agentlib.policies.continuous.Bounds.relative` gives them.
         n_quantiles: how many quantiles of the return each gives, at the midpoints of equal shares; None for its mean.
     """
 
@@ -32,13 +32,18 @@ class Critics(nn.Module):
     def for_spaces(
         cls,
         observation_space: spaces.Space[Any],
-        action_space: spaces.Box,
+        action_space: spaces.Space[Any],
         n_critics: int = 2,
         net_arch: Sequence[int] | None = (256, 256),
         n_quantiles: int | None = None,
     ) -> Critics:
-        """Critics for any observations: an encoder of each part, the action beside it, and layers of these widths."""
-        action = spaces.Box(-1.0, 1.0, (int(np.prod(action_space.shape)),))
+        """Critics for any observations: an encoder of each part, the action beside it, and layers of these widths.
+
+        Real-valued actions are flat and between -1 and 1, discrete ones are indices.
+        """
+        action = action_space
+        if isinstance(action, spaces.Box):
+            action = spaces.Box(-1.0, 1.0, (int(np.prod(action.shape)),))
         pair = spaces.Tuple((observation_space, action))
         return cls([backbone_for(pair, "auto", net_arch) for _ in range(n_critics)], n_quantiles)
 
