@@ -12,6 +12,7 @@
 | `agentlib/Corridor-v0` | `Discrete(11)` | a reward that is rare and far away |
 | `agentlib/Dials-v0` | `MultiDiscrete([7] * 6)` | six choices at once |
 | `agentlib/Detour-v0` | position, `(2,)` float32 | two right ways, whose mean is wrong; real-valued actions |
+| `agentlib/Reach-v0` | Dict with goals, each `(2,)` float32 | a reward only at the goal; hindsight replay |
 | `agentlib/Chain-v0` | cue, and whether off the rope, `(3,)` float32 | what a mistake costs an imitator |
 
 Scripted experts for these, CartPole and MountainCar are in `agentlib.envs.experts`.
@@ -27,6 +28,7 @@ _ENVIRONMENTS = {
     "Dials-v0": ("dials:Dials", 20, 19.0),
     "Catch-v0": ("catch:Catch", 100, 9.0),
     "Detour-v0": ("detour:Detour", 30, 0.95),
+    "Reach-v0": ("reach:Reach", 50, -15.0),
     "Chain-v0": ("chain:Chain", None, -1.0),  # ends by itself, after as many steps as its argument `horizon` says
 }
 """By name: where it is, steps after which an episode is cut off, and the return from which it counts as solved."""

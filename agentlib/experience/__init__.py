@@ -5,6 +5,7 @@ from agentlib.experience.asking import Expert, ExpertLeft, Onlooker
 from agentlib.experience.demonstration_batches import DemonstrationBatches, Labelled
 from agentlib.experience.demonstrations import Demonstration, Demonstrations
 from agentlib.experience.evaluation import Evaluation, evaluate
+from agentlib.experience.hindsight import HindsightReplay
 from agentlib.experience.recorded_transitions import RecordedTransitions
 from agentlib.experience.recording import record_episodes
 from agentlib.experience.replay import Replay, SequenceReplay
@@ -22,6 +23,7 @@ __all__ = [
     "Evaluation",
     "Expert",
     "ExpertLeft",
+    "HindsightReplay",
     "Labelled",
     "Onlooker",
     "RecordedTransitions",

@@ -15,7 +15,7 @@ from agentlib.core.recipe import Job, Judge, Length, Problem, Recipe, family
 from agentlib.core.spaces import without_mask
 from agentlib.envs.making import frame_stack, make_env, make_envs
 from agentlib.envs.vector import Environments
-from agentlib.experience import Replay, ReplayBuffer, SequenceBuffer, SequenceReplay
+from agentlib.experience import HindsightReplay, Replay, ReplayBuffer, SequenceBuffer, SequenceReplay
 from agentlib.experience.evaluation import evaluate
 from agentlib.experience.memory import size_for
 from agentlib.families.building import device_of, learner_for, network_for
@@ -113,6 +113,10 @@ def _transitions(problem: Problem, envs: Environments, policy: Any, arguments: d
         actor = SampledActor(policy, envs.observation_space, problem.seed)
     names = ("n_steps", "gamma", "priority_exponent", "importance_exponent")
     returns = {name: getattr(config, name) for name in names}
+    if goals := getattr(config, "n_sampled_goal", 0):
+        strategy = config.goal_selection_strategy
+        hindsight = {"n_sampled_goal": goals, "goal_selection_strategy": strategy}
+        return HindsightReplay(envs, actor, buffer, **arguments, **returns, **hindsight)
     return Replay(envs, actor, buffer, **arguments, **returns)
 
 

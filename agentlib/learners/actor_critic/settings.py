@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -46,6 +46,10 @@ class OffPolicy(Optimized):
     """Exponent alpha of the priorities: 0 samples uniformly, 1 in full proportion to the errors."""
     importance_exponent: Share = Linear(0.4, 1.0)
     """Exponent beta of the importance weights, which correct for prioritized sampling; 1 corrects fully."""
+    n_sampled_goal: Whole = 0
+    """Relabelled transitions for each real one, in environments with goals (hindsight replay); 0 relabels none."""
+    goal_selection_strategy: Literal["future", "final", "episode"] = "future"
+    """Where a relabelled goal was reached: later in the episode, at its end, or at any time in it."""
     max_grad_norm: NonNegative | None = None
 
 
