@@ -29,7 +29,8 @@ class Reach(gymnasium.Env[dict[str, NDArray[np.float32]], NDArray[np.float32]]):
 
     def __init__(self, render_mode: str | None = None) -> None:
         plane = spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self.observation_space = spaces.Dict(dict.fromkeys(("observation", "achieved_goal", "desired_goal"), plane))
+        parts = ("observation", "achieved_goal", "desired_goal")
+        self.observation_space: spaces.Dict = spaces.Dict(dict.fromkeys(parts, plane))  # type: ignore[assignment]
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.render_mode = render_mode
         self._point, self._goal = np.zeros(2, np.float32), np.zeros(2, np.float32)
