@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
@@ -29,7 +30,7 @@ from agentlib.core.spaces import (
 from agentlib.core.trees import leaves, mapped
 from agentlib.envs.checks import Checks
 from agentlib.policies import POLICIES, GreedyActor
-from agentlib.policies.acting import actions_and_output, decide, random_actions
+from agentlib.policies.acting import actions_and_output, check_fit, decide, random_actions
 from agentlib.policies.base import state_after
 
 FILE_KIND, FILE_VERSION = "agentlib agent", 1
@@ -287,7 +288,7 @@ class Agent:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: the file is damaged, is no agent, or is of a newer version.
+            ValueError: the file is damaged, is no agent, is of a newer version, or holds a policy for other spaces.
         """
         path = Path(path)
         if not path.is_file():
@@ -307,9 +308,12 @@ class Agent:
             observation_space = space_from_json(description["observation_space"])
             action_space = space_from_json(description["action_space"])
             exploration_rate, about = float(description["exploration_rate"]), dict(description["about"])
+            if not 0.0 <= exploration_rate <= 1.0:
+                raise ValueError(f"exploration_rate is {exploration_rate}, and no share")
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{path} is damaged: {one_line(error)}") from None
-        policy = rebuilt(path, description["policy"], tensors, {**POLICIES, **(classes or {})})
+        check = None if classes else partial(check_fit, observation_space=observation_space, action_space=action_space)
+        policy = rebuilt(path, description["policy"], tensors, {**POLICIES, **(classes or {})}, check)
         return cls(policy.to(device), observation_space, action_space, exploration_rate=exploration_rate, about=about)
 
     @classmethod

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 import agentlib
 import agentlib.runs.training
 from agentlib import Agent
+from agentlib.backbones.files import read, write_tensors
 from agentlib.catalog import recipe_of
 from agentlib.core import Update
 from agentlib.core.recipe import family
@@ -285,8 +286,10 @@ def damage(path, how):
         header = 8 + int.from_bytes(content[:8], "little")
         path.write_bytes(content[:header].replace(rb"\"version\": 1", rb"\"version\": 9") + content[header:])
     elif how == "weights":
-        description = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-        save_file({"x": torch.zeros(2)}, path, description)
+        description, _ = read(path, "agentlib agent", 1)
+        write_tensors(path, {"x": torch.zeros(2)}, description)
+    elif how == "bit":
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
 
 @pytest.mark.parametrize(
@@ -298,6 +301,7 @@ def damage(path, how):
         ("foreign", "does not say that agentlib wrote it"),
         ("newer", "version 9, this agentlib reads up to 1: update agentlib"),
         ("weights", "the weights do not fit"),
+        ("bit", "is damaged: its checksum is another one"),
     ],
 )
 def test_files_that_are_no_agents(how, message, capsys, tmp_path):

@@ -18,6 +18,9 @@ from agentlib.backbones.base import Backbone, Observation, SequenceBackbone
 from agentlib.backbones.sequence import per_step
 from agentlib.backbones.transformer import TransformerDecoder
 
+MOST_STEPS = 4096
+"""The longest context: a step takes memory with its square."""
+
 
 class Prompt(NamedTuple):
     """Steps of an episode with the returns that were to come, to learn from."""
@@ -85,8 +88,9 @@ class ReturnConditioned(SequenceBackbone):
         expected_reward: float = 0.0,
     ) -> None:
         super().__init__()
-        if context < 1 or return_scale == 0.0:
-            raise ValueError(f"context is at least 1 and return_scale is not 0; they are {context} and {return_scale}")
+        if not 0 < context <= MOST_STEPS or return_scale == 0.0:
+            wanted = f"context is between 1 and {MOST_STEPS}, and return_scale is not 0"
+            raise ValueError(f"{wanted}; they are {context} and {return_scale}")
         self.encoder, self.dim, self.feature_dim, self.context = encoder, int(dim), int(dim), int(context)
         self.actions = actions if isinstance(actions, int) else tuple(actions)
         self.layers, self.heads, self.max_timestep, self.dropout = layers, heads, int(max_timestep), float(dropout)

@@ -160,6 +160,8 @@ def _as(value: Any, hint: Any, where: str) -> Any:
             return float(value) if isinstance(value, float | int) and not isinstance(value, bool) else _NO
         except OverflowError:  # a whole number beyond all floats
             return _NO
+    if hint is int and type(value) is int and not -(2**63) <= value < 2**63:  # beyond the numbers of tensors
+        return _NO
     if hint in (int, str, bool):
         return value if type(value) is hint else _NO
     if origin is Literal:

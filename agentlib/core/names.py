@@ -25,14 +25,20 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST else text[:LONGEST] + "..."
 
 
+def printable(text: str) -> str:
+    """The text with a code for each character that a terminal would act on, such as those of an escape sequence."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
 def one_line(error: object) -> str:
     """An error or a text for a message: one line, not too long, without the stack of C++ that torch appends."""
-    return " ".join(str(error).partition("Exception raised from")[0].split())[: 3 * LONGEST]
+    text = " ".join(str(error).partition("Exception raised from")[0].split())
+    return printable(text[: 3 * LONGEST])[: 3 * LONGEST]
 
 
 def close_matches(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: what was probably meant, or all that is known."""
-    known = [one[:LONGEST] for one in known]
+    known = [printable(one[:LONGEST]) for one in known]
     close = difflib.get_close_matches(name[:LONGEST], known, n=3, cutoff=0.5)
     return f"; close matches: {', '.join(close)}" if close else f"; known: {', '.join(known)}"
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from agentlib.core.learner import Learner
-from agentlib.core.names import readable
+from agentlib.core.names import one_line, readable
 from agentlib.core.source import Source
 
 
@@ -297,6 +297,10 @@ def device_for(device: str | torch.device, network: nn.Module) -> torch.device:
         wanted = torch.device(device)
         if wanted.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device={str(device)!r}, but torch finds no GPU: take cpu, or auto")
+        try:
+            torch.zeros(1, device=wanted).item()
+        except Exception as error:  # of a name that torch knows, and no such device here; each has its own
+            raise ValueError(f"device={str(device)!r} cannot be used here: {one_line(error)}") from None
         return wanted
     return torch.device("cuda" if torch.cuda.is_available() and is_large(network) else "cpu")
 

@@ -70,6 +70,10 @@ class Source(nn.Module, ABC):
         """Values to log besides the learner's metrics, under SB3's names; cheap."""
         return {}
 
+    def fingerprint(self) -> str | None:
+        """A digest of the data that it learns from and that no checkpoint holds, for a run that is resumed; or None."""
+        return None
+
     def close(self) -> None:
         """Releases what the source made for itself, such as environments."""
 

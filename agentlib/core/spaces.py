@@ -19,6 +19,8 @@ from agentlib.core.names import one_line, shown
 
 LARGEST = 1 << 22
 """Numbers in the largest observation that a file may describe, all its parts together; Gymnasium allocates bounds."""
+MOST_PARTS = 1_000
+"""Parts of the largest one; Gymnasium takes a tenth of a millisecond for each."""
 
 FEW = 32
 """Numbers that Python sums more quickly than numpy."""
@@ -221,7 +223,8 @@ def to_actions(space: spaces.Space[Any], value: Any) -> NDArray[Any]:
         low, high = leaf.start, leaf.start + (leaf.n if isinstance(leaf, spaces.Discrete) else leaf.nvec) - 1
     if array.dtype.kind == "f":  # first: rounding may carry a number over the bound
         array = array.astype(leaf.dtype)
-    inside = ((array >= low) & (array <= high)).all(tuple(range(1, array.ndim)))  # (n,), false for NaN
+    inside = (array >= low) & (array <= high) & np.isfinite(array)  # false for NaN
+    inside = inside.all(tuple(range(1, array.ndim)))  # (n,)
     if not inside.all():
         index = int(inside.argmin())
         raise ValueError(f"action {array[index]}, at index {index}, is not in {leaf}")
@@ -256,11 +259,14 @@ def space_from_json(description: dict[str, Any]) -> spaces.Space[Any]:
     Raises:
         ValueError: not such a description.
     """
-    return _space(description, [LARGEST])
+    return _space(description, [LARGEST, MOST_PARTS])
 
 
 def _space(description: Any, left: list[int]) -> spaces.Space[Any]:
-    """The space; `left` are the numbers that it may still have."""
+    """The space; `left` are the numbers and the parts that it may still have."""
+    left[1] -= 1
+    if left[1] < 0:
+        raise ValueError(f"a space of more than {MOST_PARTS:,} parts")
     try:
         kind = description["type"]
         if kind == "Dict":
@@ -270,13 +276,7 @@ def _space(description: Any, left: list[int]) -> spaces.Space[Any]:
             return spaces.Tuple([_space(part, left) for part in description["spaces"]])
         if kind == "Box":
             shape, dtype = tuple(description["shape"]), _dtype(description["dtype"])
-            if not all(type(side) is int and side >= 0 for side in shape):  # a number times a list is a long list
-                raise ValueError(f"a Box of shape {shown(shape)}")
-            left[0] -= math.prod(shape)
-            if left[0] < 0:
-                raise ValueError(
-                    f"a Box of shape {shown(shape)} is larger than any observation that is read from a file"
-                )
+            _spend(left, shape)
             low, high = (_bound_from_json(description[side], shape, dtype) for side in ("low", "high"))
             return spaces.Box(low, high, shape, dtype.type)
         if kind == "Discrete":
@@ -284,13 +284,25 @@ def _space(description: Any, left: list[int]) -> spaces.Space[Any]:
             other = {} if dtype == np.int64 else {"dtype": dtype.type}  # an argument that older Gymnasium lacks
             return spaces.Discrete(description["n"], start=description["start"], **other)
         if kind == "MultiDiscrete":
+            _spend(left, np.shape(description["nvec"]))
             dtype = _dtype(description.get("dtype", "int64"))
             return spaces.MultiDiscrete(description["nvec"], dtype.type, start=description["start"])
         if kind == "MultiBinary":
-            return spaces.MultiBinary(description["n"])
+            n = description["n"]
+            _spend(left, tuple(n) if isinstance(n, list) else (n,))
+            return spaces.MultiBinary(n)
     except (KeyError, TypeError, AttributeError, AssertionError, OverflowError, RecursionError) as error:
         raise ValueError(f"not the description of a space: {one_line(repr(error))}") from None
     raise ValueError(f"unknown kind of space {shown(kind)}")
+
+
+def _spend(left: list[int], shape: tuple[Any, ...]) -> None:
+    """Takes a part from what is left: Gymnasium allocates its numbers."""
+    if not all(type(side) is int and side >= 0 for side in shape):  # a number times a list is a long list
+        raise ValueError(f"a space of shape {shown(shape)}")
+    left[0] -= math.prod(shape)
+    if left[0] < 0:
+        raise ValueError(f"a space of shape {shown(shape)} is larger than any observation that is read from a file")
 
 
 def _dtype(name: Any) -> Any:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from torch import Tensor
 
-from agentlib.backbones.files import replacing, with_suffix
+from agentlib.backbones.files import read, write_tensors
 from agentlib.core.spaces import space_to_json
 
 FILE_KIND, FILE_VERSION = "agentlib demonstrations", 1
@@ -25,7 +25,6 @@ def save_demonstrations(
     columns: dict[str, NDArray[Any]],
 ) -> Path:
     """Writes the file, whole or not at all; returns its path (suffix .safetensors)."""
-    path = with_suffix(path)
     description = {
         "file": FILE_KIND,
         "version": FILE_VERSION,
@@ -33,34 +32,18 @@ def save_demonstrations(
         "action_space": space_to_json(action_space),
         "env": env_id,
     }
-    with replacing(path) as temporary:
-        save_file(columns, temporary, {"agentlib": json.dumps(description, allow_nan=False)})
-    return path
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(column)) for name, column in columns.items()}
+    return write_tensors(path, tensors, description)
 
 
-def load_demonstrations(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def load_demonstrations(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The description, and the columns, in a file that `save_demonstrations` wrote.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is cut off, holds no demonstrations, or is of a newer version.
+        ValueError: the file is damaged, holds no demonstrations, or is of a newer version.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file with demonstrations at {path}")
-    try:
-        with safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
-            columns = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is cut off, or no safetensors file at all: {error}") from None
-    try:
-        description = json.loads(metadata["agentlib"])
-        kind, version = description["file"], int(description["version"])
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path} holds no demonstrations: it does not say that agentlib wrote it") from None
-    if kind != FILE_KIND:
-        raise ValueError(f"{path} holds no demonstrations but {kind!r}")
-    if version > FILE_VERSION:
-        raise ValueError(f"{path} has version {version}, this agentlib reads up to {FILE_VERSION}: update agentlib")
-    return description, columns
+    return read(path, FILE_KIND, FILE_VERSION)

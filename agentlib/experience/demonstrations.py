@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from agentlib.core.spaces import leaf_shape, leaf_spaces, space_from_json, to_actions, to_batch, unflatten
+from agentlib.backbones.files import checksum
+from agentlib.core.names import one_line, shown
+from agentlib.core.spaces import finite_sum, leaf_shape, leaf_spaces, space_from_json, to_actions, to_batch, unflatten
 from agentlib.experience.columns import Column
 from agentlib.experience.demonstration_files import load_demonstrations, save_demonstrations
 from agentlib.experience.minari_datasets import read_minari, write_minari
@@ -168,6 +171,8 @@ class Demonstrations:
                 f"{where} has {frames} observations, {len(actions)} actions, {len(labels)} labels and {count} rewards: "
                 "T steps have T + 1 observations, the final one included"
             )
+        if not all(finite_sum(leaf) or np.isfinite(leaf).all() for leaf in leaves if leaf.dtype.kind == "f"):
+            raise ValueError(f"{where}: the observations are not all finite")
         if not np.isfinite(rewards := np.asarray(whole.rewards, np.float64)).all():
             raise ValueError(f"{where}: the reward at step {int(np.isfinite(rewards).argmin())} is not finite")
         rows = self._columns["reward"].size, self._columns["observation_0"].size
@@ -181,11 +186,6 @@ class Demonstrations:
         nowhere = np.zeros(count, np.bool_)
         self._columns["labelled"].extend(~nowhere if whole.labelled is None else whole.labelled)
         self._columns["intervention"].extend(nowhere if whole.interventions is None else whole.interventions)
-
-    def reserve(self, steps: int, episodes: int) -> None:
-        """Makes room for more steps and episodes, so that nothing is moved when they come."""
-        for name, column in self._columns.items():
-            column.reserve(column.size + steps + (episodes if name in self._frames else 0))
 
     @classmethod
     def from_episodes(
@@ -256,6 +256,11 @@ class Demonstrations:
             begin = last + 1
         return made
 
+    def fingerprint(self) -> str:
+        """A digest of all columns, also of episodes that were not selected, and of these episodes."""
+        places = {"episodes": torch.tensor(self._episodes, dtype=torch.int64)}
+        return checksum("", places | {name: torch.from_numpy(self.column(name)) for name in self._columns})
+
     # Choosing ----------------------------------------------------------------------------------------------------
 
     def select(self, episodes: Sequence[int] | NDArray[Any]) -> Demonstrations:
@@ -319,12 +324,17 @@ class Demonstrations:
         description, columns = load_demonstrations(path)
         try:
             both = (space_from_json(description[f"{kind}_space"]) for kind in ("observation", "action"))
+            if not isinstance(description["env"], str | None):
+                raise ValueError(f"its environment is {shown(description['env'])}")
             made = Demonstrations(*both, env_id=description["env"])
-            made.load_state(columns)
+            made.load_state({name: column.numpy() for name, column in columns.items()})
+            for name in made._columns:
+                if not np.isfinite(made.column(name)).all():
+                    raise ValueError(f"{name} holds infinities")
             for name in ("action", "label"):
                 to_actions(made.action_space, made.column(name))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged: {error}") from None
+            raise ValueError(f"{path} is damaged: {one_line(error)}") from None
         return made
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -351,7 +361,8 @@ class Demonstrations:
             ValueError: columns of other shapes or dtypes, or that do not go together with the lengths.
         """
         lengths, terminated = (np.asarray(state[name]) for name in ("length", "terminated"))
-        if lengths.dtype != np.int64 or (lengths < 1).any() or terminated.shape != lengths.shape:
+        most = len(np.asarray(state["reward"]))
+        if lengths.dtype != np.int64 or ((lengths < 1) | (lengths > most)).any() or terminated.shape != lengths.shape:
             raise ValueError("the lengths of the episodes cannot be right")
         columns = {}
         for name, column in self._columns.items():

@@ -7,9 +7,11 @@ they differ from the actions, `expert_action` and `labelled` (where the expert w
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ import numpy as np
 from gymnasium.envs.registration import registry
 from numpy.typing import NDArray
 
-from agentlib.core.names import close_matches
+from agentlib.core.names import close_matches, one_line, shown
 
 if TYPE_CHECKING:
     import minari
@@ -46,12 +48,13 @@ def read_minari(dataset: str | minari.MinariDataset, make: Callable[..., Any]) -
         raise ValueError(f"the Minari dataset {name!r} is empty: it has no episodes")
     env_id = None if dataset.env_spec is None else dataset.env_spec.id
     made = make(dataset.observation_space, dataset.action_space, env_id=env_id)
-    made.reserve(dataset.total_steps, len(dataset))
     try:
         for episode in dataset.iterate_episodes():
             made.append(_fields(episode))
     except (OSError, KeyError, AssertionError) as error:
-        raise ValueError(f"the Minari dataset {name!r} is damaged in episode {len(made)}: {error!r}") from None
+        raise ValueError(
+            f"the Minari dataset {name!r} is damaged in episode {len(made)}: {one_line(repr(error))}"
+        ) from None
     except ValueError as error:
         raise ValueError(f"the Minari dataset {name!r}: {error}") from None
     return made
@@ -128,14 +131,31 @@ def _buffer(episode: Any) -> dict[str, Any]:
 def _load(library: ModuleType, dataset_id: str) -> Any:
     try:
         with _without_advice():
+            from minari.storage.datasets_root_dir import get_dataset_path
+
+            if (path := Path(get_dataset_path(dataset_id), "data", "metadata.json")).is_file():
+                _check(path, dataset_id)
             return library.load_dataset(dataset_id)
     except FileNotFoundError:
         with _without_advice():
             known = list(library.list_local_datasets())
         hint = close_matches(dataset_id, known) if known else ", which has none"
         raise FileNotFoundError(f"no Minari dataset {dataset_id!r} on this machine{hint}") from None
-    except (ValueError, KeyError, AssertionError, TypeError, OSError) as error:
-        raise ValueError(f"{dataset_id!r} is no Minari dataset that can be read: {error!r}") from None
+    except (ValueError, KeyError, AssertionError, TypeError, OSError, RecursionError) as error:
+        raise ValueError(f"{dataset_id!r} is no Minari dataset that can be read: {one_line(repr(error))}") from None
+
+
+def _check(path: Path, dataset_id: str) -> None:
+    """Raises ValueError for metadata by which Minari would run code, or take memory that the data do not explain."""
+    about = dict(json.loads(path.read_text(encoding="utf-8")))
+    if not {"observation_space", "action_space"} <= set(about):
+        raise ValueError(
+            "it has no spaces, and Minari would make the environment that it names, which may be any code: if you trust"
+            f" it, give the dataset itself, minari.load_dataset({dataset_id!r})"
+        )
+    size = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
+    if not isinstance(about.get("total_episodes"), int) or about["total_episodes"] > size:
+        raise ValueError(f"{shown(about.get('total_episodes'))} episodes cannot be in {size:,} bytes")
 
 
 def _minari() -> ModuleType:

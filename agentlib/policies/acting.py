@@ -13,8 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agentlib.core.modes import in_eval_mode
+from agentlib.core.names import one_line
 from agentlib.core.schedules import Clock, Schedule, at
-from agentlib.core.spaces import choices, is_masked, observed_mask, to_tensors
+from agentlib.core.spaces import (
+    choices,
+    is_masked,
+    leaf_dtype,
+    leaf_shape,
+    leaf_spaces,
+    observed_mask,
+    to_tensors,
+    unflatten,
+)
 from agentlib.core.trees import leaves, mapped
 from agentlib.policies.base import state_after
 from agentlib.policies.numpy_shortcut import NumpyShortcut, numpy_shortcut
@@ -76,6 +86,29 @@ def actions_and_output(
         else:
             actions = policy.sample(output, torch.Generator(device).manual_seed(seed))  # type: ignore[operator]
     return actions, output, state
+
+
+def check_fit(policy: nn.Module, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    """Raises ValueError for a policy that takes no such observations, or gives no such actions.
+
+    It acts once, unless that could take long or much memory.
+    """
+    sizes = choices(action_space)
+    found: Any = getattr(policy, "branches", None) or getattr(policy, "sizes", ())
+    zeros = [np.zeros((1, *leaf_shape(leaf)), leaf_dtype(leaf)) for leaf in leaf_spaces(observation_space)]
+    width = max((weight.shape[0] for weight in policy.parameters() if weight.dim() > 1), default=1)
+    memory = leaves(policy.initial_state(1)) if getattr(policy, "is_sequence", False) else []  # type: ignore[operator]
+    numbers, longest = sum(map(np.size, zeros)), max((side for part in memory for side in part.shape), default=0)
+    fits = not sizes or tuple(found) == sizes
+    if fits and numbers <= 1 << 15 and numbers * width <= 1 << 26 and longest <= 1 << 10:
+        try:
+            actions, _, _ = actions_and_output(policy, observation_space, unflatten(observation_space, zeros))
+        except Exception as error:  # whatever a network says of an input that it is not for
+            raise ValueError(f"the policy takes no observations of {observation_space}: {one_line(error)}") from None
+        is_real = isinstance(action_space, spaces.Box)
+        fits = actions.numel() == np.prod(action_space.shape or ()) and actions.is_floating_point() == is_real
+    if not fits:
+        raise ValueError(f"the policy gives no actions of {action_space}")
 
 
 class GreedyActor:

@@ -15,12 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from agentlib.backbones.files import replacing as replacing
+from agentlib.backbones.files import checksum, replacing, tensors_of
 from agentlib.core.learner import Learner
 from agentlib.core.names import one_line
 from agentlib.core.source import Source
 from agentlib.experience.ring import Ring
-from agentlib.runs.segments import SMALL, DamagedFile, Segments, StoredRing, checksum, segments_from_json
+from agentlib.runs.segments import SMALL, DamagedFile, Segments, StoredRing, segments_from_json
 
 FORMAT = "agentlib state"
 VERSION = 1
@@ -106,14 +106,14 @@ def load_state(path: str | os.PathLike[str], segments: Segments | None = None) -
         DamagedFile: the file was cut short, or has changed.
         ValueError: the file was not written by `save_state`, or by a later version of agentlib.
     """
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise FileNotFoundError(f"no file {path}")
+    _check_regular(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             _check_version(path, metadata)
-            # Copies: the tensors of an open file are views of it, and would change or vanish with it.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
+            tensors = tensors_of(file)
     except SafetensorError as error:
         raise DamagedFile(f"{path} is cut off, or no safetensors file at all: {one_line(error)}") from None
     if metadata.get("checksum") != checksum(_covered(metadata), tensors):
@@ -122,6 +122,12 @@ def load_state(path: str | os.PathLike[str], segments: Segments | None = None) -
         return decode(json.loads(metadata["tree"]), tensors, segments)
     except Exception as error:  # whatever metadata that nobody wrote lead to
         raise DamagedFile(f"{path} is damaged: its metadata cannot be read ({one_line(repr(error))})") from None
+
+
+def _check_regular(path: str | os.PathLike[str]) -> None:
+    """Opening a pipe would wait for ever."""
+    if not Path(path).is_file():
+        raise DamagedFile(f"{path} is no regular file")
 
 
 def _covered(metadata: Mapping[str, str]) -> str:
@@ -147,6 +153,7 @@ def segments_named(path: str | os.PathLike[str]) -> list[str]:
     Raises:
         DamagedFile: the head cannot be read.
     """
+    _check_regular(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             return list(json.loads((file.metadata() or {}).get("segments", "[]")))

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from agentlib.backbones.files import replacing
+from agentlib.backbones.files import checksum, replacing
 from agentlib.core.names import shown
 from agentlib.experience.ring import Ring, Rows, gathered, still_there, unsaved
 
 FORMAT = "agentlib segment"
+NAME = re.compile(r"[0-9]{8,12}\.safetensors")
+"""The names of segments; a file of another name is none of ours."""
 SMALL = 1 << 23
 """Rings of fewer bytes are written into each checkpoint whole."""
 LARGE = 1 << 26
@@ -63,7 +63,7 @@ class Segments:
         return kept
 
     def _write_file(self, column: Tensor, batch: list[Rows]) -> Segment:
-        number = max((int(path.stem) for path in self.folder.glob("*.safetensors")), default=0) + 1
+        number = max((int(name.partition(".")[0]) for name in self._files()), default=0) + 1
         tensors = {f"{i:06d}": gathered(column, rows) for i, rows in enumerate(batch)}
         segment = Segment(f"{number:08d}.safetensors", batch, checksum(FORMAT, tensors))
         with replacing(self.folder / segment.file) as temporary:
@@ -72,8 +72,11 @@ class Segments:
 
     def clean(self, needed: Iterable[str]) -> None:
         """Deletes the segments that no checkpoint needs any more."""
-        for name in {path.name for path in self.folder.glob("*.safetensors")} - set(needed):
+        for name in self._files() - set(needed):
             (self.folder / name).unlink()
+
+    def _files(self) -> set[str]:
+        return {path.name for path in self.folder.glob("*.safetensors") if NAME.fullmatch(path.name)}
 
 
 class StoredRing(NamedTuple):
@@ -104,19 +107,6 @@ class StoredRing(NamedTuple):
                 raise DamagedFile(f"{path} cannot be read: {error}") from None
 
 
-def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a text, and of the names, dtypes, shapes and bytes of tensors."""
-    found = hashlib.sha256(text.encode(), usedforsecurity=False)
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu()
-        found.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        flat = tensor.reshape(-1)
-        if flat.stride() != (1,):
-            flat = flat.clone(memory_format=torch.contiguous_format)
-        found.update(flat.view(torch.uint8).numpy().data)
-    return found.hexdigest()
-
-
 def segments_from_json(value: Any) -> list[Segment]:
     """Segments from a checkpoint's JSON, which has named tuples as lists.
 
@@ -125,6 +115,6 @@ def segments_from_json(value: Any) -> list[Segment]:
     """
     found = [Segment(str(file), [Rows(*map(int, rows)) for rows in each], str(digest)) for file, each, digest in value]
     for segment in found:
-        if re.fullmatch(r"[0-9]{8,12}\.safetensors", segment.file) is None:
+        if NAME.fullmatch(segment.file) is None:
             raise ValueError(f"a segment is called {shown(segment.file)}")
     return found

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from agentlib.backbones.files import header
+from agentlib.backbones.files import header, json_from
+from agentlib.core.names import printable
 from agentlib.shell.options import Options
 
 Rows = list[tuple[str, str]]
@@ -61,13 +62,14 @@ def inspected(path: Path) -> str:
     rows += more
     width = max(len(name) for name, _ in rows)
     lines = [f"{path}: {kind}", *(f"  {name:<{width}}  {text}" for name, text in rows), "  tensors"]
-    return "\n".join(lines + [f"    {name}  {dtype} {shape}" for name, (dtype, shape) in tensors.items()])
+    lines += [f"    {name}  {dtype} {shape}" for name, (dtype, shape) in tensors.items()]
+    return "\n".join(map(printable, lines))
 
 
 def _described(path: Path, text: str) -> tuple[str, Rows]:
     try:
-        description = dict(json.loads(text))
-    except (TypeError, ValueError, RecursionError):
+        description = dict(json_from(text))
+    except (TypeError, ValueError):
         raise ValueError(f"{path} is damaged: its metadata cannot be read") from None
     kind = str(description.pop("file", "of an unknown kind"))
     about = description.pop("about", {})

@@ -22,6 +22,7 @@ from agentlib.backbones import (
     save_backbone,
     spec_of,
 )
+from agentlib.backbones.files import write_tensors
 from agentlib.policies import QPolicy
 from agentlib.runs.checkpoints import save_state
 
@@ -68,6 +69,7 @@ def test_parameters_and_buffers_move(tmp_path):
     with safe_open(path, "pt") as file:
         described = json.loads(file.metadata()["agentlib"])
         assert set(file.keys()) == set(network.state_dict())
+    assert len(described.pop("checksum")) == 64
     assert described == {"file": "agentlib backbone", "version": 1, "backbone": network.spec}
 
 
@@ -177,7 +179,7 @@ def test_an_error_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
 def described(path, **changes):
     """A file with another description."""
     values = {"file": "agentlib backbone", "version": 1, "backbone": MLP(4, (8,)).spec} | changes
-    save_file(MLP(4, (8,)).state_dict(), path, {"agentlib": json.dumps(values)})
+    write_tensors(path, MLP(4, (8,)).state_dict(), values)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_spec_rebuilds():
 def test_errors_say_what_fits():
     with pytest.raises(ValueError, match="one observation at a time; to learn, give a Prompt"):
         network()(torch.zeros(B, T, 4).double())
-    with pytest.raises(ValueError, match="context is at least 1"):
+    with pytest.raises(ValueError, match="context is between 1 and 4096"):
         network(0)
 
 

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import tracemalloc
 import warnings
 
+import gymnasium
 import minari
 import numpy as np
 import pytest
@@ -156,3 +158,42 @@ def test_actions_outside_the_space_are_named(folder):
         file["episode_1"]["actions"][7] = 9
     with pytest.raises(ValueError, match=r"cartpole/expert-v0'.*episode 1: action 9, at index 7, is not in Discrete"):
         Demonstrations.from_minari("cartpole/expert-v0")
+
+
+def changed_metadata(folder, change):
+    """A dataset whose metadata are others."""
+    found, _ = some(OBSERVATIONS["vector"], ACTIONS["discrete"])
+    found.to_minari("test/changed-v0")
+    path = folder / "test" / "changed-v0" / "data" / "metadata.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    return found
+
+
+def test_claims_of_size_take_no_memory(folder):
+    found = changed_metadata(folder, lambda about: {**about, "total_steps": 10**9})
+    tracemalloc.start()
+    try:
+        assert Demonstrations.from_minari("test/changed-v0").steps == found.steps
+        assert tracemalloc.get_traced_memory()[1] < 1 << 25
+    finally:
+        tracemalloc.stop()
+    shutil.rmtree(folder / "test")
+    for claim in (10**9, "many", None):
+        changed_metadata(folder, lambda about, claim=claim: {**about, "total_episodes": claim})
+        with pytest.raises(ValueError, match=r"episodes cannot be in \d+,\d+ bytes"):
+            Demonstrations.from_minari("test/changed-v0")
+        shutil.rmtree(folder / "test")
+
+
+def test_no_environment_is_made_because_a_dataset_names_it(folder, monkeypatch):
+    """Minari makes it where the metadata have no spaces, and its entry point may be any code."""
+    (folder / "evilminari.py").write_text("raise SystemExit('the file ran code')")
+    monkeypatch.syspath_prepend(folder)
+    spec = json.loads(gymnasium.spec("CartPole-v1").to_json()) | {"entry_point": "evilminari:Env"}
+
+    def change(about):
+        return {key: value for key, value in about.items() if key != "action_space"} | {"env_spec": json.dumps(spec)}
+
+    changed_metadata(folder, change)
+    with pytest.raises(ValueError, match=r"would make the environment.*minari.load_dataset\('test/changed-v0'\)"):
+        Demonstrations.from_minari("test/changed-v0")
