@@ -188,7 +188,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path):
 def test_what_a_killed_run_was_writing_is_deleted(tmp_path):
     with pytest.raises(Killed):
         train("dqn", tmp_path / "run", 20)
-    halves = [tmp_path / "run" / "checkpoints" / ".step.0a.tmp", tmp_path / "run" / ".agent.safetensors.0b.tmp"]
+    halves = [tmp_path / "run" / "checkpoints" / ".step.01234abc.tmp", tmp_path / "run" / ".tmpAb3dE6"]
     for half in halves:
         half.write_bytes(b"half")
     train("dqn", tmp_path / "run")

@@ -20,17 +20,18 @@ from safetensors.torch import save_file
 import agentlib
 from agentlib import Agent
 from agentlib.backbones import MLP, from_spec, load_backbone, save_backbone
-from agentlib.backbones.files import rebuilt
+from agentlib.backbones.files import checksum, rebuilt
 from agentlib.catalog import recipe_of
+from agentlib.experience import Demonstrations, record_episodes
 from agentlib.learners import DQN
 from agentlib.policies import POLICIES, QPolicy
 from agentlib.runs.checkpoints import load_checkpoint, load_state, save_state
 from agentlib.runs.folder import RunFolder
 from agentlib.runs.options import RunOptions, read_record, record_of
-from agentlib.runs.segments import checksum
 from agentlib.sb3.zoo import read_zoo
 from agentlib.sb3.zoo_file import read_zoo_section
 from agentlib.shell.inspect import inspected
+from agentlib.shell.main import main
 from tests.tiny import tiny_run
 
 
@@ -172,6 +173,33 @@ def changed(good):
     yield "a space of no actions", with_(action_space={"type": "Discrete", "n": -3, "start": 0}), tensors
     yield "exploration that is text", with_(exploration_rate="lots"), tensors
     yield "weights with NaN", good[0], {**tensors, first: torch.full_like(tensors[first], float("nan"))}
+    yield "weights that are infinite", good[0], {**tensors, first: torch.full_like(tensors[first], float("inf"))}
+    bits = {"type": "MultiBinary", "n": [2, 10**8]}
+    yield "switches without number", with_(action_space=bits), tensors
+    yield "observations of switches without number", with_(observation_space=bits), tensors
+    yield "switches of a length that is no number", with_(action_space={"type": "MultiBinary", "n": 2.5}), tensors
+    many = {"type": "Dict", "spaces": {str(i): {"type": "Discrete", "n": 2, "start": 0} for i in range(80_000)}}
+    yield "an observation of very many parts", with_(observation_space=many), tensors
+    nested = {"type": "Tuple", "spaces": []}
+    yield (
+        "an observation of very many empty parts",
+        with_(observation_space={**nested, "spaces": [nested] * 80_000}),
+        tensors,
+    )
+    yield "another observation space", with_(observation_space={**box, "shape": [5], "low": 0.0, "high": 1.0}), tensors
+    yield "more actions than values", with_(action_space={"type": "Discrete", "n": 3, "start": 0}), tensors
+    yield (
+        "real actions of a policy of values",
+        with_(action_space={**box, "shape": [1], "low": 0.0, "high": 1.0}),
+        tensors,
+    )
+    yield (
+        "several choices of a policy of one",
+        with_(action_space={"type": "MultiDiscrete", "nvec": [2, 2], "start": [0, 0]}),
+        tensors,
+    )
+    yield "exploration of more than everything", with_(exploration_rate=1.5), tensors
+    yield "exploration that is no number", with_(exploration_rate=float("nan")), tensors
     yield "weights of another shape", good[0], {**tensors, first: torch.zeros(3, 3)}
     yield "weights that are integers", good[0], {**tensors, first: tensors[first].long()}
     yield "weights that are missing", good[0], {name: t for name, t in tensors.items() if name != first}
@@ -179,7 +207,10 @@ def changed(good):
 
 
 def written(path, description, tensors, text=None):
-    save_file(tensors, path, metadata={"agentlib": text or json.dumps(description)})
+    """The file, with a right checksum."""
+    description = {key: value for key, value in (description or {}).items() if key != "checksum"}
+    whole = {**description, "checksum": checksum(json.dumps(description), tensors)}
+    save_file(tensors, path, metadata={"agentlib": text or json.dumps(whole)})
     return path
 
 
@@ -243,6 +274,7 @@ def refused(path, load):
     message = str(caught.value)
     assert str(path) in message, message
     assert "\n" not in message
+    assert message.isprintable()
     assert len(message) < 1000
     assert time.process_time() - started < 1.0
     return message
@@ -264,6 +296,7 @@ DECODER = named("mlp_decoder", input_dim=20_002, shape=[1], hidden=[1])
 HOARDS = {
     "a schedule of a billion steps": named("diffusion", denoiser=DENOISER, shape=[2, 3], noise_steps=10**9),
     "a table of all pairs of classes": named("generator", decoder=DECODER, latent_dim=2, n_classes=20_000),
+    "a memory of ten million steps": named("transformer_decoder", input_dim=4, dim=8, layers=1, heads=1, window=10**7),
     "a table of all windows": named(
         "swin", shape=[1, 4096, 4096], patch=1, dim=8, depths=[2], heads=[1], window=2, mlp_ratio=1
     ),
@@ -282,6 +315,9 @@ def test_networks_that_need_more_memory_than_their_weights_are_refused(name, tmp
 
 
 ENDLESS = {
+    "returns": named(
+        "return_conditioned", encoder=named("mlp", input_dim=4, hidden=[8]), actions=2, dim=8, layers=1, context=10**6
+    ),
     "patches": named("vit", shape=[1, 10**12, 10**12], patch=3, dim=8, layers=1, heads=2),
     "windows": named("swin", shape=[1, 10**12, 10**12], patch=2, dim=8, depths=[1], heads=[1]),
     "kernels": named("cnn", shape=[1, 4, 4], layers=[[4, 99, 99]] * 300),
@@ -369,6 +405,16 @@ def test_settings_that_do_not_fit_the_learner_are_refused(line, tmp_path):
         lambda record: {**record, "config": {"gamma": "x" * 3000}},
         lambda record: {**record, "config": {"x" * 3000: 1}},
         lambda record: {**record, "config": {"learning_rate": {"schedule": []}}},
+        lambda record: {**record, "config": {"batch_size": 10**400}},
+        lambda record: {**record, "config": {"gamma": float("nan")}},
+        lambda record: {**record, "n_envs": 10**6},
+        lambda record: {**record, "n_envs": 10**400},
+        lambda record: {**record, "steps": 10**400},
+        lambda record: {**record, "steps": -5},
+        lambda record: {**record, "n_eval_episodes": 10**400},
+        lambda record: {**record, "threads": 10**6},
+        lambda record: {**record, "device": "evil"},
+        lambda record: {**record, "env": "\x1b[2Jhidden", "precision": "\x1b[2J"},
     ],
 )
 def test_the_record_of_a_run_is_refused(change, tmp_path):
@@ -382,9 +428,75 @@ def test_the_record_of_a_run_is_refused(change, tmp_path):
 
 
 def test_a_record_that_is_no_json_is_refused(tmp_path):
-    for content in (b"{", b"\xff", b"[" * 5000, b"9" * 5000):
+    twice = b'{"what": "dqn", "what": "dqn", "config": {}}'
+    for content in (b"{", b"\xff", b"[" * 5000, b"9" * 5000, twice):
         (tmp_path / "config.json").write_bytes(content)
         refused(tmp_path, lambda: read_record(RunFolder(tmp_path)))
+
+
+@pytest.mark.parametrize("device", ["meta", "xla"])
+def test_a_device_that_computes_nothing_here_is_refused(device):
+    with pytest.raises(ValueError, match=f"device='{device}' cannot be used here"):
+        tiny_run(device=device)
+
+
+def saved_files(folder):
+    """An agent, a backbone and demonstrations, with their readers."""
+    agent = tiny_run(env="CartPole-v1", steps=30)
+    demonstrations = record_episodes(agent, "CartPole-v1", episodes=2)
+    yield agent.save(folder / "agent"), Agent.load
+    yield save_backbone(agent.backbone, folder / "backbone"), load_backbone
+    yield demonstrations.save(folder / "demonstrations"), Demonstrations.load
+
+
+def test_every_flipped_bit_is_found(tmp_path):
+    generator = np.random.default_rng(0)
+    for path, load in saved_files(tmp_path):
+        content = path.read_bytes()
+        load(path)
+        places = [*range(40), *generator.integers(len(content), size=200).tolist()]
+        for place in places:
+            changed = bytearray(content)
+            changed[place] ^= 1 << int(generator.integers(8))
+            path.write_bytes(changed)
+            refused(path, lambda load=load, path=path: load(path))
+
+
+def test_a_file_without_a_checksum_is_refused(tmp_path):
+    for path, load in saved_files(tmp_path):
+        description, tensors = parts_of(path)
+        del description["checksum"]
+        save_file(tensors, path, {"agentlib": json.dumps(description)})
+        assert "checksum" in refused(path, lambda load=load, path=path: load(path))
+
+
+def test_what_is_written_twice_is_the_same_twice(tmp_path):
+    agent = tiny_run(steps=30)
+    written = {agent.save(tmp_path / f"{number}").read_bytes() for number in range(20)}
+    assert len(written) == 1
+
+
+ESCAPE = "\x1b[2J\x1b]0;owned\x07\u202e"
+"""Clears a terminal, names its window, and turns the text round."""
+
+
+def test_a_terminal_is_not_told_what_to_do(honest, tmp_path, capsys):
+    description, tensors = parts_of(honest)
+    description["about"] = {"learner": ESCAPE, ESCAPE: 1}
+    path = written(tmp_path / "shown.safetensors", description, {**tensors, ESCAPE: torch.zeros(1)})
+    texts = [inspected(path), refused(path, lambda: Agent.load(path))]
+    spec = {"name": "q", "arguments": {ESCAPE: 1}}
+    written(path, {**description, "policy": spec}, tensors)
+    texts.append(refused(path, lambda: Agent.load(path)))
+    (tmp_path / "dqn.yml").write_text('"\\x1b[2J": {gamma: 0.9}\n')
+    texts.append(refused(tmp_path, lambda: read_zoo(tmp_path / "dqn.yml", "CartPole-v1", recipe_of("dqn"))))
+    table = tmp_path / "table.csv"
+    table.write_text(f"a,b{ESCAPE}\n1,2\n1,x\n")
+    assert main(["train", "classifier", "--data", f"{table}#c", "--out", str(tmp_path / "run")]) == 1
+    texts.append(capsys.readouterr().err)
+    for text in texts:
+        assert text.replace("\n", "").isprintable(), text
+        assert "\\x1b[2J" in text
 
 
 def checkpoint_with(path, tree, version="1"):
@@ -439,10 +551,7 @@ WATCHED = """
 import resource, sys
 import torch, numpy, gymnasium, safetensors, agentlib
 from agentlib import Agent
-try:
-    Agent.load(sys.argv[1])  # what is imported late, is imported now
-except ValueError:
-    pass
+Agent.load(sys.argv.pop()).act(numpy.zeros(4))  # what is imported late, is imported now
 torch.linspace(0.0, 1.0, 2, device="meta")  # this, too, imports what is written as text
 allowed, seen = set(sys.argv[1:]), []
 def hook(event, arguments):
@@ -474,8 +583,8 @@ print(grown)
 
 
 @pytest.mark.slow
-def test_nothing_else_is_opened_started_or_hoarded(zoo, tmp_path):
-    paths = [str(path) for path in zoo.values()]
+def test_nothing_else_is_opened_started_or_hoarded(zoo, honest, tmp_path):
+    paths = [*map(str, zoo.values()), str(honest)]
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, *paths], capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False
     )

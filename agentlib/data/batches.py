@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agentlib.backbones.files import checksum
 from agentlib.core.schedules import Clock
 from agentlib.core.source import Source
 from agentlib.data.datasets import Dataset
@@ -81,6 +82,9 @@ class Batches(Source):
     def epoch_updates(self) -> int:
         """Updates that go once through the data, rounded up."""
         return -(-len(self.x) // len(self.rows))
+
+    def fingerprint(self) -> str:
+        return checksum("", {"x": self.x} if self.y is None else {"x": self.x, "y": self.y})
 
     def advance(self) -> None:
         while len(self.queue) < len(self.rows):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agentlib.backbones.files import checksum
 from agentlib.core.schedules import Clock
 from agentlib.core.source import Source
 from agentlib.core.spaces import action_from_space, leaf_dtype, leaf_shape, leaf_spaces
@@ -119,6 +120,9 @@ class Episodes(Source):
         self.register_buffer("x", data.x, persistent=False)
         self.register_buffer("rows", torch.zeros(tasks, shots + queries, ways, dtype=torch.int64))
 
+    def fingerprint(self) -> str:
+        return checksum("", {"x": self.x, "rows": torch.from_numpy(np.concatenate(self.members))})
+
     def advance(self) -> None:
         count = self.shots + self.queries
         for task in range(self.tasks):
@@ -183,6 +187,9 @@ class Pools(Source):
             raise ValueError("there are no labelled steps to learn from")
         x, y = (torch.stack([part[:count] for part in column]) for column in zip(*pairs, strict=True))
         return cls(x, y, shots, queries, tasks, seed)
+
+    def fingerprint(self) -> str:
+        return checksum("", {"x": self.x, "y": self.y})
 
     def advance(self) -> None:
         self.task.copy_(torch.from_numpy(self.generator.permutation(len(self.x))[: self.tasks, None]))

@@ -188,6 +188,9 @@ class DemonstrationBatches(Source):
         """Number of updates in these passes over the labelled steps, rounded up."""
         return max(round(epochs * self.feed.epoch_updates), 1)
 
+    def fingerprint(self) -> str:
+        return self.feed.demonstrations.fingerprint()
+
     def advance(self) -> None:
         """Chooses the next batch."""
         self.feed.choose(self.generator)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from agentlib.backbones import Prompt
+from agentlib.backbones.files import checksum
 from agentlib.core.source import Source
 from agentlib.core.spaces import action_from_space, leaf_dtype, leaf_spaces, unflatten
 from agentlib.experience.demonstration_batches import Labelled
@@ -64,6 +65,10 @@ class ReturnBatches(Source):
         for name, column in columns.items():
             # Not persistent: the data are not part of a checkpoint.
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(column)), persistent=False)
+
+    def fingerprint(self) -> str:
+        names = [*self._leaves, "begin", "action", "return_to_go"]
+        return checksum("", {name: getattr(self, name) for name in names})
 
     def sample(self) -> Labelled:
         """A batch of stretches; the observation is a `Prompt`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,12 +13,17 @@ from torch import nn
 
 from agentlib.agent import Agent
 from agentlib.backbones import save_backbone
+from agentlib.backbones.files import json_from
 from agentlib.core.learner import Learner
+from agentlib.core.names import one_line, shown
 from agentlib.core.source import Source
 from agentlib.plots.report import provenance, write_json
 from agentlib.runs.checkpoints import load_checkpoint, save_checkpoint, segments_named
 from agentlib.runs.segments import DamagedFile, Segments
 
+CHECKPOINT = re.compile(r"step_[0-9]{12,}\.safetensors")
+HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|\.tmp[0-9A-Za-z]{6}")
+"""The names of files that a killed run was writing: ours, and those of safetensors."""
 KEEP = 2
 """Checkpoints kept besides the agent."""
 
@@ -31,7 +36,9 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.given = Path(path)
+        """As the caller says it, for messages."""
+        self.path = self.given.absolute()  # the program may change its folder meanwhile
         self.segments = Segments(self.path / "replay")
 
     @property
@@ -44,16 +51,33 @@ class RunFolder:
         """What a run writes when it ends."""
         return self.path / "results.json"
 
+    def check(self, is_new: bool = False) -> None:
+        """Raises ValueError where a run could change files that are not its own.
+
+        A new run needs an empty folder, but for hidden files; any run one without links that lead elsewhere.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.given} is a file, and a run needs a folder")
+        if is_new and self.config_file.exists():
+            hint = f"choose another folder with out=..., or go on with resume={str(self.given)!r}"
+            raise ValueError(f"{self.given} holds a run already: {hint}")
+        for place in (self.path, self.path / "checkpoints", self.segments.folder):
+            for entry in sorted(place.iterdir()) if place.is_dir() else ():
+                where = f"{entry.parent}/{shown(entry.name)}"
+                if entry.is_symlink():
+                    raise ValueError(f"{where} is a symbolic link, which no run follows: put the file itself there")
+                if is_new and not entry.name.startswith("."):
+                    raise ValueError(f"{where} is of no run: a new run needs a folder that is empty, or not there yet")
+
     def create(self, record: Mapping[str, Any]) -> None:
         """Makes the folder and writes `config.json`.
 
         Raises:
-            ValueError: the folder holds a run already.
+            ValueError: the folder holds a run already, or other things.
         """
-        if self.config_file.exists():
-            hint = f"choose another folder with out=..., or go on with resume={str(self.path)!r}"
-            raise ValueError(f"{self.path} holds a run already: {hint}")
+        self.check(is_new=True)
         self.path.mkdir(parents=True, exist_ok=True)
+        self.sweep()
         write_json(self.config_file, {**record, **provenance()})
 
     def record(self) -> dict[str, Any]:
@@ -65,18 +89,19 @@ class RunFolder:
         """
         path = self.config_file
         if not path.is_file():
-            raise FileNotFoundError(f"no run in {self.path}: it has no config.json")
+            raise FileNotFoundError(f"no run in {self.given}: it has no config.json")
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is damaged: {error}") from None
+            record = json_from(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {one_line(error)}") from None
         if not isinstance(record, dict):
             raise ValueError(f"{path} is damaged: it does not hold the fields of a run")
         return record
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints, oldest first."""
-        return sorted((self.path / "checkpoints").glob("step_*.safetensors"))
+        found = (self.path / "checkpoints").glob("step_*.safetensors")
+        return sorted(path for path in found if CHECKPOINT.fullmatch(path.name))
 
     def save(self, learner: Learner, source: Source, extra: Mapping[str, Any] | None = None) -> Path:
         """Writes a checkpoint; only the last ones are kept."""
@@ -85,7 +110,8 @@ class RunFolder:
         checkpoint = folder / f"step_{int(source.clock.steps):012d}.safetensors"
         save_checkpoint(checkpoint, learner, source, extra, self.segments)
         for old in self.checkpoints()[:-KEEP]:
-            old.unlink()
+            if old.is_file():
+                old.unlink()
         with suppress(DamagedFile):  # one that cannot be read may need any of them
             self.segments.clean(name for kept in self.checkpoints() for name in segments_named(kept))
         return checkpoint
@@ -101,8 +127,9 @@ class RunFolder:
     def sweep(self) -> None:
         """Deletes what a killed run was writing."""
         for folder in (self.path, self.path / "checkpoints", self.segments.folder):
-            for half_written in folder.glob(".*.tmp"):
-                half_written.unlink(missing_ok=True)
+            for file in folder.glob(".*"):
+                if HALF_WRITTEN.fullmatch(file.name) and file.is_file():
+                    file.unlink(missing_ok=True)
 
     def load(self, learner: Learner, source: Source) -> dict[str, Any]:
         """Puts the newest checkpoint into a learner and a source of the same structure; returns its `extra`.

@@ -77,7 +77,7 @@ def check(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be {wanted}, not {shown(value)}")
 
 
-def _is_whole(value: Any, low: int, high: float = float("inf")) -> bool:
+def _is_whole(value: Any, low: int, high: int = 2**63) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(low <= value < high)
 
 
@@ -106,9 +106,12 @@ def _is_backbone(value: Any) -> bool:
     return _is_path(value) or isinstance(value, Mapping | nn.Module)
 
 
+MOST_ENVS = 10_000
+"""Environments of one run: more is a mistake, in a call or in a file, that takes long and much memory."""
+
 FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "env": (_is_given, "an environment's id such as CartPole-v1, an environment, or a function that makes one"),
-    "n_envs": (partial(_is_whole, low=1), "a whole number from 1"),
+    "n_envs": (partial(_is_whole, low=1, high=MOST_ENVS + 1), f"a whole number from 1 to {MOST_ENVS:,}"),
     "env_kwargs": (lambda value: isinstance(value, Mapping), "a dictionary of the environment's arguments"),
     "data": (_is_given, "a name of `agentlib list data`, a path, or the data"),
     "demos": (_is_given, "a path, minari:ID, or the demonstrations"),
@@ -125,7 +128,10 @@ FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "progress": (partial(_is_one_of, names=("table",)), 'True (a bar), "table" or False'),
     "compile": (partial(_is_one_of, names=("auto", "try", "eager")), 'True, False, "auto", "try" or "eager"'),
     "precision": (lambda value: value in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
-    "threads": (lambda value: value == "auto" or _is_whole(value, 1), 'a whole number from 1, "auto" or None'),
+    "threads": (
+        lambda value: value == "auto" or _is_whole(value, 1, 1025),
+        'a whole number from 1 to 1024, "auto" or None',
+    ),
 }
 """What `train` can be given, by the option's name: a test of it, and what it must be, in words."""
 
@@ -147,9 +153,11 @@ class Record(_Recorded):  # type: ignore[misc]
     has_own_recipe: bool
     """Whether the recipe was the user's own."""
     from_agent: bool
+    fingerprint: str | None
+    """Of the data, as `Source.fingerprint` has it."""
 
 
-def record_of(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
+def record_of(recipe: Recipe, options: RunOptions, fingerprint: str | None = None) -> dict[str, Any]:
     """The facts that `resume` needs, as JSON. Objects that were given have to be given again."""
     values: dict[str, Any] = {name: getattr(options, name) for name in RECORDED}
     objects = [name for name in ORIGINS if not isinstance(values[name], str | Path | None)]
@@ -168,6 +176,7 @@ def record_of(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
         "objects": objects,
         "has_own_recipe": recipe.name not in LEARNERS or recipe_of(recipe.name) is not recipe,
         "from_agent": options.agent is not None,
+        "fingerprint": fingerprint,
     }
 
 
@@ -185,6 +194,8 @@ def read_record(folder: RunFolder, what: Any = None) -> tuple[Record, Recipe, Ru
     try:
         fields = [field.name for field in dataclasses.fields(Record)]
         record = config_from_json(Record, {name: content[name] for name in fields if name in content})
+        if record.steps is not None and not _is_whole(record.steps, 1):
+            raise ValueError(f"steps is the length of the run, a whole number from 1, not {shown(record.steps)}")
         if record.has_own_recipe and what is None:
             name = shown(record.what)
             raise ValueError(f"the run was of a recipe of your own, {name}: give it as the first argument")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from agentlib.backbones.files import replacing
 from agentlib.core.config import config_to_json
 from agentlib.core.names import readable
 from agentlib.core.recipe import Problem, Recipe
@@ -40,7 +41,8 @@ def write_report(path: Path, recipe: Recipe, problem: Problem, result: Result, f
     page = Report(
         f"{recipe.name} on {subject}", f"{recipe.summary}. Seed {problem.seed}.", tuple(cards), tuple(sections)
     )
-    path.write_text(page.html(), encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(page.html(), encoding="utf-8")
 
 
 def _text(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import MISSING, fields, replace
@@ -13,8 +14,10 @@ from torch import nn
 
 from agentlib.agent import Agent
 from agentlib.core.host import torch_threads
+from agentlib.core.names import one_line, shown
 from agentlib.core.recipe import Recipe, is_large
 from agentlib.engine.loop import Compile, Precision
+from agentlib.envs.checks import EnvironmentFailure
 from agentlib.envs.making import is_made
 from agentlib.runs.folder import RunFolder
 from agentlib.runs.lock import locked
@@ -102,6 +105,10 @@ def _resumed(what: Any, path: Path, given: RunOptions, callback: Callback | None
             f"a run is resumed with its own settings{length}: {', '.join(changed)} cannot be changed; {hint}"
         )
     record, recipe, options = read_record(RunFolder(path), what)
+    if ":" in (options.env or "") and given.env is None:
+        raise ValueError(
+            f"{path} names the environment {shown(options.env)}, whose module would be imported: give env= again"
+        )
     for name in record.objects:
         if getattr(given, name) in (None, "auto"):
             kind = "trained on a backbone of your own" if name == "backbone" else f"given its {name} as an object"
@@ -119,19 +126,30 @@ def _trained(
     """Assembles the job and trains it, or goes on with what is in the folder."""
     if options.eval_every is not None and is_made(options.env):
         raise ValueError("eval_every needs env= as an id or a factory: it evaluates in an environment of its own")
-    job = recipe.job(options)
+    folder = None if options.out is None else RunFolder(options.out)
+    if folder is not None:
+        folder.check(is_new=resumed is None)
+    try:
+        job = recipe.job(options)
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # of settings that somebody changed
+        if folder is None or resumed is None or isinstance(error, EnvironmentFailure):
+            raise
+        raise ValueError(f"{folder.config_file}: the run cannot be put together: {one_line(error)}") from error
     try:
         if options.eval_every is not None and not job.judge.evaluates:
             raise ValueError("there is nothing to evaluate on: leave out eval_every, or give what is held out")
-        folder = None if options.out is None else RunFolder(options.out)
-        if folder is not None and resumed is None:
-            folder.create(record_of(recipe, options))
         threads = options.threads
         if threads == "auto":
             threads = None if is_large(job.learner) else 1
         with torch_threads(threads), nullcontext() if folder is None else locked(folder.path):
             training = Training(recipe, job, options, folder, callback)
+            if folder is not None and resumed is None:
+                folder.create(record_of(recipe, options, job.source.fingerprint()))
             if resumed is not None:
+                if resumed.fingerprint not in (None, job.source.fingerprint()):
+                    warnings.warn(
+                        "the data have changed since the run began, and it goes on with the new ones", stacklevel=3
+                    )
                 training.resume(needs_checkpoint=resumed.from_agent)
             return training.go()
     finally:

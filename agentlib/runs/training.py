@@ -6,6 +6,7 @@ import json
 import math
 import time
 import warnings
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,7 +106,7 @@ class Training:
                     self._numbers(clock, update)
                     self._save()
             return self._finish(self.folder)
-        except (KeyboardInterrupt, Exception) as stop:
+        except (KeyboardInterrupt, SystemExit, CancelledError, Exception) as stop:
             # After a loss that is NaN the weights are worth nothing; after anything else they are.
             if self.folder is not None and not isinstance(stop, Diverged):
                 self._rescue(stop, self.folder)
@@ -146,7 +147,7 @@ class Training:
         saved_in = None
         try:
             self._save()
-            note, saved_in = f"what was learned so far is in {folder.path}", folder.path
+            note, saved_in = f"what was learned so far is in {folder.given}", folder.path
         except KeyboardInterrupt as again:
             again.add_note(f"at once, nothing more was saved; {_last_good(folder)}")
             again.saved_in, again.step = None, self.step  # type: ignore[attr-defined]

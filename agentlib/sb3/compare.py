@@ -31,6 +31,7 @@ from agentlib.envs.making import make_env
 from agentlib.experience.evaluation import FIRST_EPISODE_SEED, evaluate
 from agentlib.experience.video import record
 from agentlib.families.control import SEED as CHECK_SEED
+from agentlib.runs.folder import RunFolder
 from agentlib.runs.plan import Plan, plan
 from agentlib.runs.train import train
 from agentlib.sb3.comparison import Comparison, Run, Side
@@ -82,7 +83,7 @@ def compare(
         ImportError: if Stable-Baselines3 is absent, naming the extra.
         TypeError: if the environment is an instance, SB3 takes no such actions, or it has no counterpart of `what`.
         ValueError: if SB3 lacks an option that the config uses (and `strict`), a name is unknown, there are no seeds
-            below 2**30, `out` holds results already or is missing for a film, or `eval_every` is above `steps`.
+            below 2**30, `out` holds something or is missing for a film, or `eval_every` is above `steps`.
     """
     _check_arguments(env, film, out)
     import_sb3()
@@ -206,10 +207,13 @@ def _chosen(seeds: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def _empty(out: str | Path | None) -> Path | None:
-    folder = None if out is None else Path(out)
-    if folder is not None and any((folder / name).exists() for name in ("config.json", "results.json")):
-        raise ValueError(f"{folder} holds results already: choose another folder with out=...")
-    return folder
+    if out is None:
+        return None
+    folder = RunFolder(out)
+    if folder.results_file.exists():
+        raise ValueError(f"{folder.given} holds results already: choose another folder with out=...")
+    folder.check(is_new=True)
+    return folder.path
 
 
 def _check_arguments(env: EnvSource, film: bool, out: str | Path | None) -> None:

@@ -54,8 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _run(arguments)
         sys.stdout.flush()
         return code
-    except SystemExit as stop:  # tyro has printed help, or what is wrong
-        return int(stop.code or 0)
+    except SystemExit as stop:  # tyro has printed help, or what is wrong; or an environment ended the program
+        for note in getattr(stop, "__notes__", []):
+            print(f"agentlib: stopped; {note}", file=sys.stderr)
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BrokenPipeError as broken:  # `agentlib list | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if arguments[:1] != ["train"]:
@@ -134,7 +136,9 @@ def _failure(error: BaseException) -> tuple[int, str]:
 def _readable(error: BaseException) -> str:
     from gymnasium.error import Error
 
-    text = " ".join(str(error).split())
+    from agentlib.core.names import printable
+
+    text = printable(" ".join(str(error).split()))
     for python, shell in SPELLINGS.items():
         text = re.sub(python, shell, text)
     known: tuple[type[BaseException], ...] = (ValueError, OSError, ImportError, ArithmeticError, MemoryError, Error)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import agentlib
+from agentlib.core.names import printable
 from agentlib.core.recipe import Recipe
 from agentlib.runs.folder import RunFolder
 from agentlib.runs.options import ORIGINS, RunOptions, read_record
@@ -90,7 +91,8 @@ def _train(options: Any, choice: Choice) -> int:
     asked = None if options.out is None else Path(options.out)
     with folder_for(f"{choice.recipe.name}-{subject}", asked) as folder:
         print_settings(f"{choice.recipe.name} on {subject}: {length}seed {options.seed}", config, choice)
-        return _learn(folder, choice.recipe, shown, {**given, **vars(config), "steps": steps, "out": folder})
+        arguments = {**given, **vars(config), "steps": steps, "out": folder}
+        return _learn(folder, choice.recipe, given.get("env"), shown, arguments)
 
 
 def _resume(what: str | None, options: Resume) -> int:
@@ -107,13 +109,13 @@ def _resume(what: str | None, options: Resume) -> int:
         state = f"stopped at step {step:,}{total}"
         if recorded.steps is None or step >= recorded.steps:
             state = f"has finished its {count(recorded.steps or step, 'step')}"
-    print(f"{record.what} on {subject}, in {options.resume}: {state}\n", flush=True)
+    print(printable(f"{record.what} on {subject}, in {options.resume}: {state}") + "\n", flush=True)
     shown = [f"{name}={value!r}" for name, value in recorded.env_kwargs.items()]
-    arguments = {"resume": options.resume, "env": env, "progress": _progress(options.progress)}
-    return _learn(options.resume, own, shown, arguments)
+    arguments = {"resume": options.resume, "env": options.env, "progress": _progress(options.progress)}
+    return _learn(options.resume, own, env, shown, arguments)
 
 
-def _learn(folder: Path, what: Any, shown_kwargs: Sequence[str], arguments: dict[str, Any]) -> int:
+def _learn(folder: Path, what: Any, env: str | None, shown_kwargs: Sequence[str], arguments: dict[str, Any]) -> int:
     latest: dict[str, float] = {}
     try:
         with saving_on_sigterm():
@@ -124,11 +126,11 @@ def _learn(folder: Path, what: Any, shown_kwargs: Sequence[str], arguments: dict
         raise
     if isinstance(product, agentlib.Agent):
         given = f" --env-kwargs {shlex.join(shown_kwargs)}" if shown_kwargs else ""
-        _print_agent(folder, f"{arguments.get('env') or 'ID'}{given}", latest or _numbers(folder))
+        _print_agent(folder, printable(f"{env or 'ID'}{given}"), latest or _numbers(folder))
         return 0
     print(f"\n{product}")
     for picture in product.pictures:
-        print(f"picture: {picture}")
+        print(f"picture: {folder / picture.name}")
     if product.agent is not None:
         print(f"The model is in {folder / 'agent.safetensors'}: Agent.load(path).act(x) predicts")
     print(f"The run is in {folder}; its report is {folder / 'report.html'}")
