@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from agentlib.backbones import MLP, Backbone, Chain, NatureCNN, Nested, OneHot, RunningNorm
 from agentlib.backbones.layers import ACTIVATIONS
+from agentlib.core.names import LONGEST, one_line, printable
 from agentlib.core.randomness import host_generator_kept
 from agentlib.core.spaces import choices
 from agentlib.policies.continuous import DeterministicPolicy
@@ -81,8 +82,13 @@ def converted(
         read = replace(look_at(model), **{name: space for name, space in given.items() if space is not None})
     else:
         raise TypeError(f"from_sb3 takes a path or a model of Stable-Baselines3, not {type(model).__name__}")
-    with host_generator_kept():  # the first weights, which are overwritten, are nobody's to draw
-        policy = _Conversion(read).policy()
+    try:
+        with host_generator_kept():  # the first weights, which are overwritten, are nobody's to draw
+            policy = _Conversion(read).policy()
+    except Exception as error:  # whatever the settings in a file lead to
+        if not isinstance(model, str | Path):
+            raise
+        raise ValueError(f"{model}: {one_line(error)}") from error
     for parameter in policy.parameters():  # whatever the host's default dtype
         parameter.data = parameter.data.float()
     return policy.eval(), read
@@ -315,10 +321,10 @@ def _class_name(given: Any) -> str:
     """Of a class, or of the text "<class 'torch.nn.modules.activation.ReLU'>"."""
     if isinstance(given, type):
         return given.__name__
-    names = re.findall(r"\w+", str(given))
+    names = re.findall(r"\w+", str(given)[-LONGEST:])
     return names[-1] if names else str(given)
 
 
 def _some(names: Any) -> str:
-    shown = list(names)[:6]
-    return ", ".join(shown) + (", ..." if len(shown) < len(names) else "")
+    first = [printable(name[:LONGEST]) for name in list(names)[:6]]
+    return ", ".join(first) + (", ..." if len(first) < len(names) else "")

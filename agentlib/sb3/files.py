@@ -22,13 +22,22 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from agentlib.core.names import LONGEST, one_line, shown
 from agentlib.core.spaces import space_from_json
 
-LARGEST = {"data": 1 << 28, "policy.pth": 1 << 32}
-"""Bytes of an entry, unpacked; more is refused before it is read."""
-MOST_NUMBERS = 1 << 26
-"""In one observation or action."""
 VERSION_ENTRY = "_stable_baselines3_version"
+SMALL = 1 << 10
+LARGEST = {"data": 1 << 28, "policy.pth": 1 << 32, VERSION_ENTRY: SMALL}
+"""Bytes of an entry, unpacked; more is refused before it is read."""
+MOST_TIMES = 20
+"""How many times as large as it is packed a larger entry may be; Stable-Baselines3 does not pack at all."""
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+MOST_VALUES = 1 << 20
+"""In `data`."""
+LONGEST_TEXT = 1 << 19
+"""Characters of a space as text."""
+MOST_NUMBERS = 1 << 22
+"""In one observation or action."""
 _NUMBER = r"[-+]?(?:inf|\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?)"
 
 
@@ -77,20 +86,18 @@ def read_sb3_file(
         raise FileNotFoundError(f"no model file at {path}")
     try:
         with zipfile.ZipFile(found) as archive:
-            data = json.loads(_entry(archive, "data"))
+            data = _json(_entry(archive, "data"))
             weights = _weights(_entry(archive, "policy.pth"))
-            version = archive.read(VERSION_ENTRY)[:20].decode() if VERSION_ENTRY in archive.namelist() else "unknown"
+            known = VERSION_ENTRY in archive.namelist()
+            version = _entry(archive, VERSION_ENTRY)[:20].decode() if known else "unknown"
         if not isinstance(data, dict):
             raise ValueError("its data is no JSON object")
-    except (
-        zipfile.BadZipFile,
-        zipfile.LargeZipFile,
-        RuntimeError,
-        OSError,
-    ) as error:  # of damaged zips, and nested JSON
-        raise ValueError(f"{found} is no model file of Stable-Baselines3, or it is damaged: {error}") from None
     except ValueError as error:  # of JSON and of Unicode too
-        raise ValueError(f"{found} is no model file of Stable-Baselines3: {error}") from None
+        raise ValueError(f"{found} is no model file of Stable-Baselines3: {one_line(error)}") from None
+    except Exception as error:  # of damaged zips, and of nested JSON
+        raise ValueError(
+            f"{found} is no model file of Stable-Baselines3, or it is damaged: {one_line(error)}"
+        ) from None
     kwargs = data.get("policy_kwargs")
     rate = data.get("exploration_rate")
     return SB3Model(
@@ -98,7 +105,7 @@ def read_sb3_file(
         observation_space=_space(found, data, "observation_space") if observation_space is None else observation_space,
         action_space=_space(found, data, "action_space") if action_space is None else action_space,
         policy_kwargs=kwargs if isinstance(kwargs, dict) else {},
-        exploration_rate=float(rate) if isinstance(rate, int | float) else 0.0,
+        exploration_rate=float(rate) if isinstance(rate, int | float) and 0 <= rate <= 1 else 0.0,
         version=version,
     )
 
@@ -110,7 +117,16 @@ def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
         raise ValueError(f"it has no entry {name!r}") from None
     if info.file_size > LARGEST[name]:
         raise ValueError(f"its entry {name!r} would unpack to {info.file_size:,} bytes, over {LARGEST[name]:,}")
+    packed = min(info.compress_size, Path(str(archive.filename)).stat().st_size)
+    if info.file_size > MOST_TIMES * packed + SMALL:
+        raise ValueError(f"its entry {name!r} would unpack to {info.file_size:,} bytes, from {packed:,}")
     return archive.read(info)  # at most as much as was declared
+
+
+def _json(content: bytes) -> Any:
+    if sum(map(content.count, (b"[", b"{", b","))) > MOST_VALUES:
+        raise ValueError(f"its data hold more than {MOST_VALUES:,} values")
+    return json.loads(content.decode())  # of bytes it would guess the encoding
 
 
 def _weights(content: bytes) -> dict[str, Tensor]:
@@ -122,15 +138,19 @@ def _weights(content: bytes) -> dict[str, Tensor]:
     try:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # noqa: TID251 - the one place
     except Exception as error:  # torch's own kinds of errors, and those of what a damaged file makes it do
-        reason = str(error).strip().partition("\n")[0]
+        reason = one_line(str(error).strip().partition("\n")[0])
         raise ValueError(f"its weights cannot be read safely: {reason}") from None
     if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):
         raise ValueError("its weights are no dictionary of tensors")
+    total = 0
     for name, tensor in loaded.items():
-        plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.is_floating_point()
-        # A tensor can claim to be larger than what is stored for it.
+        plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.dtype in FLOATS
+        # A tensor can claim to be larger than what is stored for it, and several of them the same memory.
         if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise ValueError(f"its weights {name!r} are no plain tensor of numbers")
+            raise ValueError(f"its weights {shown(name)} are no plain tensor of numbers")
+        total += tensor.numel() * tensor.element_size()
+        if total > MOST_TIMES * len(content) or not tensor.isfinite().all():
+            raise ValueError(f"its weights {shown(name)} hold NaN or infinities, or more than the file does")
     return loaded
 
 
@@ -140,16 +160,16 @@ def _weights(content: bytes) -> dict[str, Tensor]:
 def _space(path: Path, data: Mapping[str, Any], name: str) -> spaces.Space[Any]:
     try:
         return space_from_json(_described(data[name]))
-    except (KeyError, TypeError, ValueError, SyntaxError, AttributeError, RecursionError, MemoryError) as error:
+    except Exception as error:  # whatever a text leads to that Gymnasium did not write
         raise ValueError(
             f"{path} does not give its {name.replace('_', ' ')} in a form that can be read without unpickling: pass "
-            f"{name}=..., such as env.{name} ({error})"
+            f"{name}=..., such as env.{name} ({one_line(error)})"
         ) from None
 
 
 def _described(fields: Mapping[str, Any]) -> Any:
     """A space as `space_from_json` takes it, from the plain fields beside the pickle."""
-    kind = re.findall(r"\w+", fields[":type:"])[-1]  # <class 'gymnasium.spaces.box.Box'>
+    kind = re.findall(r"\w+", fields[":type:"][-LONGEST:])[-1]  # <class 'gymnasium.spaces.box.Box'>
     if kind == "Dict":
         return {"type": "Dict", "spaces": dict(_read(fields["spaces"]))}
     if kind == "Box":
@@ -162,15 +182,19 @@ def _described(fields: Mapping[str, Any]) -> Any:
 
 def _read(text: str) -> Any:
     """The value of a text such as `{'a': Box(-1.0, [1. 2.], (2,), float32), 'b': Discrete(3)}` or `[1. 2. ... 9.]`."""
-    # Arrays as numpy prints them get commas; what is in quotes (a key) stays.
-    pattern = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(\[[^,(){}'"]*\])"""
-    prepared = re.sub(pattern, lambda found: found[1] or _listed(found[2]), text)
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"a text of {len(text):,} characters")
+    # Arrays as numpy prints them get commas; what is in quotes (a key) stays. What has no end is taken whole, too: to
+    # look for it once more from each place within would take the square of the time.
+    pattern = r"""('(?:[^'\\]|\\.)*'?|"(?:[^"\\]|\\.)*"?)|(\[[^,(){}'"]*)"""
+    prepared = re.sub(pattern, lambda found: found[1] or _listed(found[2]), text, flags=re.DOTALL)
     return _value_of(ast.parse(prepared.strip(), mode="eval").body)
 
 
-def _listed(array: str) -> str:
+def _listed(text: str) -> str:
+    array, end, rest = text.rpartition("]")
     numbers = ", ".join(re.findall(_NUMBER, array))
-    return f"[{numbers}, ...]" if "..." in array else f"[{numbers}]"
+    return (f"[{numbers}, ...]" if "..." in array else f"[{numbers}]") + rest if end else text
 
 
 def _value_of(node: ast.expr) -> Any:

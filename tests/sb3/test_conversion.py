@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import os
+import time
+import tracemalloc
 import zipfile
 from typing import Any
 
@@ -471,3 +473,67 @@ def test_what_is_left_out_of_state_dependent_exploration_is_the_noise():
     assert isinstance(agent.policy, DeterministicPolicy)
     observations = observations_of(VECTOR, 10)
     np.testing.assert_array_equal(agent.predict(observations)[0], agent.act(observations))
+
+
+def deflated(source, target, name, content):
+    """A copy of a model's file in which one entry is another, and packed."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for info in old.infolist():
+            if info.filename != name:
+                new.writestr(info.filename, old.read(info))
+        new.writestr(name, 64 * content, compress_type=zipfile.ZIP_DEFLATED)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("_stable_baselines3_version", bytes(1 << 20)),
+        ("policy.pth", bytes(1 << 20)),
+        ("data", b"[" + b"[]," * (1 << 18) + b"[]],"),
+        ("data", b" " * (1 << 20)),
+    ],
+)
+def test_little_files_take_little_memory(name, content, saved, tmp_path):
+    path = deflated(saved, tmp_path / "a.zip", name, content)
+    assert path.stat().st_size < 1 << 20
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=rf"a\.zip is no model file.*'{name}' would unpack to"):
+            Agent.from_sb3(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
+
+
+def test_data_of_very_many_lists_are_refused(saved, tmp_path):
+    path = changed(saved, tmp_path / "a.zip", leave_out=["data"], others={"data": "[" + "[]," * (1 << 20) + "[]]"})
+    with pytest.raises(ValueError, match="its data hold more than 1,048,576 values"):
+        Agent.from_sb3(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "'\\" * 100_000, "\"'" * 100_000 + "'", "[1 " * 60_000, "-" * 200_000])
+def test_texts_of_spaces_take_time_in_proportion(text, saved, tmp_path):
+    def with_text(data):
+        return {**data, "observation_space": {**data["observation_space"], "low": text}}
+
+    path = changed(saved, tmp_path / "a.zip", data=with_text)
+    began = time.process_time()
+    with pytest.raises(ValueError, match=r"a\.zip does not give its observation space in a form that can be read"):
+        Agent.from_sb3(path)
+    assert time.process_time() - began < 2.0
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(wrong, saved, tmp_path):
+    path = changed(saved, tmp_path / "a.zip", weights=lambda old: {**old, "log_std": torch.full((1,), wrong)})
+    with pytest.raises(ValueError, match="'log_std' hold NaN or infinities"):
+        Agent.from_sb3(path)
+
+
+def test_names_in_a_file_are_shown_without_control_characters(saved, tmp_path):
+    path = changed(saved, tmp_path / "a.zip", weights=lambda old: {**old, "\x1b[2J": torch.zeros(1)})
+    with pytest.raises(ValueError, match="parts that SB3's own have not") as caught:
+        Agent.from_sb3(path)
+    assert str(caught.value).isprintable()
+    assert str(caught.value).startswith(str(path))
