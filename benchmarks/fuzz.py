@@ -1,20 +1,22 @@
 """Feeds files made to do harm to each reader, guided by coverage: a part of `make test-long`.
 
-    python benchmarks/fuzz.py [--target agent|checkpoint|config|zoo|all] [--inputs 1000000] [--seed 0] [--keep FOLDER]
+    python benchmarks/fuzz.py [--target agent] [--inputs 1000000] [--seed 0] [--keep FOLDER]
 
 A reader gives what is in the file, or one ValueError: its message is one line of less than a thousand characters that
 names the file. Anything else is a finding: another exception, more than a second, memory far beyond the file's size,
 any other file opened. Findings are printed, and kept as files with --keep; the exit code is then 1.
 
-The inputs start from valid files (every network, every kind of policy, checkpoints, all configs, files of the zoo) and
-are changed by structure: values in the JSON of the metadata, rows of the table of tensors, nodes of the YAML; lengths,
-offsets and checksums are made right again, and the weights are made to fit the changed network, so that changes get
-past the first check. Some are changed as raw bytes. The inputs that reached something new are replayed at the end to
-print which lines and branches of each reader they reach.
+The inputs start from valid files (every network and kind of policy, demonstrations, models of Stable-Baselines3,
+checkpoints, all configs, files of the zoo) and are changed by structure: values in the JSON of the metadata, rows of
+the table of tensors, nodes of the YAML, texts of spaces; lengths, offsets and checksums are made right again, and the
+weights are made to fit the changed network, so that changes get past the first check. Some are changed as raw bytes.
+The inputs that reached something new are replayed at the end to print which lines and branches of each reader they
+reach.
 """
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import random
@@ -29,6 +31,7 @@ import tempfile
 import time
 import traceback
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -53,6 +56,14 @@ READERS = {
         "backbones/specs": "from_spec|build",
         "core/spaces": "space_from_json|_space|_dtype|_bound_from_json",
         "shell/inspect": "inspected|_described|_as_text|_network|_brief",
+    },
+    "demonstrations": {
+        "experience/demonstrations": "load|load_state",
+        "experience/demonstration_files": "load_demonstrations",
+    },
+    "sb3": {
+        "sb3/files": "\\w+",
+        "sb3/conversion": "(?!look_at)\\w+",
     },
     "checkpoint": {
         "runs/checkpoints": "load_checkpoint|_name_of|load_state|_covered|_check_version|segments_named|decode"
@@ -83,12 +94,14 @@ INSTRUMENTED = {
         "agentlib.core.spaces",
         "agentlib.shell.inspect",
     ],
+    "demonstrations": ["agentlib.experience", "agentlib.backbones.files", "agentlib.core.spaces"],
+    "sb3": ["agentlib.sb3", "agentlib.core.spaces"],
     "checkpoint": ["agentlib.runs", "agentlib.experience", "agentlib.data"],
     "config": ["agentlib.runs", "agentlib.families", "agentlib.core.config", "agentlib.learners"],
     "zoo": ["agentlib.sb3.zoo", "agentlib.sb3.zoo_file", "agentlib.core.config"],
 }
 """What guides the fuzzer: more than is shown."""
-SHARE = {"agent": 0.05, "checkpoint": 0.1, "config": 0.55, "zoo": 0.3}
+SHARE = {"agent": 0.05, "demonstrations": 0.05, "sb3": 0.05, "checkpoint": 0.1, "config": 0.5, "zoo": 0.25}
 """Of the inputs: an agent takes milliseconds, settings a tenth of one."""
 SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
 SIZES |= {"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8}
@@ -264,26 +277,82 @@ def fitting(description: dict[str, Any]) -> dict[str, Any] | None:
     return {name: (dtype, shape, bytes(SIZES[dtype] * numbers(shape))) for name, (dtype, shape) in forms.items()}
 
 
+def with_checksum(rng: random.Random, text: str, tensors: dict[str, Any]) -> str:
+    """The description with a right checksum, most times."""
+    import safetensors.torch
+
+    from agentlib.backbones.files import checksum
+
+    if rng.random() < 0.9:
+        with suppress(Exception):  # no such file is valid
+            description = dict(json.loads(text))
+            description.pop("checksum", None)
+            loaded = safetensors.torch.load(joined(({}, tensors)))
+            return json.dumps({**description, "checksum": checksum(json.dumps(description), loaded)})
+    return text
+
+
 def other_agent(rng: random.Random, data: bytes, other: bytes) -> bytes:
+    """Another agent, backbone or file with demonstrations."""
     (metadata, tensors), (lent, _) = parts_of(data), parts_of(other)
     kind = rng.randrange(10)
+    text = metadata["agentlib"]
     if kind < 7:
-        description = changed(rng, json.loads(metadata["agentlib"]), json.loads(lent["agentlib"]))
+        description = changed(rng, json.loads(text), json.loads(lent["agentlib"]))
         if kind < 2 and isinstance(description, dict):
             tensors = fitting(description) or tensors
-        metadata = {"agentlib": dumped(description)}
+        text = dumped(description)
     elif kind < 9:
         tensors = other_table(rng, tensors)
     else:
-        metadata = changed(rng, metadata, lent)
-    return joined((metadata, tensors))
+        return joined((changed(rng, metadata, lent), tensors))
+    return joined(({"agentlib": with_checksum(rng, text, tensors)}, tensors))
+
+
+LONG = ("[", "'\\", "-", "[1 ", "(", "9", "{", "\"'", "[]", "a.", "Box(", "1e", " ", "\x1b[2J", "...", "[1. 2.]")
+"""What texts of spaces are made long by."""
+
+
+def other_sb3(rng: random.Random, data: bytes, other: bytes) -> bytes:
+    """Another model of Stable-Baselines3: its settings, the texts of its spaces, its weights."""
+    entries, lent = ({name: zipped.read(name) for name in zipped.namelist()} for zipped in map(unzipped, (data, other)))
+    kind = rng.randrange(10)
+    if kind < 4:
+        description = changed(rng, json.loads(entries["data"]), json.loads(lent["data"]))
+        entries["data"] = dumped(description).encode()
+    elif kind < 7:
+        description = json.loads(entries["data"])
+        space = description[rng.choice(("observation_space", "action_space"))]
+        name = rng.choice([name for name in space if name != ":serialized:"])
+        old, count = str(space[name]), rng.choice((1, 3, 300, 100_000))
+        place = rng.randrange(len(old) + 1)
+        space[name] = old[:place] + rng.choice(LONG) * count + old[place + rng.randrange(3) :]
+        entries["data"] = json.dumps(description).encode()
+    elif kind < 8:
+        entries["policy.pth"] = lent["policy.pth"]
+    elif kind < 9:
+        weights = bytearray(entries["policy.pth"])
+        for _ in range(rng.choice((1, 3, 30))):
+            weights[rng.randrange(len(weights))] = rng.randrange(256)
+        entries["policy.pth"] = bytes(weights)
+    else:
+        entries[rng.choice(list(entries))] = rng.choice((b"", b"\xff", bytes(3000), b"[" * 3000, b"{}", b"[]"))
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def unzipped(data: bytes) -> zipfile.ZipFile:
+    return zipfile.ZipFile(io.BytesIO(data))
 
 
 def other_checkpoint(rng: random.Random, data: bytes, other: bytes) -> bytes:
     import safetensors.torch
 
+    from agentlib.backbones.files import checksum
     from agentlib.runs.checkpoints import _covered
-    from agentlib.runs.segments import checksum
 
     (metadata, tensors), (lent, _) = parts_of(data), parts_of(other)
     kind = rng.randrange(10)
@@ -403,6 +472,38 @@ def agent_readers() -> list[Callable[[Path], Any]]:
         return load_backbone(path) if b"agentlib backbone" in path.read_bytes() else Agent.load(path)
 
     return [load, inspected]
+
+
+def demonstration_seeds(folder: Path) -> list[bytes]:
+    from tests.experience.test_demonstrations import ACTIONS, OBSERVATIONS, some
+
+    pairs = [(each, ACTIONS["discrete"]) for each in OBSERVATIONS.values()]
+    pairs += [(OBSERVATIONS["vector"], each) for each in ACTIONS.values()]
+    with tempfile.TemporaryDirectory() as place:
+        return [some(*each)[0].save(Path(place, f"{i}")).read_bytes() for i, each in enumerate(pairs)]
+
+
+def demonstration_readers() -> list[Callable[[Path], Any]]:
+    from agentlib.experience import Demonstrations
+
+    return [Demonstrations.load]
+
+
+def sb3_seeds(folder: Path) -> list[bytes]:
+    from tests.sb3.test_conversion import model_of
+
+    names = ("dqn, linear", "dqn, categories", "ppo, networks", "ppo, several", "ppo, squashed", "sac, linear")
+    with tempfile.TemporaryDirectory() as place:
+        files = [Path(place, f"{i}.zip") for i in range(len(names))]
+        for name, file in zip(names, files, strict=True):
+            model_of(name).save(file)
+        return [file.read_bytes() for file in files]
+
+
+def sb3_readers() -> list[Callable[[Path], Any]]:
+    from agentlib import Agent
+
+    return [Agent.from_sb3]
 
 
 CONTROL: dict[str, Any] = {
@@ -536,6 +637,8 @@ def zoo_readers() -> list[Callable[[Path], Any]]:
 
 TARGETS = {
     "agent": Target("x.safetensors", agent_seeds, other_agent, agent_readers),
+    "demonstrations": Target("x.safetensors", demonstration_seeds, other_agent, demonstration_readers),
+    "sb3": Target("x.zip", sb3_seeds, other_sb3, sb3_readers),
     "checkpoint": Target("x.safetensors", checkpoint_seeds, other_checkpoint, checkpoint_readers),
     "config": Target("config.json", config_seeds, other_config, config_readers),
     "zoo": Target("x.yml", zoo_seeds, other_zoo, zoo_readers),

@@ -11,7 +11,7 @@ FUZZ = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["agent", "checkpoint", "config", "zoo"])
+@pytest.mark.parametrize("target", ["agent", "demonstrations", "sb3", "checkpoint", "config", "zoo"])
 def test_the_fuzzer_finds_nothing(target, tmp_path):
     pytest.importorskip("atheris")
     command = [sys.executable, str(FUZZ), "--target", target, "--inputs", "300"]

@@ -220,6 +220,31 @@ def test_a_compiler_that_is_there_and_fails(tmp_path):
     assert errors == ""
 
 
+@pytest.fixture(params=["a folder in which nothing can be made", "a disk that is read only"])
+def read_only(request, tmp_path):
+    """A home in which not even root can write."""
+    if request.param.startswith("a folder"):
+        yield "/proc"
+        return
+    how = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path)]
+    if subprocess.run(how, capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield str(tmp_path)
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="not on Linux")
+def test_a_home_that_cannot_be_written(read_only):
+    no_others = {"AGENTLIB_CACHE": "", "XDG_CACHE_HOME": ""}
+    (plain, found), errors = in_another_process([False, "auto"], HOME=read_only, **no_others)
+    assert found[0] == plain[0]
+    assert len(found[1]) == 1
+    assert found[1][0].startswith("training runs uncompiled and slower: ")
+    assert "could not be built" in found[1][0]
+    assert errors == ""
+
+
 @pytest.mark.slow
 @needs_compiler
 def test_a_library_that_was_cut_is_not_loaded(tmp_path):
