@@ -214,7 +214,7 @@ def test_data_that_is_no_array_of_real_numbers(x, y, message):
 
 
 def test_continuous_actions(capsys, tmp_path):
-    message = r"needs a Discrete action space, .*Box\(-2.0, 2.0.*SAC"
+    message = r"needs a Discrete action space, .*Box\(-2.0, 2.0.*sac"
     with pytest.raises(ValueError, match=message):
         tiny_run(env="Pendulum-v1")
     line = shell(capsys, "train", "dqn", "--env", "Pendulum-v1", "--steps", "10", "--out", str(tmp_path / "run"))

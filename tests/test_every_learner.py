@@ -59,6 +59,11 @@ def origins(name: str) -> dict[str, Any]:
             job_of(name, Problem(demos=given["demos"], steps=1)).source.close()
         except ValueError:  # for real-valued actions alone
             given["demos"] = demonstrations(False)  # type: ignore[assignment]
+    if "env" in recipe.family.needs and "expert" not in recipe.family.needs:
+        try:
+            job_of(name, Problem(env=given["env"], steps=1_000)).source.close()
+        except ValueError:
+            given["env"] = "Pendulum-v1"
     return {origin: given[origin] for origin in recipe.family.needs}
 
 
