@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import MISSING, fields, replace
@@ -63,7 +64,7 @@ def train(
         backbone: "auto", another name, a saved file, a spec, or a built module with a `feature_dim`.
         device, precision, compile, threads: see `agentlib.engine.run`; threads is a number, "auto" or the host's, None.
         agent, resume: an agent to start from, which stays as it is; the folder of a run to go on with, as it began.
-        callback: called with the clock and the latest numbers a hundred times per run; returning False stops it.
+        callback: called with clock and latest numbers a hundred times per run, and at evaluations; False stops it.
         eval_every, n_eval_episodes: steps from one evaluation to the next, and its episodes; the best agent is kept.
         out: the folder of agent, checkpoints, TensorBoard events, results and report; None writes nothing.
         progress: True shows a bar, "table" prints a table every few seconds.
@@ -124,6 +125,9 @@ def _trained(
         if options.eval_every is not None and not job.judge.evaluates:
             raise ValueError("there is nothing to evaluate on: leave out eval_every, or give what is held out")
         folder = None if options.out is None else RunFolder(options.out)
+        steps = job.length.steps if options.steps is not None or job.length.is_exact else math.inf
+        if options.eval_every is not None and options.eval_every > steps:
+            raise ValueError(f"eval_every must be between 1 and the run's {steps} steps, not {options.eval_every}")
         if folder is not None and resumed is None:
             folder.create(record_of(recipe, options))
         threads = options.threads

@@ -95,8 +95,10 @@ class Training:
             self.next_save = self.step + self.save_every
             for clock, update in self._updates():
                 steps = int(clock.steps)
-                if steps >= self.now.next_log:
-                    self.now.next_log = steps + self.log_every
+                asked = self.options.eval_every is not None and steps >= self.now.next_eval
+                if steps >= self.now.next_log or asked:
+                    if steps >= self.now.next_log:
+                        self.now.next_log = steps + self.log_every
                     if self._report(clock, update) is False:
                         break
                 if self.folder is not None and (
@@ -186,8 +188,10 @@ class Training:
 
     def _report(self, clock: Clock, update: Update) -> bool | None:
         metrics = self._numbers(clock, update) | self.job.source.measures()
-        if self.eval_every is not None and int(clock.steps) >= self.now.next_eval:
-            self.now.next_eval = int(clock.steps) + self.eval_every
+        steps, every = int(clock.steps), self.eval_every
+        if every is not None and steps >= self.now.next_eval:
+            # As often as the caller asked; a judge's own number is the least distance between logs with an evaluation.
+            self.now.next_eval = steps + every - (0 if self.options.eval_every is None else steps % every)
             metrics |= self._evaluate()
         self.now.metrics |= metrics
         self.log.write(clock, metrics)
