@@ -70,6 +70,10 @@ class Source(nn.Module, ABC):
         """Values to log besides the learner's metrics, under SB3's names; cheap."""
         return {}
 
+    def about(self) -> dict[str, Any]:
+        """JSON-able facts about the experience so far that belong into the agent's file."""
+        return {}
+
     def close(self) -> None:
         """Releases what the source made for itself, such as environments."""
 

@@ -32,6 +32,7 @@ def train(
     env: Any = None,
     n_envs: int = 1,
     env_kwargs: dict[str, Any] | None = None,
+    max_steps: int | None = None,
     data: Any = None,
     demos: Any = None,
     expert: Any = None,
@@ -56,8 +57,8 @@ def train(
     Args:
         what: a name such as "dqn", which selects the preset for a known environment; a config such as
             `DQNConfig(...)`, which is taken literally; or a `Recipe` of your own, or its place, "my_module:RECIPE".
-        env, n_envs, env_kwargs: an id, an instance, a factory or a vector environment; how many are stepped side by
-            side, and their arguments.
+        env, n_envs, env_kwargs, max_steps: an id, an instance, a factory or a vector environment; how many are stepped
+            side by side, their arguments, and the number of steps after which an episode is cut off.
         data, demos, expert: data sets, demonstrations and experts: names, paths or objects.
         steps: environment steps, or updates where there is no environment; each learner has a default.
         seed: of weights, environments, exploration and sampling: the same seed gives the same run.
@@ -124,10 +125,10 @@ def _trained(
     try:
         if options.eval_every is not None and not job.judge.evaluates:
             raise ValueError("there is nothing to evaluate on: leave out eval_every, or give what is held out")
-        folder = None if options.out is None else RunFolder(options.out)
         steps = job.length.steps if options.steps is not None or job.length.is_exact else math.inf
         if options.eval_every is not None and options.eval_every > steps:
             raise ValueError(f"eval_every must be between 1 and the run's {steps} steps, not {options.eval_every}")
+        folder = None if options.out is None else RunFolder(options.out)
         if folder is not None and resumed is None:
             folder.create(record_of(recipe, options))
         threads = options.threads

@@ -140,8 +140,15 @@ class Training:
     def _save(self) -> None:
         assert self.folder is not None
         self.folder.save(self.job.learner, self.job.source, self._state())
-        self.folder.save_product(self.job.product)
+        self.folder.save_product(self._product())
         self.next_save, self.saved_at = self.step + self.save_every, time.monotonic()
+
+    def _product(self) -> Any:
+        """The product; an agent knows how its experience was."""
+        product = self.job.product
+        if isinstance(product, Agent):
+            product.about |= self.job.source.about()
+        return product
 
     def _rescue(self, stop: BaseException, folder: RunFolder) -> None:
         """Saves what was learned; a note on what stopped the run says where, or why it could not be."""
@@ -218,14 +225,14 @@ class Training:
         if score > self.now.best:
             self.now.best, self.now.waited = score, 0
             if self.folder is not None and isinstance(product, Agent):
-                product.save(self.folder.path / "best_agent.safetensors")
+                self._product().save(self.folder.path / "best_agent.safetensors")
             if judge.patience is not None:
                 self.now.best_weights = copied(self.job.learner)
         return scores
 
     def _finish(self, folder: RunFolder | None) -> Agent | Result:
         """The result; in the folder, if any, too."""
-        learner, judge, product = self.job.learner, self.job.judge, self.job.product
+        learner, judge, product = self.job.learner, self.job.judge, self._product()
         if folder is not None:
             folder.save(learner, self.job.source, self._state())
         if self.now.best_weights is not None:
