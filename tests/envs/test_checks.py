@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import agentlib
+from agentlib.core.spaces import action_from_space, to_actions
 from agentlib.envs.checks import number_of, truth_of
 from agentlib.envs.subprocesses import Subprocesses
 from agentlib.envs.vector import EnvironmentFailure, Environments
@@ -333,6 +334,15 @@ def test_discrete_actions_of_any_type_are_stored_as_indices(space):
     assert batch.action.dtype == torch.int64
     expected = found.column("action").astype(object) - np.asarray(space.start).astype(object)
     assert batch.action.tolist() == expected.tolist()
+    assert action_from_space(space, found.column("action")).dtype == np.int64
+
+
+def test_the_largest_action_of_a_small_type_is_in_its_space():
+    """250 + 6 is 0 in 8 bits."""
+    space = spaces.Discrete(6, start=250, dtype=np.uint8)
+    assert to_actions(space, [250, 255]).tolist() == [250, 255]
+    with pytest.raises(ValueError, match="action 249, at index 0, is not in Discrete"):
+        to_actions(space, [249])
 
 
 @pytest.mark.slow
