@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
@@ -18,10 +19,12 @@ from agentlib.backbones import spec_of
 from agentlib.backbones.files import read, rebuilt, with_suffix, write
 from agentlib.core.names import one_line
 from agentlib.core.spaces import (
+    LEARNED_WITH_MASKS,
     action_to_space,
     choices,
     observed_mask,
     observes_mask,
+    random_actions,
     space_from_json,
     space_to_json,
     to_batch,
@@ -30,7 +33,7 @@ from agentlib.core.spaces import (
 from agentlib.core.trees import leaves, mapped
 from agentlib.envs.checks import Checks
 from agentlib.policies import POLICIES, GreedyActor
-from agentlib.policies.acting import actions_and_output, check_fit, decide, random_actions
+from agentlib.policies.acting import actions_and_output, check_fit, decide
 from agentlib.policies.base import state_after
 
 FILE_KIND, FILE_VERSION = "agentlib agent", 1
@@ -65,6 +68,7 @@ class Agent:
         self.exploration_rate, self.about = exploration_rate, dict(about or {})
         self.generator = np.random.default_rng(seed)
         self._actor = GreedyActor(policy, observation_space)
+        self._knows_masks = False  # whether it was given one, or warned that it acts without
         self._memory: tuple[Any, NDArray[np.bool_]] | None = None  # the state, and the rows to be reset before use
 
     @property
@@ -125,11 +129,19 @@ class Agent:
         parts, single = to_batch(self.observation_space, observation)
         batch, size = unflatten(self.observation_space, parts), len(parts[0])
         if action_mask is None:
+            if self.about.get(LEARNED_WITH_MASKS) and not self._knows_masks:
+                self._knows_masks = True
+                warnings.warn(
+                    "this agent learned with masks of legal actions, and acts without one: give it action_mask=, such "
+                    'as info["action_mask"]',
+                    stacklevel=3,
+                )
             return batch, size, single, None
         if not self.takes_masks:
             raise TypeError(f"an action mask was given, but {type(self.policy).__name__} knows none")
         reader = Checks(self.observation_space, self.action_space)
         masks = np.stack([reader.one(mask) for mask in ([action_mask] if single else action_mask)])
+        self._knows_masks = True
         if len(masks) != size:
             raise ValueError(f"{len(masks)} action masks do not fit a batch of {size} observations")
         if reader.without_choice(masks) is not None:

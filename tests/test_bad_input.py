@@ -157,6 +157,7 @@ BAD_OPTIONS: dict[str, list[Any]] = {
     "env": [""],
     "n_envs": [0, -1, 1.5, True, "2"],
     "env_kwargs": [["size"], "size=4"],
+    "max_steps": [0, -1, 1.5, True, "2"],
     "data": [""],
     "demos": [""],
     "expert": [""],

@@ -78,7 +78,7 @@ def survived(folder, at_least=20):
         (np.zeros(1, np.float32), r"an observation of shape \(1,\)"),  # numpy would broadcast it in silence
         (np.zeros(3, np.complex64), "and dtype complex64 at step 60, which does not fit Box"),
         (np.array(["a", "b", "c"]), "and dtype <U1 at step 60"),
-        ("reward", r"a reward of shape \(2,\) at step 60"),
+        ("reward", r"a reward of shape \(2,\) in place of one number at step 60"),
         ("four", r"gave other values than Gymnasium's \(observation, .*at step 60"),
     ],
     ids=str,

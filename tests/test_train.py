@@ -9,6 +9,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import agentlib
+import agentlib.families.control
 from agentlib import Agent
 from agentlib.core import Linear
 from agentlib.learners import DQNConfig
@@ -184,6 +185,36 @@ def test_evaluation_keeps_the_best_agent_and_does_not_change_the_run(tmp_path):
     assert same(agent, tiny_run(learning_rate=1e-2, steps=300))
     with pytest.raises(ValueError, match="an id or a factory"):
         tiny_run(env=gymnasium.make(IDENTITY), eval_every=50)
+
+
+@pytest.mark.parametrize(("steps", "every"), [(600, 2), (600, 7), (600, 50), (600, 600)])
+def test_as_many_evaluations_as_asked_for(steps, every, monkeypatch):
+    """From the first update on, after step 20: logs are written a hundred times in a run, evaluations when due."""
+    seen = []
+    monkeypatch.setattr(agentlib.families.control, "evaluate", Scores())
+
+    def callback(clock, metrics):
+        seen.extend([int(clock.steps)] if "eval/mean_reward" in metrics else [])
+
+    tiny_run(steps=steps, eval_every=every, train_freq=1, callback=callback)
+    assert seen == sorted({max(step, 21) for step in range(every, steps + 1, every)})
+
+
+class Scores:
+    """In place of playing episodes."""
+
+    mean, lengths = 0.0, np.zeros(1)
+
+    def __call__(self, *arguments, **more):
+        return self
+
+
+def test_an_evaluation_beyond_the_end_of_the_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="eval_every must be between 1 and the run's 200 steps, not 201"):
+        tiny_run(steps=200, eval_every=201, out=tmp_path / "run")
+    with pytest.raises(ValueError, match="eval_every must be between 1 and the run's 30 steps, not 50"):
+        agentlib.train("classifier", data="digits", steps=30, eval_every=50, progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("mode", AutoresetMode)

@@ -39,6 +39,12 @@ class Problem:
     env_kwargs: dict[str, Any] = option(
         {}, "Arguments of the environment, such as is_slippery=False.", flag=tuple[str, ...], metavar="NAME=VALUE ..."
     )
+    max_steps: int | None = option(
+        None,
+        "Cut an episode off after this many steps; by default the environment decides.",
+        flag=int | None,
+        metavar="N",
+    )
     data: Any = option(
         None,
         "The data to learn from: a name of `agentlib list data`, or a path.",

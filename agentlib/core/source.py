@@ -74,6 +74,10 @@ class Source(nn.Module, ABC):
         """A digest of the data that it learns from and that no checkpoint holds, for a run that is resumed; or None."""
         return None
 
+    def about(self) -> dict[str, Any]:
+        """JSON-able facts about the experience so far that belong into the agent's file."""
+        return {}
+
     def close(self) -> None:
         """Releases what the source made for itself, such as environments."""
 

@@ -29,6 +29,8 @@ Leaf = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 
 ACTION_MASK = "action_mask"
 """The key of legal actions, in infos and in Dict observations."""
+LEARNED_WITH_MASKS = "learned_with_action_masks"
+"""The key, in the notes of an agent, that says whether it learned with masks of infos."""
 
 
 def leaf_spaces(space: spaces.Space[Any]) -> list[Leaf]:
@@ -83,6 +85,28 @@ def choices(action_space: spaces.Space[Any]) -> tuple[int, ...]:
     return ()
 
 
+def random_actions(
+    generator: np.random.Generator,
+    sizes: Sequence[int],
+    count: int,
+    mask: NDArray[np.bool_] | None = None,
+) -> NDArray[Any]:
+    """Uniformly random legal options of each component, `(count, D)`.
+
+    Args:
+        generator: the source of random numbers.
+        sizes: the number of options of each of the D components.
+        count: how many actions.
+        mask: `(count, sum(sizes))`, true where an option is legal; at least one must be, in each component.
+    """
+    if mask is None:
+        return generator.integers(sizes, size=(count, len(sizes)))
+    # The largest of equal random numbers is as likely at each of the legal options.
+    ranks = np.where(mask, generator.random(mask.shape), -1.0)
+    ends = np.cumsum(sizes)
+    return np.stack([ranks[:, end - size : end].argmax(1) for size, end in zip(sizes, ends, strict=True)], 1)
+
+
 def is_masked(observation_space: spaces.Space[Any]) -> bool:
     """Whether observations are Dicts with a part "action_mask"."""
     return isinstance(observation_space, spaces.Dict) and ACTION_MASK in observation_space.spaces
@@ -129,6 +153,11 @@ def leaf_dtype(space: Leaf) -> np.dtype[Any]:
     """The dtype in which a leaf is stored: its own, but float32 for float64, which networks cannot use."""
     dtype = np.dtype(space.dtype)
     return np.dtype(np.float32) if dtype == np.float64 else dtype
+
+
+def action_dtype(space: Leaf) -> np.dtype[Any]:
+    """The dtype in which actions are stored: choices as int64, since they count from 0 and are indices of tensors."""
+    return np.dtype(np.int64) if choices(space) else leaf_dtype(space)
 
 
 def finite_sum(array: NDArray[Any]) -> bool:
@@ -182,7 +211,7 @@ def action_to_space(space: spaces.Space[Any], action: NDArray[Any]) -> NDArray[A
         whole = np.rint(action) if space.dtype is not None and np.dtype(space.dtype).kind in "iu" else action
         action = np.clip(whole, space.low, space.high)
         return action.astype(space.dtype, copy=False)
-    shifted: NDArray[Any] = action + getattr(space, "start", 0)
+    shifted: NDArray[Any] = action + start_of(space)
     return shifted.astype(space.dtype, copy=False)
 
 
@@ -190,7 +219,21 @@ def action_from_space(space: spaces.Space[Any], action: NDArray[Any]) -> NDArray
     """The inverse: discrete actions count from 0 and are int64, real numbers float32."""
     if isinstance(space, spaces.Box):
         return action.astype(np.float32)
-    return action.astype(np.int64) - getattr(space, "start", 0)
+    return action.astype(np.int64) - start_of(space)
+
+
+def start_of(space: spaces.Space[Any]) -> NDArray[np.int64]:
+    """The smallest discrete action, of each component; int64, in which small and unsigned types do not overflow."""
+    return np.asarray(getattr(space, "start", 0)).astype(np.int64)
+
+
+def overflows(array: NDArray[Any], dtype: np.dtype[Any]) -> bool:
+    """Whether there are finite numbers that another type of numbers cannot hold."""
+    if not array.size or dtype.kind not in "iuf" or np.can_cast(array.dtype, dtype):
+        return False
+    limits: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
+    return bool(finite.size) and bool(finite.min() < limits.min or finite.max() > limits.max)
 
 
 def _fits_tuple(space: spaces.Space[Any], value: tuple[Any, ...]) -> bool:
@@ -210,7 +253,11 @@ def to_actions(space: spaces.Space[Any], value: Any) -> NDArray[Any]:
     if leaf is not space:
         raise TypeError(f"actions of several parts are not supported: flatten {space} first")
     array, shape = np.asarray(value), leaf_shape(leaf)
-    if array.dtype == object or not np.can_cast(array.dtype, np.dtype(leaf.dtype), "same_kind"):
+    dtype = np.dtype(leaf.dtype)
+    # Whole numbers of any type: they are compared with the bounds below.
+    if array.dtype == object or not (
+        np.can_cast(array.dtype, dtype, "same_kind") or {array.dtype.kind, dtype.kind} <= {"i", "u"}
+    ):
         raise TypeError(f"actions of dtype {array.dtype} do not fit {leaf}")
     if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
         wanted = "".join(f", {size}" for size in shape) or ","
@@ -220,7 +267,8 @@ def to_actions(space: spaces.Space[Any], value: Any) -> NDArray[Any]:
     if isinstance(leaf, spaces.Box):
         low, high = leaf.low, leaf.high
     elif isinstance(leaf, spaces.Discrete | spaces.MultiDiscrete):
-        low, high = leaf.start, leaf.start + (leaf.n if isinstance(leaf, spaces.Discrete) else leaf.nvec) - 1
+        low = start_of(leaf)
+        high = low + np.asarray(leaf.n if isinstance(leaf, spaces.Discrete) else leaf.nvec).astype(np.int64) - 1
     if array.dtype.kind == "f":  # first: rounding may carry a number over the bound
         array = array.astype(leaf.dtype)
     inside = (array >= low) & (array <= high) & np.isfinite(array)  # false for NaN

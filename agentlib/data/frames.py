@@ -10,7 +10,9 @@ from gymnasium import spaces
 
 from agentlib.data.datasets import Dataset
 from agentlib.data.files import pixels
+from agentlib.envs.checks import begin
 from agentlib.envs.making import EnvLike, make_env
+from agentlib.envs.wrappers import Checked
 
 CATCH_FRAMES = 10_000
 PATIENCE = 1_000
@@ -39,7 +41,8 @@ def frames(
         if not isinstance(space, spaces.Box):
             raise ValueError(f"frames are taken of Box observations, not of {space}")
         made.action_space.seed(seed)
-        episode, seen, steps = [made.reset(seed=seed)[0]], [], 0
+        # Copies: the environment may write each observation into the same array.
+        checked, episode, seen, steps = Checked(made), [np.array(begin(made, seed)[0])], [], 0
         while True:
             if len(episode) >= window:
                 seen.append(np.stack(episode[-window:]))
@@ -47,8 +50,10 @@ def frames(
                 break
             if not seen and steps > PATIENCE * window:
                 raise ValueError(f"no episode of random play has {window} observations: take a smaller window")
-            observation, _, terminated, truncated, _ = made.step(made.action_space.sample())
-            episode = [made.reset()[0]] if terminated or truncated else [*episode[-window:], observation]
+            observation, _, terminated, truncated, _ = checked.step(made.action_space.sample())
+            ended = terminated or truncated
+            latest = np.array(made.reset()[0] if ended else observation)
+            episode = [latest] if ended else [*episode[-window:], latest]
             steps += 1
     finally:
         if made is not env:

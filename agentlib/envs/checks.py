@@ -8,6 +8,7 @@ environment that gives no mask allows everything.
 
 from __future__ import annotations
 
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,26 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from agentlib.core.names import shown
 from agentlib.core.spaces import (
     ACTION_MASK,
     choices,
     finite_sum,
     flatten,
+    leaf_dtype,
     leaf_shape,
     leaf_spaces,
     observed_mask,
     observes_mask,
+    overflows,
 )
 
 Bools = NDArray[np.bool_]
+LARGEST_REWARD = float(np.finfo(np.float32).max)
+"""Rewards are kept as float32."""
+LONG_EPISODE = 30_000
+"""Steps after which a warning says that an episode may never end."""
+FLOAT32, BOOL = np.dtype(np.float32), np.dtype(np.bool_)
 
 
 class EnvironmentFailure(RuntimeError):
@@ -50,10 +59,79 @@ def mistake_of(error: Exception) -> str:
 
 def pair_of(found: Any) -> tuple[Any, Any]:
     """The observation and the info that a reset gave."""
-    if not isinstance(found, tuple | list) or len(found) != 2:
+    if not isinstance(found, tuple | list) or len(found) != 2 or not isinstance(found[1], dict):
         raise EnvironmentFailure("the environment's reset gave no pair (observation, info)")
     observation, info = found
     return observation, info
+
+
+def begin(env: Any, seed: Any = None, **more: Any) -> tuple[Any, Any]:
+    """The observation and the info of `env.reset`, of a single environment or a vector environment."""
+    try:
+        return pair_of(env.reset(seed=seed, **more))
+    except TypeError as error:
+        if "reset() got an unexpected keyword argument" not in str(error):
+            raise
+        raise EnvironmentFailure(
+            f"the environment's reset takes no seed ({error}): write it as Gymnasium has it, "
+            "reset(self, *, seed=None, options=None), and return (observation, info)"
+        ) from error
+
+
+class Unfit(ValueError):
+    """Something that is no reward, or no flag; the message is what stands after "the environment gave"."""
+
+
+def truth_of(flag: Any, name: str) -> bool:
+    """One flag of a step; raises `Unfit` for what is neither True nor False, nor the number 1 or 0."""
+    if type(flag) is bool or type(flag) is np.bool_:
+        return bool(flag)
+    value = np.asarray(flag)
+    if value.size != 1 or value.dtype.kind not in "biuf" or value.item() not in (0, 1):
+        raise Unfit(f"{name}={shown(flag)} in place of True or False")
+    return bool(value.item())
+
+
+def number_of(reward: Any) -> float:
+    """One reward; raises `Unfit` for what is not one number."""
+    if isinstance(reward, float | int):
+        return float(reward)
+    value = np.asarray(reward)
+    if value.size != 1:
+        raise Unfit(f"a reward of shape {value.shape} in place of one number")
+    if value.dtype.kind not in "biuf":
+        raise Unfit(f"the reward {shown(reward)} in place of a number")
+    return float(value.item())
+
+
+def truths_of(flags: Any, name: str, num_envs: int) -> Bools:
+    """The flags `(n,)` of a vector environment; raises `Unfit`."""
+    if type(flags) is np.ndarray and flags.dtype is BOOL and flags.shape == (num_envs,):
+        return flags
+    array = np.asarray(flags)
+    if array.shape != (num_envs,):
+        raise Unfit(f"{name} of shape {array.shape} in place of ({num_envs},)")
+    return np.array([truth_of(flag, name) for flag in array.tolist()], np.bool_)
+
+
+def numbers_of(rewards: Any, num_envs: int) -> NDArray[np.float64]:
+    """The rewards `(n,)` of a vector environment; raises `Unfit`."""
+    array = np.asarray(rewards)
+    if array.shape != (num_envs,):
+        raise Unfit(f"rewards of shape {array.shape} in place of ({num_envs},)")
+    if array.dtype.kind not in "biuf":
+        raise Unfit(f"the rewards {shown(array.tolist())} in place of numbers")
+    return array.astype(np.float64, copy=False)
+
+
+def warn_of_length(steps: int) -> None:
+    """Warns when an episode has come to `LONG_EPISODE` steps."""
+    if steps == LONG_EPISODE:
+        warnings.warn(
+            f"an episode has not ended after {LONG_EPISODE:,} steps. If it never ends, give max_steps=N, or wrap the "
+            "environment in gymnasium.wrappers.TimeLimit; on the command line, --env-kwargs max_episode_steps=N",
+            stacklevel=3,
+        )
 
 
 class Checks:
@@ -76,16 +154,20 @@ class Checks:
         self.space, self.action_space, self.num_envs, self.single = observation_space, action_space, num_envs, single
         self.sizes, self.masks_observed = choices(action_space), observes_mask(observation_space, action_space)
         self.width = sum(self.sizes)
-        # Of each part: its space, its batched shape, and the dtypes that were found to fit.
-        self._leaves: list[tuple[Any, tuple[int, ...], set[np.dtype[Any]]]] = [
-            (leaf, (num_envs, *leaf_shape(leaf)), {np.dtype(leaf.dtype)}) for leaf in leaf_spaces(observation_space)
+        # Of each part: its space, its batched shape, the dtype in which it is kept, and those that were found to fit.
+        self._leaves: list[tuple[Any, tuple[int, ...], np.dtype[Any], set[np.dtype[Any]]]] = [
+            (leaf, (num_envs, *leaf_shape(leaf)), leaf_dtype(leaf), {np.dtype(leaf.dtype)})
+            for leaf in leaf_spaces(observation_space)
         ]
         self._is_leaf = not isinstance(observation_space, spaces.Dict | spaces.Tuple)
 
     def observation(self, observation: Any, step: int) -> None:
-        """Raises EnvironmentFailure for a batched observation of another shape or type, or with NaN or infinities."""
+        """Raises EnvironmentFailure for a batched observation of another shape or type, or with NaN or infinities.
+
+        So it does for numbers that the space's dtype, or float32 in place of float64, cannot hold.
+        """
         leaves = [observation] if self._is_leaf else flatten(self.space, observation)
-        for leaf, (space, shape, known) in zip(leaves, self._leaves, strict=True):
+        for leaf, (space, shape, kept, known) in zip(leaves, self._leaves, strict=True):
             if leaf.shape != shape or leaf.dtype not in known:
                 if leaf.shape != shape or not np.can_cast(leaf.dtype, np.dtype(space.dtype), "same_kind"):
                     raise EnvironmentFailure(
@@ -93,9 +175,18 @@ class Checks:
                         f"{step}, which does not fit {space}"
                     )
                 known.add(leaf.dtype)
-            if leaf.dtype.kind == "f" and not finite_sum(leaf) and not np.isfinite(leaf).all():
-                kind = "NaN" if np.isnan(leaf).any() else "infinities"
-                raise EnvironmentFailure(f"the environment gave an observation with {kind} at step {step}")
+            dtype = leaf.dtype
+            if dtype.kind == "f":
+                # Squares do not cancel: if their sum is small, nothing is too large.
+                if finite_sum(leaf) if dtype is kept else kept is FLOAT32 and np.vdot(leaf, leaf) < LARGEST_REWARD:
+                    continue
+                if not np.isfinite(leaf).all():
+                    kind = "NaN" if np.isnan(leaf).any() else "infinities"
+                    raise EnvironmentFailure(f"the environment gave an observation with {kind} at step {step}")
+            if dtype is not kept and overflows(leaf, kept):
+                raise EnvironmentFailure(
+                    f"the environment gave an observation with numbers that {kept} cannot hold at step {step}"
+                )
 
     def read(self, observation: Any, info: Any) -> Bools | None:
         """The masks `(n, A)` that came with batched observations; None if none came.

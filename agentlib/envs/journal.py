@@ -100,7 +100,7 @@ def retrace(
     """
     observation, info = env.reset(seed=seed)
     for action, reward in zip(actions, rewards, strict=True):
-        observation, given, terminated, truncated, info = env.step(action)
+        observation, given, terminated, truncated, info = env.step(action.copy())
         require_same(given, reward, "reward")
         if terminated or truncated:
             if not goes_on(env):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.vector import VectorEnv
 
 import agentlib.envs  # noqa: F401 - registers our environments
@@ -89,6 +90,21 @@ def _make_minigrid(env_id: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, An
     return gymnasium.wrappers.FilterObservation(_registered(env_id, kwargs), ["direction", "image"])
 
 
+def limited(env: Any, max_steps: int | None) -> Any:
+    """The environment, whose episodes are cut off after `max_steps`; as it is without a number.
+
+    Raises:
+        ValueError: no whole number, or a vector environment.
+    """
+    if max_steps is None:
+        return env
+    if not isinstance(env, gymnasium.Env):
+        raise ValueError(f"max_steps is for single environments, not for {type(env).__name__}: limit those inside it")
+    if not isinstance(max_steps, int | np.integer) or max_steps < 1:
+        raise ValueError(f"max_steps must be a whole number from 1, not {max_steps!r}")
+    return gymnasium.wrappers.TimeLimit(env, int(max_steps))
+
+
 def frame_stack(env: Any) -> int:
     """How many frames `FrameStackObservation` stacks in this environment; 1 without it.
 
@@ -109,21 +125,23 @@ def is_made(env: Any) -> bool:
     return isinstance(env, gymnasium.Env | VectorEnv) or hasattr(env, "step_wait")
 
 
-def make_envs(env: EnvLike, n_envs: int = 1, env_kwargs: dict[str, Any] | None = None) -> Any:
-    """One environment, or `n_envs` of them side by side; an instance is taken as it is.
+def make_envs(
+    env: EnvLike, n_envs: int = 1, env_kwargs: dict[str, Any] | None = None, max_steps: int | None = None
+) -> Any:
+    """One environment, or `n_envs` of them side by side, `limited`; an instance is taken as it is.
 
     Raises:
-        ValueError: what `make_env` raises; or `n_envs` with an instance, which cannot be copied.
+        ValueError: what `make_env` and `limited` raise; or `n_envs` with an instance, which cannot be copied.
     """
     if is_made(env):
         if n_envs != 1:
             raise ValueError("n_envs needs an id or a factory: an environment that exists already cannot be multiplied")
-        return env
+        return limited(env, max_steps)
     if n_envs < 1:
         raise ValueError(f"n_envs must be at least 1, not {n_envs}")
     if n_envs == 1:
-        return make_env(env, env_kwargs=env_kwargs)
+        return limited(make_env(env, env_kwargs=env_kwargs), max_steps)
     return gymnasium.vector.SyncVectorEnv(
-        [lambda: make_env(env, env_kwargs=env_kwargs)] * n_envs,
+        [lambda: limited(make_env(env, env_kwargs=env_kwargs), max_steps)] * n_envs,
         autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,  # each episode can be given a seed
     )

@@ -13,6 +13,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.async_vector_env import AsyncState
 
 from agentlib.envs.making import make_env
+from agentlib.envs.wrappers import Checked
 
 
 class Subprocesses(AsyncVectorEnv):
@@ -42,7 +43,7 @@ class Subprocesses(AsyncVectorEnv):
         if not timeout > 0:
             raise ValueError(f"timeout is a number of seconds above 0, not {timeout}")
         self.timeout, self.failed = timeout, False
-        make = partial(make_env, env, env_kwargs=env_kwargs)
+        make = partial(_checked, env, env_kwargs)
         super().__init__([make] * n_envs, context=context, autoreset_mode=AutoresetMode.SAME_STEP)
 
     def step(self, actions: Any) -> Any:
@@ -68,7 +69,15 @@ class Subprocesses(AsyncVectorEnv):
                     process.join(5.0)  # its pipes close a moment before it has an exit code
             codes = [process.exitcode for process in self.processes if not process.is_alive()]
             raise ChildProcessError(f"a worker process died during a {what}, exit code {codes}") from error
+        except Exception:  # of an environment; Gymnasium has ended its worker, and nothing is waited for
+            self.failed, self._state = True, AsyncState.DEFAULT
+            raise
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """Ends the workers; after a failure without asking them."""
         super().close_extras(timeout, terminate or self.failed)
+
+
+def _checked(env: str | Callable[..., gymnasium.Env[Any, Any]], env_kwargs: dict[str, Any] | None) -> Checked:
+    """An environment of a worker process."""
+    return Checked(make_env(env, env_kwargs=env_kwargs))

@@ -7,7 +7,6 @@ is no transition at all. These differences stay in this file.
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from typing import Any, NamedTuple
 
@@ -18,8 +17,21 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
 from agentlib.core.spaces import ACTION_MASK, flatten, unflatten
-from agentlib.envs.checks import Bools, Checks, EnvironmentFailure, mistake_of, pair_of
+from agentlib.envs.checks import (
+    LARGEST_REWARD,
+    Bools,
+    Checks,
+    EnvironmentFailure,
+    Unfit,
+    begin,
+    mistake_of,
+    number_of,
+    numbers_of,
+    truth_of,
+    truths_of,
+)
 from agentlib.envs.journal import Diverged, Journal, goes_on, require_same, retrace
+from agentlib.envs.wrappers import CheckedSteps
 
 __all__ = ["EnvironmentFailure", "Environments", "Stepped"]
 
@@ -58,7 +70,9 @@ class Environments:
     first step, if that is not too far back.
 
     Args:
-        env: a `gymnasium.Env`, a `gymnasium.vector.VectorEnv` (any autoreset mode), or an SB3 `VecEnv`.
+        env: a `gymnasium.Env`, a `gymnasium.vector.VectorEnv` (any autoreset mode), or an SB3 `VecEnv`. An environment
+            that writes each observation into one array may do so, but not in the processes of an `AsyncVectorEnv` in
+            SAME_STEP mode or of a `SubprocVecEnv`, which lose its final observations; `Subprocesses` keeps them.
         is_owned: `close` closes it; otherwise it stays open, for the caller to close.
     """
 
@@ -71,7 +85,7 @@ class Environments:
     def __init__(self, env: Any, is_owned: bool = True) -> None:
         self.env, self.is_owned = env, is_owned
         self.steps = 0
-        is_single = isinstance(env, gymnasium.Env)
+        is_single, self._checked_step = isinstance(env, gymnasium.Env), CheckedSteps(env)
         mode = _autoreset_mode(env) if isinstance(env, VectorEnv) else None
         if mode is not None:
             self._step = {
@@ -115,7 +129,7 @@ class Environments:
         self._done[:] = False
         try:
             if isinstance(self.env, gymnasium.Env | VectorEnv):
-                observation, info = pair_of(self.env.reset(seed=seed))
+                observation, info = begin(self.env, seed)
                 if self.checks.single:
                     observation = self._batched(observation)
             else:
@@ -154,19 +168,21 @@ class Environments:
             stepped = self._step(action)
         except EnvironmentFailure:
             raise
+        except Unfit as error:
+            raise EnvironmentFailure(f"the environment gave {error} at step {self.steps + 1}") from None
         except Exception as error:
             raise EnvironmentFailure(
                 f"the environment {mistake_of(error)} at step {self.steps + 1}: {error!r}"
             ) from error
         reward, num_envs = stepped.reward, self.num_envs
-        if reward.shape != (num_envs,):
+        if not (abs(reward.item()) if num_envs == 1 else np.abs(reward).max()) <= LARGEST_REWARD:  # also for NaN
             raise EnvironmentFailure(
-                f"the environment gave a reward of shape {reward.shape[1:]} at step {self.steps + 1}: not one number"
+                f"the environment gave the reward {reward} at step {self.steps + 1}, which is not finite in float32"
             )
-        if not math.isfinite(reward.item() if num_envs == 1 else reward.sum()):
-            raise EnvironmentFailure(f"the environment gave the reward {reward} at step {self.steps + 1}")
         self.steps += num_envs if stepped.all_valid else int(stepped.valid.sum())
         self.checks.observation(stepped.next_observation, self.steps)
+        if stepped.any_begun and stepped.observation is not stepped.next_observation:
+            self.checks.observation(stepped.observation, self.steps)
         if self.action_mask is not None or stepped.next_mask is not None:
             self._check_masks(stepped)
         self.observation = stepped.observation
@@ -271,25 +287,35 @@ class Environments:
         leaves = [np.asarray(leaf)[None] for leaf in flatten(self.observation_space, observation)]
         return unflatten(self.observation_space, leaves)
 
+    def _outcome(self, action: NDArray[Any]) -> tuple[Any, NDArray[np.float64], Bools, Bools, Any]:
+        """Observations, rewards, flags and infos of a step of a Gymnasium vector environment."""
+        observation, reward, terminated, truncated, info = self._checked_step(action)
+        n = self.num_envs
+        ends = truths_of(terminated, "terminated", n), truths_of(truncated, "truncated", n)
+        return observation, numbers_of(reward, n), *ends, info
+
     def _step_single(self, action: NDArray[Any]) -> Stepped:
-        observation, reward, terminated, truncated, info = self.env.step(action[0])
+        observation, reward, terminated, truncated, info = self.env.step(action[0].copy())
+        # Read before a reset, which may write into what the environment gave.
+        rewards, every = np.array([reward if type(reward) is float else number_of(reward)]), self._all
+        if not terminated is truncated is False:
+            terminated, truncated = truth_of(terminated, "terminated"), truth_of(truncated, "truncated")
         batched = current = observation[None] if type(observation) is np.ndarray else self._batched(observation)
         begun = none = self._none
         self.action_mask = mask = self._mask(batched, info)
-        ended = bool(terminated or truncated)
+        ended = terminated or truncated
         if ended:
-            batched = copy.deepcopy(batched)  # the environment may write the reset observation into the same array
-            observation, begin_info = pair_of(self.env.reset(seed=self._next_seed(0)))
+            batched = copy.deepcopy(batched)
+            observation, begin_info = begin(self.env, self._next_seed(0))
             current = self._batched(observation)
             begun = self._all
             self.action_mask = self._mask(current, begin_info)
-        rewards, every = np.array([reward], dtype=np.float64), self._all
         terminated, truncated = every if terminated else none, every if truncated else none
         return Stepped(current, batched, rewards, terminated, truncated, every, begun, True, ended, ended, info, mask)
 
     def _step_next_step(self, action: NDArray[Any]) -> Stepped:
         # An environment that was done is reset by this step: its action is ignored, its reward is 0.
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation, reward, terminated, truncated, info = self._outcome(action)
         begun, done = self._done, terminated | truncated
         self._done = done
         flags = not begun.any(), bool(done.any()), bool(begun.any())
@@ -297,7 +323,7 @@ class Environments:
         return Stepped(observation, observation, reward, terminated, truncated, ~begun, begun, *flags, info, mask)
 
     def _step_same_step(self, action: NDArray[Any]) -> Stepped:
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation, reward, terminated, truncated, info = self._outcome(action)
         done = terminated | truncated
         ended = bool(done.any())
         final = self._with_rows(observation, done, info.get("final_obs"))
@@ -308,7 +334,7 @@ class Environments:
         return Stepped(observation, final, reward, *ends, self._all, done, True, ended, ended, info, mask)
 
     def _step_disabled(self, action: NDArray[Any]) -> Stepped:
-        final, reward, terminated, truncated, info = self.env.step(action)
+        final, reward, terminated, truncated, info = self._outcome(action)
         done = terminated | truncated
         observation, ended = final, bool(done.any())
         self.action_mask = mask = self._mask(final, info)
@@ -318,18 +344,18 @@ class Environments:
             seeds: list[int | None] | None = None
             if self._worlds:
                 seeds = [self._next_seed(row) if done[row] else None for row in range(self.num_envs)]
-            observation, begin_info = pair_of(self.env.reset(seed=seeds, options={"reset_mask": done.copy()}))
+            observation, begin_info = begin(self.env, seeds, options={"reset_mask": done.copy()})
             self.action_mask = self._joined(done, self._mask(observation, begin_info), mask)
         ends = terminated, truncated
         return Stepped(observation, final, reward, *ends, self._all, done, True, ended, ended, info, mask)
 
     def _step_sb3(self, action: NDArray[Any]) -> Stepped:
-        observation, reward, done, infos = self.env.step(action)
-        done = np.asarray(done, dtype=bool)
+        observation, reward, done, infos = self._checked_step(action)
+        done = truths_of(done, "done", self.num_envs)
         truncated = np.array([bool(info.get("TimeLimit.truncated", False)) for info in infos]) & done
         finals = [info.get("terminal_observation") for info in infos]
         final = self._with_rows(observation, done, finals)
-        rewards = np.asarray(reward, dtype=np.float64)
+        rewards = numbers_of(reward, self.num_envs)
         ended = bool(done.any())
         ends = done & ~truncated, truncated
         self.action_mask = mask = self._mask(final, infos)

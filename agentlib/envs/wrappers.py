@@ -2,13 +2,59 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
 from gymnasium.utils import seeding
+from numpy.typing import NDArray
+
+from agentlib.core.spaces import ACTION_MASK
+from agentlib.envs.checks import number_of, truth_of
 
 Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
+
+
+class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An environment whose rewards are numbers and whose flags are truth values, or else `Unfit` is raised.
+
+    What the end of an episode gave is copied, since the environment may write the reset into the same arrays; vector
+    environments that reset in the same step do not.
+    """
+
+    def step(self, action: Any) -> Step:
+        found = observation, reward, terminated, truncated, info = self.env.step(action)
+        if terminated is truncated is False and type(reward) is float:
+            return found  # as at most steps: nothing to check
+        terminated, truncated = truth_of(terminated, "terminated"), truth_of(truncated, "truncated")
+        if terminated or truncated:
+            masks = {key: value for key, value in info.items() if key == ACTION_MASK}
+            observation, info = copy.deepcopy(observation), {**info, **copy.deepcopy(masks)}
+        return observation, number_of(reward), terminated, truncated, info
+
+
+class CheckedSteps:
+    """Steps a vector environment; while it does, the environments inside, if they are in this process, are `Checked`.
+
+    Afterwards the vector environment is as it was.
+    """
+
+    def __init__(self, env: Any) -> None:
+        self.env, self.owner = env, getattr(env, "unwrapped", env)
+        inner: Any = getattr(self.owner, "envs", None)
+        is_list = isinstance(inner, list) and all(isinstance(one, gymnasium.Env) for one in inner)
+        self.checked = [Checked(one) for one in inner] if is_list else None
+
+    def __call__(self, action: NDArray[Any]) -> Any:
+        """The result of `env.step` with a copy of the action, which the environments may change."""
+        if self.checked is None:
+            return self.env.step(action.copy())
+        envs, self.owner.envs = self.owner.envs, self.checked
+        try:
+            return self.env.step(action.copy())
+        finally:
+            self.owner.envs = envs
 
 
 class SeededGame(gymnasium.Wrapper[Any, Any, Any, Any]):

@@ -10,11 +10,25 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from agentlib.core.spaces import action_to_space, flatten, leaf_shape, leaf_spaces, to_actions, unflatten
+from agentlib.core.spaces import ACTION_MASK, action_to_space, flatten, leaf_shape, leaf_spaces, to_actions, unflatten
 from agentlib.envs.playing import ExpertLeft as ExpertLeft
 from agentlib.envs.vector import Environments
 
 Bools = NDArray[np.bool_]
+
+
+def best_action(
+    agent: Any, observation: Any, action_mask: Any = None, state: Any = None, episode_start: Any = None
+) -> tuple[Any, Any]:
+    """The best action by SB3's `predict`, and the next state: how any agent is asked, in every place.
+
+    An agent that knows masks of legal actions is given `action_mask`; None where the environment gave none.
+    """
+    masks = {ACTION_MASK: action_mask} if action_mask is not None and getattr(agent, "takes_masks", False) else {}
+    found: tuple[Any, Any] = agent.predict(
+        observation, state=state, episode_start=episode_start, deterministic=True, **masks
+    )
+    return found
 
 
 class Onlooker:
@@ -84,9 +98,8 @@ class Expert:
         rows = np.flatnonzero(asked)
         if self.predicts:
             # All rows, also those that are not asked: a memory must see every step.
-            answer, self.state = self.answers.predict(
-                observation, state=self.state, episode_start=episode_start, deterministic=True
-            )
+            mask = self.envs.action_mask
+            answer, self.state = best_action(self.answers, observation, mask, self.state, episode_start)
             return self._checked(answer, len(asked))[rows]
         if not rows.size:
             return self._checked(np.empty((0, *leaf_shape(leaf_spaces(self.action_space)[0])), np.int8), 0)

@@ -8,6 +8,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
+def per_step(name: str, values: Any, steps: int, dtype: type[Any], default: float = 0) -> NDArray[Any]:
+    """An argument with one number, or one truth value, for each step `(steps,)`; None is the default everywhere.
+
+    Raises:
+        ValueError: another shape, or truth values that are neither 0 nor 1; the message names the argument.
+    """
+    array = np.full(steps, default) if values is None else np.asarray(values)
+    if array.shape != (steps,):
+        raise ValueError(f"{name} has the shape {array.shape}: one value for each of {steps} steps has ({steps},)")
+    if dtype is np.bool_ and not (array.dtype.kind in "biuf" and np.isin(array, (0, 1)).all()):
+        raise ValueError(f"{name} must be True or False at each step, and holds others")
+    return array.astype(dtype)
+
+
 class Column:
     """An array that grows at its end: a row is copied a bounded number of times, however many follow."""
 

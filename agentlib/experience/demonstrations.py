@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -14,8 +15,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from agentlib.backbones.files import checksum
 from agentlib.core.names import one_line, shown
-from agentlib.core.spaces import finite_sum, leaf_shape, leaf_spaces, space_from_json, to_actions, to_batch, unflatten
-from agentlib.experience.columns import Column
+from agentlib.core.spaces import (
+    action_from_space,
+    finite_sum,
+    leaf_dtype,
+    leaf_shape,
+    leaf_spaces,
+    overflows,
+    space_from_json,
+    to_actions,
+    to_batch,
+    unflatten,
+)
+from agentlib.envs.checks import LARGEST_REWARD, truth_of
+from agentlib.experience.columns import Column, per_step
+from agentlib.experience.demonstration_arrays import episodes_of
 from agentlib.experience.demonstration_files import load_demonstrations, save_demonstrations
 from agentlib.experience.minari_datasets import read_minari, write_minari
 from agentlib.experience.replay_buffer import ReplayBuffer
@@ -23,6 +37,10 @@ from agentlib.experience.transition import Episode
 
 if TYPE_CHECKING:
     import minari
+
+
+MOST_LEFT_OUT = 0.1
+"""Share of the steps of arrays above which a warning says how many are left out."""
 
 
 class Demonstration(NamedTuple):
@@ -153,7 +171,7 @@ class Demonstrations:
 
         Raises:
             TypeError: observations or actions of another kind.
-            ValueError: no steps, lengths that do not go together, NaN, or an action outside the space.
+            ValueError: no steps, lengths or shapes that do not go together, NaN, or an action outside the space.
         """
         whole = Demonstration(*(episode[:4] if isinstance(episode, Episode) else episode))  # without masks
         where, count = f"episode {len(self)}", len(whole.rewards)
@@ -163,6 +181,13 @@ class Demonstrations:
             leaves, single = to_batch(self.observation_space, whole.observations)
             actions = to_actions(self.action_space, whole.actions)
             labels = actions if whole.labels is None else to_actions(self.action_space, whole.labels)
+            rewards = per_step("rewards", whole.rewards, count, np.float64)
+            labelled = per_step("labelled", whole.labelled, count, np.bool_, default=1)
+            interventions = per_step("interventions", whole.interventions, count, np.bool_)
+            terminated = truth_of(whole.terminated, "terminated")
+            for leaf, part in zip(leaves, leaf_spaces(self.observation_space), strict=True):
+                if overflows(leaf, leaf_dtype(part)):
+                    raise ValueError(f"an observation has numbers that {leaf_dtype(part)} cannot hold")
         except (TypeError, ValueError) as error:
             raise type(error)(f"{where}: {error}") from None
         if single or len(leaves[0]) != count + 1 or len(actions) != count or len(labels) != count:
@@ -173,19 +198,19 @@ class Demonstrations:
             )
         if not all(finite_sum(leaf) or np.isfinite(leaf).all() for leaf in leaves if leaf.dtype.kind == "f"):
             raise ValueError(f"{where}: the observations are not all finite")
-        if not np.isfinite(rewards := np.asarray(whole.rewards, np.float64)).all():
-            raise ValueError(f"{where}: the reward at step {int(np.isfinite(rewards).argmin())} is not finite")
+        finite = np.abs(rewards) <= LARGEST_REWARD
+        if not finite.all():
+            raise ValueError(f"{where}: the reward at step {int(finite.argmin())} is not finite in float32")
         rows = self._columns["reward"].size, self._columns["observation_0"].size
-        self._episodes.append(_Place(*rows, count, bool(whole.terminated)))
+        self._episodes.append(_Place(*rows, count, terminated))
         self.steps += count
         for name, leaf in zip(self._frames, leaves, strict=True):
             self._columns[name].extend(leaf)
         self._columns["action"].extend(actions)
         self._columns["label"].extend(labels)
         self._columns["reward"].extend(rewards)
-        nowhere = np.zeros(count, np.bool_)
-        self._columns["labelled"].extend(~nowhere if whole.labelled is None else whole.labelled)
-        self._columns["intervention"].extend(nowhere if whole.interventions is None else whole.interventions)
+        self._columns["labelled"].extend(labelled)
+        self._columns["intervention"].extend(interventions)
 
     @classmethod
     def from_episodes(
@@ -226,34 +251,22 @@ class Demonstrations:
             terminated: `(N,)`: where the task ended.
             truncated: `(N,)`: where an episode was cut off; without both it is all one episode.
             next_observations: `(N, *shape)` in each leaf. Without them the last observation of each episode
-                counts as its final one, and the action that was chosen there is left out.
+                counts as its final one, and the action that was chosen there is left out. Where these are more than a
+                tenth of the steps, a warning says so.
 
         Raises:
             TypeError: observations or actions of another kind.
-            ValueError: lengths that do not go together, NaN, or an action outside the space.
+            ValueError: shapes that do not go together, NaN, an action outside the space, or no step that is left.
         """
-        leaves, _ = to_batch(observation_space, observations)
-        next_leaves = leaves if next_observations is None else to_batch(observation_space, next_observations)[0]
-        actions, count = np.asarray(actions), len(leaves[0])
-        no = np.zeros(count, np.bool_)
-        ends = [no if flags is None else np.asarray(flags, np.bool_) for flags in (terminated, truncated)]
-        rewards = np.zeros(count) if rewards is None else np.asarray(rewards)
-        if count == 0:
-            raise ValueError("the arrays are empty")
-        names = "next_observations", "actions", "rewards", "terminated", "truncated"
-        for name, array in zip(names, (next_leaves[0], actions, rewards, *ends), strict=True):
-            if len(array) != count:
-                raise ValueError(f"there are {count} observations and {len(array)} {name}")
-        made = cls(observation_space, action_space)
-        begin = 0
-        for last in sorted({*np.flatnonzero(ends[0] | ends[1]).tolist(), count - 1}):
-            stop = last if next_observations is None else last + 1
-            if stop > begin:
-                pairs = zip(leaves, next_leaves, strict=True)
-                frames = [np.concatenate([leaf[begin:stop], after[last : last + 1]]) for leaf, after in pairs]
-                observed, end = unflatten(observation_space, frames), bool(ends[0][last])
-                made.append(Demonstration(observed, actions[begin:stop], rewards[begin:stop], end))
-            begin = last + 1
+        made, total = cls(observation_space, action_space), len(np.atleast_1d(actions))
+        arrays = observations, next_observations, actions, rewards, terminated, truncated
+        for episode in episodes_of(observation_space, *arrays):
+            made.append(Demonstration(*episode))
+        advice = "the last action of an episode leads nowhere without next_observations, and is left out: give them"
+        if not made.steps:
+            raise ValueError(f"each of the {total:,} steps is an episode of its own, so that none is kept: {advice}")
+        if total - made.steps > MOST_LEFT_OUT * total:
+            warnings.warn(f"{total - made.steps:,} of {total:,} steps are not kept: {advice}", stacklevel=2)
         return made
 
     def fingerprint(self) -> str:
@@ -301,9 +314,8 @@ class Demonstrations:
             ValueError: the buffer is for other spaces.
         """
         self.check_spaces(buffer.observation_space, buffer.action_space)
-        start = getattr(self.action_space, "start", 0)
         buffer.extend(
-            Episode(episode.observations, episode.actions - start, episode.rewards, episode.terminated)
+            Episode(episode.observations, action_from_space(self.action_space, episode.actions), *episode[2:4])
             for episode in self
         )
 

@@ -15,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentlib.core.names import readable
-from agentlib.envs.making import make_env
+from agentlib.core.spaces import ACTION_MASK
+from agentlib.envs.checks import EnvironmentFailure, Unfit, begin, number_of, truth_of, warn_of_length
+from agentlib.envs.making import limited, make_env
+from agentlib.experience.asking import best_action
 from agentlib.metrics.intervals import Interval, bootstrap_interval, interquartile_mean
 
 FIRST_EPISODE_SEED = 1 << 30
@@ -90,6 +93,7 @@ def evaluate(
     *,
     episodes: int = 100,
     seed: int = 0,
+    max_steps: int | None = None,
 ) -> Evaluation:
     """Play whole episodes with deterministic actions and return the return of each.
 
@@ -101,10 +105,12 @@ def evaluate(
         env: an environment id, a single environment, or a function that makes one.
         episodes: how many episodes; each is reset with `episode_seed(seed, index)`.
         seed: a non-negative integer; two agents evaluated with one seed meet the same episodes.
+        max_steps: cut an episode off after this number of steps; None leaves its end to the environment.
 
     Raises:
         TypeError: if `agent` has no `predict`, or `env` is a vector environment.
-        ValueError: if `episodes` is below 1, or agent and environment differ in their spaces.
+        ValueError: if `episodes` or `max_steps` is below 1, or agent and environment differ in their spaces.
+        EnvironmentFailure: the environment's `reset` takes no seed, or a reward or a flag is none.
     """
     if not callable(getattr(agent, "predict", None)):
         raise TypeError(f"evaluate needs an object with a predict method, not {type(agent).__name__}")
@@ -115,8 +121,9 @@ def evaluate(
     world = make_env(env, training=False)
     try:
         _check_spaces(agent, world)
+        played_in = limited(world, max_steps)
         with _modes_kept(agent):
-            played = [_play(agent, world, episode_seed(seed, index)) for index in range(episodes)]
+            played = [_play(agent, played_in, episode_seed(seed, index)) for index in range(episodes)]
     finally:
         if not isinstance(env, gymnasium.Env):
             world.close()
@@ -126,18 +133,22 @@ def evaluate(
 
 def _play(agent: Predictor, env: gymnasium.Env[Any, Any], seed: int) -> tuple[float, int]:
     """Return and length of one episode."""
-    observation, info = env.reset(seed=seed)
-    takes_masks = getattr(agent, "takes_masks", False)  # one of ours
+    observation, info = begin(env, seed)
     state, start = None, np.array([True])
     total, length, ended = 0.0, 0, False
     while not ended:
-        masks = {"action_mask": info["action_mask"]} if takes_masks and "action_mask" in info else {}
-        action, state = agent.predict(observation, state=state, episode_start=start, deterministic=True, **masks)
+        action, state = best_action(agent, observation, info.get(ACTION_MASK), state, start)
         # A discrete action comes as a 0-dim array, which environments cannot use as a key: [()] makes it a number.
         observation, reward, terminated, truncated, info = env.step(
             action[()] if isinstance(action, np.ndarray) else action
         )
-        total, length, ended = (total + float(reward), length + 1, bool(terminated or truncated))
+        length += 1
+        try:
+            total += number_of(reward)
+            ended = truth_of(terminated, "terminated") or truth_of(truncated, "truncated")
+        except Unfit as error:
+            raise EnvironmentFailure(f"the environment gave {error} at step {length} of an episode") from None
+        warn_of_length(length)
         start = np.array([False])
     return total, length
 

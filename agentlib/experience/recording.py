@@ -9,8 +9,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from agentlib.core.spaces import flatten, unflatten
-from agentlib.envs.making import EnvLike, make_env
+from agentlib.core.spaces import action_to_space, choices, flatten, random_actions, unflatten
+from agentlib.envs.checks import warn_of_length
+from agentlib.envs.making import EnvLike, limited, make_env
 from agentlib.envs.vector import Environments
 from agentlib.experience.asking import Expert, ExpertLeft
 from agentlib.experience.demonstrations import Demonstration, Demonstrations
@@ -51,6 +52,7 @@ class Recorder:
             step = (action[row], label[row], stepped.reward[row], labelled[row], intervention[row])
             self._steps[row].append(tuple(np.array(value) for value in step))
             self._frames[row].append([leaf[row].copy() for leaf in leaves])
+            warn_of_length(len(self._steps[row]))
         ended = stepped.terminated | stepped.truncated
         if stepped.any_ended:
             for row in np.flatnonzero(ended):
@@ -124,6 +126,7 @@ def record_episodes(
     seed: int = 0,
     noise: float = 0.0,
     env_kwargs: dict[str, Any] | None = None,
+    max_steps: int | None = None,
 ) -> Demonstrations:
     """Lets an expert act, and records whole episodes.
 
@@ -135,7 +138,9 @@ def record_episodes(
         seed: of the environment and the noise; the first episode is that of `env.reset(seed=seed)`.
         noise: share of steps at which a random action is done in place of the expert's. The labels stay the expert's,
             and so show the way back from where it would not go by itself (Laskey et al. 2017, arXiv:1703.09327).
+            Where the environment says which actions are legal, it is one of these.
         env_kwargs: for the environment's constructor.
+        max_steps: cut an episode off after this number of steps; None leaves its end to the environment.
 
     Raises:
         TypeError: an answer of another kind than the environment's actions, or spaces without fixed shapes.
@@ -147,7 +152,7 @@ def record_episodes(
         raise ValueError(f"noise is a share of the steps, between 0 and 1, not {noise}")
     made = make_env(env, env_kwargs=env_kwargs, training=False)
     try:
-        envs = Environments(made)
+        envs = Environments(limited(made, max_steps))
         env_id = None if made.spec is None else made.spec.id
         demonstrations = Demonstrations(envs.observation_space, envs.action_space, env_id=env_id)
         recorder, asked = Recorder(envs, demonstrations), np.ones(1, np.bool_)
@@ -164,7 +169,7 @@ def record_episodes(
             except (TypeError, ValueError) as error:
                 step = len(recorder._steps[0])
                 raise type(error)(f"the expert, episode {len(demonstrations)}, step {step}: {error}") from None
-            recorder.step(_with_noise(label, noise, space, generator), label, asked, ~asked)
+            recorder.step(_with_noise(label, noise, space, generator, envs.action_mask), label, asked, ~asked)
         return demonstrations
     finally:
         if made is not env:
@@ -172,11 +177,19 @@ def record_episodes(
 
 
 def _with_noise(
-    actions: NDArray[Any], share: float, space: spaces.Space[Any], generator: np.random.Generator
+    actions: NDArray[Any],
+    share: float,
+    space: spaces.Space[Any],
+    generator: np.random.Generator,
+    masks: Bools | None = None,
 ) -> NDArray[Any]:
-    """The actions, each replaced by a random one with this probability."""
+    """The actions, each replaced by a random one with this probability; by a legal one, where masks say so."""
     if share == 0.0:
         return actions
-    random = np.stack([np.asarray(space.sample()) for _ in actions])
+    if masks is None:
+        random = np.stack([np.asarray(space.sample()) for _ in actions])
+    else:
+        options = random_actions(generator, choices(space), len(actions), masks).reshape(actions.shape)
+        random = action_to_space(space, options)
     replaced = generator.random(len(actions)) < share
     return np.where(replaced.reshape(-1, *[1] * (actions.ndim - 1)), random, actions).astype(actions.dtype)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from agentlib.core.schedules import Clock, Schedule, at
 from agentlib.core.source import Source
-from agentlib.core.spaces import action_to_space, flatten, unflatten
+from agentlib.core.spaces import LEARNED_WITH_MASKS, action_to_space, flatten, unflatten
 from agentlib.envs.vector import Environments
 from agentlib.experience.replay_buffer import ReplayBuffer
 from agentlib.experience.sequence_buffer import SequenceBuffer, Sequences
@@ -275,6 +275,10 @@ class Replay(Source):
         rate = getattr(self.collector.exploration, "rate", None)
         explored = {} if rate is None else {"rollout/exploration_rate": float(rate(self.clock))}
         return self.collector.measures() | explored
+
+    def about(self) -> dict[str, Any]:
+        """Whether there were masks of legal actions in infos."""
+        return {LEARNED_WITH_MASKS: True} if self.buffer.masked else {}
 
     def close(self) -> None:
         """Closes the environments, except those that are the caller's."""

@@ -11,7 +11,17 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agentlib.core.spaces import choices, flatten, leaf_dtype, leaf_shape, leaf_spaces, observed_mask, unflatten
+from agentlib.core.spaces import (
+    action_dtype,
+    choices,
+    flatten,
+    leaf_dtype,
+    leaf_shape,
+    leaf_spaces,
+    observed_mask,
+    unflatten,
+)
+from agentlib.experience.columns import per_step
 from agentlib.experience.memory import Columns, ReplayMemory, nbytes, uniform_positions
 from agentlib.experience.priorities import Priorities
 from agentlib.experience.transition import Episode, Transition
@@ -196,7 +206,8 @@ class ReplayBuffer(ReplayMemory):
             masks = [None] * (steps + 1) if given is None else batches(np.asarray(given) != 0)
             last = np.arange(steps) == steps - 1
             ends = batches(last & episode.terminated), batches(last & (not episode.terminated))
-            made = zip(batches(episode.actions), batches(episode.rewards), *ends, observed[1:], masks[1:], strict=True)
+            rewards = batches(per_step("rewards", episode.rewards, steps, np.float64))
+            made = zip(batches(episode.actions), rewards, *ends, observed[1:], masks[1:], strict=True)
             self.begin(observed[0], where, masks[0])
             for action, reward, terminated, truncated, after, mask in made:
                 self.add(action, reward, terminated, truncated, after, where, mask)
@@ -337,7 +348,7 @@ def replay_columns(
     (action,) = leaf_spaces(action_space)
     columns: Columns = {
         "position": (transitions, np.dtype(np.int64)),
-        "action": ((*transitions, *leaf_shape(action)), leaf_dtype(action)),
+        "action": ((*transitions, *leaf_shape(action)), action_dtype(action)),
         "reward": (transitions, np.dtype(np.float32)),
         "terminated": (transitions, np.dtype(np.bool_)),
         "done": (transitions, np.dtype(np.bool_)),

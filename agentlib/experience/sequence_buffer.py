@@ -18,7 +18,7 @@ from torch import Tensor
 
 from agentlib.backbones import AfterAction
 from agentlib.core import Clock
-from agentlib.core.spaces import leaf_dtype, leaf_shape, leaf_spaces, observed_mask, unflatten
+from agentlib.core.spaces import action_dtype, leaf_dtype, leaf_shape, leaf_spaces, observed_mask, unflatten
 from agentlib.core.trees import leaves, mapped
 from agentlib.experience.memory import Columns, ReplayMemory, uniform_positions
 
@@ -87,7 +87,7 @@ class SequenceBuffer(ReplayMemory):
             )
         rows, boolean = (num_envs, starts * period), np.dtype(np.bool_)
         (action,) = leaf_spaces(action_space)
-        of_action = (*rows, *leaf_shape(action)), leaf_dtype(action)
+        of_action = (*rows, *leaf_shape(action)), action_dtype(action)
         columns: Columns = {
             f"frame_{i}": ((*rows, *leaf_shape(leaf)), leaf_dtype(leaf))
             for i, leaf in enumerate(leaf_spaces(observation_space))

@@ -28,6 +28,7 @@ def record(
     env_kwargs: dict[str, Any] | None = None,
     episodes: int = 1,
     seed: int = 0,
+    max_steps: int | None = None,
 ) -> Evaluation:
     """Plays episodes as `evaluate` does, films them, and returns what `evaluate` returns.
 
@@ -38,6 +39,7 @@ def record(
         env_kwargs: for the environment's constructor.
         episodes: how many.
         seed: of the episodes.
+        max_steps: of an episode, as `evaluate` has it.
 
     Raises:
         ImportError: a package for drawing or writing films is absent; the message names the extra.
@@ -51,7 +53,7 @@ def record(
         rate = float(world.metadata.get("render_fps") or USUAL_RATE)
         out.parent.mkdir(parents=True, exist_ok=True)
         with (_gif if out.suffix == ".gif" else _mp4)(out, rate) as write:
-            return evaluate(agent, _Filmed(world, write), episodes=episodes, seed=seed)
+            return evaluate(agent, _Filmed(world, write), episodes=episodes, seed=seed, max_steps=max_steps)
     except gymnasium.error.DependencyNotInstalled as error:
         raise ImportError(f"{error}, or pip install 'agentlib-rl[video]'") from None
     finally:

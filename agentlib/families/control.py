@@ -13,7 +13,7 @@ from agentlib.agent import Agent
 from agentlib.core import Linear
 from agentlib.core.recipe import Job, Judge, Length, Problem, Recipe, family
 from agentlib.core.spaces import without_mask
-from agentlib.envs.making import frame_stack, make_env, make_envs
+from agentlib.envs.making import frame_stack, is_made, make_env, make_envs
 from agentlib.envs.vector import Environments
 from agentlib.experience import HindsightReplay, Replay, ReplayBuffer, SequenceBuffer, SequenceReplay
 from agentlib.experience.evaluation import evaluate
@@ -144,8 +144,8 @@ def _sequences(problem: Problem, envs: Environments, policy: Any, arguments: dic
 
 def environments_for(problem: Problem) -> Environments:
     """The problem's environments; `close` closes those that were made here, and leaves the caller's open."""
-    made = make_envs(problem.env, problem.n_envs, problem.env_kwargs)
-    is_owned = made is not problem.env
+    made = make_envs(problem.env, problem.n_envs, problem.env_kwargs, problem.max_steps)
+    is_owned = not is_made(problem.env)
     try:
         return Environments(made, is_owned=is_owned)
     except BaseException:
@@ -165,5 +165,6 @@ class EpisodesJudge(Judge):
     def evaluate(self) -> dict[str, float]:
         problem = self.problem
         world = partial(make_env, problem.env, env_kwargs=problem.env_kwargs, training=False)
-        played = evaluate(self.agent, world, episodes=problem.n_eval_episodes, seed=SEED)
+        settings: Any = {"episodes": problem.n_eval_episodes, "seed": SEED, "max_steps": problem.max_steps}
+        played = evaluate(self.agent, world, **settings)
         return {"eval/mean_reward": played.mean, "eval/mean_ep_length": float(played.lengths.mean())}

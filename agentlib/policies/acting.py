@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -22,6 +22,7 @@ from agentlib.core.spaces import (
     leaf_shape,
     leaf_spaces,
     observed_mask,
+    random_actions,
     to_tensors,
     unflatten,
 )
@@ -229,28 +230,6 @@ def remembered(policy: nn.Module, num_envs: int, parts: list[Tensor]) -> Any:
         return None
     remaining = iter(parts)
     return mapped(policy.initial_state(num_envs), lambda like: next(remaining).to(like.device))  # type: ignore[operator]
-
-
-def random_actions(
-    generator: np.random.Generator,
-    sizes: Sequence[int],
-    count: int,
-    mask: NDArray[np.bool_] | None = None,
-) -> NDArray[Any]:
-    """Uniformly random legal options of each component, `(count, D)`.
-
-    Args:
-        generator: the source of random numbers.
-        sizes: the number of options of each of the D components.
-        count: how many actions.
-        mask: `(count, sum(sizes))`, true where an option is legal; at least one must be, in each component.
-    """
-    if mask is None:
-        return generator.integers(sizes, size=(count, len(sizes)))
-    # The largest of equal random numbers is as likely at each of the legal options.
-    ranks = np.where(mask, generator.random(mask.shape), -1.0)
-    ends = np.cumsum(sizes)
-    return np.stack([ranks[:, end - size : end].argmax(1) for size, end in zip(sizes, ends, strict=True)], 1)
 
 
 class EpsilonGreedy:

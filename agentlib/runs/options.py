@@ -112,6 +112,7 @@ MOST_ENVS = 10_000
 FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "env": (_is_given, "an environment's id such as CartPole-v1, an environment, or a function that makes one"),
     "n_envs": (partial(_is_whole, low=1, high=MOST_ENVS + 1), f"a whole number from 1 to {MOST_ENVS:,}"),
+    "max_steps": (partial(_is_whole, low=1), "a whole number from 1"),
     "env_kwargs": (lambda value: isinstance(value, Mapping), "a dictionary of the environment's arguments"),
     "data": (_is_given, "a name of `agentlib list data`, a path, or the data"),
     "demos": (_is_given, "a path, minari:ID, or the demonstrations"),

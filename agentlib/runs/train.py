@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -34,6 +35,7 @@ def train(
     env: Any = None,
     n_envs: int = 1,
     env_kwargs: dict[str, Any] | None = None,
+    max_steps: int | None = None,
     data: Any = None,
     demos: Any = None,
     expert: Any = None,
@@ -58,15 +60,15 @@ def train(
     Args:
         what: a name such as "dqn", which selects the preset for a known environment; a config such as
             `DQNConfig(...)`, which is taken literally; or a `Recipe` of your own, or its place, "my_module:RECIPE".
-        env, n_envs, env_kwargs: an id, an instance, a factory or a vector environment; how many are stepped side by
-            side, and their arguments.
+        env, n_envs, env_kwargs, max_steps: an id, an instance, a factory or a vector environment; how many are stepped
+            side by side, their arguments, and the number of steps after which an episode is cut off.
         data, demos, expert: data sets, demonstrations and experts: names, paths or objects.
         steps: environment steps, or updates where there is no environment; each learner has a default.
         seed: of weights, environments, exploration and sampling: the same seed gives the same run.
         backbone: "auto", another name, a saved file, a spec, or a built module with a `feature_dim`.
         device, precision, compile, threads: see `agentlib.engine.run`; threads is a number, "auto" or the host's, None.
         agent, resume: an agent to start from, which stays as it is; the folder of a run to go on with, as it began.
-        callback: called with the clock and the latest numbers a hundred times per run; returning False stops it.
+        callback: called with clock and latest numbers a hundred times per run, and at evaluations; False stops it.
         eval_every, n_eval_episodes: steps from one evaluation to the next, and its episodes; the best agent is kept.
         out: the folder of agent, checkpoints, TensorBoard events, results and report; None writes nothing.
         progress: True shows a bar, "table" prints a table every few seconds.
@@ -138,6 +140,9 @@ def _trained(
     try:
         if options.eval_every is not None and not job.judge.evaluates:
             raise ValueError("there is nothing to evaluate on: leave out eval_every, or give what is held out")
+        steps = job.length.steps if options.steps is not None or job.length.is_exact else math.inf
+        if options.eval_every is not None and options.eval_every > steps:
+            raise ValueError(f"eval_every must be between 1 and the run's {steps} steps, not {options.eval_every}")
         threads = options.threads
         if threads == "auto":
             threads = None if is_large(job.learner) else 1

@@ -96,8 +96,10 @@ class Training:
             self.next_save = self.step + self.save_every
             for clock, update in self._updates():
                 steps = int(clock.steps)
-                if steps >= self.now.next_log:
-                    self.now.next_log = steps + self.log_every
+                asked = self.options.eval_every is not None and steps >= self.now.next_eval
+                if steps >= self.now.next_log or asked:
+                    if steps >= self.now.next_log:
+                        self.now.next_log = steps + self.log_every
                     if self._report(clock, update) is False:
                         break
                 if self.folder is not None and (
@@ -139,8 +141,15 @@ class Training:
     def _save(self) -> None:
         assert self.folder is not None
         self.folder.save(self.job.learner, self.job.source, self._state())
-        self.folder.save_product(self.job.product)
+        self.folder.save_product(self._product())
         self.next_save, self.saved_at = self.step + self.save_every, time.monotonic()
+
+    def _product(self) -> Any:
+        """The product; an agent knows how its experience was."""
+        product = self.job.product
+        if isinstance(product, Agent):
+            product.about |= self.job.source.about()
+        return product
 
     def _rescue(self, stop: BaseException, folder: RunFolder) -> None:
         """Saves what was learned; a note on what stopped the run says where, or why it could not be."""
@@ -187,8 +196,10 @@ class Training:
 
     def _report(self, clock: Clock, update: Update) -> bool | None:
         metrics = self._numbers(clock, update) | self.job.source.measures()
-        if self.eval_every is not None and int(clock.steps) >= self.now.next_eval:
-            self.now.next_eval = int(clock.steps) + self.eval_every
+        steps, every = int(clock.steps), self.eval_every
+        if every is not None and steps >= self.now.next_eval:
+            # As often as the caller asked; a judge's own number is the least distance between logs with an evaluation.
+            self.now.next_eval = steps + every - (0 if self.options.eval_every is None else steps % every)
             metrics |= self._evaluate()
         self.now.metrics |= metrics
         self.log.write(clock, metrics)
@@ -215,14 +226,14 @@ class Training:
         if score > self.now.best:
             self.now.best, self.now.waited = score, 0
             if self.folder is not None and isinstance(product, Agent):
-                product.save(self.folder.path / "best_agent.safetensors")
+                self._product().save(self.folder.path / "best_agent.safetensors")
             if judge.patience is not None:
                 self.now.best_weights = copied(self.job.learner)
         return scores
 
     def _finish(self, folder: RunFolder | None) -> Agent | Result:
         """The result; in the folder, if any, too."""
-        learner, judge, product = self.job.learner, self.job.judge, self.job.product
+        learner, judge, product = self.job.learner, self.job.judge, self._product()
         if folder is not None:
             folder.save(learner, self.job.source, self._state())
         if self.now.best_weights is not None:

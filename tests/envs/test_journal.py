@@ -10,12 +10,11 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agentlib.core.spaces import action_to_space
+from agentlib.core.spaces import action_to_space, random_actions
 from agentlib.core.trees import difference
 from agentlib.envs.journal import Journal
 from agentlib.envs.making import make_env, make_envs
 from agentlib.envs.vector import Environments
-from agentlib.policies.acting import random_actions
 from agentlib.runs.checkpoints import load_state, save_state
 from tests.moody import Moody
 

@@ -125,22 +125,6 @@ def test_a_step_stays_as_it_was_though_the_environment_reuses_its_arrays(kind):
         assert_step(envs.step(np.zeros(2, int)), number, TRUTH[kind], LEAVES["vector"])
 
 
-class OneArray(gymnasium.ObservationWrapper):
-    """Writes each observation into the same array."""
-
-    def observation(self, observation):
-        self.array = getattr(self, "array", np.empty_like(observation))
-        self.array[:] = observation
-        return self.array
-
-
-def test_a_final_observation_stays_as_it_was_though_the_reset_writes_into_its_array():
-    envs = Environments(OneArray(Scripted(0, SCRIPTS[0])))
-    envs.reset()
-    for number in range(6):
-        assert_step(envs.step(np.zeros(1, int)), number, TRUTH["single"][:1], LEAVES["vector"])
-
-
 @pytest.mark.parametrize("kind", TRUTH)
 def test_a_reset_in_the_middle_starts_anew(kind):
     """Also where an episode has just ended: the step after the reset is a real one."""

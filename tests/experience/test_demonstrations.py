@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -172,19 +173,52 @@ def test_arrays_without_final_observations_leave_out_the_last_action():
     space, done = LEAVES["vector"], ACTIONS["discrete"]
     observations = np.arange(18, dtype=np.float32).reshape(6, 3)
     actions = np.array([2, 3, 4, 5, 6, 2])
-    made = Demonstrations.from_arrays(
-        observations,
-        actions,
-        truncated=[False, False, True, True, False, False],
-        observation_space=space,
-        action_space=done,
-    )
+    make = partial(Demonstrations.from_arrays, observation_space=space, action_space=done)
+    with pytest.warns(UserWarning, match=r"^3 of 6 steps are not kept: .* next_observations"):
+        made = make(observations, actions, truncated=[False, False, True, True, False, False])
     # Episodes are rows 0-2, 3 (one observation and nothing after it) and 4-5.
     np.testing.assert_array_equal(made[0].observations, observations[:3])
     np.testing.assert_array_equal(made[1].observations, observations[4:])
     assert [episode.actions.tolist() for episode in made] == [[2, 3], [6]]
     with pytest.raises(ValueError, match="there are 6 observations and 5 actions"):
-        Demonstrations.from_arrays(observations, actions[:5], observation_space=space, action_space=done)
+        make(observations, actions[:5])
+
+
+def test_steps_that_arrays_lose_are_counted():
+    """Of 1,000 steps, 497 in episodes of one; with what they led to, all are kept. A few of many are no loss."""
+    space, done = LEAVES["vector"], ACTIONS["discrete"]
+    make = partial(Demonstrations.from_arrays, observation_space=space, action_space=done)
+    observations, actions = np.zeros((1000, 3), np.float32), np.full(1000, 3)
+    ends = np.arange(1000) < 496
+    ends[-1] = True
+    with pytest.warns(UserWarning, match=r"^497 of 1,000 steps are not kept: the last action of an episode leads"):
+        made = make(observations, actions, terminated=ends)
+    assert (made.steps, len(made)) == (503, 1)
+    assert make(observations, actions, terminated=ends, next_observations=observations).steps == 1000
+    with pytest.raises(ValueError, match=r"each of the 1,000 steps is an episode of its own, so that none is kept"):
+        make(observations, actions, terminated=np.ones(1000, bool))
+    assert make(observations, actions, truncated=np.arange(1000) % 20 == 19).steps == 950  # no warning
+
+
+@pytest.mark.parametrize("name", ["rewards", "terminated", "truncated"])
+def test_columns_of_numbers_are_refused_by_name_and_shape(name):
+    space, done = LEAVES["vector"], ACTIONS["discrete"]
+    make: Any = partial(Demonstrations.from_arrays, observation_space=space, action_space=done)
+    observations, actions = np.zeros((6, 3), np.float32), np.full(6, 3)
+    with pytest.raises(ValueError, match=rf"^{name} has the shape \(6, 1\): one value for each of 6 steps has \(6,\)"):
+        make(observations, actions, **{name: np.zeros((6, 1))})
+    with pytest.raises(ValueError, match=rf"there are 6 observations and 1 {name}"):
+        make(observations, actions, **{name: 1})
+    if name != "rewards":
+        for wrong in ([2, 0, 0, 0, 0, 1], ["False"] * 6, [np.nan] * 6, [None] * 6):
+            with pytest.raises(ValueError, match=f"^{name} must be True or False at each step, and holds others"):
+                make(observations, actions, **{name: wrong})
+        for kind in (int, float, bool):
+            flags = np.array([0, 0, 1, 0, 0, 1], kind)
+            assert make(observations, actions, next_observations=observations, **{name: flags}).lengths.tolist() == [
+                3,
+                3,
+            ]
 
 
 def test_arrays_that_say_where_they_are_wrong():
@@ -255,6 +289,15 @@ WRONG = [
         "episode 1: the observation at index 0 contains NaN",
     ),
     ({"rewards": np.array([0.0, np.inf, 0.0])}, ValueError, "episode 1: the reward at step 1 is not finite"),
+    ({"rewards": np.array([0.0, 0.0, 1e39])}, ValueError, "the reward at step 2 is not finite in float32"),
+    ({"rewards": [0.0, None, 0.0]}, ValueError, "the reward at step 1 is not finite"),
+    ({"rewards": np.zeros((3, 1))}, ValueError, r"episode 1: rewards has the shape \(3, 1\): one value .* has \(3,\)"),
+    ({"labelled": np.ones((3, 1), bool)}, ValueError, r"episode 1: labelled has the shape \(3, 1\)"),
+    ({"interventions": np.ones(2, bool)}, ValueError, r"episode 1: interventions has the shape \(2,\)"),
+    ({"labelled": np.array([0, 1, 2])}, ValueError, "labelled must be True or False at each step"),
+    ({"terminated": "False"}, ValueError, "episode 1: terminated='False' in place of True or False"),
+    ({"terminated": np.zeros(3, bool)}, ValueError, "episode 1: terminated=.* in place of True or False"),
+    ({"observations": np.full((4, 3), 1e300)}, ValueError, "episode 1: an observation has numbers that float32 cannot"),
     ({"rewards": np.zeros(0)}, ValueError, "episode 1 has no steps"),
 ]
 

@@ -8,8 +8,13 @@ from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from agentlib.experience import evaluate
+import agentlib
+from agentlib.envs import checks
+from agentlib.experience import evaluate, record_episodes
 from agentlib.experience.evaluation import FIRST_EPISODE_SEED, episode_seed
+from agentlib.experience.video import record
+from agentlib.runs.folder import RunFolder
+from tests.tiny import tiny_run
 
 
 class Thresholds:
@@ -162,3 +167,85 @@ def test_bad_input_is_refused_in_one_clear_line():
     with pytest.raises(TypeError, match="single environment"):
         evaluate(Thresholds(), vector)
     vector.close()
+
+
+class Endless(gymnasium.Env):
+    """Pays 1 for each step, and never ends."""
+
+    observation_space = spaces.Box(0, 1, (1,))
+    action_space = spaces.Discrete(2)
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = "rgb_array") -> None:
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 1.0, False, False, {}
+
+    def render(self):
+        return np.zeros((8, 8, 3), np.uint8)
+
+
+class First:
+    """Always takes the first action."""
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return np.zeros(np.shape(observation)[:-1], np.int64), None
+
+
+def test_episodes_that_never_end_are_cut_off(tmp_path):
+    found = evaluate(First(), Endless(), episodes=3, max_steps=20)
+    assert found.returns.tolist() == found.lengths.tolist() == [20, 20, 20]
+    recorded = record_episodes(First(), Endless, 3, max_steps=20)
+    assert recorded.lengths.tolist() == [20, 20, 20]
+    assert not any(episode.terminated for episode in recorded)
+    pytest.importorskip("PIL")
+    assert record(First(), Endless, tmp_path / "film.gif", max_steps=5).lengths.tolist() == [5]
+    short = gymnasium.make("CartPole-v1")
+    np.testing.assert_array_equal(
+        evaluate(Thresholds(), short, episodes=4, max_steps=10**6).returns,
+        evaluate(Thresholds(), short, episodes=4).returns,
+    )
+    for wrong in (0, -1, 2.5, "ten"):
+        with pytest.raises(ValueError, match=r"max_steps must be a whole number from 1, not"):
+            evaluate(First(), Endless(), episodes=1, max_steps=wrong)  # type: ignore[arg-type]
+
+
+def test_a_long_episode_is_warned_of_once_and_the_warning_names_the_cure(monkeypatch):
+    monkeypatch.setattr(checks, "LONG_EPISODE", 50)
+    message = r"has not ended after 50 steps.*max_steps=N.*gymnasium\.wrappers\.TimeLimit.*max_episode_steps=N"
+    with pytest.warns(UserWarning, match=message) as warned:
+        evaluate(First(), Endless(), episodes=1, max_steps=200)
+    assert len(warned) == 1
+    with pytest.warns(UserWarning, match=message) as warned:
+        record_episodes(First(), Endless, 1, max_steps=200)
+    assert len(warned) == 1
+
+    dagger: Any = {"expert": First(), "rounds": 1, "rollout_round_min_episodes": 1, "epochs": 1, "progress": False}
+    with pytest.warns(UserWarning, match=message):
+        agentlib.train("dagger", env=Endless, max_steps=60, **dagger)
+    with pytest.warns(UserWarning, match=message):
+        tiny_run(env=Endless, max_steps=60, eval_every=200, n_eval_episodes=1)
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_a_runs_episodes_are_cut_off(n_envs, tmp_path):
+    seen: dict[str, float] = {}
+
+    def callback(clock, metrics):
+        seen.update(metrics)
+
+    tiny_run(env=Endless, n_envs=n_envs, max_steps=25, eval_every=100, callback=callback, out=tmp_path / "run")
+    assert seen["rollout/ep_len_mean"] == seen["eval/mean_ep_length"] == 25
+    assert RunFolder(tmp_path / "run").record()["max_steps"] == 25
+    env = Endless()
+    tiny_run(env=env, max_steps=25, callback=callback)
+    assert seen["rollout/ep_len_mean"] == 25
+    with pytest.raises(ValueError, match="max_steps is for single environments, not for SyncVectorEnv"):
+        tiny_run(env=gymnasium.vector.SyncVectorEnv([Endless]), max_steps=25)
+    with pytest.raises(ValueError, match="max_steps must be a whole number from 1, not 0"):
+        tiny_run(env=Endless, max_steps=0)

@@ -23,6 +23,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from agentlib.core.config import Config, NonNegative, Unit
+from agentlib.envs.wrappers import Checked
 
 Array = NDArray[np.float64]
 Policy = NDArray[np.int64]
@@ -164,11 +165,10 @@ def q_learning(env: gymnasium.Env[Any, Any], config: TabularQConfig, *, steps: i
     states, actions = env.observation_space, env.action_space
     if not isinstance(states, spaces.Discrete) or not isinstance(actions, spaces.Discrete):
         raise TypeError(f"tabular Q-learning needs Discrete observations and actions, got {states} and {actions}")
-    # default_rng(seed) is the very stream that the environment draws from: actions would follow its dice.
-    rng = np.random.default_rng([seed, 1])
+    rng = np.random.default_rng([seed, 1])  # default_rng(seed) is the stream that the environment draws from
     q = [[0.0] * int(actions.n) for _ in range(int(states.n))]  # lists: numpy is ten times slower on single numbers
     visits = [[0] * int(actions.n) for _ in range(int(states.n))]
-    state, _ = env.reset(seed=seed)
+    env, state = Checked(env), int(env.reset(seed=seed)[0])  # a number of ours, not an array of the environment
     for step in range(steps):
         progress = min(1.0, step / max(1.0, config.exploration_fraction * steps))
         if rng.random() < 1 + progress * (config.exploration_final_eps - 1):
@@ -179,7 +179,7 @@ def q_learning(env: gymnasium.Env[Any, Any], config: TabularQConfig, *, steps: i
         target = float(reward) + config.gamma * (not terminated) * max(q[next_state])
         visits[state][action] += 1
         q[state][action] += visits[state][action] ** -config.learning_rate_power * (target - q[state][action])
-        state = env.reset()[0] if terminated or truncated else next_state
+        state = int(env.reset()[0] if terminated or truncated else next_state)
     return np.array(q)
 
 

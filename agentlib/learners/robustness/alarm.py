@@ -21,8 +21,12 @@ from torch import Tensor
 from agentlib.backbones import MLP, Chain, RunningNorm, adam
 from agentlib.core import Cosine
 from agentlib.core.randomness import fresh_weights
+from agentlib.core.spaces import ACTION_MASK
 from agentlib.data import Batches, Dataset
 from agentlib.engine import run
+from agentlib.envs.checks import begin
+from agentlib.envs.wrappers import Checked
+from agentlib.experience.asking import best_action
 from agentlib.learners.supervised.regressor import Regressor, RegressorConfig
 from agentlib.policies.predictor import Predictor
 
@@ -59,18 +63,23 @@ def played(
     if not isinstance(box, spaces.Box) or len(box.shape) != 1 or not isinstance(action_space, spaces.Discrete):
         raise TypeError(f"this needs vectors to observe and discrete actions, not {box} and {action_space}")
     generator = np.random.default_rng(seed)
-    observation, _ = env.reset(seed=seed)
+    env = Checked(env)
+    observation, info = begin(env, seed)
     rows: list[tuple[Any, int, Any]] = []
     for _ in range(steps):
-        if generator.random() < random_share:
+        before, mask = np.array(observation), info.get(ACTION_MASK)  # the environment may write into its array
+        if generator.random() >= random_share:
+            action = int(best_action(agent, observation, mask)[0])
+        elif mask is None:
             action = int(generator.integers(action_space.n)) + int(action_space.start)
         else:
-            action = int(agent.predict(observation, deterministic=True)[0])
-        next_observation, _, terminated, truncated, _ = env.step(action)
-        rows.append((observation, action - int(action_space.start), next_observation))
-        observation = env.reset()[0] if terminated or truncated else next_observation
-    before, actions, after = zip(*rows, strict=True)
-    return Transitions(np.array(before, np.float32), np.array(actions, np.int64), np.array(after, np.float32))
+            action = int(generator.choice(np.flatnonzero(mask))) + int(action_space.start)
+        observation, _, terminated, truncated, info = env.step(action)
+        rows.append((before, action - int(action_space.start), np.array(observation)))
+        if terminated or truncated:
+            observation, info = env.reset()
+    first, actions, after = zip(*rows, strict=True)
+    return Transitions(np.array(first, np.float32), np.array(actions, np.int64), np.array(after, np.float32))
 
 
 class DynamicsAlarm:

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import Tensor, nn
 
 from agentlib.agent import Agent
 from agentlib.core.spaces import to_batch, to_tensors, unflatten
 from agentlib.metrics.attacks import attack
 from agentlib.metrics.norms import Norm, random_point
+from agentlib.metrics.scores import logits_from
 
 
 class Attacked:
@@ -57,8 +59,16 @@ class Attacked:
     def check_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
         self.agent.check_spaces(observation_space, action_space)
 
-    def observed(self, observation: Any) -> np.ndarray[Any, Any]:
-        """The changed observations that the agent gets for a batch of observations."""
+    @property
+    def takes_masks(self) -> bool:
+        """Whether the agent respects masks of legal actions."""
+        return self.agent.takes_masks
+
+    def observed(self, observation: Any, action_mask: Any = None) -> np.ndarray[Any, Any]:
+        """The changed observations that the agent gets for a batch of observations.
+
+        With masks `(B, A)` the attack makes the agent take another legal action.
+        """
         leaves, _ = to_batch(self.observation_space, observation)
         x = to_tensors(self.observation_space, unflatten(self.observation_space, leaves), self.agent.device)
         if self.epsilon == 0.0:
@@ -68,7 +78,7 @@ class Attacked:
             changed = (x + self.scale * delta).clamp(*self.bounds)
         else:
             changed = attack(
-                self.agent.policy,
+                self.agent.policy if action_mask is None else _Legal(self.agent.policy, action_mask),
                 x,
                 epsilon=self.epsilon,
                 norm=self.norm,
@@ -81,10 +91,28 @@ class Attacked:
         return array
 
     def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+        *,
+        action_mask: Any = None,
     ) -> tuple[Any, Any]:
         """The agent's action for the changed observation."""
-        changed = self.observed(observation)
+        changed = self.observed(observation, action_mask)
         single = np.ndim(observation) == len(self.observation_space.shape)
         seen = changed[0] if single else changed
-        return self.agent.predict(seen, state, episode_start, deterministic)
+        return self.agent.predict(seen, state, episode_start, deterministic, action_mask=action_mask)
+
+
+class _Legal(nn.Module):
+    """A policy's scores of the legal actions, by masks `(B, A)`, or `(A,)` for one observation."""
+
+    def __init__(self, policy: nn.Module, action_mask: Any) -> None:
+        super().__init__()
+        self.policy, self.illegal = policy, torch.as_tensor(np.atleast_2d(action_mask) == 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = logits_from(self.policy, self.policy(x))
+        return logits.masked_fill(self.illegal.to(logits.device), -torch.inf)
