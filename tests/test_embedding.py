@@ -112,7 +112,7 @@ from agentlib.core import modes, randomness
 from tests.tiny import tiny_run
 agent = tiny_run(steps=40)
 modes._LOCK.acquire()  # another thread is acting, and another training, at the moment of the fork
-modes._ACTING[agent.policy] = 1
+modes._ACTING[agent.policy] = 1, list(agent.policy.modules())
 import threading
 taken = threading.Event()
 threading.Thread(target=lambda: (randomness.generator_lock().acquire(), taken.set()), daemon=True).start()
