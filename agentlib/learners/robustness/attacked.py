@@ -11,7 +11,7 @@ from gymnasium import spaces
 from agentlib.agent import Agent
 from agentlib.core.spaces import to_batch, to_tensors, unflatten
 from agentlib.metrics.attacks import attack
-from agentlib.metrics.norms import Norm, random_point
+from agentlib.metrics.norms import Norm, random_point, units
 
 
 class Attacked:
@@ -51,7 +51,7 @@ class Attacked:
         self.agent, self.epsilon, self.norm, self.steps, self.noise = agent, epsilon, norm, steps, noise
         self.observation_space, self.action_space = space, agent.action_space
         self.generator = torch.Generator(agent.device).manual_seed(seed)
-        self.scale: Any = torch.as_tensor(scale, dtype=torch.float32, device=agent.device)
+        self.scale: Any = units(torch.as_tensor(scale, dtype=torch.float32, device=agent.device))
         self.bounds = tuple(torch.as_tensor(side, device=agent.device) for side in (space.low, space.high))
 
     def check_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
