@@ -152,7 +152,7 @@ def rebuilt(path: Path, spec: Any, tensors: dict[str, Tensor], classes: Classes 
         raise ValueError(f"{path}: the weights do not fit the network: {one_line(', '.join(names[:5]))}")
     if sum(map(_bytes, sketch.buffers())) > 2 * sum(map(_bytes, tensors.values())) + TABLES:
         raise ValueError(f"{path}: the network needs far more memory than the weights in the file explain")
-    with host_generator_kept():  # the first weights, which are overwritten, are nobody's to draw
+    with host_generator_kept(), torch.device("cpu"):  # the first weights, which are overwritten, are nobody's to draw
         network = _built(path, spec, classes)
     dtypes = {tensors[name].dtype for name, _ in network.named_parameters()}
     if len(dtypes) == 1:

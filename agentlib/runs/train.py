@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from agentlib.agent import Agent
-from agentlib.core.host import torch_threads
+from agentlib.backbones import spec_of
+from agentlib.core.host import plain_torch, torch_threads
 from agentlib.core.recipe import Recipe, is_large
 from agentlib.engine.loop import Compile, Precision
 from agentlib.envs.making import is_made
@@ -113,6 +114,7 @@ def _resumed(what: Any, path: Path, given: RunOptions, callback: Callback | None
     return _trained(recipe, options, callback, record)
 
 
+@plain_torch()
 def _trained(
     recipe: Recipe, options: RunOptions, callback: Callback | None, resumed: Record | None = None
 ) -> Agent | Result:
@@ -124,6 +126,8 @@ def _trained(
         if options.eval_every is not None and not job.judge.evaluates:
             raise ValueError("there is nothing to evaluate on: leave out eval_every, or give what is held out")
         folder = None if options.out is None else RunFolder(options.out)
+        if folder is not None and isinstance(job.product, Agent):
+            spec_of(job.product.policy)  # an agent that could not be saved at the end is refused before training
         if folder is not None and resumed is None:
             folder.create(record_of(recipe, options))
         threads = options.threads

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from agentlib.backbones import MLP, Chain, RunningNorm, adam
 from agentlib.core import Cosine
+from agentlib.core.host import plain_torch
 from agentlib.core.randomness import fresh_weights
 from agentlib.data import Batches, Dataset
 from agentlib.engine import run
@@ -84,6 +85,7 @@ class DynamicsAlarm:
         seed: of weights and batches.
     """
 
+    @plain_torch()
     def __init__(
         self,
         usual: Transitions,
