@@ -249,13 +249,14 @@ def test_a_seed_gives_the_same_weights_in_every_program(what, host, plain_weight
         np.testing.assert_array_equal(actions, agent.act(np.arange(4)))
 
 
+@pytest.mark.parametrize("host", ["float64", "meta"])
 @pytest.mark.parametrize("name", LEARNERS)
-def test_a_learners_updates_are_the_same_in_a_host_of_double_precision(name):
-    """Also where no `train` is around them: no draw and no constant takes the host's default dtype."""
+def test_a_learners_updates_are_the_same_in_every_program(name, host):
+    """Also where no `train` is around them: no draw and no constant takes the host's default dtype or device."""
     states, learner_class = list[Any](), recipe_of(name).learner
-    for host in (nullcontext, double):
+    for program in (nullcontext, HOSTS[host]):
         learner, source = learner_class.tiny()  # type: ignore[attr-defined]
-        with host():
+        with program():
             for _ in run(learner, source, 3, compile=False):
                 pass
         states.append(learner.state_dict())

@@ -215,7 +215,7 @@ class ReplayBuffer(ReplayMemory):
             if self._window is not None:
                 self._window[0, row], self._window[1, row] = oldest, count
         if self._window is None:
-            self.window.copy_(torch.tensor((self._oldest, self._count)))
+            self.window.copy_(torch.tensor((self._oldest, self._count), device="cpu"))
         if self.priorities is not None and self._changed:
             index = torch.tensor(list(self._changed), device=self.top.device)
             written = torch.tensor(list(self._changed.values()), device=self.top.device)

@@ -221,3 +221,5 @@ def test_labels_of_int32_are_adapted_to_all_the_same():
     expected = learner.adapt(Pairs(x, y))
     for labels in (y.int(), y[:, None]):
         torch.testing.assert_close(learner.adapt(Pairs(x, labels))(x), expected(x))
+    with pytest.raises(ValueError, match=r"the support has the labels \[5, 6\], and the network no output for each"):
+        learner.adapt(Pairs(x, y + 5))

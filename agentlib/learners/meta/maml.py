@@ -155,10 +155,19 @@ class MAML(Learner):
         return self.predictions(x, max(self.config.inner_steps, 1))[-1]
 
     def adapt(self, support: Pairs, steps: int | None = None) -> nn.Module:
-        """A copy of the network, adapted to the support `(n, ...)` of one task, by default in the steps of training."""
+        """A copy of the network, adapted to the support `(n, ...)` of one task, by default in the steps of training.
+
+        Raises:
+            ValueError: targets that do not fit the outputs, or labels that are none of the classes.
+        """
         steps = max(self.config.inner_steps, 1) if steps is None else steps
         with torch.no_grad():
-            weights = adapted(self.loss, self.parameters_by_name(), support, self.config.inner_learning_rate, steps)
+            try:
+                weights = adapted(self.loss, self.parameters_by_name(), support, self.config.inner_learning_rate, steps)
+            except IndexError:
+                labels = sorted(set(support.y.flatten().tolist()))
+                raise ValueError(f"the support has the labels {labels}, and the network no output for each: number the "
+                                 "classes of each task from 0") from None  # fmt: skip
             network = copy.deepcopy(self.network)
             for name, value in network.named_parameters():
                 if name in weights:
