@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -289,14 +289,14 @@ class Agent:
         path: str | Path,
         *,
         device: torch.device | str = "cpu",
-        classes: Mapping[str, type[nn.Module]] | None = None,
+        classes: Mapping[str, Callable[..., nn.Module]] | None = None,
     ) -> Self:
         """The agent in a file that `save` wrote. Nothing is unpickled and no code of the file is run.
 
         Args:
             path: the file, or the folder of a run.
             device: where the policy shall live.
-            classes: network classes of your own by name, if the agent uses any.
+            classes: network classes of your own by name, if the agent uses any, or functions that build such networks.
 
         Raises:
             FileNotFoundError: no such file.

@@ -36,7 +36,7 @@ def main():
     actions = torch.from_numpy(agent.act(seen)).long()
     data = Dataset(torch.from_numpy(seen), actions, ("left", "right"))
     result = agentlib.train(
-        "adversarial", data=data, agent=agent, steps=options.updates, epsilon=0.1, low=None, high=None,
+        "adversarial", data=data, agent=agent, steps=options.updates, epsilon=0.1, bounds=None,
         attack_steps=5, batch_size=128, threads="auto",
     )  # fmt: skip
 

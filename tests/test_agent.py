@@ -183,6 +183,21 @@ def test_a_backbone_without_a_spec_trains_and_acts_but_says_why_it_cannot_be_sav
     assert agent.action_space.contains(agent.act(np.zeros(4, np.float32)))
     with pytest.raises(ValueError, match="Squares has no `spec`"):
         agent.save(tmp_path / "agent")
+    with pytest.raises(ValueError, match="Squares has no `spec`"):  # and with a folder it is refused before training
+        tiny_run(env="CartPole-v1", backbone=backbone, steps=10**9, net_arch=None, out=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_agent_on_a_sequential_backbone_is_saved(tmp_path):
+    def build():
+        network = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+        network.feature_dim = 8  # type: ignore[assignment]
+        return network
+
+    agent = tiny_run(env="CartPole-v1", backbone=build(), steps=60, net_arch=None, out=tmp_path / "run")
+    again = Agent.load(tmp_path / "run", classes={"Sequential": build})
+    observations = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
+    np.testing.assert_array_equal(again.act(observations), agent.act(observations))
 
 
 def test_training_goes_on_from_an_agent_and_leaves_it_as_it_was():

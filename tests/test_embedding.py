@@ -6,7 +6,10 @@ import multiprocessing
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,11 @@ import torch
 
 import agentlib
 from agentlib import Agent
+from agentlib.backbones import MLP
+from agentlib.catalog import LEARNERS, recipe_of
 from agentlib.core.trees import difference
+from agentlib.data import Dataset
+from agentlib.engine import run
 from tests.tiny import IDENTITY, tiny_run
 
 ROOT = Path(__file__).parents[1]
@@ -112,7 +119,7 @@ from agentlib.core import modes, randomness
 from tests.tiny import tiny_run
 agent = tiny_run(steps=40)
 modes._LOCK.acquire()  # another thread is acting, and another training, at the moment of the fork
-modes._ACTING[agent.policy] = 1
+modes._ACTING[agent.policy] = 1, list(agent.policy.modules())
 import threading
 taken = threading.Event()
 threading.Thread(target=lambda: (randomness.generator_lock().acquire(), taken.set()), daemon=True).start()
@@ -178,34 +185,116 @@ def test_runs_in_several_threads_equal_runs_alone():
         assert difference(dict(found[seed].policy.state_dict()), dict(alone[seed])) is None
 
 
-RUNS = {
-    "dqn": {"env": IDENTITY, "steps": 60, "net_arch": (8,), "learning_starts": 20},
+QUICK: dict[str, Any] = {"env": IDENTITY, "steps": 60, "net_arch": (8,), "learning_starts": 20}
+RUNS: dict[str, dict[str, Any]] = {
+    "dqn": QUICK | {"eval_every": 20},
+    "dqn, all options": QUICK | {"noisy": True, "prioritized": True, "distributional": "c51", "dueling": True},
     "recurrent_dqn": {"env": IDENTITY, "steps": 80, "learning_starts": 20},
     "classifier": {"data": "digits", "steps": 5},
     "regressor": {"data": "diabetes", "steps": 5},
     "vae": {"data": "digits", "steps": 5},
+    "diffusion": {"data": "digits", "steps": 2},
     "wgan": {"data": "digits", "steps": 2},
     "simclr": {"data": "digits", "steps": 2},
     "maml": {"data": "sinusoids", "steps": 5},
+    "dagger": {"env": IDENTITY, "expert": "scripted", "rounds": 2},
+    "sac": {
+        "env": "Pendulum-v1",
+        "steps": 60,
+        "net_arch": (8,),
+        "learning_starts": 20,
+        "n_critics": 4,
+        "target_subset": 2,
+    },
 }
-DOUBLE = """
-import sys, json, torch, agentlib
-torch.set_default_dtype(torch.float64)
-torch.set_num_threads(2)
-settings = json.loads(sys.argv[2])
-agent = agentlib.train(sys.argv[1], progress=False, **settings)
-assert torch.get_default_dtype() == torch.float64 and torch.get_num_threads() == 2
-if isinstance(agent, agentlib.Agent):
-    agent.act(0)
-"""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("what", RUNS)
-def test_in_a_host_of_double_precision(what):
-    import json
+@contextmanager
+def double():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
 
-    fresh(DOUBLE, what, json.dumps(RUNS[what]))
+
+HOSTS: dict[str, Any] = {
+    "float64": double,
+    "inference": torch.inference_mode,
+    "autocast": partial(torch.autocast, "cpu", dtype=torch.bfloat16),
+    "meta": partial(torch.device, "meta"),
+}
+"""What a program may have set around its use of agentlib."""
+
+
+def weights_of(result):
+    return dict((result.policy if isinstance(result, Agent) else result.model).state_dict())
+
+
+def trained(what):
+    return agentlib.train(what.partition(",")[0], progress=False, **RUNS[what])
+
+
+@pytest.fixture(scope="module")
+def plain_weights():
+    """The weights of each run in a program with torch's defaults."""
+    return {}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("what", ["dqn, all options", *(pytest.param(run, marks=pytest.mark.slow) for run in RUNS)])
+def test_a_seed_gives_the_same_weights_in_every_program(what, host, plain_weights):
+    if what not in plain_weights:
+        plain_weights[what] = weights_of(trained(what))
+    with HOSTS[host]():
+        result = trained(what)
+        if isinstance(result, Agent):
+            observation = result.observation_space.sample()
+            action = result.act(observation)
+    assert difference(weights_of(result), plain_weights[what]) is None
+    assert not any(weight.is_inference() for weight in weights_of(result).values())
+    if isinstance(result, Agent):
+        result.reset()
+        np.testing.assert_array_equal(action, result.act(observation))
+
+
+@pytest.mark.parametrize("host", ["float64", "meta"])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_learners_updates_are_the_same_in_every_program(name, host):
+    """Also where no `train` is around them: no draw and no constant takes the host's default dtype or device."""
+    states, learner_class = list[Any](), recipe_of(name).learner
+    for program in (nullcontext, HOSTS[host]):
+        learner, source = learner_class.tiny()  # type: ignore[attr-defined]
+        with program():
+            for _ in run(learner, source, 3, compile=False):
+                pass
+        states.append(learner.state_dict())
+    assert difference(states[0], states[1]) is None
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_files_are_read_in_every_program(host, agent, tmp_path):
+    path = agent.save(tmp_path / "agent")
+    with HOSTS[host]():
+        again = Agent.load(path)
+        actions = again.act(OBSERVATIONS)
+    assert difference(dict(again.policy.state_dict()), dict(agent.policy.state_dict())) is None
+    np.testing.assert_array_equal(actions, agent.act(OBSERVATIONS))
+
+
+def test_data_and_a_backbone_that_were_made_in_inference_mode():
+    def parts():
+        with torch.random.fork_rng(devices=[]):
+            torch.random.manual_seed(0)
+            return Dataset(torch.randn(60, 3), torch.arange(60) % 2, ("a", "b")), MLP(3, (8,))
+
+    results = []
+    for host in (nullcontext, torch.inference_mode):
+        with host():
+            data, backbone = parts()
+            results.append(agentlib.train("classifier", data=data, backbone=backbone, steps=5, progress=False))
+    assert difference(weights_of(results[0]), weights_of(results[1])) is None
 
 
 SILENT = """

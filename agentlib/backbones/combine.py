@@ -38,12 +38,17 @@ class OneHot(Backbone):
         return torch.cat(columns, dim=1).float()  # (B, feature_dim)
 
 
+def scale_of(data: Tensor, correction: int = 0) -> Tensor:
+    """The deviation of each number of examples `(N, ...)`, to divide by; 1 where all examples have the same number."""
+    return torch.where((data != data[:1]).any(0), data.std(0, correction=correction), 1.0)
+
+
 class RunningNorm(Backbone):
     """Standardizes each number of an observation by its running mean and variance (Welford 1962; Chan et al. 1979).
 
     The statistics are buffers: they are saved, loaded and copied with the network they belong to. `forward` never
     changes them; `observe` does. They stay in float64, whatever the network is converted to: float32 stops counting at
-    2^24.
+    2^24. A number that has not varied is not scaled: its unit is unknown, and its first change would become a huge one.
 
     Args:
         shape: of one observation.
@@ -81,12 +86,14 @@ class RunningNorm(Backbone):
         squares = self.variance * self.count + batch.var(0, correction=0) * len(batch)
         squares += shift.square() * (self.count * len(batch) / total)
         self.mean += shift * (len(batch) / total)
-        self.variance.copy_(squares / total)
+        variance = squares / total
+        self.variance.copy_(torch.where(variance > (1e-13 * self.mean).square(), variance, 0.0))  # or it is rounding
         self.count.copy_(total)
 
     def forward(self, observation: Tensor) -> Tensor:
         """`(B, *shape)` in any dtype to `(B, *shape)` float32."""
-        scaled = (observation - self.mean) / (self.variance + 1e-8).sqrt()
+        deviation = torch.where(self.variance > 0.0, (self.variance + 1e-8).sqrt(), 1.0)
+        scaled = (observation - self.mean) / deviation
         return scaled.clamp(-self.clip, self.clip).float()
 
 

@@ -216,7 +216,8 @@ class DiffusionModel(Described):
     def standardize(self, data: Tensor) -> None:
         """Takes mean, deviation and range from data `(N, *shape)`; one deviation, so that proportions are kept."""
         self.center.copy_(data.mean(0))
-        self.scale.copy_((data - data.mean(0)).square().mean().sqrt().clamp_min(1e-6).expand(self.shape))
+        deviation = (data - data.mean(0)).square().mean().sqrt()
+        self.scale.copy_(torch.where((data != data[:1]).any(), deviation, 1.0).expand(self.shape))
         self.low.copy_((data.amin(0) - self.center) / self.scale)
         self.high.copy_((data.amax(0) - self.center) / self.scale)
 
@@ -234,7 +235,7 @@ class DiffusionModel(Described):
 
     def velocity(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """The network's prediction."""
-        velocity: Tensor = self.denoiser(x, (t + 1.0) / self.noise_steps, condition)
+        velocity: Tensor = self.denoiser(x, (t.to(x.dtype) + 1.0) / self.noise_steps, condition)
         return velocity
 
     def noised(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:

@@ -227,7 +227,7 @@ def rebuilt(
         raise ValueError(f"{path}: the weights do not fit the network: {one_line(', '.join(names[:5]))}")
     if _memory(path, sketch) > 2 * sum(map(_bytes, tensors.values())) + TABLES:
         raise ValueError(f"{path}: the network needs far more memory than the weights in the file explain")
-    with host_generator_kept():  # the first weights, which are overwritten, are nobody's to draw
+    with host_generator_kept(), torch.device("cpu"):  # the first weights, which are overwritten, are nobody's to draw
         network = _tried(path, lambda: from_spec(spec, classes))
     for name, fresh in network.state_dict().items():
         numbers = tensors[name].float() if tensors[name].element_size() == 1 else tensors[name]
@@ -238,7 +238,7 @@ def rebuilt(
         network.to(dtypes.pop())
     network.load_state_dict(tensors)
     if check is not None:
-        with torch.no_grad(), _Budget(calls):
+        with torch.no_grad(), torch.device("cpu"), _Budget(calls):
             _tried(path, lambda: check(network.eval()))
     return network.eval()
 

@@ -110,7 +110,7 @@ class ReturnConditioned(SequenceBackbone):
     def initial_state(self, batch_size: int) -> Wanted:
         like, past = self.of_timestep.weight, self.context - 1
         shape = () if isinstance(self.actions, int) else self.actions
-        action = torch.zeros(batch_size, past, *shape, device=like.device)
+        action = like.new_zeros(batch_size, past, *shape)
         return Wanted(
             like.new_zeros(batch_size, past, self.of_observation.in_features),
             action.long() if isinstance(self.actions, int) else action,

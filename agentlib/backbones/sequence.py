@@ -69,10 +69,10 @@ class WithMemory(SequenceBackbone):
 
     def no_action(self, batch_size: int) -> Tensor:
         """The value where no action was taken yet: -1, which is none of the actions; 0 for real numbers."""
-        device = next(self.parameters()).device
+        like = next(self.parameters())
         if isinstance(self.previous_action, int):
-            return torch.full((batch_size,), -1, device=device)
-        return torch.zeros(batch_size, *(self.previous_action or ()), device=device)
+            return torch.full((batch_size,), -1, device=like.device)
+        return like.new_zeros(batch_size, *(self.previous_action or ()))
 
     def initial_state(self, batch_size: int) -> State:
         state = self.memory.initial_state(batch_size)

@@ -39,13 +39,16 @@ class Described(nn.Module):
 def spec_of(module: nn.Module) -> Spec:
     """The spec that rebuilds a network.
 
-    A module without a `spec` has one all the same if each argument of its constructor is an attribute of the same name.
+    A module without a `spec` has one all the same if each argument of its constructor is an attribute of the same name,
+    or if it is an `nn.Sequential`: then it is its name alone, and a function that builds it is given at load.
 
     Raises:
         ValueError: there is no spec, so that a file could not say how to build the network again.
     """
     spec = getattr(module, "spec", None)
-    return spec if isinstance(spec, dict) else described(module)
+    if isinstance(spec, dict):
+        return spec
+    return {"name": type(module).__name__, "arguments": {}} if isinstance(module, nn.Sequential) else described(module)
 
 
 def described(module: nn.Module, **others: Any) -> Spec:
@@ -117,7 +120,8 @@ def from_spec(spec: Spec, classes: Classes | None = None) -> nn.Module:
     if not isinstance(name, str) or name not in known:
         raise ValueError(
             f"unknown network {shown(name)}{close_matches(str(name), known)}. A class of your own is passed at load, "
-            f"classes={{{shown(name)}: YourClass}}; a network of a newer agentlib needs that agentlib"
+            f"classes={{{shown(name)}: YourClass}}, or a function that builds it, as an nn.Sequential needs; "
+            "a network of a newer agentlib needs that agentlib"
         )
     try:
         return known[name](**{key: build(value) for key, value in spec["arguments"].items()})

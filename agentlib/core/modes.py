@@ -12,15 +12,15 @@ from torch import nn
 
 
 def in_eval_mode(policy: nn.Module) -> Any:
-    """A context in which the policy acts: no gradients, eval mode; its mode is put back afterwards.
+    """A context in which the policy acts: no gradients, eval mode; the mode of each of its modules is put back.
 
-    Of several threads that act at once, the first switches the mode and the last puts it back.
+    Of several threads that act at once, the first switches the modes and the last puts them back.
     """
     return _EvalMode(policy)
 
 
-_ACTING: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-"""How many act at this moment with a policy that is otherwise in training mode."""
+_ACTING: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = WeakKeyDictionary()
+"""How many act at this moment with a policy that is otherwise in training mode, and those of its modules that are."""
 _LOCK = threading.Lock()
 
 
@@ -28,13 +28,18 @@ def _forget_other_threads() -> None:
     """After a fork: the threads of the parent, which may just have been acting, are not here."""
     global _LOCK
     _LOCK = threading.Lock()
-    for policy in list(_ACTING):
-        policy.train()
+    for _, modules in _ACTING.values():
+        _train(modules)
     _ACTING.clear()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
     os.register_at_fork(after_in_child=_forget_other_threads)
+
+
+def _train(modules: list[nn.Module]) -> None:
+    for module in modules:  # not `train()`, which would reach those that their owner had put into eval mode
+        module.training = True
 
 
 class _EvalMode:
@@ -46,14 +51,17 @@ class _EvalMode:
         with _LOCK:
             self.switched = self.policy.training or self.policy in _ACTING
             if self.switched:
-                _ACTING[self.policy] = _ACTING.get(self.policy, 0) + 1
+                training = [module for module in self.policy.modules() if module.training]
+                count, modules = _ACTING.get(self.policy, (0, training))
+                _ACTING[self.policy] = count + 1, modules
                 self.policy.eval()
 
     def __exit__(self, *error: Any) -> None:
         if self.switched:
             with _LOCK:
-                _ACTING[self.policy] -= 1
-                if _ACTING[self.policy] == 0:
-                    del _ACTING[self.policy]
-                    self.policy.train()
+                count, modules = _ACTING.pop(self.policy)
+                if count == 1:
+                    _train(modules)
+                else:
+                    _ACTING[self.policy] = count - 1, modules
         self.no_grad.__exit__(*error)

@@ -101,7 +101,7 @@ def as_float(images: Tensor) -> Tensor:
 
 def _between(low: float, high: float, images: Tensor) -> Tensor:
     """A number for each image, `(B,)`."""
-    return low + (high - low) * torch.rand(len(images), device=images.device)
+    return low + (high - low) * torch.rand(len(images), dtype=torch.float32, device=images.device)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class RandomFlip:
     probability: float = 0.5
 
     def __call__(self, images: Tensor) -> Tensor:
-        return flip(images, torch.rand(len(images), device=images.device) < self.probability)
+        return flip(images, torch.rand(len(images), dtype=torch.float32, device=images.device) < self.probability)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agentlib.metrics.targets import labels_for
+
 
 def check_numbers(name: str, is_complex: bool, axes: int) -> None:
     """Raises ValueError for what is no array of N examples."""
@@ -31,7 +33,7 @@ class Dataset:
     x: Tensor
     """`(N, ...)`; images are `(N, C, H, W)`, floating-point numbers between 0 and 1."""
     y: Tensor | None = None
-    """`(N,)` int64 labels from 0, or floating-point targets `(N,)` or `(N, k)`; None for unlabelled data."""
+    """`(N,)` labels from 0, kept as int64, or floating-point targets `(N,)` or `(N, k)`; None for unlabelled data."""
     classes: tuple[str, ...] = ()
     """Names of the labels; empty for targets of a regression and for unlabelled data."""
 
@@ -51,8 +53,8 @@ class Dataset:
         if self.y.is_floating_point() and not bool(torch.isfinite(self.y).all()):
             row = int((~torch.isfinite(self.y.reshape(len(self.y), -1))).any(1).nonzero()[0])
             raise ValueError(f"the target of example {row} is NaN or infinite: mend it, or leave the example out")
-        if self.classes and self.y.is_floating_point():
-            raise ValueError(f"labels of classes are integers from 0, not {self.y.dtype}")
+        if self.classes:
+            object.__setattr__(self, "y", labels_for(self.x.shape[:1], self.y))
         if self.classes and len(self.y):
             low, high = int(self.y.min()), int(self.y.max())
             if low < 0 or high >= len(self.classes):
@@ -98,7 +100,7 @@ class Dataset:
         if not self.classes:
             return Dataset(self.x, self.targets.float())
         try:
-            numbers = torch.tensor([float(name) for name in self.classes])
+            numbers = torch.from_numpy(np.array([float(name) for name in self.classes], np.float32))
         except ValueError:
             raise ValueError(
                 f"a regressor predicts numbers, not the classes {', '.join(self.classes)}: a classifier learns such"

@@ -64,7 +64,7 @@ class Sinusoids(Source):
     def __init__(self, tasks: int, shots: int, queries: int, seed: int = 0) -> None:
         super().__init__(seed)
         self.tasks, self.shots, self.queries = tasks, shots, queries
-        self.register_buffer("points", torch.zeros(2, tasks, shots + queries, 1))  # x and y
+        self.register_buffer("points", torch.zeros(2, tasks, shots + queries, 1, dtype=torch.float32))  # x and y
 
     def advance(self) -> None:
         x = self.generator.uniform(*self.X, (self.tasks, self.shots + self.queries, 1))
@@ -142,7 +142,7 @@ class Pools(Source):
 
     Args:
         x: `(all tasks, n, ...)`, n examples of each task.
-        y: `(all tasks, n, ...)`, the targets.
+        y: `(all tasks, n, ...)`, the targets: numbers, or integers `(all tasks, n)`, which are labels from 0.
         shots: examples of each task to adapt to.
         queries: examples of each task to be judged on; no example is both.
         tasks: tasks per batch.
@@ -190,6 +190,27 @@ class Pools(Source):
 
     def fingerprint(self) -> str:
         return checksum("", {"x": self.x, "y": self.y})
+
+    @property
+    def ways(self) -> int:
+        """Number of classes, where the targets are labels; 0 for numbers."""
+        return 0 if self.y.is_floating_point() else int(self.y.max()) + 1
+
+    def parted(self, held_out: int, seed: int = 0) -> tuple[Self, Self]:
+        """The tasks to learn from, and the last `held_out` ones, which learning never sees; with this seed.
+
+        Raises:
+            ValueError: too few tasks.
+        """
+        first = len(self.x) - held_out
+        if not 0 < first < len(self.x):
+            raise ValueError(
+                f"{held_out} of {len(self.x)} tasks cannot be held out: give a share held_out that holds "
+                "one out for the result, and leaves some to learn from"
+            )
+        parts = [(self.x[:first], self.y[:first]), (self.x[first:], self.y[first:])]
+        known, new = (type(self)(x, y, self.shots, self.queries, min(self.tasks, len(x)), seed) for x, y in parts)
+        return known, new
 
     def advance(self) -> None:
         self.task.copy_(torch.from_numpy(self.generator.permutation(len(self.x))[: self.tasks, None]))

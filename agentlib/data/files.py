@@ -10,6 +10,7 @@ import csv
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,7 +144,7 @@ def from_arrays(x: ArrayLike, y: ArrayLike | None = None, classes: Sequence[str]
     names = list(classes or found)
     if set(found) <= set(names):
         index = {name: i for i, name in enumerate(names)}
-        return Dataset(images, torch.tensor([index[str(label)] for label in y]), tuple(names))
+        return Dataset(images, torch.from_numpy(np.array([index[str(label)] for label in y])), tuple(names))
     if y.dtype.kind not in "iub":
         unknown = sorted(set(found) - set(names))
         raise ValueError(f"label {unknown[0]!r} is none of the classes {', '.join(names)}")
@@ -162,7 +163,8 @@ def pixels(x: NDArray[np.uint8], channels_last: bool = False) -> NDArray[np.floa
 def load_images(path: str | Path, size: tuple[int, int] | None = None) -> Loaded:
     """Images in one folder per class, or in such folders below `train` and `test` (and `validation`).
 
-    Grey images stay grey if all are; otherwise all become colour images.
+    Grey images stay grey if all are; otherwise all become colour images. They are turned as their EXIF data says, and
+    transparent parts are white.
 
     Args:
         path: the folder.
@@ -213,23 +215,34 @@ def _load_classes(folders: Iterable[Path], size: tuple[int, int] | None) -> Data
     if len({picture.shape[2] for picture in pictures}) > 1:
         pictures = [np.broadcast_to(picture, (*picture.shape[:2], 3)) for picture in pictures]
     x = torch.from_numpy(pixels(np.stack(pictures), channels_last=True))
-    return Dataset(x, torch.tensor(labels), tuple(classes))
+    return Dataset(x, torch.from_numpy(np.array(labels)), tuple(classes))
 
 
 def _read_image(file: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     """`(H, W, C)`, with one channel if the image is grey, else three."""
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError:
         raise ImportError("images are read with Pillow: pip install 'agentlib-rl[vision]'") from None
     try:
         with Image.open(file) as image:
             if image.mode.startswith(("I", "F")):
                 raise OSError(f"its pixels have more than 8 bits (mode {image.mode})")
-            picture = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-    except (UnidentifiedImageError, OSError) as error:
+            picture = as_shown(image)
+    except Exception as error:  # whatever a damaged file leads to
         raise ValueError(f"{file} is no image that can be read: {error}") from None
     if size is not None:
         picture = picture.resize((size[1], size[0]))
     array = np.asarray(picture, np.uint8)
     return array[..., None] if array.ndim == 2 else array
+
+
+def as_shown(image: Any) -> Any:
+    """An image of Pillow's as a viewer shows it: turned as its EXIF data says, transparent parts white, grey or RGB."""
+    from PIL import Image, ImageOps
+
+    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:  # the colours under it may be anything
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert(mode)

@@ -42,7 +42,7 @@ def draw_glyphs(classes: int = 250, per_class: int = 20, seed: int = 0) -> Datas
         raise ValueError(f"{classes} classes of {per_class} glyphs are nothing to draw: both must be at least 1")
     generator = np.random.default_rng([seed, 4])
     images = np.concatenate([_drawn(_strokes(generator), per_class, generator) for _ in range(classes)])
-    labels = torch.arange(classes).repeat_interleave(per_class)
+    labels = torch.from_numpy(np.arange(classes).repeat(per_class))
     names = tuple(f"glyph {i}" for i in range(classes))
     return Dataset(torch.from_numpy(images).float()[:, None], labels, names)
 

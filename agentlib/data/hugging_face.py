@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentlib.data.datasets import Dataset
-from agentlib.data.files import PART_NAMES, Loaded, from_arrays
+from agentlib.data.files import PART_NAMES, Loaded, as_shown, from_arrays
 
 LABEL_NAMES = ("label", "labels", "target", "y", "class")
 """Columns that are taken for what is to be predicted, if the caller names none."""
@@ -73,7 +73,8 @@ def _one_part(data: Any, x: str | Sequence[str] | None, y: str | None) -> Datase
         listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
         what = f"no column {unknown[0]!r}" if unknown else "no columns of images or numbers"
         raise ValueError(f"the data set has {what}; it has {listed}. Name them: from_hugging_face(data, x=..., y=...)")
-    table = data.with_format("numpy")[:]
+    has_images = any(kinds[name] == "Image" for name in columns)
+    table = data.with_format(None if has_images else "numpy")[:]
     arrays = [_stacked(table[name], name) for name in columns]
     if len(arrays) > 1:
         flat = [array.reshape(len(array), -1).astype(np.float32) for array in arrays]
@@ -88,8 +89,13 @@ def _is_numeric(feature: Any) -> bool:
 
 
 def _stacked(column: Any, name: str) -> NDArray[Any]:
-    rows = [np.asarray(row) for row in column]
+    rows = [np.asarray(as_shown(row) if _is_picture(row) else row) for row in column]
     shapes = {row.shape for row in rows}
     if len(shapes) > 1:
         raise ValueError(f"the examples in column {name!r} differ in size: {' and '.join(map(str, list(shapes)[:2]))}")
     return np.stack(rows)
+
+
+def _is_picture(row: Any) -> bool:
+    """Whether this is an image of Pillow's with the usual 8 bits for each number."""
+    return hasattr(row, "getexif") and not row.mode.startswith(("I", "F"))

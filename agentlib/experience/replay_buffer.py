@@ -94,7 +94,7 @@ class ReplayBuffer(ReplayMemory):
         self._window = self.window.numpy() if self.window.is_cpu else None
         self._stacks: list[NDArray[Any]] = []  # the last observation, to check that stacks slide
         self.priorities = Priorities(num_envs * self.capacity).to(device) if prioritized else None
-        self.register_buffer("top", torch.ones((), device=device))  # the largest priority so far
+        self.register_buffer("top", torch.ones((), dtype=torch.float32, device=device))  # the largest priority so far
         self._changed: dict[int, bool] = {}  # entries written (True) or dropped (False) since the last `flush`
 
     @staticmethod
@@ -226,7 +226,7 @@ class ReplayBuffer(ReplayMemory):
             if self._window is not None:
                 self._window[0, row], self._window[1, row] = oldest, count
         if self._window is None:
-            self.window.copy_(torch.tensor((self._oldest, self._count)))
+            self.window.copy_(torch.tensor((self._oldest, self._count), device="cpu"))
         if self.priorities is not None and self._changed:
             index = torch.tensor(list(self._changed), device=self.top.device)
             written = torch.tensor(list(self._changed.values()), device=self.top.device)
@@ -250,7 +250,7 @@ class ReplayBuffer(ReplayMemory):
             return index, (weight / weight.max()).float()
         row, position = uniform_positions(sizes, batch_size)
         slot = (self.window[0][row] + position) % self.capacity
-        return row * self.capacity + slot, torch.ones(batch_size, device=sizes.device)
+        return row * self.capacity + slot, torch.ones(batch_size, dtype=torch.float32, device=sizes.device)
 
     def gather(self, index: Tensor, n_steps: int = 1, gamma: float = 0.99) -> Transition:
         """The transitions at `index (B,)`, with returns over up to `n_steps` steps.

@@ -175,7 +175,7 @@ class SequenceBuffer(ReplayMemory):
 
     def flush(self) -> None:
         """Makes what was written visible to `draw`: call it after a series of `begin` and `add`."""
-        self.window.copy_(torch.tensor(self._frames))
+        self.window.copy_(torch.tensor(self._frames, device="cpu"))
 
     # Reading: tensor work of fixed shapes ------------------------------------------------------------------------
 

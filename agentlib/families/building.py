@@ -47,7 +47,10 @@ def learner_for(recipe: Recipe, problem: Problem, network: Callable[[], nn.Modul
     """
     with fresh_weights(problem.seed):
         facts = facts() if callable(facts) else facts
-        learner = recipe.learner.build(network().float(), problem.config, facts)  # also a backbone of float64
+        backbone = network()
+        if any(parameter.is_inference() for parameter in backbone.parameters()):
+            backbone = copy.deepcopy(backbone)  # nothing learns in weights that were made in inference mode
+        learner = recipe.learner.build(backbone.float(), problem.config, facts)  # also a backbone of float64
     if not isinstance(learner, Learner):
         raise TypeError(f"{recipe.learner.__name__}.build must return a learner, not a {type(learner).__name__}")
     return learner.to(device_for(problem.device, learner))

@@ -154,7 +154,8 @@ class GenerativeJudge(Judge):
     def reconstructed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The examples as the learner sees them, and its reconstructions, both `(N, ...)`; the same noise each time."""
         noise = getattr(self.learner, "noise", 0.0)
-        seen = x + noise * torch.randn(x.shape, generator=torch.Generator().manual_seed(self.seed)) if noise else x
+        generator = torch.Generator().manual_seed(self.seed)
+        seen = x + noise * torch.randn(x.shape, generator=generator, dtype=x.dtype) if noise else x
         return seen, predicted(self.learner, seen.to(device_of(self.learner))).cpu()
 
     def reconstruction_measures(self) -> list[Measure]:

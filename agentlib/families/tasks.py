@@ -8,7 +8,7 @@ Its floor is the nearest mean of raw pixels; that of regression the best guess t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -26,8 +26,9 @@ from agentlib.core.config import Count, Range, Unit
 from agentlib.core.modes import in_eval_mode
 from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
 from agentlib.core.trees import mapped
-from agentlib.data import TASKS, Dataset, Episodes, Tasks, dataset, split_classes
+from agentlib.data import TASKS, Dataset, Episodes, Pools, Tasks, dataset, split_classes
 from agentlib.families.building import device_of, job_for, learner_for, network_for, no_agent, predicted
+from agentlib.metrics.targets import numbers_for
 from agentlib.plots import charts, pictures
 from agentlib.policies.base import require_no_memory
 
@@ -42,7 +43,7 @@ REGRESSIONS, POINTS = 1_000, 100
 """New tasks of regression, and points of each to predict."""
 EPISODES, QUERIES, CHUNK = 600, 5, 20
 """New tasks of classes, examples of each class to predict, and tasks that are judged at once."""
-WITHOUT_TASK = "the best guess that does not know the task"
+WITHOUT_TASK, MEAN = "the best guess that does not know the task", "the mean target in training"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class FewShot(Optimized):
     queries: Count = 5
     """Other examples per task, or per class of a task, to predict."""
     held_out: Unit = 0.2
-    """Share of the classes that are held out of training, for the result."""
+    """Share of the classes, or of tasks of your own, that is held out of training, for the result."""
     net_arch: tuple[int, ...] | None = None
     """Widths of the hidden layers; the default depends on the kind of input."""
 
@@ -68,11 +69,13 @@ class TaskFacts(NamedTuple):
     """Classes per task; 0 for tasks of regression."""
     space: spaces.Box
     """Of one example."""
+    outputs: int = 1
+    """Numbers to predict, in tasks of regression."""
 
 
 @family("tasks, such as sinusoids, or data with many classes", needs=("data",))
 def on_tasks(recipe: Recipe, problem: Problem) -> Job:
-    """Learning from tasks: a family of `TASKS` by its name, or classes of a labelled data set.
+    """Learning from tasks: a family of `TASKS` by its name, tasks of your own as `Pools`, or classes of a data set.
 
     The config has the fields of `FewShot`. `learner.network` is the product and has a `backbone`. The learner is judged
     by `predictions(tasks, steps)`, the outputs `(steps + 1, tasks, n, k)` for the queries after 0, 1, ... steps of
@@ -80,14 +83,23 @@ def on_tasks(recipe: Recipe, problem: Problem) -> Job:
     `(tasks, n, ways)` for tasks of such features, of any number of ways and shots.
 
     Raises:
-        ValueError: unknown or unlabelled data, too few classes or examples, or the run starts from an agent.
+        ValueError: unknown or unlabelled data, too few classes, tasks or examples, or the run starts from an agent.
     """
     no_agent(recipe, problem)
-    config, seed = problem.config, problem.seed
+    config, seed, pools = problem.config, problem.seed, problem.data
     new: Any = TASKS.get(problem.data) if isinstance(problem.data, str) else None
     if new is not None:
         facts = TaskFacts(0, space_of(torch.zeros(1, 1)))
         source_of: Any = partial(new, config.batch_size, config.shots, config.queries, seed)
+    elif isinstance(pools, Pools):
+        if not hasattr(recipe.learner, "predictions"):
+            raise ValueError(f"{recipe.name} learns from the classes of a data set, and not from Pools: maml does")
+        own, new = pools.parted(round(config.held_out * len(pools.x)), seed)
+        facts = TaskFacts(pools.ways, space_of(pools.x.flatten(0, 1)), pools.y[0, 0].numel())
+        ways = {"ways": pools.ways} if pools.ways else {}
+        config = replace(config, shots=pools.shots, queries=pools.queries, batch_size=own.tasks, **ways)
+        problem = replace(problem, config=config)
+        source_of = lambda: own  # noqa: E731
     else:
         data = dataset(problem.data)
         known, new = split_classes(data, round(config.held_out * len(data.classes)))
@@ -125,15 +137,21 @@ def nearest_mean(tasks: Tasks) -> Tensor:
 class TasksJudge(Judge):
     """Tasks that training did not see: errors or accuracies by steps of adapting, or accuracies by ways and shots.
 
-    `new` has examples of classes that are held out, or is a family of tasks of regression.
+    `new` has examples of classes that are held out, or is a family of tasks of regression, or has held-out tasks.
     """
 
     def __init__(self, learner: Any, source: Any, config: Any, new: Any) -> None:
         super().__init__()
-        self.learner, self.config, self.new, self.is_regression = learner, config, new, not isinstance(new, Dataset)
+        self.learner, self.config, self.new = learner, config, new
+        self.is_regression = not isinstance(new, Dataset) and not getattr(new, "ways", 0)
+        self.guess: Any = getattr(new, "task_agnostic", None)
+        self.guessed = WITHOUT_TASK
+        if isinstance(new, Pools):
+            mean = source.y.double().mean((0, 1)).flatten()  # (k,)
+            self.guess, self.guessed = lambda x: mean.to(x.device), MEAN
         self.curve, self.measures = list[float](), list[Measure]()
         self.adapts = hasattr(self.learner, "predictions")
-        if not self.is_regression:
+        if isinstance(new, Dataset):
             self.facts |= {"classes": len(source.members), "held_out_classes": len(new.classes)}
         if self.adapts:
             next(self.tasks())  # raises where there are too few classes or examples
@@ -151,11 +169,16 @@ class TasksJudge(Judge):
 
     def tasks(self) -> Iterator[Tasks]:
         """New tasks like those of training, in batches."""
-        config, device = self.config, device_of(self.learner)
-        if not self.is_regression:
-            yield from episodes_of(self.new, config.ways, config.shots, config.queries, device=device)
+        config, device, new = self.config, device_of(self.learner), self.new
+        if isinstance(new, Dataset):
+            yield from episodes_of(new, config.ways, config.shots, config.queries, device=device)
             return
-        source = self.new(REGRESSIONS, config.shots, POINTS, SEED).to(device)
+        if isinstance(new, Pools):
+            queries, count = min(new.x.shape[1] - new.shots, POINTS), min(len(new.x), REGRESSIONS)
+            y = new.y if new.ways else new.y.reshape(*new.y.shape[:2], -1)  # (tasks, n, k)
+            source: Any = Pools(new.x, y, new.shots, queries, count, SEED).to(device)
+        else:
+            source = new(REGRESSIONS, config.shots, POINTS, SEED).to(device)
         source.advance()
         yield source.sample()
 
@@ -165,10 +188,11 @@ class TasksJudge(Judge):
         for tasks in self.tasks():
             with in_eval_mode(self.learner):
                 outputs, y = self.learner.predictions(tasks, STEPS), tasks.query.y  # (steps + 1, tasks, n, k)
+            y = numbers_for(outputs[0], y) if self.is_regression else y
             scores = (outputs - y).square() if self.is_regression else (outputs.argmax(-1) == y).float()
             rows.append(scores.flatten(1).mean(1))
             if self.is_regression:
-                floor, whose = float((self.new.task_agnostic(tasks.query.x) - y).square().mean()), WITHOUT_TASK
+                floor, whose = float((self.guess(tasks.query.x) - y).square().mean()), self.guessed
         self.curve = torch.stack(rows).mean(0).tolist()
         name = "loss" if self.is_regression else "accuracy"
         measures = [Measure(f"test/{name}_after_{n}", self.curve[n], floor, whose) for n in (0, 1, STEPS)]
@@ -203,11 +227,11 @@ class TasksJudge(Judge):
         curves: dict[str, Any] = {"learner": self.curve}
         label = "squared error" if self.is_regression else "accuracy"
         if self.is_regression:
-            curves[WITHOUT_TASK] = [self.measures[0].reference] * len(self.curve)
+            curves[self.guessed] = [self.measures[0].reference] * len(self.curve)
         axes: Any = {"title": f"New tasks, {self.config.shots} examples", "x_label": "steps of adapting"}
         figures = {"adaptation": pictures.lines(range(len(self.curve)), curves, y_label=label, **axes)}
-        if self.is_regression:
-            tasks = mapped(next(self.tasks()), lambda part: part[:3] if part.dim() else part)
+        tasks = mapped(next(self.tasks()), lambda part: part[:3] if part.dim() else part)
+        if self.is_regression and tasks.query.x.shape[2:].numel() == tasks.query.y.shape[2:].numel() == 1:
             order = tasks.query.x[..., 0].argsort(1)  # (3, n)
             outputs = self.learner.predictions(tasks, STEPS)[..., 0]  # (steps + 1, 3, n)
             outputs = outputs.gather(2, order.expand(STEPS + 1, -1, -1)).cpu()

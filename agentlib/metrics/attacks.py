@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.metrics.norms import Bounds, Norm, check_scale, project, random_point, steepest
+from agentlib.metrics.norms import Bounds, Norm, check_scale, project, random_point, steepest, units
 from agentlib.metrics.scores import logits_from
+from agentlib.metrics.targets import labels_for
 
 Model = Callable[[Tensor], Any]
 """Gives an output, or a pair of an output and a state as policies do."""
@@ -65,7 +66,8 @@ def attack(
         random_start: start anywhere in the ball; by default with more than one step.
         targeted: make the model predict y.
         bounds: smallest and largest value of the data; None for observations without any.
-        scale: the unit of epsilon, such as the standard deviation of each number of an observation.
+        scale: the unit of epsilon, such as the standard deviation of each number of an observation; 0, of a number that
+            never varied, counts as 1, as it does where observations are normalized.
         loss: (output, y) -> `(B,)`, which the attack makes large; by default the negative log probability of y.
         generator: of the random starts; by default torch's own, as inside an update.
 
@@ -89,7 +91,7 @@ def attack(
             return sign * loss(_output(model, point), y)
 
         search = partial(perturb, height, x, epsilon=epsilon, norm=norm, steps=steps, step_size=step_size,
-                         bounds=bounds, scale=scale, random_start=random_start, generator=generator)  # fmt: skip
+                         bounds=bounds, scale=units(scale), random_start=random_start, generator=generator)  # fmt: skip
         return search() if restarts == 1 else _worst(height, [search() for _ in range(restarts)])
 
 
@@ -155,7 +157,12 @@ def loss_of(model: Model) -> Loss:
     """The negative log probability of y by a model's output: by its own `log_prob`, or by its scores as logits."""
     if hasattr(model, "log_prob"):
         return lambda output, y: -model.log_prob(output, y)
-    return lambda output, y: functional.cross_entropy(logits_from(model, output), y, reduction="none")
+
+    def cross_entropy(output: Any, y: Tensor) -> Tensor:
+        logits = logits_from(model, output)
+        return functional.cross_entropy(logits, labels_for(logits.shape[:-1], y), reduction="none")
+
+    return cross_entropy
 
 
 @contextmanager

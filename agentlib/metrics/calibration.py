@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.core.modes import in_eval_mode
-from agentlib.metrics.scores import logits_from
+from agentlib.metrics.scores import checked, logits_from
+from agentlib.metrics.targets import labels_for
 
 BINS = 15
 WIDEST = 100.0
@@ -79,9 +80,13 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> 
 
 
 def reliability_of(logits: Tensor, labels: Tensor, temperature: float = 1.0, bins: int = BINS) -> Reliability:
-    """The reliability of softmax(logits / temperature), for logits `(N, K)` and right labels `(N,)`."""
-    confidence, predicted = (logits.double() / temperature).softmax(1).max(1)
-    return reliability(confidence.cpu().numpy(), (predicted == labels).cpu().numpy(), bins)
+    """The reliability of softmax(logits / temperature), for logits `(N, K)` and right labels `(N,)`.
+
+    Raises:
+        ValueError: labels that do not fit, or logits that give no probabilities.
+    """
+    confidence, predicted = (checked(logits).double() / temperature).softmax(1).max(1)
+    return reliability(confidence.cpu().numpy(), (predicted == labels_for(predicted.shape, labels)).cpu().numpy(), bins)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -90,18 +95,27 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     Fit it on validation data: on training data a model is surer of itself, and with more reason.
 
     Args:
-        logits: `(N, K)`, or log probabilities.
-        labels: `(N,)` int64: true classes, or an expert's actions.
+        logits: `(N, K)`, or log probabilities; -inf for a class that is ruled out.
+        labels: `(N,)` integers: true classes, or an expert's actions.
 
     Raises:
-        ValueError: no examples, or labels that are none of the K classes.
+        ValueError: no examples, labels that are none of the K classes or are ruled out, or logits that give no
+            probabilities.
     """
-    if logits.dim() != 2 or not len(logits) or labels.shape != logits.shape[:1]:
+    if logits.dim() != 2 or not len(logits) or len(labels) != len(logits):
         raise ValueError(f"logits (N, K) and labels (N,) are needed, not {tuple(logits.shape)}, {tuple(labels.shape)}")
+    labels = labels_for(logits.shape[:1], labels)
     if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
         raise ValueError(f"labels go from {int(labels.min())} to {int(labels.max())}, but there are {logits.shape[1]} "
                          "classes, from 0")  # fmt: skip
-    z, y = logits.detach().double(), labels.to(logits.device)
+    z, y = checked(logits).detach().double(), labels.to(logits.device)
+    impossible = (z.gather(1, y[:, None])[:, 0] == -math.inf).nonzero()
+    if len(impossible):
+        row = int(impossible[0])
+        raise ValueError(
+            f"the model rules out the label of example {row}, {int(y[row])}: no temperature makes it possible"
+        )
+    z = torch.where(z == -math.inf, z.amax(1, keepdim=True) - 1e6, z)  # e^-10000 is 0, and its slope no NaN
     with torch.inference_mode(False), torch.enable_grad():
         z, y = z.clone(), y.clone()
         log_temperature = torch.zeros((), dtype=torch.float64, device=z.device, requires_grad=True)
@@ -118,9 +132,9 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def logits_of(policy: nn.Module, observation: Any) -> Tensor:
-    """Logits `(B, K)` of a classifier or policy in eval mode, as `logits_from` has them."""
+    """Logits `(B, K)` of a classifier or policy in eval mode, as `logits_from` has them; raises what `checked` does."""
     with in_eval_mode(policy):
-        return logits_from(policy, policy(observation))
+        return checked(logits_from(policy, policy(observation)))
 
 
 def calibrated_confidence(policy: nn.Module, temperature: float = 1.0) -> Callable[[Any], Tensor]:

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from agentlib.core.recipe import Measure
 from agentlib.metrics.calibration import reliability_of
+from agentlib.metrics.targets import labels_for, numbers_for
 
 NOISE_DRAWS = 20
 """Draws of labels from which the calibration error of a perfect model is estimated."""
@@ -21,11 +22,12 @@ def classification_measures(
 
     Args:
         logits: `(N, K)`.
-        labels: `(N,)` int64.
+        labels: `(N,)` integers.
         shares: of the classes in the training part, `(K,)`.
         temperature: fitted to the validation part.
         seed: of the draws for the floor of the calibration error.
     """
+    labels = labels_for(logits.shape[:1], labels)
     floor = float((labels == shares.argmax()).double().mean())
     guess = float(-shares.double().log()[labels].mean())
     scaled = reliability_of(logits, labels, temperature).ece
@@ -54,6 +56,7 @@ def _noise_floor(logits: Tensor, seed: int) -> float:
 
 def regression_measures(prediction: Tensor, target: Tensor, mean: Tensor) -> list[Measure]:
     """Measures on test examples: predictions and targets `(N, k)`, beside always the training mean `(k,)`."""
+    target = numbers_for(prediction, target)
     error, constant = prediction - target, mean - target
     always = "always the training mean"
     rmse = float(error.square().mean().sqrt())

@@ -22,17 +22,28 @@ from torch import Tensor, nn
 
 from agentlib.core.modes import in_eval_mode
 from agentlib.metrics.calibration import logits_of
+from agentlib.metrics.scores import checked
 
 
 def max_softmax_score(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """1 - max_k p_k, `(B,)`, for logits `(B, K)`."""
-    return 1.0 - (logits / temperature).softmax(-1).amax(-1)
+    """1 - max_k p_k, `(B,)`, for logits `(B, K)`.
+
+    Raises:
+        ValueError: what `checked` raises, as for the scores below.
+    """
+    return 1.0 - (checked(logits) / temperature).softmax(-1).amax(-1)
 
 
 def entropy_score(logits: Tensor) -> Tensor:
-    """The entropy `(B,)` in nats of softmax of logits `(B, K)`."""
+    """The entropy `(B,)` in nats of softmax of logits `(B, K)`, with 0 log 0 = 0."""
+    return entropy_of_logits(checked(logits))
+
+
+def entropy_of_logits(logits: Tensor) -> Tensor:
+    """Entropy `(...)` in nats of softmax of logits `(..., n)`; a logit of -inf adds nothing, nor does its gradient."""
     log_probability = logits.log_softmax(-1)
-    return -(log_probability.exp() * log_probability).sum(-1)
+    finite = log_probability.clamp_min(torch.finfo(logits.dtype).min)
+    return -(log_probability.exp() * finite).sum(-1)
 
 
 def entropy_of_probabilities(probability: Tensor) -> Tensor:
@@ -50,7 +61,7 @@ def mutual_information(probability: Tensor) -> Tensor:
 
 def disagreement_score(logits: Tensor) -> Tensor:
     """Mutual information `(B,)` of the class and the member of an ensemble, for logits `(B, members, K)`."""
-    return mutual_information(logits.softmax(-1).movedim(-2, 0))
+    return mutual_information(checked(logits).softmax(-1).movedim(-2, 0))
 
 
 def density_score(log_density: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -104,7 +115,7 @@ def detection(usual: ArrayLike, unusual: ArrayLike) -> Detection:
     truth = np.concatenate([np.zeros(low.size), np.ones(high.size)])
     order = np.argsort(-scores, kind="stable")
     scores, truth = scores[order], truth[order]
-    last = np.flatnonzero(np.append(np.diff(scores) != 0, True))  # one threshold for each value, equal ones together
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # one threshold for each value, inf among them
     hits, alarms = np.cumsum(truth)[last], np.cumsum(1.0 - truth)[last]
     tpr, fpr = np.append(0.0, hits / high.size), np.append(0.0, alarms / low.size)
     precision = hits / (hits + alarms)

@@ -70,8 +70,23 @@ def random_point(like: Tensor, epsilon: float, norm: Norm, generator: torch.Gene
         direction = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
         return steepest(direction, "l2") * epsilon * uniform(1) ** (1.0 / columns)
     spacings = -uniform(columns + 1).log()  # (B, n + 1): their shares are uniform on the simplex
-    signs = torch.where(uniform(columns) < 0.5, -1.0, 1.0)
+    signs = 1.0 - 2.0 * (uniform(columns) < 0.5).to(like.dtype)
     return signs * epsilon * spacings[:, :-1] / spacings.sum(1, keepdim=True)
+
+
+def units(scale: float | Tensor) -> float | Tensor:
+    """A scale to measure and divide by: 1 in place of 0, the deviation of a number that never varied.
+
+    Raises:
+        ValueError: it has negative numbers, infinity or NaN.
+    """
+    values = scale if isinstance(scale, Tensor) else torch.tensor(float(scale), device="cpu")
+    if not bool((torch.isfinite(values) & (values >= 0.0)).all()):
+        low, high = float(values.min()), float(values.max())
+        raise ValueError(
+            f"a scale is positive, such as a standard deviation, but its numbers go from {low:g} to {high:g}"
+        )
+    return torch.where(scale == 0.0, 1.0, scale) if isinstance(scale, Tensor) else scale or 1.0
 
 
 def check_scale(x: Tensor, epsilon: float, norm: Norm, bounds: Bounds, scale: float | Tensor = 1.0) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from agentlib.metrics.attacks import attack
 from agentlib.metrics.calibration import logits_of
+from agentlib.metrics.targets import labels_for
 
 CHUNK = 512
 """Examples that are attacked at once."""
@@ -42,8 +43,12 @@ def robust_accuracy(
         restarts: an example must survive all of them.
         seed: of the random starts.
         settings: other arguments of `attack`: norm, steps, step_size, bounds and scale.
+
+    Raises:
+        ValueError: labels that do not fit, and what `attack` raises.
     """
     generator = torch.Generator(x.device).manual_seed(seed)
+    y = labels_for(x.shape[:1], y)
     right = []
     for points, labels in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
         standing = logits_of(model, points).argmax(1) == labels

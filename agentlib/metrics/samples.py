@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from agentlib.metrics.targets import labels_for
+
 
 @dataclass(frozen=True)
 class Modes:
@@ -69,8 +71,8 @@ def nearest_neighbor_accuracy(real: Tensor, fake: Tensor) -> float:
         raise ValueError(f"the test needs as many real examples as samples, not {len(real)} and {len(fake)}")
     x = torch.cat([real, fake]).flatten(1).double()  # (2N, d)
     distance = torch.cdist(x, x).fill_diagonal_(math.inf)
-    is_real = torch.arange(len(x)) < len(real)
-    return float((is_real[distance.argmin(1).cpu()] == is_real).double().mean())
+    is_real = torch.arange(len(x), device=x.device) < len(real)
+    return float((is_real[distance.argmin(1)] == is_real).double().mean())
 
 
 def squared_mmd(real: Tensor, fake: Tensor, bandwidth: float | None = None) -> float:
@@ -123,7 +125,8 @@ def agreement(classify: Callable[[Tensor], Tensor], samples: Tensor, label: Tens
         samples: of the model.
         label: the labels asked for.
     """
-    return float((classify(samples).cpu() == label.cpu()).double().mean())
+    found, wanted = (labels_for(samples.shape[:1], one).cpu() for one in (classify(samples), label))
+    return float((found == wanted).double().mean())
 
 
 def pixel_deviation(samples: Tensor, label: Tensor) -> float:
@@ -131,5 +134,5 @@ def pixel_deviation(samples: Tensor, label: Tensor) -> float:
 
     Beside that of real examples it measures variety: a model with one picture for each label has 0.
     """
-    flat = samples.flatten(1)
+    flat, label = samples.flatten(1), labels_for(samples.shape[:1], label)
     return float(torch.stack([flat[label == one].std(0, correction=0).mean() for one in label.unique()]).mean())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -19,4 +20,20 @@ def logits_from(policy: Any, output: Any) -> Tensor:
     """
     output = output[0] if isinstance(output, tuple) else output
     logits: Tensor = policy.as_logits(output) if hasattr(policy, "as_logits") else output
+    return logits
+
+
+def checked(logits: Tensor) -> Tensor:
+    """The logits `(..., n)`, after a look at them; -inf rules an option out.
+
+    Raises:
+        ValueError: some are NaN or inf, or rule out every option.
+    """
+    bad = ~torch.isfinite(logits.amax(-1))  # NaN is the largest of all
+    if bool(bad.any()):
+        first = logits[bad][0].tolist()
+        count = f"{int(bad.sum())} of {bad.numel()} rows of logits"
+        raise ValueError(
+            f"{count} give no probabilities, such as {first}: has the model diverged, or was its input NaN?"
+        )
     return logits

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from agentlib.backbones import Backbone, Spec, described
 from agentlib.core.spaces import space_from_json
+from agentlib.metrics.targets import numbers_for
 from agentlib.policies.base import Policy, StochasticPolicy
 
 LOG_STD_RANGE = (-20.0, 2.0)
@@ -176,7 +177,7 @@ class GaussianPolicy(StochasticPolicy):
 
     def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
         mean, log_std = self.mean_and_log_std(output)
-        flat = self.bounds.flat(action).to(mean.dtype)
+        flat = numbers_for(mean, action).to(mean.dtype)
         u = self.bounds.unsquash(flat) if self.squashed else flat
         z = (u - mean) * (-log_std).exp()
         density = -0.5 * z.square() - log_std - 0.5 * math.log(2.0 * math.pi)  # (..., d)

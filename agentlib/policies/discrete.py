@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.backbones import Backbone
+from agentlib.metrics.detection import entropy_of_logits
+from agentlib.metrics.targets import labels_for
 from agentlib.policies.base import StochasticPolicy
 
 
@@ -70,14 +72,12 @@ class DiscretePolicy(StochasticPolicy):
         return self.joined(sample_logits(self.by_choice(output), generator))
 
     def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
-        index = self.split(action).long().unsqueeze(-1)  # (..., k, 1)
+        action = labels_for((*output.shape[:-1], *self.shape), action)
+        index = self.split(action).unsqueeze(-1)  # (..., k, 1)
         return self.by_choice(output).log_softmax(-1).gather(-1, index).squeeze(-1).sum(-1)
 
     def entropy(self, output: Tensor) -> Tensor:
-        log_probability = self.by_choice(output).log_softmax(-1)  # (..., k, largest)
-        # 0 log 0 = 0: what is ruled out adds nothing, neither to the value nor to the gradient.
-        finite = log_probability.clamp_min(torch.finfo(output.dtype).min)
-        return -(log_probability.exp() * finite).sum(-1).sum(-1)
+        return entropy_of_logits(self.by_choice(output)).sum(-1)
 
 
 class CategoricalPolicy(DiscretePolicy):

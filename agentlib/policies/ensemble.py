@@ -131,8 +131,12 @@ class EnsemblePolicy(Described):
         return torch.stack(self._each_part("probabilities", output)).mean(0)
 
     def as_logits(self, output: Tensor) -> Tensor:
-        """The logs of the averaged probabilities, for attacks and confidences."""
-        return self.probabilities(output).log()
+        """The logs of the averaged probabilities, for attacks and confidences.
+
+        From logarithms, so that a probability that is too small for a float, such as e^-200, does not become 0.
+        """
+        each = torch.stack([part.log_softmax(-1) for part in self._each_part("by_choice", output)])  # (K, ..., k, n)
+        return (each.logsumexp(0) - math.log(len(self.members))).squeeze(-2)
 
     def entropy(self, output: Tensor) -> Tensor:
         """Entropy `(...)` in nats of the averaged probabilities; the sum over several choices or switches.

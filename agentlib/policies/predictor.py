@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from agentlib.backbones import Backbone
+from agentlib.backbones.combine import scale_of
 from agentlib.policies.base import Policy
 
 
@@ -44,6 +45,5 @@ class Predictor(Policy):
     def fit_scale(self, targets: Tensor) -> None:
         """Takes mean and standard deviation of targets `(N,)` or `(N, k)`; where all are equal the scale is 1."""
         columns = targets.reshape(len(targets), self.outputs).to(self.mean)
-        deviation = columns.std(0, correction=0)
         self.mean.copy_(columns.mean(0))
-        self.scale.copy_(torch.where(deviation > 0, deviation, 1.0))
+        self.scale.copy_(scale_of(columns))

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,8 @@ class NoisyLinear(nn.Module):
         noise = self.fixed_noise
         if noise is None and self.training:
             fan_out, fan_in = self.weight.shape
-            noise = scaled(torch.randn(fan_in, device=x.device)), scaled(torch.randn(fan_out, device=x.device))
+            like: Any = {"dtype": self.weight.dtype, "device": x.device}
+            noise = scaled(torch.randn(fan_in, **like)), scaled(torch.randn(fan_out, **like))
         if noise is None:
             return functional.linear(x, self.weight, self.bias)
         n_in, n_out = noise

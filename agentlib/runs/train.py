@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from agentlib.agent import Agent
-from agentlib.core.host import torch_threads
+from agentlib.backbones import spec_of
+from agentlib.core.host import plain_torch, torch_threads
 from agentlib.core.names import one_line, shown
 from agentlib.core.recipe import Recipe, is_large
 from agentlib.engine.loop import Compile, Precision
@@ -122,6 +123,7 @@ def _resumed(what: Any, path: Path, given: RunOptions, callback: Callback | None
     return _trained(recipe, options, callback, record)
 
 
+@plain_torch()
 def _trained(
     recipe: Recipe, options: RunOptions, callback: Callback | None, resumed: Record | None = None
 ) -> Agent | Result:
@@ -143,6 +145,8 @@ def _trained(
         steps = job.length.steps if options.steps is not None or job.length.is_exact else math.inf
         if options.eval_every is not None and options.eval_every > steps:
             raise ValueError(f"eval_every must be between 1 and the run's {steps} steps, not {options.eval_every}")
+        if folder is not None and isinstance(job.product, Agent):
+            spec_of(job.product.policy)  # an agent that could not be saved at the end is refused before training
         threads = options.threads
         if threads == "auto":
             threads = None if is_large(job.learner) else 1

@@ -52,7 +52,11 @@ def look_at(model: Any) -> SB3Model:
             each = layer.obs_rms if isinstance(layer.obs_rms, dict) else {None: layer.obs_rms}
             statistics = {
                 key: Statistics(
-                    mean=rms.mean, variance=rms.var + layer.epsilon - 1e-8, count=rms.count, clip=layer.clip_obs
+                    # RunningNorm adds 1e-8 again, and leaves a number unscaled where the variance is 0.
+                    mean=rms.mean,
+                    variance=np.maximum(rms.var + layer.epsilon - 1e-8, 1e-30),
+                    count=rms.count,
+                    clip=layer.clip_obs,
                 )
                 for key, rms in each.items()
             }
@@ -83,7 +87,10 @@ def converted(
     else:
         raise TypeError(f"from_sb3 takes a path or a model of Stable-Baselines3, not {type(model).__name__}")
     try:
-        with host_generator_kept():  # the first weights, which are overwritten, are nobody's to draw
+        with (
+            host_generator_kept(),
+            torch.device("cpu"),
+        ):  # the first weights, which are overwritten, are nobody's to draw
             policy = _Conversion(read).policy()
     except Exception as error:  # whatever the settings in a file lead to
         if not isinstance(model, str | Path):

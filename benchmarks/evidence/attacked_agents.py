@@ -46,7 +46,7 @@ def attacked_dqn(seed: int) -> dict[str, float]:
     data = Dataset(torch.from_numpy(seen), torch.from_numpy(agent.act(seen)).long(), ("left", "right"))
     robust = agentlib.train(
         "adversarial", data=data, agent=agent, steps=3_000, epsilon=float((SHARE * READINGS / seen.std(0)).mean()),
-        low=None, high=None, attack_steps=5, batch_size=128, learning_rate=Cosine(1e-3), average=0.995, seed=seed,
+        bounds=None, attack_steps=5, batch_size=128, learning_rate=Cosine(1e-3), average=0.995, seed=seed,
         progress=False,
     ).agent  # fmt: skip
     assert robust is not None

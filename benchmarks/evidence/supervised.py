@@ -51,7 +51,7 @@ def linear_robustness(seed: int) -> dict[str, float]:
     standard = trained(train, (), 500, seed, **settings)
     with fresh_weights(seed):
         robust = CategoricalPolicy(MLP(64, ()), 2)
-    config = AdversarialTrainingConfig(epsilon=0.1, attack_steps=1, random_start=False, low=None, high=None, **settings)
+    config = AdversarialTrainingConfig(epsilon=0.1, attack_steps=1, random_start=False, bounds=None, **settings)
     for _ in run(AdversarialTraining(robust, adam(config.learning_rate), config), Batches(train, len(train)), 500):
         pass
     attacked = [

@@ -132,13 +132,31 @@ class Many(nn.Sequential):
     feature_dim = 3
 
 
+def test_a_sequential_network_is_built_by_a_function_that_is_given_at_load(tmp_path):
+    def build():
+        network = nn.Sequential(nn.Linear(4, 6), nn.Tanh())
+        network.feature_dim = 6  # type: ignore[assignment]
+        return network
+
+    for network, classes in (
+        (build(), {"Sequential": build}),
+        (Many(nn.Linear(4, 3)), {"Many": lambda: Many(nn.Linear(4, 3))}),
+    ):
+        for whole in (network, Chain([MLP(4, (4,)), network])):
+            path = save_backbone(whole, tmp_path / "own")
+            assert same(whole, load_backbone(path, classes=classes), torch.randn(5, 4))
+            with pytest.raises(
+                ValueError, match=r"unknown network .*classes=.* or a function that builds it, as an nn.Seq"
+            ):
+                load_backbone(path)
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
     [
         (Hidden(3), "Hidden has no `spec`, and no attribute 'width' that JSON can hold"),
         (Squares(2, 2, names={1, 2}), "no attribute 'names' that JSON can hold"),  # type: ignore[arg-type]
         (Doubled(3), r"built from its attributes \{'width': 6\} it has other weights"),
-        (Many(nn.Linear(2, 3)), "Many has no `spec`"),
     ],
 )
 def test_what_cannot_be_rebuilt_is_not_saved(tmp_path, network, message):

@@ -9,8 +9,10 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 
-from agentlib.backbones import MLP, Chain, RunningNorm
+from agentlib.backbones import MLP, Chain, DiffusionModel, MLPDenoiser, RunningNorm
+from agentlib.backbones.combine import scale_of
 from agentlib.backbones.layers import NORMS, groups_for, norm_named, normalized
+from agentlib.policies import Predictor
 
 
 def numbers(*shape, seed=1):
@@ -205,3 +207,30 @@ def test_cuts_what_is_far_out():
 def test_is_what_functional_layer_norm_computes_on_tokens():
     tokens = numbers(2, 7, 12)
     torch.testing.assert_close(norm_named("layer", 12).double()(tokens), functional.layer_norm(tokens, (12,)))
+
+
+def test_a_number_that_never_varied_is_not_scaled():
+    """Divided by the root of its variance, 0, and of 1e-8, it would move by 10 where it moves by .001."""
+    constant = torch.tensor([0.1, -7e5, 0.0]).expand(999, 3)
+    seen = torch.cat([constant, torch.randn(999, 1, generator=torch.Generator().manual_seed(0))], 1)
+    norm = RunningNorm((4,))
+    for part in seen.split(100):
+        norm.observe(part)
+    assert norm.variance[:3].tolist() == [0.0, 0.0, 0.0]
+    later = norm(torch.tensor([[0.101, -7e5 + 1.0, 0.001, 2.0]]))[0]
+    torch.testing.assert_close(later[:3], torch.tensor([0.001, 1.0, 0.001]), rtol=1e-4, atol=1e-6)
+    assert float(later[3]) == pytest.approx(float((2.0 - norm.mean[3]) / norm.variance[3].sqrt()), rel=1e-6)
+    norm.observe(torch.tensor([[0.2, -7e5, 0.0, 0.0]]))  # now it varies
+    assert norm.variance[0] == pytest.approx(0.1**2 * 999 / 1000**2, rel=1e-5)
+
+
+def test_scales_of_data_that_does_not_vary():
+    data = torch.tensor([0.1, 3.0]).repeat(1000, 1)
+    data[0, 1] = 5.0
+    assert scale_of(data).tolist() == [1.0, float(data[:, 1].std(correction=0))]
+    predictor = Predictor(MLP(1, ()), 2)
+    predictor.fit_scale(data)
+    assert predictor.scale[0] == 1.0
+    model = DiffusionModel(MLPDenoiser((2,)), (2,))
+    model.standardize(data[1:])
+    assert model.scale.tolist() == [1.0, 1.0]

@@ -151,6 +151,46 @@ def test_grey_and_colour_images(tmp_path):
     assert torch.equal(data.x[1], torch.from_numpy(picture(2, (4, 5, 3))).permute(2, 0, 1).float() / 255)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_pictures_are_turned_as_their_exif_data_says(tmp_path, orientation, suffix):
+    """How cameras note that they were held upright: 1 is as stored, 6 is to be turned a quarter to the right ..."""
+    stored = (50 * np.arange(4)[:, None] + 10 * np.arange(5)).astype(np.uint8)
+    seen = {1: stored, 2: stored[:, ::-1], 3: stored[::-1, ::-1], 4: stored[::-1], 5: stored.T, 6: stored[::-1].T,
+            7: stored[::-1, ::-1].T, 8: stored.T[::-1]}[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "a").mkdir()
+    Image.fromarray(stored).save(tmp_path / "a" / f"1.{suffix}", exif=exif, quality=100)
+    found = dataset(tmp_path).x[0, 0] * 255
+    torch.testing.assert_close(found, torch.from_numpy(seen.astype(np.float32)), rtol=0.0, atol=4.0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colours", "options", "seen"),
+    [
+        ("RGBA", [(7, 7, 7, 255), (7, 7, 7, 0), (7, 7, 7, 128)], {}, [7, 255, 131]),
+        ("LA", [(7, 255), (7, 0), (7, 128)], {}, [7, 255, 131]),
+        ("RGB", [(7, 7, 7), (9, 9, 9), (9, 9, 9)], {"transparency": (9, 9, 9)}, [7, 255, 255]),
+        ("L", [7, 9, 9], {"transparency": 9}, [7, 255, 255]),
+        ("P", [0, 1, 1], {"transparency": 1}, [7, 255, 255]),
+    ],
+)
+def test_transparent_parts_of_pictures_are_white(tmp_path, mode, colours, options, seen):
+    """Under them stands any colour, which no viewer shows."""
+    image = Image.new(mode, (3, 1))
+    if mode == "P":
+        image.putpalette([7, 7, 7, 9, 9, 9])
+    for column, colour in enumerate(colours):
+        image.putpixel((column, 0), colour)
+    (tmp_path / "a").mkdir()
+    image.save(tmp_path / "a" / "1.png", **options)
+    x = dataset(tmp_path).x[0]
+    assert len(x) == (1 if mode in ("L", "LA") else 3)
+    for channel in x * 255:
+        assert channel[0].tolist() == pytest.approx(seen, abs=1.0)
+
+
 def test_images_in_parts(tmp_path):
     for part in ("train", "test"):
         for kind in ("cat", "dog"):
@@ -193,8 +233,8 @@ class FakeDataset:
     def __init__(self, features: dict[str, Any], columns: dict[str, Any]) -> None:
         self.features, self.columns = features, columns
 
-    def with_format(self, kind: str) -> "FakeDataset":
-        assert kind == "numpy"
+    def with_format(self, kind: str | None) -> "FakeDataset":
+        assert kind in ("numpy", None)
         return self
 
     def __getitem__(self, rows: slice) -> dict[str, Any]:
@@ -241,6 +281,11 @@ def test_hugging_face_itself(tmp_path):
     split = parts(tmp_path / "parts")
     assert len(split.test) == 8
     assert len(split.train) + len(split.validation) == 12
+    clear = Image.new("RGBA", (4, 5), (7, 7, 7, 0))
+    hidden = dataset(datasets.Dataset.from_dict({"image": [clear] * 2, "label": [0, 1]}, features=features))
+    assert torch.equal(hidden.x, torch.ones(2, 3, 5, 4)), "what a viewer shows is white"
+    deep = Image.fromarray(np.array([[1000, 2000]], np.uint16))
+    assert dataset(datasets.Dataset.from_dict({"image": [deep], "label": [1]}, features=features)).x.max() == 2000
     table = datasets.Dataset.from_dict({"a": [1.0, 2.0], "b": [[3, 4], [5, 6]], "target": [0.5, 1.5]})
     numbers = dataset(table)
     assert numbers.x.tolist() == [[1, 3, 4], [2, 5, 6]]

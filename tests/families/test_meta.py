@@ -5,7 +5,7 @@ import torch
 
 import agentlib
 from agentlib.backbones import spec_of
-from agentlib.data import Dataset, Pairs
+from agentlib.data import Dataset, Pairs, Pools
 from agentlib.families.tasks import accuracies, episodes_of, nearest_mean
 from agentlib.learners import MAMLConfig, Prototypical, PrototypicalConfig
 from agentlib.policies import CategoricalPolicy, Predictor
@@ -42,6 +42,60 @@ def test_maml_on_classes(tmp_path):
     assert isinstance(result.model, CategoricalPolicy)
     assert result.measures["test/accuracy_after_0"] == pytest.approx(1 / 3, abs=0.1)
     assert [path.name for path in result.pictures] == ["adaptation.png"]
+
+
+def lines(tasks=40, n=30, outputs=(), seed=0):
+    """Tasks of one's own: lines through the origin, whose slopes differ."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(tasks, n, 1, generator=generator) * 4.0 - 2.0
+    slope = torch.randn(tasks, 1, *outputs, generator=generator)
+    return x, slope * (x if outputs else x[..., 0])
+
+
+@pytest.mark.parametrize("outputs", [(), (1,), (2,)])
+def test_maml_on_tasks_of_ones_own(outputs):
+    x, y = lines(outputs=outputs)
+    pools = Pools(x, y, shots=5, queries=10, tasks=40)
+    config = MAMLConfig(inner_learning_rate=0.1, held_out=0.25, learning_rate=1e-2)
+    result = agentlib.train(config, data=pools, steps=60, progress=False)
+    assert isinstance(result, Result)
+    assert isinstance(result.model, Predictor)
+    assert result.model.outputs == (outputs or (1,))[0]
+    # Ten tasks are held out, and all 25 examples of each that are not among its five shots are predicted.
+    floor = float((y[30:] - y[:30].mean((0, 1))).square().mean())
+    assert result.measures["test/loss_without_task"] == pytest.approx(floor, rel=0.1)
+    assert result.measures["test/loss_after_10"] < 0.5 * result.measures["test/loss_after_0"]
+    assert result.measures["test/loss_after_10"] < 0.5 * floor
+
+
+@pytest.mark.slow
+def test_pictures_and_resuming_of_tasks_of_ones_own(tmp_path):
+    x, y = lines(tasks=10)
+    pools = Pools(x, y, shots=5, queries=10, tasks=4)
+    result = agentlib.train("maml", data=pools, steps=10, out=tmp_path / "run", progress=False)
+    assert isinstance(result, Result)
+    assert [path.name for path in result.pictures] == ["adaptation.png", "tasks.png"]
+    again = agentlib.train(resume=tmp_path / "run", data=pools, progress=False)
+    assert isinstance(again, Result)
+    assert again.measures == result.measures
+
+
+def test_maml_on_classes_of_ones_own():
+    x = torch.randn(20, 12, 2, generator=torch.Generator().manual_seed(0))
+    y = (x[..., 0] > 0).long() ^ (torch.arange(20) % 2)[:, None]  # half of the tasks are the other way round
+    config = MAMLConfig(loss="cross_entropy", inner_learning_rate=0.5, held_out=0.5)
+    result = agentlib.train(config, data=Pools(x, y, 6, 6, 4), steps=40, progress=False)
+    assert isinstance(result, Result)
+    assert isinstance(result.model, CategoricalPolicy)
+    assert result.model.n_actions == 2
+    assert result.measures["test/accuracy_after_0"] == pytest.approx(0.5, abs=0.15)
+    assert result.measures["test/accuracy_after_10"] > 0.65
+    with pytest.raises(ValueError, match="loss='mse' is not for tasks of classification"):
+        agentlib.train("maml", data=Pools(x, y, 6, 6, 4), progress=False)
+    with pytest.raises(ValueError, match="prototypical learns from the classes of a data set, and not from Pools"):
+        agentlib.train("prototypical", data=Pools(x, y, 6, 6, 4), progress=False)
+    with pytest.raises(ValueError, match="0 of 20 tasks cannot be held out"):
+        agentlib.train(config, data=Pools(x, y, 6, 6, 4), held_out=0.0, progress=False)
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def test_adversarial_training():
 def test_adversarial_training_without_bounds_measures_epsilon_in_deviations(tmp_path):
     data = points()
     wide = Dataset(data.x * torch.tensor([1.0, 10.0, 100.0]), data.y, data.classes)
-    settings = {"net_arch": (8,), "learning_rate": 1e-2, "epsilon": 0.1, "attack_steps": 2, "low": None, "high": None}
+    settings = {"net_arch": (8,), "learning_rate": 1e-2, "epsilon": 0.1, "attack_steps": 2, "bounds": None}
     result = train("adversarial", wide, out=tmp_path / "run", **settings)
     assert result.measures["test/robust_accuracy"] > 0.8
     record = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -87,7 +87,7 @@ def test_adversarial_training_goes_on_from_an_agent():
     data = points()
     agent = train("classifier", data, net_arch=(8,), learning_rate=1e-2).agent
     assert agent is not None
-    settings = {"epsilon": 0.1, "attack_steps": 2, "low": None, "high": None, "average": 0.9}
+    settings = {"epsilon": 0.1, "attack_steps": 2, "bounds": None, "average": 0.9}
     result = train("adversarial", data, steps=20, agent=agent, **settings)
     assert result.agent is not None
     assert result.agent.observation_space == agent.observation_space
@@ -152,3 +152,15 @@ def test_weights_for_rare_classes_and_wrong_ones():
     with pytest.raises(ValueError, match="one number for each of the 2 classes"):
         train(ClassifierConfig(class_weights=(1.0,)), data, steps=5)
     assert Classifier.tiny()[0].class_weights is not None
+
+
+def test_a_feature_that_was_constant_in_training_may_move_a_little():
+    data = points(400)
+    constant = Dataset(torch.cat([data.x, torch.full((400, 1), 0.1)], 1), data.y, data.classes)
+    result = train("classifier", constant, net_arch=(16,), learning_rate=1e-2, steps=200)
+    moved = constant.x + torch.tensor([0.0, 0.0, 0.0, 0.001])
+    result.model.eval()
+    before, after = (result.model(x)[0].detach() for x in (constant.x, moved))
+    torch.testing.assert_close(after, before, rtol=0.0, atol=0.01)  # scaled by 1e4, it moved by 10, and they by several
+    scale = train("adversarial", constant, net_arch=(8,), bounds=None, attack_steps=1, steps=2)
+    assert scale.measures["test/robust_accuracy"] >= 0.0

@@ -202,3 +202,24 @@ def test_first_order_has_no_second_derivatives():
     exact = adapted(lambda p, c: (p["theta"] ** 4).sum(), {"theta": theta}, torch.zeros(1), 0.1, 1)
     (slope,) = torch.autograd.grad(exact["theta"].sum(), theta)
     assert float(slope) == pytest.approx(1 - 0.1 * 12 * 4)
+
+
+def test_targets_without_the_last_axis_are_adapted_to_all_the_same():
+    learner, (support, _) = learner_of(), tasks("mse")
+    x, y = support.x[0], support.y[0]
+    expected = learner.adapt(Pairs(x, y), steps=3)
+    for targets in (y[:, 0], y.float()):
+        network = learner.adapt(Pairs(x, targets), steps=3)
+        torch.testing.assert_close(network(x), expected(x), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"targets of shape \(5, 2\) do not fit outputs of shape \(5, 1\)"):
+        learner.adapt(Pairs(x, torch.cat([y, y], 1)))
+
+
+def test_labels_of_int32_are_adapted_to_all_the_same():
+    learner, (support, _) = learner_of("cross_entropy", 2), tasks("cross_entropy")
+    x, y = support.x[0], support.y[0]
+    expected = learner.adapt(Pairs(x, y))
+    for labels in (y.int(), y[:, None]):
+        torch.testing.assert_close(learner.adapt(Pairs(x, labels))(x), expected(x))
+    with pytest.raises(ValueError, match=r"the support has the labels \[5, 6\], and the network no output for each"):
+        learner.adapt(Pairs(x, y + 5))

@@ -8,7 +8,7 @@ from torch.nn import functional
 from agentlib.backbones import MLP, adam
 from agentlib.core.randomness import fresh_weights
 from agentlib.data import Dataset
-from agentlib.data.episodes import Episodes
+from agentlib.data.episodes import Episodes, Pairs
 from agentlib.engine import run
 from agentlib.learners.meta.prototypical import (
     Prototypical,
@@ -90,3 +90,37 @@ def test_learns_which_directions_count():
     first, last = (sum(float(m["accuracy"]) for m in part) / len(part) for part in (metrics[:10], metrics[-30:]))
     assert first < 0.45
     assert last > 0.75
+
+
+@pytest.mark.parametrize(
+    ("labels", "ways", "message"),
+    [
+        ([0, 2, 2], 3, r"task 0 has the labels \[0, 2\], and the classes are 0 to 2: class 1 has no example"),
+        ([5, 7, 5], 2, r"has the labels \[5, 7\], and the classes are 0 to 1: class 0 has no example"),
+        ([0, 1, 2], 2, r"the classes are 0 to 1: label 2 is none of the classes"),
+        ([0, 1, -1], 2, r"label -1 is none of the classes"),
+    ],
+)
+def test_labels_that_are_not_those_of_the_classes(labels, ways, message):
+    """The mean of no example is NaN, and argmax takes NaN for the largest of all."""
+    network = PrototypicalNetwork(nn.Identity())
+    support, x = Pairs(random(1, 3, 5), torch.tensor([labels])), random(1, 4, 5)
+    with pytest.raises(ValueError, match=message):
+        network(support, x, ways)
+
+
+def test_tasks_to_classify_have_an_example_of_each_class():
+    learner, source = Prototypical.tiny()
+    source.advance()
+    tasks = source.sample()
+    bad = tasks.support._replace(y=torch.where(tasks.support.y == 1, 0, tasks.support.y))
+    with pytest.raises(ValueError, match="class 1 has no example"):
+        learner.classify(tasks._replace(support=bad))
+
+
+def test_labels_of_other_shapes_and_dtypes():
+    network, x = PrototypicalNetwork(nn.Identity()), random(1, 4, 5)
+    support = Pairs(random(1, 3, 5), torch.tensor([[1, 0, 1]]))
+    expected = network(support, x, 2)
+    for y in (support.y.int(), support.y[..., None]):
+        torch.testing.assert_close(network(Pairs(support.x, y), x, 2), expected)

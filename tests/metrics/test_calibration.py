@@ -161,3 +161,48 @@ def test_pictures(tmp_path):
         assert save(figure, tmp_path / name).read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="one or two models"):
         reliability_diagram({})
+
+
+@pytest.mark.parametrize("outside", [torch.enable_grad, torch.inference_mode])
+def test_a_temperature_with_a_class_that_is_ruled_out(outside):
+    """It has no part in the likelihood: the temperature is that of the other classes."""
+    logits, labels = planted(n=2000, classes=4)
+    masked = torch.cat([logits, torch.full((2000, 1), -math.inf, dtype=torch.float64)], 1)
+    with outside():
+        assert fit_temperature(masked, labels) == pytest.approx(fit_temperature(logits, labels), rel=1e-6)
+    assert reliability_of(masked, labels, 2.5).ece == pytest.approx(reliability_of(logits, labels, 2.5).ece)
+    masked[7, labels[7]] = -math.inf
+    with pytest.raises(ValueError, match=f"rules out the label of example 7, {int(labels[7])}: no temperature"):
+        fit_temperature(masked, labels)
+
+
+@pytest.mark.parametrize("use", [fit_temperature, reliability_of])
+def test_logits_that_are_nan(use):
+    logits, labels = planted(n=10)
+    logits[3] = math.nan
+    with pytest.raises(ValueError, match="1 of 10 rows of logits give no probabilities, such as"):
+        use(logits, labels)
+
+
+def test_a_policy_whose_logits_are_nan_has_no_confidence():
+    policy = seeded(lambda: CategoricalPolicy(MLP(3, (8,)), 4))
+    with pytest.raises(ValueError, match="rows of logits give no probabilities"):
+        calibrated_confidence(policy)(torch.tensor([[0.0, math.nan, 0.0]]))
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.int16, torch.uint8])
+def test_labels_of_other_integers(kind):
+    logits, labels = planted(n=500)
+    assert fit_temperature(logits, labels.to(kind)) == fit_temperature(logits, labels)
+    assert fit_temperature(logits, labels[:, None]) == fit_temperature(logits, labels)
+    assert reliability_of(logits, labels.to(kind)).ece == reliability_of(logits, labels).ece
+    with pytest.raises(ValueError, match=r"labels of classes are integers from 0, not torch.float32"):
+        fit_temperature(logits, labels.float())
+
+
+def test_an_ensembles_logits_do_not_underflow():
+    """In float32 e^-200 is 0; the log of the members' average is -200 all the same."""
+    ensemble = EnsemblePolicy([seeded(lambda: CategoricalPolicy(MLP(3, (8,)), 2)) for _ in range(2)])
+    output = torch.tensor([[[200.0, 0.0], [200.0, 0.0]], [[0.0, -math.inf], [0.0, 0.0]]])  # (2, members, 2)
+    expected = torch.tensor([[0.0, -200.0], [math.log(0.75), math.log(0.25)]])
+    torch.testing.assert_close(ensemble.as_logits(output), expected)

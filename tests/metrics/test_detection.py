@@ -71,3 +71,41 @@ def test_alarms_of_policies():
     assert np.allclose(alarm(members[0])(x), max_softmax_score(members[0](x)[0]).detach())
     logits = torch.stack([member(x)[0] for member in members], 1)
     assert np.allclose(alarm(EnsemblePolicy(members))(x), disagreement_score(logits).detach())
+
+
+@pytest.mark.parametrize(
+    ("usual", "unusual", "auroc"),
+    [
+        ([math.inf, math.inf], [math.inf, math.inf], 0.5),
+        ([0, 1, math.inf], [math.inf, math.inf, 2], 7 / 9),
+        ([-math.inf, 0.0], [-math.inf, 1.0], 0.625),
+    ],
+)
+def test_infinite_scores_are_ties(usual, unusual, auroc):
+    """An unusual example that scores as a usual one counts half, where both are infinite too."""
+    found = detection(usual, unusual)
+    assert found.auroc == pytest.approx(auroc, abs=1e-12)
+    finite = [np.clip(scores, -9.0, 9.0) for scores in (usual, unusual)]
+    assert found == pytest.approx(detection(*finite))
+
+
+def test_a_density_that_underflows_is_a_tie():
+    x = torch.tensor([60.0, 70.0])
+    scores = density_score(lambda x: (-0.5 * x.square()).exp().log(), x)  # both are log 0
+    assert detection(scores, scores.flip(0)).auroc == 0.5
+
+
+def test_a_class_that_is_ruled_out_adds_no_entropy():
+    logits = torch.tensor([[0.0, 0.0, -math.inf], [5.0, -math.inf, -math.inf]])
+    assert entropy_score(logits).tolist() == pytest.approx([math.log(2), 0.0])
+    assert max_softmax_score(logits).tolist() == pytest.approx([0.5, 0.0])
+    assert disagreement_score(logits[None]).tolist() == pytest.approx(
+        [0.75 * math.log(4 / 3)]
+    )  # of (.5, .5) and (1, 0)
+
+
+@pytest.mark.parametrize("score", [max_softmax_score, entropy_score, lambda x: disagreement_score(x[:, None])])
+@pytest.mark.parametrize("bad", [[math.nan, 0.0], [math.inf, 0.0], [-math.inf, -math.inf]])
+def test_logits_that_give_no_probabilities(score, bad):
+    with pytest.raises(ValueError, match="1 of 2 rows of logits give no probabilities, such as"):
+        score(torch.tensor([[0.0, 1.0], bad]))

@@ -38,7 +38,7 @@ def smallest(values: Tensor, subset: int | None) -> Tensor:
     """The smallest value `(B,)` by each critic `(n, B)`, or by `subset` of them, drawn at random."""
     if subset is None or subset >= len(values):
         return values.amin(0)
-    chosen = torch.rand(len(values), device=values.device).argsort()[:subset]
+    chosen = torch.rand(len(values), dtype=torch.float32, device=values.device).argsort()[:subset]
     return values[chosen].amin(0)
 
 

@@ -41,4 +41,4 @@ def generator_for(config: Adversarial, facts: GenerativeFacts) -> Generator:
 
 def noise_for(x: Tensor, generator: Generator) -> Tensor:
     """The noise z `(B, latent_dim)` of one fake for each real example `(B, ...)`."""
-    return torch.randn(len(x), generator.latent_dim, device=x.device)
+    return torch.randn(len(x), generator.latent_dim, dtype=torch.float32, device=x.device)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from agentlib.backbones import MLPDecoder, Optimized
+from agentlib.backbones.combine import scale_of
 from agentlib.core import Cosine, Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.core.config import Count, NonNegative, Range, Rate
 from agentlib.data import Dataset, Examples, Splits
@@ -109,7 +110,7 @@ class VAE(Learner):
     def build(cls, backbone: nn.Module, config: VAEConfig, facts: GenerativeFacts) -> Self:
         """A VAE with a backbone as its encoder; a Gaussian's deviation starts at that of the data."""
         decoder = MLPDecoder(config.latent_dim, facts.shape, config.net_arch[::-1], "tanh")
-        deviation = 1.0 if config.likelihood == "bernoulli" else float(facts.train.x.std())
+        deviation = 1.0 if config.likelihood == "bernoulli" else float(scale_of(facts.train.x.flatten(), 1))
         model = LatentModel(backbone, decoder, config.latent_dim, config.likelihood, deviation)
         return cls(model, config.optimizer(), config)
 

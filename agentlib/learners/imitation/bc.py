@@ -28,6 +28,7 @@ from agentlib.core.config import Count, NonNegative, Range, Unit
 from agentlib.experience import Demonstration, Demonstrations, Labelled
 from agentlib.families.demonstrations import DemonstrationFacts, observe_all, on_demonstrations
 from agentlib.learners.supervised.classifier import balanced_weights
+from agentlib.metrics.targets import numbers_for
 from agentlib.policies import CategoricalPolicy, DeterministicPolicy, EnsemblePolicy, GaussianPolicy, policy_for
 from agentlib.policies.base import is_policy
 
@@ -45,7 +46,7 @@ def squared_error(policy: GaussianPolicy | DeterministicPolicy, output: Tensor, 
     mean = policy.mean_and_log_std(output)[0] if isinstance(policy, GaussianPolicy) else output
     if isinstance(policy, GaussianPolicy) and policy.squashed:
         mean = policy.bounds.squash(mean)
-    return (mean - policy.bounds.flat(action)).square().mean(-1)
+    return (mean - numbers_for(mean, action)).square().mean(-1)
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.core.config import Count, NonNegative, Rate, Whole
 from agentlib.data.episodes import Pairs, Tasks
 from agentlib.families.tasks import FewShot, TaskFacts, on_tasks
+from agentlib.metrics.targets import labels_for, numbers_for
 from agentlib.policies import CategoricalPolicy, Predictor
 
 CHUNK = 100
@@ -101,7 +102,7 @@ class MAML(Learner):
         kind, loss = ("classification", "cross_entropy") if facts.ways else ("regression", "mse")
         if config.loss != loss:
             raise ValueError(f"loss={config.loss!r} is not for tasks of {kind}: give loss={loss!r}")
-        network = CategoricalPolicy(backbone, facts.ways) if facts.ways else Predictor(backbone)
+        network = CategoricalPolicy(backbone, facts.ways) if facts.ways else Predictor(backbone, facts.outputs)
         return cls(network, config.optimizer(), config)
 
     def parameters_by_name(self) -> dict[str, Tensor]:
@@ -110,8 +111,10 @@ class MAML(Learner):
 
     def loss(self, parameters: Parameters, examples: Pairs) -> Tensor:
         """The loss of the network with these parameters on the examples `(n, ...)` of one task."""
-        loss = functional.mse_loss if self.config.loss == "mse" else functional.cross_entropy
-        return loss(self.output(parameters, examples.x), examples.y)
+        output = self.output(parameters, examples.x)
+        if self.config.loss == "mse":
+            return functional.mse_loss(output, numbers_for(output, examples.y))
+        return functional.cross_entropy(output, labels_for(output.shape[:1], examples.y))
 
     def output(self, parameters: Parameters, x: Tensor) -> Tensor:
         """The outputs `(n, k)` of the network with these parameters for examples `(n, ...)`."""
@@ -152,10 +155,19 @@ class MAML(Learner):
         return self.predictions(x, max(self.config.inner_steps, 1))[-1]
 
     def adapt(self, support: Pairs, steps: int | None = None) -> nn.Module:
-        """A copy of the network, adapted to the support `(n, ...)` of one task, by default in the steps of training."""
+        """A copy of the network, adapted to the support `(n, ...)` of one task, by default in the steps of training.
+
+        Raises:
+            ValueError: targets that do not fit the outputs, or labels that are none of the classes.
+        """
         steps = max(self.config.inner_steps, 1) if steps is None else steps
         with torch.no_grad():
-            weights = adapted(self.loss, self.parameters_by_name(), support, self.config.inner_learning_rate, steps)
+            try:
+                weights = adapted(self.loss, self.parameters_by_name(), support, self.config.inner_learning_rate, steps)
+            except IndexError:
+                labels = sorted(set(support.y.flatten().tolist()))
+                raise ValueError(f"the support has the labels {labels}, and the network no output for each: number the "
+                                 "classes of each task from 0") from None  # fmt: skip
             network = copy.deepcopy(self.network)
             for name, value in network.named_parameters():
                 if name in weights:

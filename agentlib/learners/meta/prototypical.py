@@ -26,12 +26,26 @@ from agentlib.core.randomness import fresh_weights
 from agentlib.data import Dataset
 from agentlib.data.episodes import Episodes, Pairs, Tasks
 from agentlib.families.tasks import FewShot, TaskFacts, on_tasks
+from agentlib.metrics.targets import labels_for
 
 
 def prototypes(features: Tensor, labels: Tensor, ways: int) -> Tensor:
     """The mean `(..., ways, d)` of each class's features `(..., n, d)`, by labels `(..., n)`."""
     member = (labels[..., None, :] == torch.arange(ways, device=labels.device)[:, None]).to(features)  # (..., ways, n)
     return member @ features / member.sum(-1, keepdim=True)
+
+
+def check_support(labels: Tensor, ways: int) -> None:
+    """Raises ValueError unless each class 0 .. ways - 1, and no other, has an example among the labels `(tasks, n)`."""
+    for task, row in enumerate(labels.tolist()):
+        missing, others = sorted(set(range(ways)) - set(row)), sorted(set(row) - set(range(ways)))
+        if missing or others:
+            without = f"class {missing[0]} has no example" if missing else f"label {others[0]} is none of the classes"
+            raise ValueError(
+                f"the support of task {task} has the labels {sorted(set(row))}, and the classes are "
+                f"0 to {ways - 1}: {without}. Number the classes of each task from 0, such as by "
+                "labels.unique(return_inverse=True)[1]"
+            )
 
 
 def distance_logits(features: Tensor, centers: Tensor) -> Tensor:
@@ -64,7 +78,17 @@ class PrototypicalNetwork(nn.Module):
         self.backbone = backbone
 
     def forward(self, support: Pairs, x: Tensor, ways: int) -> Tensor:
-        """Logits `(tasks, m, ways)` for examples `(tasks, m, ...)`, by the labelled ones `(tasks, n, ...)`."""
+        """Logits `(tasks, m, ways)` for examples `(tasks, m, ...)`, by the labelled ones `(tasks, n, ...)`.
+
+        Raises:
+            ValueError: in some task the labels are not those of the classes 0 .. ways - 1.
+        """
+        support = support._replace(y=labels_for(support.x.shape[:2], support.y))
+        check_support(support.y, ways)
+        return self.logits(support, x, ways)
+
+    def logits(self, support: Pairs, x: Tensor, ways: int) -> Tensor:
+        """The same, without a look at the labels: tensor work alone, for inside an update."""
         n, both = support.x.shape[1], torch.cat([support.x, x], 1)
         features = self.backbone(both.flatten(0, 1)).unflatten(0, both.shape[:2])  # (tasks, n + m, d)
         return distance_logits(features[:, n:], prototypes(features[:, :n], support.y, ways))
@@ -97,13 +121,18 @@ class Prototypical(Learner):
         return features
 
     def classify(self, tasks: Tasks) -> Tensor:
-        """Logits `(tasks, m, ways)` of queries by the support, both of them features, for any number of classes."""
+        """Logits `(tasks, m, ways)` of queries by the support, both of them features, for any number of classes.
+
+        Raises:
+            ValueError: in some task a class from 0 to the largest label has no example.
+        """
         support, ways = tasks.support, int(tasks.support.y.max()) + 1
+        check_support(support.y, ways)
         return distance_logits(tasks.query.x, prototypes(support.x, support.y, ways))
 
     def update(self, batch: Tasks) -> Update:
         """One step on the queries' cross-entropy; `per_sample` holds it for each task `(tasks,)`."""
-        logits = self.network(batch.support, batch.query.x, self.config.ways)  # (tasks, m, ways)
+        logits = self.network.logits(batch.support, batch.query.x, self.config.ways)  # (tasks, m, ways)
         losses = functional.cross_entropy(logits.mT, batch.query.y, reduction="none").mean(1)  # (tasks,)
         loss = losses.mean()
         norm = self.step(loss, batch.clock)

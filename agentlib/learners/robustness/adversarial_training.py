@@ -21,6 +21,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from agentlib.backbones.combine import scale_of
 from agentlib.core import Cosine, Learner, Optimizer, Recipe, Source, Step, Target, Update
 from agentlib.core.config import Count, NonNegative, Unit
 from agentlib.data import Dataset, Examples, Splits
@@ -29,7 +30,7 @@ from agentlib.families.examples import ExampleFacts
 from agentlib.learners.supervised.classifier import cross_entropy
 from agentlib.learners.supervised.regularization import Supervised, penalized, penalty
 from agentlib.metrics.attacks import perturb
-from agentlib.metrics.norms import Norm, check_scale
+from agentlib.metrics.norms import Norm, check_scale, units
 from agentlib.metrics.scores import logits_from
 from agentlib.policies import CategoricalPolicy
 from agentlib.policies.base import is_policy, require_no_memory
@@ -49,10 +50,8 @@ class AdversarialTrainingConfig(Supervised):
     """Length of each of these steps; None takes epsilon for one step, else 2.5 epsilon / steps."""
     random_start: bool = True
     """Start the inner attack at a random point of the ball."""
-    low: float | None = 0.0
-    """Smallest value of the data; None, together with `high`, for data without bounds."""
-    high: float | None = 1.0
-    """Largest value of the data."""
+    bounds: tuple[float, float] | None = (0.0, 1.0)
+    """Smallest and largest value of the data; None for data without bounds."""
     average: Unit = 0.0
     """Share of the averaged weights that stays at each update, such as 0.995; 0 keeps the last weights."""
     patience: Count | None = None
@@ -60,25 +59,23 @@ class AdversarialTrainingConfig(Supervised):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.low is None) != (self.high is None):
-            raise ValueError("low and high are both numbers, or both None")
-        if self.bounds is not None and self.norm == "linf" and self.epsilon > self.bounds[1] - self.bounds[0]:
+        if self.bounds is None:
+            return
+        low, high = self.bounds
+        if not low < high:
+            raise ValueError(f"bounds are the smallest and the largest value of the data, not {low:g} and {high:g}")
+        if self.norm == "linf" and self.epsilon > high - low:
             raise ValueError(
-                f"epsilon={self.epsilon:g} is more than the whole range of the data, {self.low:g} to {self.high:g}: of "
+                f"epsilon={self.epsilon:g} is more than the whole range of the data, {low:g} to {high:g}: of "
                 f"8-bit images in 0 to 1 it would be {self.epsilon:g} / 255 = {self.epsilon / 255:.3g}"
             )
-
-    @property
-    def bounds(self) -> tuple[float, float] | None:
-        """Of the data."""
-        return None if self.low is None or self.high is None else (self.low, self.high)
 
 
 class AdversarialTraining(Learner):
     """Classification, learned on the worst examples within epsilon.
 
     The policy is anything with logits `(B, K)`, such as `CategoricalPolicy` and `QPolicy`. `scale` is the unit of
-    epsilon for each number of an example, such as its standard deviation; 1 by default.
+    epsilon for each number of an example, such as its standard deviation, as `attack` takes it; 1 by default.
     """
 
     targets = "classes"
@@ -94,7 +91,7 @@ class AdversarialTraining(Learner):
         super().__init__()
         require_no_memory(policy, "adversarial training")
         self.config, self.policy = config, policy
-        self.register_buffer("scale", torch.ones(()) if scale is None else scale.detach().clone())
+        self.register_buffer("scale", torch.ones(()) if scale is None else torch.as_tensor(units(scale.detach())))
         self.averaged = Target(policy) if config.average else None
         self.step = Step(policy, optimizer, config.max_grad_norm)
         self.matrices = penalized(policy)
@@ -113,7 +110,7 @@ class AdversarialTraining(Learner):
         if not is_policy(backbone):
             policy = CategoricalPolicy(backbone, facts.n_classes)
             policy.observe(x)
-        return cls(policy, config.optimizer(), config, x.std(0) if config.bounds is None else None)
+        return cls(policy, config.optimizer(), config, scale_of(x, 1) if config.bounds is None else None)
 
     @property
     def model(self) -> nn.Module:

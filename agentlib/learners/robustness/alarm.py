@@ -20,6 +20,7 @@ from torch import Tensor
 
 from agentlib.backbones import MLP, Chain, RunningNorm, adam
 from agentlib.core import Cosine
+from agentlib.core.host import plain_torch
 from agentlib.core.randomness import fresh_weights
 from agentlib.core.spaces import ACTION_MASK
 from agentlib.data import Batches, Dataset
@@ -93,6 +94,7 @@ class DynamicsAlarm:
         seed: of weights and batches.
     """
 
+    @plain_torch()
     def __init__(
         self,
         usual: Transitions,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from agentlib.agent import Agent
 from agentlib.core.spaces import to_batch, to_tensors, unflatten
 from agentlib.metrics.attacks import attack
-from agentlib.metrics.norms import Norm, random_point
+from agentlib.metrics.norms import Norm, random_point, units
 from agentlib.metrics.scores import logits_from
 
 
@@ -53,7 +53,7 @@ class Attacked:
         self.agent, self.epsilon, self.norm, self.steps, self.noise = agent, epsilon, norm, steps, noise
         self.observation_space, self.action_space = space, agent.action_space
         self.generator = torch.Generator(agent.device).manual_seed(seed)
-        self.scale: Any = torch.as_tensor(scale, dtype=torch.float32, device=agent.device)
+        self.scale: Any = units(torch.as_tensor(scale, dtype=torch.float32, device=agent.device))
         self.bounds = tuple(torch.as_tensor(side, device=agent.device) for side in (space.low, space.high))
 
     def check_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:

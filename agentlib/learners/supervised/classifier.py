@@ -26,6 +26,7 @@ from agentlib.core.config import Unit
 from agentlib.data import Dataset, Examples, Splits
 from agentlib.families.examples import ExampleFacts, on_examples
 from agentlib.learners.supervised.regularization import Supervised, penalized, penalty
+from agentlib.metrics.targets import labels_for
 from agentlib.policies import CategoricalPolicy
 from agentlib.policies.base import is_policy, require_no_memory
 
@@ -37,11 +38,12 @@ def cross_entropy(
 
     Args:
         logits: `(B, K)`, before the softmax.
-        labels: `(B,)` int64.
+        labels: `(B,)` integers.
         label_smoothing: share of each label that is spread over all classes.
         class_weights: w, `(K,)`. The mean over examples is not divided by their weights, as torch does it: batches of
             rare classes count more.
     """
+    labels = labels_for(logits.shape[:1], labels)
     losses = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
     return losses if class_weights is None else class_weights[labels] * losses
 

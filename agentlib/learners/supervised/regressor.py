@@ -23,6 +23,7 @@ from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.data import Dataset, Examples, Splits
 from agentlib.families.examples import ExampleFacts, on_examples
 from agentlib.learners.supervised.regularization import Supervised, penalized, penalty
+from agentlib.metrics.targets import numbers_for
 from agentlib.policies import Predictor
 from agentlib.policies.base import is_policy, require_no_memory
 
@@ -31,7 +32,7 @@ Loss = Literal["mse", "mae"]
 
 def error_of(prediction: Tensor, target: Tensor, loss: Loss = "mse") -> Tensor:
     """The mean over k numbers of squared ("mse") or absolute ("mae") errors, `(B,)`; both arguments `(B, k)`."""
-    error = prediction - target
+    error = prediction - numbers_for(prediction, target)
     return (error.square() if loss == "mse" else error.abs()).mean(1)
 
 
@@ -77,7 +78,7 @@ class Regressor(Learner):
     def losses(self, output: Tensor, target: Tensor) -> Tensor:
         """The error `(B,)` of each prediction in the model's scale."""
         scale = self.policy.scale
-        return error_of(output / scale, target.reshape(output.shape) / scale, self.config.loss)
+        return error_of(output / scale, numbers_for(output, target) / scale, self.config.loss)
 
     def update(self, batch: Examples) -> Update:
         """One step on the loss of a batch; `per_sample` holds the losses `(B,)`."""

@@ -51,7 +51,7 @@ def test_the_exact_loss_is_the_largest(norm, dual):
 
 def test_one_step_is_exact_for_a_linear_model():
     """The update's gradient is that of the exact robust loss."""
-    config = AdversarialTrainingConfig(epsilon=0.1, attack_steps=1, random_start=False, low=None, high=None)
+    config = AdversarialTrainingConfig(epsilon=0.1, attack_steps=1, random_start=False, bounds=None)
     data = threes_and_sevens().train
     learner = AdversarialTraining(linear(), adam(1e-2), config)
     head, y = learner.policy.head, 2.0 * data.targets - 1.0
@@ -77,7 +77,7 @@ def test_a_linear_model_becomes_robust():
     splits = threes_and_sevens()
     settings = {"learning_rate": Cosine(0.05), "batch_size": len(splits.train), "l2": 1.0 / len(splits.train)}
     standard = train(Classifier(linear(), adam(Cosine(0.05)), ClassifierConfig(**settings)), splits.train, 999, 200)
-    config = AdversarialTrainingConfig(epsilon=0.1, attack_steps=1, random_start=False, low=None, high=None, **settings)
+    config = AdversarialTrainingConfig(epsilon=0.1, attack_steps=1, random_start=False, bounds=None, **settings)
     robust = train(AdversarialTraining(linear(), adam(Cosine(0.05)), config), splits.train, 999, 200)
     x, y = splits.test.x, splits.test.targets
     curves = [
@@ -117,7 +117,7 @@ def test_robust_accuracy_counts_survivors():
     ("settings", "message"),
     [
         ({"epsilon": 8.0}, r"epsilon=8 is more than the whole range of the data, 0 to 1.*8 / 255 = 0.0314"),
-        ({"low": None}, "low and high are both numbers, or both None"),
+        ({"bounds": (1.0, 0.0)}, "bounds are the smallest and the largest value of the data, not 1 and 0"),
         ({"attack_steps": 0}, "attack_steps must be at least 1"),
     ],
 )

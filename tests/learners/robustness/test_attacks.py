@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from agentlib.backbones import MLP
+from agentlib.backbones import MLP, adam
+from agentlib.core.randomness import fresh_weights
 from agentlib.learners.robustness import attack, perturb
+from agentlib.learners.robustness.adversarial_training import AdversarialTraining, AdversarialTrainingConfig
 from agentlib.metrics.norms import project, project_l1, random_point, steepest
-from agentlib.policies import QPolicy
+from agentlib.policies import CategoricalPolicy, EnsemblePolicy, QPolicy
 
 NORMS: list[Any] = ["linf", "l2", "l1"]
 ORDERS = {"linf": math.inf, "l2": 2, "l1": 1}
@@ -240,12 +242,50 @@ def test_without_labels_it_attacks_what_the_model_says():
 def test_images_and_a_scale_for_each_number():
     net, x = network(inputs=12), torch.rand(5, 3, 2, 2, generator=seeded(), dtype=torch.float64)
     y = torch.arange(5) % 3
-    scale = torch.linspace(0.0, 2.0, 12, dtype=torch.float64).view(3, 2, 2)
+    scale = torch.linspace(0.0, 2.0, 12, dtype=torch.float64).view(3, 2, 2)  # 0 counts as 1
     changed = attack(net, x, y, epsilon=0.1, steps=1, scale=scale, bounds=None)
-    assert torch.allclose((changed - x).abs(), (0.1 * scale).expand_as(x))
+    unit = torch.where(scale == 0.0, 1.0, scale)
+    assert torch.allclose((changed - x).abs(), (0.1 * unit).expand_as(x))
     scaled = attack(lambda u: net(u * 2.0), x / 2.0, y, epsilon=0.05, norm="l2", bounds=None, random_start=False)
     whole = attack(net, x, y, epsilon=0.05, norm="l2", scale=2.0, bounds=None, random_start=False)
     assert torch.allclose(whole, 2.0 * scaled)
+
+
+def test_the_scale_of_a_number_that_never_varied():
+    """A deviation of 0 counts as 1: divided by it, the room up to the bounds would be NaN at a bound."""
+    net, x = network(), torch.rand(5, 6, generator=seeded(), dtype=torch.float64)
+    x[:, 0], x[:, 1] = 0.0, 0.5
+    found = attack(net, x, epsilon=0.1, scale=x.std(0), generator=seeded())
+    assert torch.isfinite(found).all()
+    assert (found - x).abs()[:, 1].tolist() == pytest.approx([0.1] * 5)
+    assert ((found - x).abs() <= 0.1 * torch.cat([torch.ones(2), x.std(0)[2:]]) + 1e-9).all()
+    with fresh_weights(0):
+        policy = CategoricalPolicy(MLP(6, (8,)), 3)
+    learner = AdversarialTraining(policy, adam(1e-3), AdversarialTrainingConfig(bounds=None), x.std(0).float())
+    assert learner.scale[0] == 1.0
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.int16, torch.uint8])
+def test_labels_of_other_integers(kind):
+    net, x = network(), torch.rand(5, 6, generator=seeded(), dtype=torch.float64)
+    y = torch.arange(5) % 3
+    expected = attack(net, x, y, epsilon=0.1, steps=3, generator=seeded())
+    for labels in (y.to(kind), y[:, None]):
+        assert torch.equal(attack(net, x, labels, epsilon=0.1, steps=3, generator=seeded()), expected)
+    with pytest.raises(ValueError, match=r"labels of classes are integers from 0, not torch.float64"):
+        attack(net, x, y.double(), epsilon=0.1)
+
+
+def test_an_ensemble_that_is_too_sure_for_float32_is_attacked():
+    """The slope of the log of a probability that underflows is NaN, and no step followed it."""
+    with fresh_weights(0):
+        ensemble: Any = EnsemblePolicy([CategoricalPolicy(MLP(2, ()), 2) for _ in range(2)])
+    for member in ensemble.members:
+        member.head.weight.data = torch.tensor([[300.0, 0.0], [0.0, 0.0]])
+    x = torch.tensor([[1.0, 0.5]])
+    model = lambda x: ensemble.as_logits(ensemble(x)[0])  # noqa: E731
+    changed = attack(model, x, torch.tensor([1]), epsilon=0.25, targeted=True, generator=seeded())
+    assert changed[0, 0] == pytest.approx(0.75)
 
 
 def test_policies():
