@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
+from agentlib.core.numbers import whole
 from agentlib.core.spaces import leaf_shape, leaf_spaces, space_from_json, to_actions, to_batch, unflatten
 from agentlib.experience.columns import Column
 from agentlib.experience.demonstration_files import load_demonstrations, save_demonstrations
@@ -276,7 +277,7 @@ class Demonstrations:
             raise ValueError(f"the share of the second part lies between 0 and 1, and is not {share}")
         if len(self) < 2:
             raise ValueError(f"two parts need at least 2 episodes, and here is {len(self)}")
-        order = np.random.default_rng(seed).permutation(len(self))
+        order = np.random.default_rng(whole("seed", seed)).permutation(len(self))
         count = min(max(round(share * len(self)), 1), len(self) - 1)
         return self.select(np.sort(order[count:])), self.select(np.sort(order[:count]))
 
