@@ -30,9 +30,9 @@ help: ## this list
 
 demo: .venv/.demo ## train our DQN and SB3's on CartPole-v1 until it is solved, and compare the seconds in runs/demo (SEEDS=5)
 	rm -rf runs/demo
-	@# SDL, which draws the film, is told that there is no screen.
+	@# SDL, which draws the video, is told that there is no screen.
 	SDL_VIDEODRIVER=dummy XDG_RUNTIME_DIR=/tmp $(BIN)/agentlib compare dqn --env CartPole-v1 --seeds $(SEEDS) \
-	    --steps $(STEPS) --until 475 --eval-every 1000 --film --threads 1 --out runs/demo $(DEMO)
+	    --steps $(STEPS) --until 475 --eval-every 1000 --video --threads 1 --out runs/demo $(DEMO)
 
 test: .venv/.dev ## the test suite (WORKERS=1 for one process)
 	$(PYTEST) -m "not thorough"

@@ -18,6 +18,7 @@ from torch import nn
 from agentlib.backbones import spec_of
 from agentlib.backbones.files import read, rebuilt, with_suffix, write
 from agentlib.core.names import one_line
+from agentlib.core.numbers import whole
 from agentlib.core.spaces import (
     LEARNED_WITH_MASKS,
     action_to_space,
@@ -66,7 +67,7 @@ class Agent:
         self.policy = policy
         self.observation_space, self.action_space = observation_space, action_space
         self.exploration_rate, self.about = exploration_rate, dict(about or {})
-        self.generator = np.random.default_rng(seed)
+        self.generator = np.random.default_rng(whole("seed", seed))
         self._actor = GreedyActor(policy, observation_space)
         self._knows_masks = False  # whether it was given one, or warned that it acts without
         self._memory: tuple[Any, NDArray[np.bool_]] | None = None  # the state, and the rows to be reset before use
@@ -218,7 +219,7 @@ class Agent:
             ValueError: `where` has another size than the batches before.
         """
         if seed is not None:
-            self.generator = np.random.default_rng(seed)
+            self.generator = np.random.default_rng(whole("seed", seed))
         if where is None:
             self._memory = None
         elif self._memory is not None:
@@ -308,8 +309,8 @@ class Agent:
             others = (path / "agent.safetensors", with_suffix(path))
             found = [other for other in others if other.is_file()]
             if not found:
-                made = path / "backbone.safetensors"
-                hint = f"; the run made a backbone, {made}, and no agent" if made.is_file() else ""
+                made = [path / f"{kind}.safetensors" for kind in ("backbone", "model")]
+                hint = next((f"; the run made a {one.stem}, {one}, and no agent" for one in made if one.is_file()), "")
                 raise FileNotFoundError(f"no agent file at {path}{hint}")
             path = found[0]
         description, tensors = read(path, FILE_KIND, FILE_VERSION)

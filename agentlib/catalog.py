@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentlib.core.names import LONGEST, close_matches, shown
-from agentlib.core.recipe import Recipe
+
+if TYPE_CHECKING:
+    from agentlib.core.recipe import Recipe
 
 LEARNERS: dict[str, tuple[str, str]] = {
     "dqn": ("q_learning.dqn:RECIPE", "deep Q-learning (Mnih et al. 2015), discrete actions"),
@@ -104,6 +106,8 @@ def recipe_of(what: Any) -> Recipe:
         ValueError: none of these; the message names close ones.
         ImportError: there is no such module.
     """
+    from agentlib.core.recipe import Recipe  # late: it brings torch, and names can be looked up without
+
     if isinstance(what, Recipe):
         return what
     if isinstance(what, str):

@@ -19,7 +19,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"# (\w+\.py)\n")
 """The first line of a block that is a file of this name for the blocks and lines that follow."""
 
-SHORTER = [(r"50_?000|20_000", "1500"), (r"episodes=100", "episodes=2")]
+SHORTER = [(r"100_000", "2500"), (r"50_?000|20_000", "1500"), (r"episodes=100", "episodes=2")]
 """Long runs are cut; nothing else of a block is changed."""
 
 

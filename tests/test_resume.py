@@ -112,10 +112,6 @@ def train(name: str, folder: Path, reports: int = 0, compile: bool = False) -> i
     return kills.seen
 
 
-WITHOUT_PRODUCT = ("wgan",)
-"""Learners with neither an agent nor a backbone for others: all that is learned is in the checkpoint."""
-
-
 def what_is_left(folder: Path) -> dict[str, Any]:
     run = RunFolder(folder)
     checkpoint = load_state(run.checkpoints()[-1], run.segments)
@@ -123,10 +119,9 @@ def what_is_left(folder: Path) -> dict[str, Any]:
     kept = {name: results[name] for name in ("steps", "metrics", "measures")}
     best = folder / "best_agent.safetensors"
     best_agent = Agent.load(best).policy.state_dict() if best.exists() else {}
-    products = [folder / "agent.safetensors", folder / "backbone.safetensors"]
+    products = [folder / f"{kind}.safetensors" for kind in ("agent", "model", "backbone")]
     product = [path.read_bytes() for path in products if path.exists()]
-    learner = json.loads((folder / "config.json").read_text())["what"]
-    assert len(product) == (0 if learner in WITHOUT_PRODUCT else 1)
+    assert product
     return {"checkpoint": checkpoint, "kept": kept, "best": dict(best_agent), "product": product}
 
 

@@ -93,6 +93,7 @@ def test_a_runs_folder(tmp_path):
         "checkpoints",
         "config.json",
         "events",
+        "learning_curve.png",
         "report.html",
         "results.json",
     ]

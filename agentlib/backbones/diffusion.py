@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from agentlib.backbones.mlp import MLP
 from agentlib.backbones.specs import Described
 from agentlib.backbones.unet import UNet
+from agentlib.core.progress import watched
 
 Schedule = Literal["linear", "cosine"]
 LARGEST_BETA = 0.999
@@ -281,7 +282,7 @@ class DiffusionModel(Described):
         like: dict[str, Any] = {"device": self.center.device, "dtype": self.center.dtype}
         x = torch.randn(n, *self.shape, generator=generator, **like) if noise is None else noise
         times = np.linspace(self.noise_steps - 1, 0, steps or self.noise_steps).round().astype(int).tolist()
-        for i, time in enumerate(times):
+        for i, time in enumerate(watched(times, "sampling")):
             t = torch.full((n,), time, device=x.device)
             origin = self.clean(x, t, condition)
             if i == len(times) - 1:

@@ -8,7 +8,9 @@ Each rule equals its namesake in `torch.optim`, step by step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -139,12 +141,16 @@ class Optimized(Config):
     """The fields of every config: a learning rate, the size of batches, and the optimizer that they make."""
 
     learning_rate: LearningRate = 1e-3
-    """Learning rate of Adam: a number or a schedule."""
+    """Learning rate: a number or a schedule."""
     batch_size: Count = 64
     """Samples per update."""
     max_grad_norm: NonNegative | None = None
     """Clip gradients to this global norm; None disables clipping."""
+    optimizer_name: Literal["adam", "adamw", "rmsprop", "sgd", "adagrad", "lars"] = "adam"
+    """Optimizer, its other numbers at their defaults; `train(..., optimizer="adamw")` is short for it."""
 
     def optimizer(self) -> Rule:
         """The rule by which the parameters are changed."""
-        return adam(self.learning_rate)
+        rules: dict[str, Callable[[LearningRate], Rule]] = {"adam": adam, "adamw": adamw, "rmsprop": rmsprop}
+        rules |= {"sgd": sgd, "adagrad": adagrad, "lars": lars}
+        return rules[self.optimizer_name](self.learning_rate)

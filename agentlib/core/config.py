@@ -12,7 +12,15 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 import numpy as np
 
 from agentlib.core.names import close_matches, shown
-from agentlib.core.schedules import Clock, Cosine, InverseSquareRoot, Linear, Schedule, Warmup
+from agentlib.core.schedules import (
+    Clock,
+    Cosine,
+    InverseSquareRoot,
+    Linear,
+    Schedule,
+    Warmup,
+    schedule_from_text,
+)
 
 AnyConfig = TypeVar("AnyConfig")
 
@@ -52,10 +60,13 @@ class Config:
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field, if a number, or the first value of a schedule, is out of its range."""
         cls: Any = type(self)
-        for name, (_, allowed) in _types_of(cls).items():
+        for name, (hint, allowed) in _types_of(cls).items():
             if allowed is None:
                 continue
             value, where = getattr(self, name), f"{cls.__name__}.{name}"
+            if isinstance(value, str):  # a schedule, such as lin_1e-3
+                value = _from_json(value, hint, where)
+                object.__setattr__(self, name, value)
             if callable(value):
                 try:
                     value = float(value(Clock(0, 0, 0.0)))
@@ -183,7 +194,13 @@ def _as(value: Any, hint: Any, where: str) -> Any:
 
 
 def _schedule(value: Any, where: str) -> Any:
-    """The schedule that JSON describes, or `_NO`."""
+    """The schedule that JSON describes, or a text such as lin_1e-3, or `_NO`."""
+    if isinstance(value, str):
+        try:
+            found = schedule_from_text(value)
+        except ValueError:
+            return _NO
+        return found if callable(found) else _NO
     if not isinstance(value, Mapping) or "schedule" not in value:
         return _NO
     name = value["schedule"]

@@ -63,7 +63,12 @@ class Problem:
         flag=str | None,
         metavar="scripted|me|FILE|sb3:ZIP",
     )
-    agent: Any = option(None, "The agent whose weights the run starts from.")
+    agent: Any = option(
+        None,
+        "The agent whose weights the run starts from: its file, or the folder of its run.",
+        flag=str | None,
+        metavar="FILE|DIR",
+    )
     steps: int | None = option(
         None,
         "Length of the run: environment steps, or updates where there is no environment.",
@@ -109,7 +114,7 @@ class Measure(NamedTuple):
     """Whose number the reference is, and under which conditions."""
 
     def __str__(self) -> str:
-        reference = "" if self.reference is None else f" (reference: {readable(self.reference)}, {self.whose})"
+        reference = "" if self.reference is None else f" (baseline: {readable(self.reference)}, {self.whose})"
         return f"{self.name} {readable(self.value)}{reference}"
 
 
@@ -130,6 +135,14 @@ class Judge:
     def __init__(self) -> None:
         self.facts: dict[str, Any] = {}
         """JSON-able facts for the run's results."""
+        self.curves: dict[str, list[list[float]]] = {}
+        """Steps and values while training, by name, for pictures; the run keeps them in its checkpoints."""
+
+    def note(self, step: int, name: str, value: float) -> None:
+        """Adds a value to a curve."""
+        steps, values = self.curves.setdefault(name, [[], []])
+        steps.append(step)
+        values.append(value)
 
     def evaluate(self) -> dict[str, float]:
         """Scores on held-out data or in fresh episodes, named `eval/...`; called while training."""
@@ -181,9 +194,11 @@ class Family:
     """Attributes that it reads from a config."""
     methods: tuple[str, ...] = ()
     """Methods of a learner by which it is judged."""
+    makes_agent: bool = True
+    """Whether an agent comes out, and a run can start from one."""
 
 
-def family(learns_from: str, **parts: tuple[str, ...]) -> Callable[[Callable[[Recipe, Problem], Job]], Family]:
+def family(learns_from: str, **parts: Any) -> Callable[[Callable[[Recipe, Problem], Job]], Family]:
     """Makes a family of the function that puts its runs together; the arguments are `Family`'s."""
     return lambda assemble: Family(assemble, learns_from, **parts)
 

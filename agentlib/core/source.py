@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agentlib.core.numbers import whole
 from agentlib.core.schedules import Clock
 
 Batch = Any
@@ -32,6 +33,7 @@ class Source(nn.Module, ABC):
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
+        seed = whole("seed", seed)
         self.generator = np.random.default_rng([seed, 0])
         self.random_state = torch.Generator().manual_seed(seed).get_state()
         self.cuda_random_state: Tensor | None = None

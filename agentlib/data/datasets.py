@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agentlib.core.numbers import whole
 from agentlib.metrics.targets import labels_for
 
 
@@ -133,7 +134,7 @@ def split(data: Dataset, seed: int = 0, validation: float = 0.15, test: float = 
     Raises:
         ValueError: a class has too few examples to be in each part, or none at all.
     """
-    generator = np.random.default_rng([seed, 2])
+    generator = np.random.default_rng([whole("seed", seed), 2])
     labels = data.y.numpy() if data.y is not None and data.classes else np.zeros(len(data), np.int64)
     parts: tuple[list[int], list[int], list[int]] = ([], [], [])
     for label in range(max(len(data.classes), 1)):

@@ -163,6 +163,8 @@ def pixels(x: NDArray[np.uint8], channels_last: bool = False) -> NDArray[np.floa
 def load_images(path: str | Path, size: tuple[int, int] | None = None) -> Loaded:
     """Images in one folder per class, or in such folders below `train` and `test` (and `validation`).
 
+    Where there are no such folders, the images in the folder itself, without labels.
+
     Grey images stay grey if all are; otherwise all become colour images. They are turned as their EXIF data says, and
     transparent parts are white.
 
@@ -176,7 +178,10 @@ def load_images(path: str | Path, size: tuple[int, int] | None = None) -> Loaded
     """
     folders = _subfolders(Path(path))
     if not folders:
-        raise ValueError(f"{path} has no subfolders: a folder of images has one for each class")
+        files = _images(Path(path))
+        if not files:
+            raise ValueError(f"{path} has no subfolders, one for each class, and no images either")
+        return load_pictures(files, size)
     known = {PART_NAMES[folder.name.lower()]: folder for folder in folders if folder.name.lower() in PART_NAMES}
     parts = {part: known[part] for part in ("train", "validation", "test") if part in known}
     if "train" not in parts or "test" not in parts:
@@ -188,6 +193,10 @@ def load_images(path: str | Path, size: tuple[int, int] | None = None) -> Loaded
     return {part: _load_classes(_subfolders(folder), size) for part, folder in parts.items()}
 
 
+def _images(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+
+
 def _subfolders(path: Path) -> list[Path]:
     return sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith("."))
 
@@ -197,25 +206,32 @@ def _load_classes(folders: Iterable[Path], size: tuple[int, int] | None) -> Data
     labels: list[int] = []
     classes: list[str] = []
     for folder in folders:
-        images = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        images = _images(folder)
         if not images:
             raise ValueError(f"class {folder.name!r} has no images: {folder} holds none of "
                              f"{', '.join(sorted(IMAGE_SUFFIXES))}")  # fmt: skip
         files += images
         labels += [len(classes)] * len(images)
         classes.append(folder.name)
-    pictures = [_read_image(file, size) for file in files]
-    sizes = {picture.shape[:2]: file for picture, file in zip(pictures, files, strict=True)}
+    return Dataset(load_pictures(files, size).x, torch.tensor(labels), tuple(classes))
+
+
+def load_pictures(pictures: Sequence[Any], size: tuple[int, int] | None = None) -> Dataset:
+    """Images without labels: files, or images of Pillow; the rest is as in `load_images`."""
+    are_files = [isinstance(one, str | Path) for one in pictures]
+    pairs = list(zip(pictures, are_files, strict=True))
+    arrays = [_read_image(Path(one), size) if is_file else _converted(one, size) for one, is_file in pairs]
+    sizes = {array.shape[:2]: number for number, array in enumerate(arrays)}
     if len(sizes) > 1:
-        listed = ", ".join(f"{file} is {h}x{w}" for (h, w), file in list(sizes.items())[:2])
+        names = [one if is_file else f"picture {number}" for number, (one, is_file) in enumerate(pairs)]
+        listed = ", ".join(f"{names[number]} is {h}x{w}" for (h, w), number in list(sizes.items())[:2])
         raise ValueError(
-            f"images of {len(sizes)} sizes: {listed}. Scale them to one: "
-            "agentlib.data.load_images(path, size=(height, width))"
+            f"images of {len(sizes)} sizes: {listed}. Scale them to one: load_images(path, size=(height, width)) of "
+            "agentlib.data, data='FOLDER#HEIGHTxWIDTH', or --image-size HEIGHTxWIDTH"
         )
-    if len({picture.shape[2] for picture in pictures}) > 1:
-        pictures = [np.broadcast_to(picture, (*picture.shape[:2], 3)) for picture in pictures]
-    x = torch.from_numpy(pixels(np.stack(pictures), channels_last=True))
-    return Dataset(x, torch.from_numpy(np.array(labels)), tuple(classes))
+    if len({array.shape[2] for array in arrays}) > 1:
+        arrays = [np.broadcast_to(array, (*array.shape[:2], 3)) for array in arrays]
+    return Dataset(torch.from_numpy(pixels(np.stack(arrays), channels_last=True)))
 
 
 def _read_image(file: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
@@ -228,9 +244,14 @@ def _read_image(file: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
         with Image.open(file) as image:
             if image.mode.startswith(("I", "F")):
                 raise OSError(f"its pixels have more than 8 bits (mode {image.mode})")
-            picture = as_shown(image)
+            return _converted(image, size)
     except Exception as error:  # whatever a damaged file leads to
         raise ValueError(f"{file} is no image that can be read: {error}") from None
+
+
+def _converted(image: Any, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """An image of Pillow as `_read_image` gives it."""
+    picture = as_shown(image)
     if size is not None:
         picture = picture.resize((size[1], size[0]))
     array = np.asarray(picture, np.uint8)

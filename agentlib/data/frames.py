@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from agentlib.core.numbers import whole
 from agentlib.data.datasets import Dataset
 from agentlib.data.files import pixels
 from agentlib.envs.checks import begin
@@ -35,6 +36,7 @@ def frames(
     Raises:
         ValueError: observations that are no Box, or episodes that are shorter than the window.
     """
+    n, seed = whole("n", n, 1), whole("seed", seed)
     made = make_env(env, env_kwargs=env_kwargs)
     try:
         space = made.observation_space

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 import agentlib.envs  # noqa: F401 - registers our environments
+from agentlib.core.numbers import whole
 
 EnvLike = str | gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any] | Callable[[], Any]
 """An environment's id, an instance (also a vector environment), or a function that makes one."""
@@ -120,6 +122,16 @@ def frame_stack(env: Any) -> int:
     return 1
 
 
+def arguments_of(env: Any, env_kwargs: dict[str, Any]) -> Any:
+    """The arguments with which an environment was made, for a file: a dict, or a text where JSON does not hold them."""
+    made = getattr(getattr(env, "spec", None), "kwargs", {})
+    kwargs = {name: value for name, value in (made | env_kwargs).items() if name != "render_mode"}
+    try:
+        return json.loads(json.dumps(kwargs, allow_nan=False))
+    except (TypeError, ValueError):
+        return repr(kwargs)
+
+
 def is_made(env: Any) -> bool:
     """Whether it is an environment, or several (also SB3's), and not an id or what makes one."""
     return isinstance(env, gymnasium.Env | VectorEnv) or hasattr(env, "step_wait")
@@ -133,12 +145,11 @@ def make_envs(
     Raises:
         ValueError: what `make_env` and `limited` raise; or `n_envs` with an instance, which cannot be copied.
     """
+    n_envs = whole("n_envs", n_envs, 1)
     if is_made(env):
         if n_envs != 1:
             raise ValueError("n_envs needs an id or a factory: an environment that exists already cannot be multiplied")
         return limited(env, max_steps)
-    if n_envs < 1:
-        raise ValueError(f"n_envs must be at least 1, not {n_envs}")
     if n_envs == 1:
         return limited(make_env(env, env_kwargs=env_kwargs), max_steps)
     return gymnasium.vector.SyncVectorEnv(

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from agentlib.backbones.files import checksum
 from agentlib.core.names import one_line, shown
+from agentlib.core.numbers import whole
 from agentlib.core.spaces import (
     action_from_space,
     finite_sum,
@@ -294,7 +295,7 @@ class Demonstrations:
             raise ValueError(f"the share of the second part lies between 0 and 1, and is not {share}")
         if len(self) < 2:
             raise ValueError(f"two parts need at least 2 episodes, and here is {len(self)}")
-        order = np.random.default_rng(seed).permutation(len(self))
+        order = np.random.default_rng(whole("seed", seed)).permutation(len(self))
         count = min(max(round(share * len(self)), 1), len(self) - 1)
         return self.select(np.sort(order[count:])), self.select(np.sort(order[:count]))
 

@@ -5,16 +5,20 @@ Any object with Stable-Baselines3's `predict` can be scored: our agents, SB3's m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from agentlib.core.names import readable
+from agentlib.core.names import readable, shown
+from agentlib.core.numbers import whole
+from agentlib.core.progress import watched
 from agentlib.core.spaces import ACTION_MASK
 from agentlib.envs.checks import EnvironmentFailure, Unfit, begin, number_of, truth_of, warn_of_length
 from agentlib.envs.making import limited, make_env
@@ -89,7 +93,7 @@ def episode_seed(seed: int, index: int) -> int:
 
 def evaluate(
     agent: Predictor,
-    env: str | gymnasium.Env[Any, Any] | Callable[[], gymnasium.Env[Any, Any]],
+    env: str | gymnasium.Env[Any, Any] | Callable[[], gymnasium.Env[Any, Any]] | None = None,
     *,
     episodes: int = 100,
     seed: int = 0,
@@ -102,33 +106,60 @@ def evaluate(
 
     Args:
         agent: anything with `predict`: an `agentlib.Agent`, a Stable-Baselines3 model, a scripted expert.
-        env: an environment id, a single environment, or a function that makes one.
+        env: an environment id, a single environment, or a function that makes one; by default the one that an agent was
+            trained in, with the arguments that it had there.
         episodes: how many episodes; each is reset with `episode_seed(seed, index)`.
         seed: a non-negative integer; two agents evaluated with one seed meet the same episodes.
         max_steps: cut an episode off after this number of steps; None leaves its end to the environment.
 
     Raises:
         TypeError: if `agent` has no `predict`, or `env` is a vector environment.
-        ValueError: if `episodes` or `max_steps` is below 1, or agent and environment differ in their spaces.
+        ValueError: if `episodes` or `max_steps` is below 1, the spaces of agent and environment differ, or there is
+            none.
         EnvironmentFailure: the environment's `reset` takes no seed, or a reward or a flag is none.
     """
     if not callable(getattr(agent, "predict", None)):
         raise TypeError(f"evaluate needs an object with a predict method, not {type(agent).__name__}")
     if hasattr(env, "num_envs"):
         raise TypeError("evaluate seeds each episode by itself: pass an id, a single environment or a factory")
-    if episodes < 1:
-        raise ValueError(f"episodes must be at least 1, not {episodes}")
+    episodes, seed = whole("episodes", episodes, 1), whole("seed", seed)
+    about = getattr(agent, "about", {})
+    if env is None:
+        env_id, kwargs = own_environment(about)
+        env = partial(make_env, env_id, env_kwargs=kwargs, training=False)
+    elif isinstance(env, str) and env == about.get("trained_on") and about.get("env_kwargs"):
+        hint = f"the agent was trained in {env} with {shown(about['env_kwargs'])}, and is evaluated without"
+        warnings.warn(f"{hint}: leave out the environment to evaluate it where it was trained", stacklevel=2)
     world = make_env(env, training=False)
     try:
         _check_spaces(agent, world)
         played_in = limited(world, max_steps)
         with _modes_kept(agent):
-            played = [_play(agent, played_in, episode_seed(seed, index)) for index in range(episodes)]
+            numbers = watched(range(episodes), "evaluating")
+            played = [_play(agent, played_in, episode_seed(seed, index)) for index in numbers]
     finally:
         if not isinstance(env, gymnasium.Env):
             world.close()
     returns, lengths = zip(*played, strict=True)
     return Evaluation(np.array(returns, dtype=np.float64), np.array(lengths, dtype=np.int64), seed)
+
+
+def own_environment(about: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The id of the environment that an agent was trained in, and its arguments, by what its file says.
+
+    Raises:
+        ValueError: the file names none; or one of a module, and none is imported because a file names it.
+    """
+    env_id, kwargs = about.get("trained_on"), about.get("env_kwargs", {})
+    if not isinstance(env_id, str):
+        raise ValueError("the agent does not know the environment that it was trained in: give env=...")
+    is_foreign = ":" in env_id or env_id.startswith("GymV")  # those import what their arguments name
+    if is_foreign or not (env_id in gymnasium.registry or env_id.startswith(("ALE/", "MiniGrid-", "BabyAI-"))):
+        kind = "whose code is in another module" if is_foreign else "which is no environment here"
+        raise ValueError(f"the agent was trained on {shown(env_id)}, {kind}: give env=...")
+    if not isinstance(kwargs, dict):
+        raise ValueError(f"the environment had arguments that a file does not hold, {shown(kwargs)}: give env=...")
+    return env_id, kwargs
 
 
 def _play(agent: Predictor, env: gymnasium.Env[Any, Any], seed: int) -> tuple[float, int]:

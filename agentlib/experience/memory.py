@@ -18,6 +18,8 @@ from agentlib.experience.ring import Ring
 
 Columns = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 """Shape, `(num_envs, slots, ...)`, and dtype of each column."""
+SIZES = ("transitions", "frames")
+"""Parts of a layout that may have been smaller where a state comes from."""
 
 
 class ReplayMemory(nn.Module, ABC):
@@ -104,8 +106,12 @@ class ReplayMemory(nn.Module, ABC):
         return [np.asarray(leaf) for leaf in flatten(self.observation_space, observation)]
 
     @abstractmethod
+    def _counts(self, name: str) -> list[int]:
+        """How many rows each environment has written to a column that is no ring of frames."""
+
     def _filled(self, name: str) -> int:
-        """How many slots of a column are written, in the environment that has written the most."""
+        """How many slots of such a column are written, in the environment that has written the most."""
+        return min(max(self._counts(name)), int(getattr(self, name).shape[1]))
 
     @abstractmethod
     def flush(self) -> None:
@@ -122,22 +128,24 @@ class ReplayMemory(nn.Module, ABC):
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Puts back what `get_extra_state` gave.
+        """Puts back what `get_extra_state` gave, here or in a smaller buffer that is otherwise the same.
 
         Raises:
-            ValueError: it is the state of a buffer of another size, whose rings are laid out otherwise.
+            ValueError: it is the state of a larger buffer, or of one whose rings are laid out otherwise.
         """
-        if state["layout"] != self.layout:
+        pairs = {key: (size, state["layout"].get(key)) for key, size in self.layout.items()}
+        fits = all(a == b or (key in SIZES and b is not None and b < a) for key, (a, b) in pairs.items())
+        if not fits or state["layout"].keys() != self.layout.keys():
             kind = type(self).__name__
             raise ValueError(f"the state is of a {kind} of {state['layout']}, this one has {self.layout}")
         if "mask" in state["columns"] and not self.masked:
             self.keep_masks()
-        for name, column in state["columns"].items():
-            getattr(self, name)[:, : column.shape[1]] = column.to(self.window.device)
-        for name, ring in state["rings"].items():
-            ring.copy_to(getattr(self, name))
         for name in self._COUNTERS:
             setattr(self, f"_{name}", list(state[name]))
+        for name, column in state["columns"].items():
+            Ring(column, self._counts(name)).copy_to(getattr(self, name))
+        for name, ring in state["rings"].items():
+            ring.copy_to(getattr(self, name))
         self.flush()
 
 

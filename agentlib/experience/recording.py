@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from agentlib.core.numbers import whole
 from agentlib.core.spaces import action_to_space, choices, flatten, random_actions, unflatten
 from agentlib.envs.checks import warn_of_length
 from agentlib.envs.making import EnvLike, limited, make_env
@@ -146,8 +147,7 @@ def record_episodes(
         TypeError: an answer of another kind than the environment's actions, or spaces without fixed shapes.
         ValueError: an answer that does not fit; the message names episode and step.
     """
-    if not isinstance(episodes, int) or episodes < 1:
-        raise ValueError(f"episodes must be a whole number from 1, not {episodes!r}")
+    episodes, seed = whole("episodes", episodes, 1), whole("seed", seed)
     if not 0.0 <= noise <= 1.0:
         raise ValueError(f"noise is a share of the steps, between 0 and 1, not {noise}")
     made = make_env(env, env_kwargs=env_kwargs, training=False)

@@ -24,6 +24,7 @@ from agentlib.core.spaces import (
 from agentlib.experience.columns import per_step
 from agentlib.experience.memory import Columns, ReplayMemory, nbytes, uniform_positions
 from agentlib.experience.priorities import Priorities
+from agentlib.experience.ring import Ring
 from agentlib.experience.transition import Episode, Transition
 
 SMALL_OBSERVATION = 1024
@@ -314,10 +315,8 @@ class ReplayBuffer(ReplayMemory):
 
     # State -------------------------------------------------------------------------------------------------------
 
-    def _filled(self, name: str) -> int:
-        if name == "mask":
-            return min(max(self._frames), self.frame_capacity)
-        return min(max(self._count), self.capacity)
+    def _counts(self, name: str) -> list[int]:
+        return self._frames if name == "mask" else self._count
 
     def get_extra_state(self) -> dict[str, Any]:
         """The filled part of the columns, how far they are filled, and the last stacks."""
@@ -327,6 +326,22 @@ class ReplayBuffer(ReplayMemory):
         """Puts back what `get_extra_state` gave; raises what `ReplayMemory` raises."""
         super().set_extra_state(state)
         self._stacks = [stack.numpy().copy() for stack in state["stacks"]]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Before loading, makes the priorities of a smaller buffer those of this one."""
+        state, name = state_dict.get(f"{prefix}_extra_state"), f"{prefix}priorities."
+        if self.priorities is not None and state is not None and f"{name}level_0" in state_dict:
+            before = state["layout"].get("transitions", 0)
+            if before < self.num_envs * self.capacity:
+                leaves = state_dict[f"{name}level_0"].flatten()[:before].view(self.num_envs, -1)
+                entries, grown = leaves.new_zeros(self.num_envs, self.capacity), Priorities(self.layout["transitions"])
+                Ring(leaves, list(state["count"])).copy_to(entries)
+                for index in torch.arange(entries.numel()).split(1 << 14):
+                    grown.set(index, entries.flatten()[index])
+                for key in [key for key in state_dict if key.startswith(name)]:
+                    del state_dict[key]
+                state_dict |= {f"{name}{key}": value for key, value in grown.state_dict().items()}
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def replay_columns(

@@ -19,9 +19,14 @@ class Ring(NamedTuple):
     """Rows that each environment has written so far, those that are overwritten included."""
 
     def copy_to(self, column: Tensor) -> None:
-        """Puts these rows into a column of the same capacity."""
-        rows = min(max(self.counts), self.column.shape[1])
-        column[:, :rows] = self.column[:, :rows].to(column.device)
+        """Puts these rows into a column of the same capacity, or of a larger one."""
+        for env, count in enumerate(self.counts):
+            if not count:
+                continue
+            rows = Rows(env, max(count - self.column.shape[1], 0), count)
+            part = gathered(self.column, rows).to(column.device)
+            for there, here in rows.slots(column.shape[1]):
+                column[env, there] = part[here]
 
 
 class Rows(NamedTuple):

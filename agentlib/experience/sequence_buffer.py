@@ -218,6 +218,11 @@ class SequenceBuffer(ReplayMemory):
 
     # State -------------------------------------------------------------------------------------------------------
 
-    def _filled(self, name: str) -> int:
-        filled = min(max(self._frames), self.frame_capacity)
-        return -(-filled // self.period) if name in self._states else filled
+    def _counts(self, name: str) -> list[int]:
+        return [-(-count // self.period) if name in self._states else count for count in self._frames]
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Puts back what `get_extra_state` gave; raises what `ReplayMemory` raises."""
+        if state["layout"] != self.layout and max(state["frames"]) > state["layout"].get("frames", 0):
+            raise ValueError("the state is of a full buffer, which only one of the same size can go on with")
+        super().set_extra_state(state)

@@ -1,4 +1,4 @@
-"""Films of an agent: the episodes that `evaluate` plays, as .gif or .mp4."""
+"""Videos of an agent: the episodes that `evaluate` plays, as .gif or .mp4."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ def record(
     seed: int = 0,
     max_steps: int | None = None,
 ) -> Evaluation:
-    """Plays episodes as `evaluate` does, films them, and returns what `evaluate` returns.
+    """Plays episodes as `evaluate` does, records them, and returns what `evaluate` returns.
 
     Args:
         agent: anything with `predict`.
         env: an environment id, or a function that makes an environment whose `render_mode` is "rgb_array".
-        out: the film, .gif or .mp4.
+        out: the video, .gif or .mp4.
         env_kwargs: for the environment's constructor.
         episodes: how many.
         seed: of the episodes.
         max_steps: of an episode, as `evaluate` has it.
 
     Raises:
-        ImportError: a package for drawing or writing films is absent; the message names the extra.
+        ImportError: a package for drawing or writing videos is absent; the message names the extra.
         ValueError: another suffix, or an environment that does not render.
     """
     out = Path(out)
     if out.suffix not in (".gif", ".mp4"):
-        raise ValueError(f"a film is written as .gif or .mp4, not as {out.name!r}")
+        raise ValueError(f"a video is written as .gif or .mp4, not as {out.name!r}")
     world = make_env(env, env_kwargs=env_kwargs, render_mode="rgb_array", training=False)
     try:
         rate = float(world.metadata.get("render_fps") or USUAL_RATE)
@@ -93,7 +93,7 @@ def _gif(path: Path, rate: float) -> Iterator[Callable[[Frame], None]]:
     try:
         from PIL import Image
     except ImportError:
-        raise ImportError("films need Pillow: pip install 'agentlib-rl[video]'") from None
+        raise ImportError("videos need Pillow: pip install 'agentlib-rl[video]'") from None
     frames: list[Image.Image] = []
     yield lambda frame: frames.append(Image.fromarray(frame).convert("P", palette=Image.Palette.ADAPTIVE))
     if frames:
@@ -108,6 +108,6 @@ def _mp4(path: Path, rate: float) -> Iterator[Callable[[Frame], None]]:
         imageio = import_module("imageio.v2")
         import_module("imageio_ffmpeg")  # with which imageio writes .mp4
     except ImportError:
-        raise ImportError("films as .mp4 need imageio with ffmpeg: pip install 'agentlib-rl[video]'") from None
+        raise ImportError("videos as .mp4 need imageio with ffmpeg: pip install 'agentlib-rl[video]'") from None
     with imageio.get_writer(path, fps=rate, macro_block_size=2) as writer:
         yield writer.append_data

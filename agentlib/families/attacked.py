@@ -57,7 +57,7 @@ class AttackedJudge(ExamplesJudge):
     def evaluate(self) -> dict[str, float]:
         training, _ = self.under_attack(self.splits.train, CURVE_EXAMPLES)
         loss, robust = self.under_attack(self.splits.validation, ATTACKED)
-        self.note(training, loss)
+        self.note_losses(training, loss)
         x, y = self.splits.validation.x[:EVALUATED], self.splits.validation.targets[:EVALUATED]
         accuracy = (predicted(self.learner, x).argmax(1) == y).double().mean()
         return {"eval/loss": loss, "eval/robust_accuracy": robust, "eval/accuracy": float(accuracy)}

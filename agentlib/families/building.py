@@ -71,11 +71,3 @@ def predicted(learner: Learner, x: torch.Tensor, chunk: int = 1024) -> torch.Ten
     """The learner's predictions `(N, ...)` in eval mode, without gradients, in chunks."""
     with in_eval_mode(learner):
         return torch.cat([learner.predict(part) for part in x.split(chunk)])
-
-
-def no_agent(recipe: Recipe, problem: Problem) -> None:
-    """Raises ValueError if the problem starts from an agent, where none comes out."""
-    if problem.agent is not None:
-        raise ValueError(
-            f"{recipe.name} makes no agent, and cannot go on from one; agent.backbone goes in as backbone="
-        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from gymnasium import spaces
@@ -19,10 +20,14 @@ from agentlib.experience import HindsightReplay, Replay, ReplayBuffer, SequenceB
 from agentlib.experience.evaluation import evaluate
 from agentlib.experience.memory import size_for
 from agentlib.families.building import device_of, learner_for, network_for
+from agentlib.plots import pictures
+from agentlib.plots.curves import return_curves
 from agentlib.policies import ActionNoise, EpsilonGreedy, GreedyActor, MemoryActor, SampledActor
 
 SEED = 2**20
 """Of evaluations during training; no training uses it."""
+CURVES = {"eval/mean_reward": "evaluation", "rollout/ep_rew_mean": "training, exploring"}
+"""Returns whose course is drawn, and their names in the legend."""
 
 
 class ControlFacts(NamedTuple):
@@ -161,6 +166,10 @@ class EpisodesJudge(Judge):
         super().__init__()
         self.problem, self.agent = problem, agent
         self.evaluates = problem.env is not None
+
+    def draw(self, folder: Path) -> list[Path]:
+        found = {name: self.curves[key] for key, name in CURVES.items() if key in self.curves}
+        return [pictures.save(return_curves(found), folder / "learning_curve.png")] if found else []
 
     def evaluate(self) -> dict[str, float]:
         problem = self.problem

@@ -143,7 +143,8 @@ def built(recipe: Recipe, problem: Problem, demonstrations: Demonstrations) -> t
     network = partial(network_for, problem, seen, done if getattr(problem.config, "previous_action", False) else None)
     another = no_other_backbone if isinstance(problem.backbone, nn.Module) else network
     learner = learner_for(recipe, problem, network, DemonstrationFacts(seen, done, demonstrations, another))
-    return learner, Agent(getattr(learner, "model", learner.policy), seen, done, seed=problem.seed)
+    about = {"trained_on": demonstrations.env_id}  # where the run has an environment of its own, it is that one
+    return learner, Agent(getattr(learner, "model", learner.policy), seen, done, about=about, seed=problem.seed)
 
 
 def feeding(config: Any, policy: nn.Module) -> dict[str, Any]:

@@ -98,7 +98,6 @@ class ExamplesJudge(Judge):
         self.patience = getattr(problem.config, "patience", None)
         self.eval_every = max(int(problem.steps or 1) // EVALUATIONS, 1)
         self.classes = splits.train.classes
-        self.curve: dict[str, list[float]] = {"step": [], "training": [], "validation": []}
 
     def evaluate(self) -> dict[str, float]:
         x, y = self.splits.validation.x[:EVALUATED], self.splits.validation.targets[:EVALUATED]
@@ -106,13 +105,13 @@ class ExamplesJudge(Judge):
         scores = {"eval/loss": float(self.learner.losses(outputs, y).mean())}
         if self.classes:
             scores["eval/accuracy"] = float((outputs.argmax(1) == y).double().mean())
-        self.note(float(self.losses(self.splits.train, CURVE_EXAMPLES).mean()), scores["eval/loss"])
+        self.note_losses(float(self.losses(self.splits.train, CURVE_EXAMPLES).mean()), scores["eval/loss"])
         return scores
 
-    def note(self, training: float, validation: float) -> None:
+    def note_losses(self, training: float, validation: float) -> None:
         """Adds one evaluation to the learning curve."""
-        for name, value in zip(self.curve, (self.source.updates, training, validation), strict=True):
-            self.curve[name].append(value)
+        self.note(self.source.updates, "training", training)
+        self.note(self.source.updates, "validation", validation)
 
     def losses(self, part: Dataset, most: int | None = None) -> Tensor:
         """The plain loss of each example, `(N,)`, or of the first ones."""
@@ -157,9 +156,9 @@ class ExamplesJudge(Judge):
             figures["confusion"] = pictures.confusion_matrix(labels, outputs.argmax(1), self.classes, title)
         else:
             figures["predictions"] = pictures.predictions(labels.flatten(), outputs.flatten(), title)
-        steps, *_ = self.curve.values()
-        if steps:
-            curves: Any = {name: self.curve[name] for name in ("training", "validation")}
+        if "training" in self.curves:
+            steps, _ = self.curves["training"]
+            curves: Any = {name: self.curves[name][1] for name in ("training", "validation")}
             axes: Any = {"x_label": "Updates", "y_label": "Loss", "log_y": True}
             figures["learning_curve"] = pictures.lines(steps, curves, title="Learning curve", **axes)
         return [pictures.save(figure, folder / f"{name}.png") for name, figure in figures.items()]

@@ -14,11 +14,12 @@ from agentlib.backbones.choice import space_of
 from agentlib.backbones.diffusion import denoiser_for
 from agentlib.core.learner import Learner
 from agentlib.core.modes import in_eval_mode
+from agentlib.core.progress import watched
 from agentlib.core.randomness import host_generator_kept
 from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
 from agentlib.data import Batches, Dataset, Splits, parts
 from agentlib.data.toys import MIXTURES
-from agentlib.families.building import device_of, job_for, learner_for, network_for, no_agent, predicted
+from agentlib.families.building import device_of, job_for, learner_for, network_for, predicted
 from agentlib.metrics.likelihoods import LARGEST, linear_reconstruction
 from agentlib.metrics.samples import agreement, modes, nearest_neighbor_accuracy, pixel_deviation, wasserstein
 from agentlib.plots import charts, pictures
@@ -47,7 +48,7 @@ class GenerativeFacts(NamedTuple):
         return tuple(self.train.x.shape[1:])
 
 
-@family("examples", needs=("data",))
+@family("examples", needs=("data",), makes_agent=False)
 def on_generative(recipe: Recipe, problem: Problem) -> Job:
     """A model of the distribution of a data set, labels of which are read where `config.conditional` is set.
 
@@ -63,9 +64,8 @@ def on_generative(recipe: Recipe, problem: Problem) -> Job:
     backbone's.
 
     Raises:
-        ValueError: an agent to go on from, or no labels for a conditional model.
+        ValueError: no labels for a conditional model.
     """
-    no_agent(recipe, problem)
     config, kind = problem.config, recipe.learner
     prepare = getattr(kind, "examples", lambda data, config: data)
     found = parts(problem.data, problem.seed, getattr(config, "validation", 0.0))
@@ -136,7 +136,8 @@ class GenerativeJudge(Judge):
             elbo, kl = (torch.cat(values).double().mean().item() for values in zip(*pieces, strict=True))
             scores = {"negative_elbo": -elbo, "kl": kl}
             if k > 1:
-                tight = torch.cat([self.learner.likelihoods(piece.to(device), k)[0] for piece in x.split(100)])
+                batches = watched(x.split(100), "likelihoods")
+                tight = torch.cat([self.learner.likelihoods(piece.to(device), k)[0] for piece in batches])
                 scores = {"nats": -tight.double().mean().item()} | scores
         return scores
 
@@ -234,7 +235,8 @@ class GenerativeJudge(Judge):
         if self.has_samples and self.is_image:
             n_classes = len(self.splits.train.classes)
             label = torch.arange(SHOWN) * n_classes // SHOWN if self.is_conditional else None
-            figures["samples"] = charts.image_grid(self.sample(SHOWN, label))
+            title = "Samples" if label is None else "Samples, all labels in turn"
+            figures["samples"] = charts.image_grid(self.sample(SHOWN, label), title=title)
         elif self.has_samples and test.shape[1:] == (2,):
             figures["samples"] = charts.density(self.sample(POINTS, self._labels(POINTS)), test[:POINTS])
         if self.reconstructs and self.is_image:
@@ -242,7 +244,7 @@ class GenerativeJudge(Judge):
             seen, predictions = self.reconstructed(x)
             panels = [x, predictions] if seen is x else [x, seen, predictions]
             images = torch.stack(panels, 1).flatten(0, 1)  # side by side
-            title = f"held-out images, each beside its {'' if seen is x else 'noisy copy and its '}reconstruction"
+            title = f"Held-out images, each beside its {'' if seen is x else 'noisy copy and its '}reconstruction"
             columns = 10 // len(panels) * len(panels)
             figures["reconstructions"] = charts.image_grid(images, columns, title)
         return [pictures.save(figure, folder / f"{name}.png") for name, figure in figures.items()]

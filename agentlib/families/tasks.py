@@ -24,10 +24,11 @@ from agentlib.backbones import Optimized
 from agentlib.backbones.choice import space_of
 from agentlib.core.config import Count, Range, Unit
 from agentlib.core.modes import in_eval_mode
+from agentlib.core.progress import watched
 from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
 from agentlib.core.trees import mapped
 from agentlib.data import TASKS, Dataset, Episodes, Pools, Tasks, dataset, split_classes
-from agentlib.families.building import device_of, job_for, learner_for, network_for, no_agent, predicted
+from agentlib.families.building import device_of, job_for, learner_for, network_for, predicted
 from agentlib.metrics.targets import numbers_for
 from agentlib.plots import charts, pictures
 from agentlib.policies.base import require_no_memory
@@ -73,7 +74,7 @@ class TaskFacts(NamedTuple):
     """Numbers to predict, in tasks of regression."""
 
 
-@family("tasks, such as sinusoids, or data with many classes", needs=("data",))
+@family("tasks, such as sinusoids, or data with many classes", needs=("data",), makes_agent=False)
 def on_tasks(recipe: Recipe, problem: Problem) -> Job:
     """Learning from tasks: a family of `TASKS` by its name, tasks of your own as `Pools`, or classes of a data set.
 
@@ -83,9 +84,8 @@ def on_tasks(recipe: Recipe, problem: Problem) -> Job:
     `(tasks, n, ways)` for tasks of such features, of any number of ways and shots.
 
     Raises:
-        ValueError: unknown or unlabelled data, too few classes, tasks or examples, or the run starts from an agent.
+        ValueError: unknown or unlabelled data, or too few classes, tasks or examples.
     """
-    no_agent(recipe, problem)
     config, seed, pools = problem.config, problem.seed, problem.data
     new: Any = TASKS.get(problem.data) if isinstance(problem.data, str) else None
     if new is not None:
@@ -116,7 +116,7 @@ def episodes_of(
 ) -> Iterator[Tasks]:
     """Batches of new tasks, of CHUNK tasks each; the same ones at each call."""
     source = Episodes(data, ways, shots, queries, CHUNK, SEED).to(device)
-    for _ in range(count // CHUNK):
+    for _ in watched(range(count // CHUNK), "new tasks"):
         source.advance()
         yield source.sample()
 

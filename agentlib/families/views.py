@@ -26,7 +26,7 @@ from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
 from agentlib.data import Batches, Dataset, Splits, dataset, split
 from agentlib.data import augmentation as augment
 from agentlib.data.augmentation import Augmentation, nudged
-from agentlib.families.building import device_of, job_for, learner_for, network_for, no_agent, predicted
+from agentlib.families.building import device_of, job_for, learner_for, network_for, predicted
 from agentlib.metrics.probes import Features, few_labels, linear_probe, neighbour_probe
 from agentlib.plots import charts, pictures
 from agentlib.policies.base import require_no_memory
@@ -82,7 +82,7 @@ class ViewFacts(NamedTuple):
     """Images in the training part."""
 
 
-@family("images", needs=("data",), fields=("batch_size", "augmentation"), methods=("predict",))
+@family("images", needs=("data",), makes_agent=False, fields=("batch_size", "augmentation"), methods=("predict",))
 def on_views(recipe: Recipe, problem: Problem) -> Job:
     """Learning features from views; labels, where there are any, only judge them.
 
@@ -90,9 +90,8 @@ def on_views(recipe: Recipe, problem: Problem) -> Job:
     `learner.network` is the product and has the encoder as its `backbone`; `learner.predict(x)` gives the features.
 
     Raises:
-        ValueError: the data holds no images, or the run starts from an agent.
+        ValueError: the data holds no images.
     """
-    no_agent(recipe, problem)
     data = dataset(problem.data)
     if data.x.dim() != 4:
         shape = tuple(data.x.shape)

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agentlib.core.progress import watched
+
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
 Scores = NDArray[np.float64]
@@ -57,7 +59,7 @@ def neighbour_probe(features: Features, labels: Labels, test_features: Features,
 
 
 def _accuracies(model: Any, features: Features, labels: Labels, test_features: Features, test_labels: Labels) -> Scores:
-    draws = zip(features, labels, strict=True)
+    draws = watched(list(zip(features, labels, strict=True)), "probing")
     return np.array([model.fit(*draw).score(test_features, test_labels) for draw in draws])
 
 

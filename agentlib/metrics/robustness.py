@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from agentlib.core.progress import watched
 from agentlib.metrics.attacks import attack
 from agentlib.metrics.calibration import logits_of
 from agentlib.metrics.targets import labels_for
@@ -50,7 +51,8 @@ def robust_accuracy(
     generator = torch.Generator(x.device).manual_seed(seed)
     y = labels_for(x.shape[:1], y)
     right = []
-    for points, labels in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
+    batches = list(zip(x.split(CHUNK), y.split(CHUNK), strict=True))
+    for points, labels in watched(batches, "attacking"):
         standing = logits_of(model, points).argmax(1) == labels
         for _ in range(restarts if epsilon > 0.0 else 0):
             changed = attack(model, points, labels, epsilon=epsilon, generator=generator, **settings)
@@ -63,4 +65,6 @@ def accuracy_curve(
     model: nn.Module, x: Tensor, y: Tensor, epsilons: Sequence[float], **settings: Any
 ) -> dict[float, float]:
     """`robust_accuracy` at each epsilon, with its other arguments as `settings`."""
-    return {epsilon: robust_accuracy(model, x, y, epsilon=epsilon, **settings) for epsilon in epsilons}
+    return {
+        epsilon: robust_accuracy(model, x, y, epsilon=epsilon, **settings) for epsilon in watched(epsilons, "attacking")
+    }

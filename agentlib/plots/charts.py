@@ -14,13 +14,15 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from agentlib.metrics.calibration import Reliability
-from agentlib.plots.pictures import BLUE, GREEN, INK, ORANGE, new_figure
+from agentlib.plots.pictures import BLUE, GREEN, INK, ORANGE, legend, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SOFT = "#9aa3af"
 DENSITY_BINS = 120
+FEW, PALE = 10, 0.3
+"""Examples of a bin of a reliability diagram below which it is drawn with this opacity."""
 
 
 def bars(values: Mapping[str, float], title: str, label: str, highlight: Sequence[str] = ()) -> Figure:
@@ -54,7 +56,7 @@ def functions(
             axes.plot(places[task], np.asarray(fit)[task], color=colour, linestyle=dash, label=name)
         axes.scatter(*(np.asarray(part)[task] for part in seen), color=INK, s=14, zorder=3, label="seen")
         axes.set(title=f"task {task + 1}", xlabel="x", ylabel="y")
-    np.ravel(panels)[0].legend(frameon=False, fontsize=8)
+    legend(np.ravel(panels)[-1])
     return figure
 
 
@@ -81,6 +83,8 @@ def rows_of_images(rows: Mapping[str, Tensor], title: str, marks: Mapping[str, S
 def reliability_diagram(models: dict[str, Reliability], title: str = "Reliability") -> Figure:
     """Accuracy against confidence for one or two models; on the diagonal a model is as often right as it says.
 
+    Bins of fewer than FEW examples are pale: their accuracy says little.
+
     Args:
         models: by the name for the legend.
         title: above the picture.
@@ -90,17 +94,20 @@ def reliability_diagram(models: dict[str, Reliability], title: str = "Reliabilit
     """
     if not 1 <= len(models) <= 2:
         raise ValueError(f"a reliability diagram holds one or two models, not {len(models)}")
-    figure, (axes, below) = new_figure((5.5, 6.5), rows=2, height_ratios=(3, 1))
+    figure, (axes, below) = new_figure((7.5, 6.5), rows=2, height_ratios=(3, 1))
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", label="as often right as it says")
     for (name, found), colour, marker in zip(models.items(), (BLUE, ORANGE), ("o", "s"), strict=False):
-        seen = found.counts > 0
-        label = f"{name}: ECE {found.ece:.3f}"
-        axes.plot(found.confidence[seen], found.accuracy[seen], color=colour, marker=marker, label=label)
+        seen, label = found.counts > 0, f"{name}: ECE {found.ece:.3f}"
+        axes.plot(found.confidence[seen], found.accuracy[seen], color=colour, linewidth=0.8, alpha=PALE)
+        for group, alpha in ((found.counts >= FEW, 1.0), (seen & (found.counts < FEW), PALE)):
+            x, y = found.confidence[group], found.accuracy[group]
+            label = label if alpha == 1.0 else "_"  # which the legend leaves out
+            axes.plot(x, y, color=colour, marker=marker, linestyle="", alpha=alpha, label=label)
         widths = np.diff(found.edges)
         shares = found.counts / found.counts.sum()
         below.bar(found.edges[:-1], shares, widths, align="edge", color=colour, alpha=0.5)
     axes.set(title=title, xlim=(0, 1), ylim=(0, 1), ylabel="Accuracy")
-    axes.legend(frameon=False)
+    legend(axes)
     below.set(xlim=(0, 1), xlabel="Confidence", ylabel="Share")
     return figure
 
@@ -146,4 +153,14 @@ def density(samples: Tensor, real: Tensor) -> Figure:
         axes.set_aspect("equal")
         axes.set_title(f"{name}, {len(points):,} points", loc="left", fontsize=10, color=INK)
         axes.tick_params(colors=INK, labelsize=8)
+    return figure
+
+
+def points(samples: Tensor, title: str) -> Figure:
+    """Points `(N, 2)` in the plane."""
+    figure, axes = new_figure((5, 5))
+    x, y = samples.cpu().double().numpy().T
+    axes.scatter(x, y, s=4, color=BLUE, alpha=0.5, linewidths=0)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_title(f"{title}, {len(samples):,} points", loc="left", fontsize=10, color=INK)
     return figure

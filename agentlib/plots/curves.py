@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from agentlib.metrics.intervals import Floats
-from agentlib.plots.pictures import INK, STYLES, new_figure
+from agentlib.plots.pictures import INK, STYLES, legend, new_figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 GRID_POINTS = 250
@@ -51,7 +52,7 @@ def evaluation_curves(
     """Draw the mean returns of evaluations against seconds of training, a line for each run.
 
     Args:
-        sides: seconds and returns of each run, by the name of its side for the legend; at most four sides.
+        sides: seconds and returns of each run, by the name of its side for the legend; at most eight sides.
         goal: the return at which runs end, a dotted line.
         title: above the picture.
 
@@ -64,26 +65,52 @@ def evaluation_curves(
             label = name if number == 0 else None
             axes.plot(seconds, returns, color=colour, linestyle=dash, marker="o", markersize=3, label=label)
     axes.axhline(goal, color=INK, linestyle=":", linewidth=1)
-    axes.set_title(title, loc="left", fontsize=12, color=INK, pad=10)
-    axes.set_xlabel("Seconds of training, start-up included", fontsize=11, color=INK)
-    axes.set_ylabel("Mean return of an evaluation", fontsize=11, color=INK)
-    axes.set_xlim(left=0)
-    axes.tick_params(colors=INK, labelsize=10)
-    axes.legend(frameon=False, fontsize=10, labelcolor=INK)
+    _finish(axes, title, "Seconds of training, start-up included", "Mean return of an evaluation")
     return figure
 
 
-def learning_curves(sides: Mapping[str, Sequence[Curve]], *, title: str, window: int = 20) -> Figure:
-    """Draw each side's runs as thin lines and their mean as a thick one.
+def return_curves(curves: Mapping[str, Sequence[Sequence[float]]], title: str = "Learning curve") -> Figure:
+    """Draw mean returns of one run against its environment steps: evaluations, and training episodes.
 
     Args:
-        sides: the runs of each side, by the name for the legend; at most four sides.
+        curves: steps and returns by the name for the legend, the most important first.
         title: above the picture.
-        window: episodes that each point averages.
 
     Raises:
         ImportError: matplotlib is absent; the message names the extra.
-        ValueError: if no side has a finished episode, or there are more than four sides.
+    """
+    figure, axes = new_figure((8, 4.5))
+    for number, ((name, (steps, returns)), (colour, dash)) in enumerate(zip(curves.items(), STYLES, strict=False)):
+        marker = "o" if len(steps) < 2 else ""
+        width, alpha = (2.4, 1.0) if number == 0 else (1.2, 0.6)
+        axes.plot(steps, returns, color=colour, linestyle=dash, marker=marker, linewidth=width, alpha=alpha, label=name)
+    _finish(axes, title, "Environment steps", "Mean return")
+    return figure
+
+
+def _finish(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    """Title, labels and legend, as all curves have them; the legend stands beside the curves."""
+    axes.set_title(title, loc="left", fontsize=12, color=INK, pad=10)
+    axes.set_xlabel(x_label, fontsize=11, color=INK)
+    axes.set_ylabel(y_label, fontsize=11, color=INK)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axes.set_xlim(left=0)
+    axes.tick_params(colors=INK, labelsize=10)
+    legend(axes)
+
+
+def learning_curves(sides: Mapping[str, Sequence[Curve]], *, title: str, window: int = 20, y_label: str = "") -> Figure:
+    """Draw each side's runs as thin lines and their mean as a thick one.
+
+    Args:
+        sides: the runs of each side, by the name for the legend; at most eight sides.
+        title: above the picture.
+        window: episodes that each point averages.
+        y_label: name of the values, where they are no returns of training episodes.
+
+    Raises:
+        ImportError: matplotlib is absent; the message names the extra.
+        ValueError: if no side has a finished episode, or there are more than eight sides.
     """
     figure, axes = new_figure((8, 4.5))
     if len(sides) > len(STYLES):
@@ -97,11 +124,5 @@ def learning_curves(sides: Mapping[str, Sequence[Curve]], *, title: str, window:
         axes.plot(grid, lines.T, color=colour, linewidth=0.9, alpha=0.35)
         runs = f"mean of {len(curves)} seeds" if len(curves) > 1 else "1 seed"
         axes.plot(grid, lines.mean(axis=0), color=colour, linestyle=dash, linewidth=2.4, label=f"{name} ({runs})")
-    axes.set_title(title, loc="left", fontsize=12, color=INK, pad=10)
-    axes.set_xlabel("Environment steps", fontsize=11, color=INK)
-    axes.set_ylabel(f"Training return\n(last {window} episodes, exploring)", fontsize=11, color=INK)
-    axes.xaxis.set_major_formatter(lambda steps, _: f"{steps:,.0f}")
-    axes.set_xlim(left=0)
-    axes.tick_params(colors=INK, labelsize=10)
-    axes.legend(frameon=False, fontsize=10, labelcolor=INK)
+    _finish(axes, title, "Environment steps", y_label or f"Training return\n(last {window} episodes, exploring)")
     return figure

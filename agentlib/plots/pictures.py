@@ -11,12 +11,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, apart for every kind of colour vision; the line styles hold in black and white.
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PINK, ":"))
+SKY, AMBER, GREY = "#56B4E9", "#E69F00", "#777777"
 INK = "#333333"
+STYLES = (
+    *((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PINK, ":")),
+    *((SKY, "-"), (AMBER, "--"), (INK, "-."), (GREY, ":")),
+)
 
 
 def new_figure(
@@ -43,6 +48,11 @@ def new_figure(
     return figure, axes
 
 
+def legend(axes: Axes) -> None:
+    """A legend beside the axes, where it covers no curve."""
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
 def png(figure: Figure) -> bytes:
     """The picture as a PNG file's bytes."""
     buffer = io.BytesIO()
@@ -62,14 +72,14 @@ def save(figure: Figure, path: Path) -> Path:
 def lines(
     x: ArrayLike, curves: dict[str, ArrayLike], *, title: str, x_label: str, y_label: str, log_y: bool = False
 ) -> Figure:
-    """Curves over one axis, at most four."""
+    """Curves over one axis, at most eight."""
     figure, axes = new_figure((7, 4))
     for (name, y), (colour, dash) in zip(curves.items(), STYLES, strict=False):
         axes.plot(x, y, color=colour, linestyle=dash, linewidth=2, label=name)
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     if log_y:
         axes.set_yscale("log")
-    axes.legend(frameon=False)
+    legend(axes)
     return figure
 
 

@@ -56,7 +56,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, or a film."""
+    """A picture, or a video."""
 
     title: str
     png: bytes

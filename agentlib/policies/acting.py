@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -16,13 +17,16 @@ from agentlib.core.modes import in_eval_mode
 from agentlib.core.names import one_line
 from agentlib.core.schedules import Clock, Schedule, at
 from agentlib.core.spaces import (
+    action_to_space,
     choices,
     is_masked,
     leaf_dtype,
     leaf_shape,
     leaf_spaces,
     observed_mask,
+    observes_mask,
     random_actions,
+    to_batch,
     to_tensors,
     unflatten,
 )
@@ -230,6 +234,45 @@ def remembered(policy: nn.Module, num_envs: int, parts: list[Tensor]) -> Any:
         return None
     remaining = iter(parts)
     return mapped(policy.initial_state(num_envs), lambda like: next(remaining).to(like.device))  # type: ignore[operator]
+
+
+class RandomActor:
+    """Uniformly random actions, of the legal ones, by SB3's `predict`: the baseline of any agent.
+
+    Args:
+        observation_space: of one environment.
+        action_space: of one environment; a copy of it draws.
+        seed: of the actions.
+    """
+
+    takes_masks = True
+
+    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], seed: int = 0) -> None:
+        self.observation_space, self.action_space = observation_space, copy.deepcopy(action_space)
+        self.action_space.seed(seed)
+        self.generator = np.random.default_rng(seed)
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+        *,
+        action_mask: Any = None,
+    ) -> tuple[Any, Any]:
+        """An action for one observation, or the actions for a batch, `(B, ...)`; the state as it was."""
+        parts, single = to_batch(self.observation_space, observation)
+        sizes, count = choices(self.action_space), len(parts[0])
+        if not sizes:
+            actions = np.stack([np.asarray(self.action_space.sample()) for _ in range(count)])
+            return (actions[0] if single else actions), state
+        mask = None if action_mask is None else (np.asarray(action_mask) != 0).reshape(count, -1)
+        if mask is None and observes_mask(self.observation_space, self.action_space):
+            mask = observed_mask(unflatten(self.observation_space, parts), sum(sizes))
+        actions = random_actions(self.generator, sizes, count, mask).reshape(count, *(self.action_space.shape or ()))
+        actions = action_to_space(self.action_space, actions)
+        return (actions[0] if single else actions), state
 
 
 class EpsilonGreedy:

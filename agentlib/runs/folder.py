@@ -19,6 +19,7 @@ from agentlib.core.names import one_line, shown
 from agentlib.core.source import Source
 from agentlib.plots.report import provenance, write_json
 from agentlib.runs.checkpoints import load_checkpoint, save_checkpoint, segments_named
+from agentlib.runs.models import save_model
 from agentlib.runs.segments import DamagedFile, Segments
 
 CHECKPOINT = re.compile(r"step_[0-9]{12,}\.safetensors")
@@ -32,7 +33,8 @@ class RunFolder:
     """Has `config.json`, `agent.safetensors`, `best_agent.safetensors`, `checkpoints/`, events and `results.json`.
 
     Large replay memories are in `replay/`, in files that are written once; checkpoints name those that they need.
-    Where no agent comes out, `backbone.safetensors` is what other learners can go on with.
+    Where no agent comes out, `model.safetensors` is the trained network, and `backbone.safetensors` the part of it that
+    other learners can go on with.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -80,6 +82,10 @@ class RunFolder:
         self.sweep()
         write_json(self.config_file, {**record, **provenance()})
 
+    def lengthen(self, steps: int | None) -> None:
+        """Writes another length into `config.json`: the run goes on to it, wherever it is stopped."""
+        write_json(self.config_file, self.record() | {"steps": steps})
+
     def record(self) -> dict[str, Any]:
         """The content of `config.json`.
 
@@ -116,12 +122,16 @@ class RunFolder:
             self.segments.clean(name for kept in self.checkpoints() for name in segments_named(kept))
         return checkpoint
 
-    def save_product(self, product: Any) -> None:
-        """Writes the agent, or where none comes out, the backbone."""
+    def save_product(self, product: Any, about: Mapping[str, Any]) -> None:
+        """Writes the agent; or where none comes out, the model with these notes, and the backbone in it."""
         if isinstance(product, Agent):
             product.save(self.path / "agent.safetensors")
-        elif isinstance(backbone := getattr(product, "backbone", None), nn.Module):
+            return
+        if isinstance(product, nn.Module):
             with suppress(ValueError):  # a network of one's own that no file could describe stays in the checkpoint
+                save_model(product, self.path / "model.safetensors", about)
+        if isinstance(backbone := getattr(product, "backbone", None), nn.Module):
+            with suppress(ValueError):
                 save_backbone(backbone, self.path / "backbone.safetensors")
 
     def sweep(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from agentlib.agent import Agent
 from agentlib.catalog import LEARNERS, recipe_of
 from agentlib.core.config import config_from_json, config_to_json
 from agentlib.core.names import close_matches, shown
+from agentlib.core.numbers import whole
 from agentlib.core.recipe import Problem, Recipe, option
 from agentlib.engine.loop import Compile, Precision
 from agentlib.runs.folder import RunFolder
@@ -62,12 +64,16 @@ class RunOptions(Problem):
     )
 
     def __post_init__(self) -> None:
-        """Raises ValueError, naming the option, if a value is none that it takes; numpy's whole numbers become ints."""
+        """Raises ValueError, naming the option, if a value is none that it takes; whole numbers become Python's."""
+        for name, (low, below) in WHOLE.items():
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, whole(name, value, low, below))
         for name in FITS:
-            value = getattr(self, name, None)
-            check(name, value)
-            if isinstance(value, np.integer):
-                object.__setattr__(self, name, int(value))
+            check(name, getattr(self, name, None))
+        if isinstance(self.threads, np.integer):
+            object.__setattr__(self, "threads", int(self.threads))
+        if isinstance(self.agent, str | Path):
+            object.__setattr__(self, "agent", Agent.load(self.agent))
 
 
 def check(name: str, value: Any) -> None:
@@ -77,8 +83,8 @@ def check(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be {wanted}, not {shown(value)}")
 
 
-def _is_whole(value: Any, low: int, high: int = 2**63) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(low <= value < high)
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value > 0)
 
 
 def _is_given(value: Any) -> bool:
@@ -106,23 +112,30 @@ def _is_backbone(value: Any) -> bool:
     return _is_path(value) or isinstance(value, Mapping | nn.Module)
 
 
-MOST_ENVS = 10_000
-"""Environments of one run: more is a mistake, in a call or in a file, that takes long and much memory."""
+MOST_ENVS, MOST_THREADS = 10_000, 1_024
+"""Environments and threads of one run: more is a mistake, in a call or in a file, that takes long and much memory."""
 
+WHOLE: dict[str, tuple[int, float]] = {
+    "n_envs": (1, MOST_ENVS + 1),
+    "max_steps": (1, math.inf),
+    "steps": (1, math.inf),
+    "seed": (0, 2**32),
+    "eval_every": (1, math.inf),
+    "n_eval_episodes": (1, math.inf),
+}
+"""Options that are whole numbers: the least, and a number that they stay below."""
 FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "env": (_is_given, "an environment's id such as CartPole-v1, an environment, or a function that makes one"),
-    "n_envs": (partial(_is_whole, low=1, high=MOST_ENVS + 1), f"a whole number from 1 to {MOST_ENVS:,}"),
-    "max_steps": (partial(_is_whole, low=1), "a whole number from 1"),
     "env_kwargs": (lambda value: isinstance(value, Mapping), "a dictionary of the environment's arguments"),
     "data": (_is_given, "a name of `agentlib list data`, a path, or the data"),
     "demos": (_is_given, "a path, minari:ID, or the demonstrations"),
     "expert": (_is_given, "a name such as scripted, a path, or the expert"),
-    "agent": (lambda value: isinstance(value, Agent), "an Agent, such as Agent.load(path)"),
-    "seed": (partial(_is_whole, low=0, high=2**32), "a whole number from 0 and below 2**32"),
+    "agent": (
+        lambda value: isinstance(value, Agent) or _is_path(value),
+        "an Agent, its file, or the folder of its run",
+    ),
     "backbone": (_is_backbone, "a name of `agentlib list backbones`, a file, a spec, or a module with a feature_dim"),
     "device": (_is_device, "auto, cpu, cuda, cuda:1 ..., or a torch.device"),
-    "eval_every": (partial(_is_whole, low=1), "a whole number from 1"),
-    "n_eval_episodes": (partial(_is_whole, low=1), "a whole number from 1"),
     "out": (_is_path, "the path of a folder"),
     "resume": (_is_path, "the path of a run's folder"),
     "callback": (callable, "a function of the clock and the metrics"),
@@ -130,8 +143,8 @@ FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "compile": (partial(_is_one_of, names=("auto", "try", "eager")), 'True, False, "auto", "try" or "eager"'),
     "precision": (lambda value: value in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
     "threads": (
-        lambda value: value == "auto" or _is_whole(value, 1, 1025),
-        'a whole number from 1 to 1024, "auto" or None',
+        lambda value: value == "auto" or (_is_count(value) and value <= MOST_THREADS),
+        f'a whole number from 1 to {MOST_THREADS:,}, "auto" or None',
     ),
 }
 """What `train` can be given, by the option's name: a test of it, and what it must be, in words."""
@@ -195,7 +208,7 @@ def read_record(folder: RunFolder, what: Any = None) -> tuple[Record, Recipe, Ru
     try:
         fields = [field.name for field in dataclasses.fields(Record)]
         record = config_from_json(Record, {name: content[name] for name in fields if name in content})
-        if record.steps is not None and not _is_whole(record.steps, 1):
+        if record.steps is not None and not _is_count(record.steps):
             raise ValueError(f"steps is the length of the run, a whole number from 1, not {shown(record.steps)}")
         if record.has_own_recipe and what is None:
             name = shown(record.what)

@@ -6,11 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from agentlib.catalog import recipe_of
 from agentlib.core.config import config_from_json
 from agentlib.core.names import close_matches
+from agentlib.core.numbers import whole
 from agentlib.core.recipe import Job, Problem, Recipe
 
 EXAMPLES = {
@@ -53,6 +52,9 @@ def plan(what: Any, problem: Problem, hyperparameters: Mapping[str, Any]) -> Pla
             origin that the learner cannot use or lacks, or a length that is no whole number from 1.
     """
     family = recipe_of(what).family
+    if problem.agent is not None and not family.makes_agent:
+        hint = "agent.backbone goes in as backbone="
+        raise ValueError(f"{recipe_of(what).name} makes no agent, and cannot go on from one; {hint}")
     for name, example in EXAMPLES.items():
         given, subject = getattr(problem, name) is not None, f"{recipe_of(what).name} learns from {family.learns_from}"
         if given and name not in (*family.needs, *family.takes):
@@ -61,9 +63,7 @@ def plan(what: Any, problem: Problem, hyperparameters: Mapping[str, Any]) -> Pla
             raise ValueError(f"{subject}: give {name}=, such as {example}")
     settings = settings_of(what, problem.key, hyperparameters)
     steps = settings.steps if problem.steps is None else problem.steps
-    if steps is not None and (not isinstance(steps, int | np.integer) or isinstance(steps, bool) or steps < 1):
-        raise ValueError(f"steps is the length of the run, a whole number from 1, not {steps!r}")
-    return settings._replace(steps=None if steps is None else int(steps))
+    return settings._replace(steps=None if steps is None else whole("steps", steps, 1))
 
 
 def job_of(what: Any, problem: Problem, **hyperparameters: Any) -> Job:
@@ -72,10 +72,12 @@ def job_of(what: Any, problem: Problem, **hyperparameters: Any) -> Job:
     return recipe.job(dataclasses.replace(problem, config=config, steps=steps))
 
 
-def settings_of(what: Any, key: str | None, hyperparameters: Mapping[str, Any]) -> Plan:
+def settings_of(what: Any, key: str | None, given: Mapping[str, Any]) -> Plan:
     """The plan for any problem with this `Problem.key`, its usual length among it; each field's type is checked."""
-    recipe = recipe_of(what)
+    recipe, hyperparameters = recipe_of(what), dict(given)
     fields = [field.name for field in dataclasses.fields(recipe.config)]
+    if "optimizer_name" in fields and "optimizer" in hyperparameters:  # config.optimizer() makes it
+        hyperparameters["optimizer_name"] = hyperparameters.pop("optimizer")
     for name in hyperparameters:
         if name not in fields:
             known = [*fields, *(f.name for f in dataclasses.fields(Problem) if f.name != "config")]

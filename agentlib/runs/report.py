@@ -24,15 +24,15 @@ def write_report(path: Path, recipe: Recipe, problem: Problem, result: Result, f
     settings = tuple((name, _text(value)) for name, value in config_to_json(problem.config).items())
     sections: list[Any] = []
     if reached:
-        sections.append(Table("Result", ("", "reached", "reference", "whose"), reached))
+        sections.append(Table("Test metrics", ("", "value", "baseline", "baseline of"), reached))
     sections += [Picture(p.stem.replace("_", " ").capitalize(), p.read_bytes(), p.stem) for p in result.pictures]
     if numbers:
-        sections.append(Table("Last numbers of the training", ("", "value"), numbers))
+        sections.append(Table("Last metrics of the training", ("", "value"), numbers))
     if facts:
         sections.append(Prose("Facts", tuple(f"{name}: {_text(value)}" for name, value in facts.items())))
     sections += [Table("Settings", ("", "value"), settings), made_with()]
     cards = [
-        Highlight(name.removeprefix("test/"), value, f"{reference}: {whose}" if reference else "")
+        Highlight(name.removeprefix("test/"), value, f"baseline {reference}: {whose}" if reference else "")
         for name, value, reference, whose in reached[:3]
     ]
     returns = {"eval/mean_reward": "evaluation", "rollout/ep_rew_mean": "last training episodes"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
@@ -17,10 +17,12 @@ from agentlib.agent import Agent
 from agentlib.backbones import spec_of
 from agentlib.core.host import plain_torch, torch_threads
 from agentlib.core.names import one_line, shown
-from agentlib.core.recipe import Recipe, is_large
+from agentlib.core.recipe import Job, Recipe, is_large
+from agentlib.data import Dataset, Splits
 from agentlib.engine.loop import Compile, Precision
 from agentlib.envs.checks import EnvironmentFailure
-from agentlib.envs.making import is_made
+from agentlib.envs.making import EnvLike, is_made
+from agentlib.experience import Demonstrations
 from agentlib.runs.folder import RunFolder
 from agentlib.runs.lock import locked
 from agentlib.runs.logs import Progress
@@ -31,20 +33,20 @@ from agentlib.runs.training import Callback, Training
 
 
 def train(
-    what: Any = None,
+    what: str | Recipe | Any = None,
     *,
-    env: Any = None,
+    env: EnvLike | Any = None,
     n_envs: int = 1,
     env_kwargs: dict[str, Any] | None = None,
     max_steps: int | None = None,
-    data: Any = None,
-    demos: Any = None,
-    expert: Any = None,
+    data: str | Path | Dataset | Splits | tuple[Any, Any] | Any = None,
+    demos: str | Path | Demonstrations | Any = None,
+    expert: str | Path | Agent | Callable[..., Any] | Any = None,
     steps: int | None = None,
     seed: int = 0,
     backbone: str | Path | Mapping[str, Any] | nn.Module = "auto",
     device: str | torch.device = "auto",
-    agent: Agent | None = None,
+    agent: Agent | str | Path | None = None,
     resume: str | Path | None = None,
     callback: Callback | None = None,
     eval_every: int | None = None,
@@ -63,13 +65,15 @@ def train(
             `DQNConfig(...)`, which is taken literally; or a `Recipe` of your own, or its place, "my_module:RECIPE".
         env, n_envs, env_kwargs, max_steps: an id, an instance, a factory or a vector environment; how many are stepped
             side by side, their arguments, and the number of steps after which an episode is cut off.
-        data, demos, expert: data sets, demonstrations and experts: names, paths or objects.
+        data, demos, expert: names, paths or objects.
         steps: environment steps, or updates where there is no environment; each learner has a default.
-        seed: of weights, environments, exploration and sampling: the same seed gives the same run.
+        seed: of everything random: the same seed gives the same run.
         backbone: "auto", another name, a saved file, a spec, or a built module with a `feature_dim`.
         device, precision, compile, threads: see `agentlib.engine.run`; threads is a number, "auto" or the host's, None.
-        agent, resume: an agent to start from, which stays as it is; the folder of a run to go on with, as it began.
-        callback: called with clock and latest numbers a hundred times per run, and at evaluations; False stops it.
+        agent, resume: an agent to start from, or its file; the folder of a run to go on with, which `steps` makes
+            longer, schedules too.
+        callback: called a hundred times per run and at evaluations, with the clock and the latest numbers, and with
+            `agent=` if it has such a parameter; a false answer other than None stops the run.
         eval_every, n_eval_episodes: steps from one evaluation to the next, and its episodes; the best agent is kept.
         out: the folder of agent, checkpoints, TensorBoard events, results and report; None writes nothing.
         progress: True shows a bar, "table" prints a table every few seconds.
@@ -93,8 +97,8 @@ def train(
 
 
 def _changed(options: RunOptions) -> list[str]:
-    """The options that are not at their defaults, but for those that may be given again to a run that is resumed."""
-    again = (*ORIGINS, "backbone", "progress", "compile")
+    """The options that are not at their defaults, but for those that may be given to a run that is resumed."""
+    again = (*ORIGINS, "backbone", "progress", "compile", "steps")
     defaults = {field.name: {} if field.default is MISSING else field.default for field in fields(RunOptions)}
     return [name for name, default in defaults.items() if name not in again and getattr(options, name) != default]
 
@@ -102,25 +106,38 @@ def _changed(options: RunOptions) -> list[str]:
 def _resumed(what: Any, path: Path, given: RunOptions, callback: Callback | None, changed: list[str]) -> Agent | Result:
     """Goes on with the run of a folder."""
     if changed:
-        hint = "a new run goes on from its agent: agent=Agent.load(...)"
-        length = ", to the length that it was given" if "steps" in changed else ""
-        raise ValueError(
-            f"a run is resumed with its own settings{length}: {', '.join(changed)} cannot be changed; {hint}"
-        )
+        hint = f"but for steps; a new run goes on from its agent, agent={str(path)!r}"
+        raise ValueError(f"a run is resumed with its own settings: {', '.join(changed)} cannot be changed, {hint}")
     record, recipe, options = read_record(RunFolder(path), what)
     if ":" in (options.env or "") and given.env is None:
         raise ValueError(
             f"{path} names the environment {shown(options.env)}, whose module would be imported: give env= again"
         )
     for name in record.objects:
-        if getattr(given, name) in (None, "auto"):
+        value = getattr(given, name)
+        if value is None or (isinstance(value, str) and value == "auto"):
             kind = "trained on a backbone of your own" if name == "backbone" else f"given its {name} as an object"
             raise ValueError(f"{path} was {kind}: give {name}=... again")
     objects = {name: getattr(given, name) for name in RECORDED if name in record.objects}
-    others = {name: getattr(given, name) for name in ORIGINS if getattr(given, name)}
+    others = {name: getattr(given, name) for name in ORIGINS if getattr(given, name) is not None}
+    if given.steps is not None:
+        if given.steps < (options.steps or 0):
+            raise ValueError(f"{path} has a length of {options.steps:,} steps: a run can be made longer, not shorter")
+        others["steps"] = given.steps
     compile = options.compile if given.compile == "auto" else given.compile
     options = replace(options, progress=given.progress, compile=compile, **others | objects)
     return _trained(recipe, options, callback, record)
+
+
+def _check_evaluations(options: RunOptions, job: Job) -> None:
+    """Raises ValueError if evaluations were asked for that cannot be, or would never come."""
+    if options.eval_every is None:
+        return
+    if not job.judge.evaluates:
+        raise ValueError("there is nothing to evaluate on: leave out eval_every, or give what is held out")
+    steps = job.length.steps if options.steps is not None or job.length.is_exact else math.inf
+    if options.eval_every > steps:
+        raise ValueError(f"eval_every must be between 1 and the run's {steps} steps, not {options.eval_every}")
 
 
 @plain_torch()
@@ -140,11 +157,7 @@ def _trained(
             raise
         raise ValueError(f"{folder.config_file}: the run cannot be put together: {one_line(error)}") from error
     try:
-        if options.eval_every is not None and not job.judge.evaluates:
-            raise ValueError("there is nothing to evaluate on: leave out eval_every, or give what is held out")
-        steps = job.length.steps if options.steps is not None or job.length.is_exact else math.inf
-        if options.eval_every is not None and options.eval_every > steps:
-            raise ValueError(f"eval_every must be between 1 and the run's {steps} steps, not {options.eval_every}")
+        _check_evaluations(options, job)
         if folder is not None and isinstance(job.product, Agent):
             spec_of(job.product.policy)  # an agent that could not be saved at the end is refused before training
         threads = options.threads
@@ -156,10 +169,12 @@ def _trained(
                 folder.create(record_of(recipe, options, job.source.fingerprint()))
             if resumed is not None:
                 if resumed.fingerprint not in (None, job.source.fingerprint()):
-                    warnings.warn(
-                        "the data have changed since the run began, and it goes on with the new ones", stacklevel=3
-                    )
-                training.resume(needs_checkpoint=resumed.from_agent)
+                    changed = "the data have changed since the run began, and it goes on with the new ones"
+                    warnings.warn(changed, stacklevel=3)
+                has_new_length = options.steps != resumed.steps
+                training.resume(needs_checkpoint=resumed.from_agent, has_new_length=has_new_length)
+                if has_new_length and folder is not None:
+                    folder.lengthen(options.steps)
             return training.go()
     finally:
         job.source.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 import math
 import time
 import warnings
@@ -16,11 +16,14 @@ from torch import nn
 
 from agentlib.agent import Agent
 from agentlib.core.learner import Update
+from agentlib.core.progress import showing
 from agentlib.core.recipe import Job, Recipe
 from agentlib.core.schedules import Clock
 from agentlib.core.trees import copied
 from agentlib.engine.compiled import notices
 from agentlib.engine.loop import compiles, engine, run
+from agentlib.envs.making import arguments_of
+from agentlib.families.control import CURVES
 from agentlib.plots.report import provenance, write_json
 from agentlib.runs.folder import RunFolder
 from agentlib.runs.logs import Log
@@ -28,7 +31,7 @@ from agentlib.runs.options import RunOptions
 from agentlib.runs.report import write_report
 from agentlib.runs.result import Result
 
-Callback = Callable[[Clock, dict[str, float]], bool | None]
+Callback = Callable[..., object]
 
 LOGS_PER_RUN = 100
 CHECKPOINTS_PER_RUN = 10
@@ -54,6 +57,8 @@ class _Progress:
     metrics: dict[str, float] = field(default_factory=dict)
     next_log: int = 0
     next_eval: int = 0
+    curves: dict[str, list[list[float]]] = field(default_factory=dict)
+    """Steps and values of returns and losses, for the pictures of the run."""
 
 
 class Training:
@@ -71,11 +76,17 @@ class Training:
         self.log_every, self.save_every = max(steps // LOGS_PER_RUN, 1), max(steps // CHECKPOINTS_PER_RUN, 1)
         self.now = _Progress(next_log=self.log_every, next_eval=self.eval_every or 0)
         self.next_save, self.saved_at = 0, time.monotonic()
+        job.judge.curves = self.now.curves
+        self.gives_agent = callback is not None and _has_parameter(callback, "agent")
+        self.about: dict[str, Any] = {"learner": recipe.name, "steps": options.steps, "seed": options.seed}
+        if options.key is not None:
+            self.about["trained_on"] = options.key
+        if kwargs := arguments_of(options.env, options.env_kwargs):
+            self.about["env_kwargs"] = kwargs
+        if sample_steps := getattr(options.config, "sample_steps", None):
+            self.about["sample_steps"] = sample_steps
         if isinstance(job.product, Agent):  # its file says how it was trained
-            about = {"learner": recipe.name, "trained_on": options.key, "steps": options.steps, "seed": options.seed}
-            if options.env_kwargs:
-                about["env_kwargs"] = json.loads(json.dumps(options.env_kwargs, default=repr))
-            job.product.about |= about
+            job.product.about |= self.about
 
     @property
     def step(self) -> int:
@@ -100,7 +111,7 @@ class Training:
                 if steps >= self.now.next_log or asked:
                     if steps >= self.now.next_log:
                         self.now.next_log = steps + self.log_every
-                    if self._report(clock, update) is False:
+                    if self._report(clock, update):
                         break
                 if self.folder is not None and (
                     steps >= self.next_save or time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS
@@ -117,10 +128,14 @@ class Training:
             notices.reset(before)
             self.log.close()
 
-    def resume(self, needs_checkpoint: bool) -> None:
+    def resume(self, needs_checkpoint: bool, has_new_length: bool) -> None:
         """Goes on from the newest checkpoint; a run that was killed before its first one starts again.
 
-        Warns if the run now computes by other means than before.
+        A run with a new length goes on even if it had stopped by itself. Warns if the run now computes by other means
+        than before.
+
+        Raises:
+            ValueError: the new length is already behind.
         """
         assert self.folder is not None
         self.folder.sweep()
@@ -128,6 +143,13 @@ class Training:
             return
         state = self.folder.load(self.job.learner, self.job.source)
         self.now = _Progress(**state["progress"])
+        self.job.judge.curves = self.now.curves
+        if has_new_length:
+            self.now.waited = 0
+            if self.step >= self.job.length.steps:
+                raise ValueError(
+                    f"{self.folder.path} has done {self.step:,} steps already: steps= must be more to go on"
+                )
         now, old = self._state()["engine"], state["engine"]
         changed = [f"{name} was {old[name]}, is {now[name]}" for name in now if name in old and old[name] != now[name]]
         if changed:
@@ -141,7 +163,7 @@ class Training:
     def _save(self) -> None:
         assert self.folder is not None
         self.folder.save(self.job.learner, self.job.source, self._state())
-        self.folder.save_product(self._product())
+        self.folder.save_product(self._product(), self.about)
         self.next_save, self.saved_at = self.step + self.save_every, time.monotonic()
 
     def _product(self) -> Any:
@@ -194,7 +216,8 @@ class Training:
                 if source.finished:
                     break
 
-    def _report(self, clock: Clock, update: Update) -> bool | None:
+    def _report(self, clock: Clock, update: Update) -> bool:
+        """Logs, evaluates if it is time, and calls back; whether the run is to stop."""
         metrics = self._numbers(clock, update) | self.job.source.measures()
         steps, every = int(clock.steps), self.eval_every
         if every is not None and steps >= self.now.next_eval:
@@ -202,10 +225,17 @@ class Training:
             self.now.next_eval = steps + every - (0 if self.options.eval_every is None else steps % every)
             metrics |= self._evaluate()
         self.now.metrics |= metrics
+        for name in CURVES:
+            if name in metrics:
+                self.job.judge.note(int(clock.steps), name, metrics[name])
         self.log.write(clock, metrics)
         if self.now.waited >= self.patience:
+            return True
+        if self.callback is None:
             return False
-        return self.callback(clock, dict(metrics)) if self.callback is not None else None
+        agent = {"agent": self.job.product} if self.gives_agent else {}
+        answer = self.callback(clock, dict(metrics), **agent)
+        return answer is not None and not answer
 
     def _numbers(self, clock: Clock, update: Update) -> dict[str, float]:
         """The update's metrics as numbers; raises `Diverged` where one is not finite."""
@@ -239,12 +269,14 @@ class Training:
         if self.now.best_weights is not None:
             learner.load_state_dict(self.now.best_weights)
         learner.eval()
-        measures = judge.finish()
+        with showing(self.options.progress):
+            measures = judge.finish()
         pictures = [] if self.folder is None else sorted(self.folder.path.glob("*.png"))
         if folder is not None:
-            folder.save_product(product)
+            folder.save_product(product, self.about)
             try:
-                pictures = judge.draw(folder.path)
+                with showing(self.options.progress):
+                    pictures = judge.draw(folder.path)
             except ImportError as error:  # a long run shall not end without its results for want of matplotlib
                 judge.facts["pictures_missing"] = str(error)
         agent = product if isinstance(product, Agent) else None
@@ -262,6 +294,13 @@ class Training:
             write_json(folder.results_file, results | judge.facts | provenance())
             write_report(folder.path / "report.html", self.recipe, self.options, result, judge.facts)
         return agent if agent is not None and "data" not in self.recipe.family.needs else result
+
+
+def _has_parameter(function: Callable[..., object], name: str) -> bool:
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # of a function in C
+        return False
 
 
 def _last_good(folder: RunFolder) -> str:

@@ -20,12 +20,14 @@ from time import perf_counter
 from typing import Any, Literal
 
 import gymnasium
+import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.wrappers import FlattenObservation
 
 from agentlib.agent import Agent
 from agentlib.core.host import global_generators_kept, torch_threads
+from agentlib.core.numbers import whole
 from agentlib.core.recipe import Problem, Recipe
 from agentlib.envs.making import make_env
 from agentlib.experience.evaluation import FIRST_EPISODE_SEED, evaluate
@@ -35,7 +37,7 @@ from agentlib.runs.folder import RunFolder
 from agentlib.runs.plan import Plan, plan
 from agentlib.runs.train import train
 from agentlib.sb3.comparison import Comparison, Run, Side
-from agentlib.sb3.recording import CHECK_EPISODES, FILM, Evaluated, Recorded, TrainingLog
+from agentlib.sb3.recording import CHECK_EPISODES, VIDEO, Evaluated, Recorded, TrainingLog
 from agentlib.sb3.training import algorithm_of, import_sb3, lacks_space, sb3_arguments, train_sb3, unsupported_options
 
 EnvSource = str | Callable[[], gymnasium.Env[Any, Any]]
@@ -55,7 +57,7 @@ def compare(
     strict: bool = True,
     until: float | None = None,
     eval_every: int | None = None,
-    film: bool = False,
+    video: bool = False,
     progress: bool | Literal["lines"] = True,
     **hyperparameters: Any,
 ) -> Comparison:
@@ -66,16 +68,14 @@ def compare(
             literally.
         env: an environment id, or a function that makes one; each run gets a fresh environment. Tuples and nested
             dictionaries, which SB3 cannot take, are flattened for both sides.
-        steps: environment steps per run.
-        seeds: the training seeds, or how many (then 0, 1, ...).
+        steps, seeds: environment steps per run; the training seeds, or how many (then 0, 1, ...).
         out: a folder for both sides' agents, results.json, learning_curves.png and report.html; None writes nothing.
-        env_kwargs: for `gymnasium.make`.
-        episodes: evaluation episodes per final agent.
+        env_kwargs, episodes: for `gymnasium.make`; evaluation episodes per final agent.
         threads, device: of both sides; None leaves torch's threads as they are, "auto" takes a GPU for images.
         strict: refuse options that SB3 lacks; otherwise note them as a difference.
         until: end each run at its first evaluation with this mean return, of 20 episodes; `steps` is the most then.
         eval_every: environment steps between these evaluations; a fiftieth of `steps` by default.
-        film: also film an episode of our best final agent, for the report; needs `out`.
+        video: also record an episode of our best final agent, for the report; needs `out`.
         progress: True shows a bar per run, "lines" prints a line after each run, for logs.
         hyperparameters: fields of the config to replace.
 
@@ -83,9 +83,10 @@ def compare(
         ImportError: if Stable-Baselines3 is absent, naming the extra.
         TypeError: if the environment is an instance, SB3 takes no such actions, or it has no counterpart of `what`.
         ValueError: if SB3 lacks an option that the config uses (and `strict`), a name is unknown, there are no seeds
-            below 2**30, `out` holds something or is missing for a film, or `eval_every` is above `steps`.
+            below 2**30, `out` holds something or is missing for a video, or `eval_every` is above `steps`.
     """
-    _check_arguments(env, film, out)
+    _check_arguments(env, video, out)
+    steps, episodes = whole("steps", steps, 1), whole("episodes", episodes, 1)
     import_sb3()
     chosen, folder, every = _chosen(seeds), _empty(out), _spacing(eval_every, steps)
     planned = plan(what, Problem(env=env, steps=steps), hyperparameters)
@@ -93,12 +94,13 @@ def compare(
     name, space = _look_at(planned.recipe, env, env_kwargs)
     arguments = sb3_arguments(planned.config, algorithm, space, strict=strict, built_in=planned.recipe.built_in)
     device, make = _same_device(device, arguments["policy"]), partial(_make, env, env_kwargs)
-    pairs = _Pairs(planned, algorithm, arguments, make, env, steps, episodes, device, progress, folder, until, every)
+    common = (planned, algorithm, arguments, make, env, env_kwargs, steps, episodes, device, progress, folder)
     with torch_threads(threads) as used, global_generators_kept():
+        pairs = _Pairs(*common, until, every)
         comparison = pairs.comparison(name, used, [pairs.run(s, ours_first=i % 2 == 0) for i, s in enumerate(chosen)])
     if folder is not None:
-        if film:
-            _film(comparison, folder, partial(make, training=False, render_mode="rgb_array"))
+        if video:
+            _video(comparison, folder, partial(make, training=False, render_mode="rgb_array"))
         comparison.save(folder)
     return comparison
 
@@ -115,6 +117,7 @@ class _Pairs:
     make: Callable[..., gymnasium.Env[Any, Any]]
     env: EnvSource
     """The id of the environment that `make` makes, or the function that it calls."""
+    env_kwargs: dict[str, Any] | None
     steps: int
     episodes: int
     device: str
@@ -172,7 +175,8 @@ class _Pairs:
             worlds = count()
             agent: Any = train(self.plan.recipe, env=lambda: self._world(log, next(worlds)), **shared)
             log.finish()
-            agent.about["trained_on"] = self.env if isinstance(self.env, str) else None
+            if isinstance(self.env, str):
+                agent.about |= {"trained_on": self.env, "env_kwargs": self.env_kwargs or {}}
             return agent
         if self.until is not None:
 
@@ -200,10 +204,11 @@ class _Pairs:
 
 
 def _chosen(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    if not chosen or not all(0 <= seed < FIRST_EPISODE_SEED for seed in chosen):
-        raise ValueError("a comparison needs seeds, at least one, from 0 to 2**30 - 1")
-    return chosen
+    if not isinstance(seeds, Sequence | np.ndarray) or np.ndim(seeds) == 0:
+        return tuple(range(whole("seeds", seeds, 1)))
+    if not len(seeds):
+        raise ValueError("a comparison needs seeds, at least one")
+    return tuple(whole("a seed", seed, 0, FIRST_EPISODE_SEED) for seed in seeds)
 
 
 def _empty(out: str | Path | None) -> Path | None:
@@ -216,11 +221,11 @@ def _empty(out: str | Path | None) -> Path | None:
     return folder.path
 
 
-def _check_arguments(env: EnvSource, film: bool, out: str | Path | None) -> None:
+def _check_arguments(env: EnvSource, video: bool, out: str | Path | None) -> None:
     if not isinstance(env, str) and not callable(env):
         raise TypeError("each run needs an environment of its own: pass an id or a function that makes one")
-    if film and out is None:
-        raise ValueError("a film is written into the folder of the comparison: give out=...")
+    if video and out is None:
+        raise ValueError("a video is written into the folder of the comparison: give out=...")
 
 
 def _spacing(eval_every: int | None, steps: int) -> int:
@@ -230,13 +235,13 @@ def _spacing(eval_every: int | None, steps: int) -> int:
     return every
 
 
-def _film(comparison: Comparison, folder: Path, world: Callable[..., gymnasium.Env[Any, Any]]) -> None:
-    """Films the best of our final agents, if what films are made with is there."""
+def _video(comparison: Comparison, folder: Path, world: Callable[..., gymnasium.Env[Any, Any]]) -> None:
+    """Records the best of our final agents, if the packages for it are there."""
     best = max(comparison.ours, key=lambda run: run.evaluation.mean)
     try:
-        record(Agent.load(folder / f"ours_seed{best.seed}.safetensors"), world, folder / FILM)
+        record(Agent.load(folder / f"ours_seed{best.seed}.safetensors"), world, folder / VIDEO)
     except ImportError as error:  # the runs shall not be lost for want of a package
-        warnings.warn(f"there is no film: {error}", stacklevel=3)
+        warnings.warn(f"there is no video: {error}", stacklevel=3)
 
 
 def _same_device(device: str, policy: str) -> str:

@@ -15,7 +15,7 @@ from agentlib.metrics.intervals import Estimate
 from agentlib.plots.curves import Curve, evaluation_curves, learning_curves
 from agentlib.plots.pictures import png
 from agentlib.plots.report import Highlight, Picture, Prose, Report, Table, made_with, provenance, write_json
-from agentlib.sb3.recording import CHECK_EPISODES, FILM
+from agentlib.sb3.recording import CHECK_EPISODES, VIDEO
 
 Comparison = Any
 """An `agentlib.Comparison`, which calls this file."""
@@ -49,9 +49,9 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
         figure = _evaluation_curves(comparison)
     picture = png(figure)
     (out / "learning_curves.png").write_bytes(picture)
-    film = (out / FILM).read_bytes() if (out / FILM).is_file() else None
+    video = (out / VIDEO).read_bytes() if (out / VIDEO).is_file() else None
     report = _report if comparison.until is None else _goal_report
-    (out / "report.html").write_text(report(comparison, picture, origin, film).html(), encoding="utf-8")
+    (out / "report.html").write_text(report(comparison, picture, origin, video).html(), encoding="utf-8")
 
 
 def comparison_results(comparison: Comparison) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _run_results(run: Run) -> dict[str, Any]:
     }
 
 
-def _goal_report(comparison: Comparison, picture: bytes, origin: dict[str, Any], film: bytes | None) -> Report:
+def _goal_report(comparison: Comparison, picture: bytes, origin: dict[str, Any], video: bytes | None) -> Report:
     """The report on runs that ended at a return."""
     return Report(
         title=_title(comparison),
@@ -103,7 +103,7 @@ def _goal_report(comparison: Comparison, picture: bytes, origin: dict[str, Any],
                 f"Mean return of evaluations against seconds of training, {OURS} and {SB3}",
                 "Each point is an evaluation, each line a seed. A line ends where the return was reached.",
             ),
-            *_film(film),
+            *_video(video),
             _hyperparameter_table(comparison),
             _method(comparison),
             made_with(origin),
@@ -111,10 +111,10 @@ def _goal_report(comparison: Comparison, picture: bytes, origin: dict[str, Any],
     )
 
 
-def _film(film: bytes | None) -> tuple[Picture, ...]:
-    if film is None:
+def _video(video: bytes | None) -> tuple[Picture, ...]:
+    if video is None:
         return ()
-    return (Picture("Our agent", film, "A film of one episode", "The best of our final agents, one episode.", "gif"),)
+    return (Picture("Our agent", video, "A video of one episode", "The best of our final agents, one episode.", "gif"),)
 
 
 def _reached(comparison: Comparison, run: Run) -> str:
@@ -142,8 +142,8 @@ def _verdict(comparison: Comparison) -> str:
     )
     return (
         f"To an evaluation with a mean return of {until}, start-up and compiling counted, {texts[0]} and {texts[1]}: "
-        f"{OURS} was first in {ahead} of {_count(n, 'seed')}, and {readable(comparison.speed_to_return.value)} "
-        f"times as fast{' in the median' if n > 2 else ''}."
+        f"{OURS} was first in {ahead} of {_count(n, 'seed')}, and {_pace(comparison.speed_to_return.value)}"
+        f"{' in the median' if n > 2 else ''}."
     )
 
 
@@ -179,7 +179,7 @@ def _evaluation_curves(comparison: Comparison) -> Any:
     return evaluation_curves(sides, comparison.until, title=f"Evaluations during training, {comparison.environment}")
 
 
-def _report(comparison: Comparison, picture: bytes, origin: dict[str, Any], film: bytes | None) -> Report:
+def _report(comparison: Comparison, picture: bytes, origin: dict[str, Any], video: bytes | None) -> Report:
     return Report(
         title=_title(comparison),
         summary=_summary(comparison),
@@ -196,8 +196,8 @@ def _report(comparison: Comparison, picture: bytes, origin: dict[str, Any], film
             ),
             Highlight(
                 "Training speed once warm",
-                f"{readable(comparison.speed.value)} times",
-                f"{readable(comparison.speed_with_startup.value)} times with start-up",
+                _pace(comparison.speed.value),
+                f"{_pace(comparison.speed_with_startup.value)} with start-up",
             ),
         ),
         sections=(
@@ -209,7 +209,7 @@ def _report(comparison: Comparison, picture: bytes, origin: dict[str, Any], film
                 "Thin lines are single seeds. These returns are made while exploring, so mostly they lie below those "
                 "of the final agents, which act deterministically.",
             ),
-            *_film(film),
+            *_video(video),
             _seed_table(comparison),
             _hyperparameter_table(comparison),
             _method(comparison),
@@ -236,8 +236,8 @@ def _summary(comparison: Comparison) -> str:
     return (
         f"{verdict}: the difference in return is {_signed_estimate(difference)}. Over "
         f"{_count(len(comparison.seeds), 'seed')} of {comparison.steps:,} steps, ours trained "
-        f"{readable(comparison.speed.value)} times as fast as {SB3} once warm, and "
-        f"{readable(comparison.speed_with_startup.value)} times as fast with start-up."
+        f"{_pace(comparison.speed.value, SB3)} once warm, and {_pace(comparison.speed_with_startup.value)} with "
+        "start-up."
     )
 
 
@@ -331,6 +331,13 @@ def _shown(values: dict[str, Any], name: str) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or "none"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _pace(factor: float, other: str = "") -> str:
+    """How much faster or slower: 2.1 times as fast (as another), or 6% slower (than it) for a factor of 0.939."""
+    if factor < 1.0:
+        return f"{100.0 * (1.0 - factor):.0f}% slower" + (f" than {other}" if other else "")
+    return f"{readable(factor)} times as fast" + (f" as {other}" if other else "")
 
 
 def _signed(number: float) -> str:

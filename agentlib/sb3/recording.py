@@ -9,8 +9,8 @@ import gymnasium
 
 CHECK_EPISODES = 20
 """Episodes of an evaluation during training, in runs that end at a return."""
-FILM = "film.gif"
-"""The file of the film, in the folder of a comparison."""
+VIDEO = "video.gif"
+"""The video, in the folder of a comparison."""
 
 
 class Check(NamedTuple):

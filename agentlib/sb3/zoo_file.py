@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agentlib.core import Cosine, Linear, Schedule
 from agentlib.core.names import close_matches, one_line, shown
+from agentlib.core.schedules import schedule_from_text
 from agentlib.runs.plan import is_atari
 
 WHOLE_NUMBERS = (
@@ -210,40 +210,6 @@ def _size_of(node: Any, known: dict[int, int]) -> int:
         raise ValueError(f"it holds more than {LARGEST_TREE:,} values")
     known[id(node)] = size
     return size
-
-
-def schedule_from_text(text: str) -> Schedule:
-    """A number, or a schedule as the zoo writes it.
-
-    `lin_START` falls to 0 over the run; `lin_START_END` and `lin_START_END_OVER` say where to, and over which share of
-    the run. `cos_` in place of `lin_` goes along a cosine.
-
-    Raises:
-        ValueError: neither.
-    """
-    kind, _, rest = text.partition("_")
-    try:
-        if kind not in ("lin", "cos"):
-            return float(text)
-        given = [float(number) for number in rest.split("_")]
-        start, end, over = (*given, *(0.0, 1.0)[len(given) - 1 :])
-        return (Linear if kind == "lin" else Cosine)(start, end, over)
-    except ValueError:
-        raise ValueError(
-            f"{shown(text)} is neither a number nor a schedule such as lin_2.3e-3 or lin_0.4_1.0"
-        ) from None
-
-
-def schedule_to_text(schedule: Schedule) -> str:
-    """The inverse of `schedule_from_text`, as short as it can be; a function of one's own is named."""
-    if not isinstance(schedule, Linear | Cosine):
-        return getattr(schedule, "__name__", repr(schedule))
-    numbers = [schedule.start, schedule.end, schedule.over]
-    for usual in (1.0, 0.0):
-        if numbers[-1] != usual:
-            break
-        numbers.pop()
-    return "_".join(["lin" if isinstance(schedule, Linear) else "cos", *map(str, numbers)])
 
 
 def literal(value: Any, names: bool = False) -> Any:

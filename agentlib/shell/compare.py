@@ -8,12 +8,11 @@ from typing import Any
 
 import agentlib
 from agentlib.catalog import LEARNERS, recipe_of
+from agentlib.shell.flags import count, keywords
 from agentlib.shell.options import (
     choose,
-    count,
     flag_field,
     folder_for,
-    keywords,
     parsed,
     print_settings,
     run_flags,
@@ -36,27 +35,32 @@ FIELDS = [
     flag_field("strict", bool, True, STRICT),
     flag_field("until", float | None, None, UNTIL, "RETURN"),
     flag_field("eval_every", int | None, None, "Steps between these evaluations; a fiftieth of --steps by default."),
-    flag_field("film", bool, False, "Film an episode of our best final agent, for the report."),
+    flag_field("video", bool, False, "Record an episode of our best final agent as a video, for the report."),
+    flag_field("verbose", bool, False, "Print all hyperparameters, by where they come from."),
     flag_field("out", Path | None, None, OUT, "DIR"),
 ]
+
+
+def _known() -> list[str]:
+    """The learners that Stable-Baselines3 has, too."""
+    return [name for name in LEARNERS if recipe_of(name).sb3 is not None]
 
 
 def run(arguments: list[str]) -> int:
     """Runs the command."""
     if not arguments or arguments[0].startswith("-"):
-        without_learner("compare", SUMMARY, FIELDS, arguments)
+        without_learner("compare", SUMMARY, FIELDS, arguments, _known())
     what, rest = arguments[0], arguments[1:]
     choice = choose(what, rest)
     if choice.recipe.sb3 is None:
-        known = ", ".join(name for name in LEARNERS if recipe_of(name).sb3 is not None)
-        raise UsageError(f"Stable-Baselines3 has no counterpart of {what}; there is {known}")
+        raise UsageError(f"Stable-Baselines3 has no counterpart of {what}; there is {', '.join(_known())}")
     options: Any = parsed(choice, "compare", what, SUMMARY, FIELDS, rest)
     if options.steps is None:
         raise UsageError(f"agentlib compare {what} needs --steps N, such as --steps 50_000")
     length = f"{count(options.steps, 'step')}, {count(options.seeds, 'seed')}"
     title = f"{choice.recipe.name} on {options.env}, ours and Stable-Baselines3's: {length}"
     with folder_for(f"compare-{choice.recipe.name}-{options.env}", options.out) as folder:
-        print_settings(title, options.hyperparameter, choice)
+        print_settings(title, options.hyperparameter, choice, options.verbose)
         comparison = agentlib.compare(
             choice.recipe,
             env=options.env,
@@ -70,7 +74,7 @@ def run(arguments: list[str]) -> int:
             strict=options.strict,
             until=options.until,
             eval_every=options.eval_every,
-            film=options.film,
+            video=options.video,
             progress=sys.stderr.isatty() or "lines",
             **vars(options.hyperparameter),
         )

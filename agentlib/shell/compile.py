@@ -14,7 +14,8 @@ from agentlib.engine.libraries import folder
 from agentlib.engine.loop import AUTO_COMPILE_UPDATES
 from agentlib.runs.options import RunOptions
 from agentlib.runs.plan import job_of
-from agentlib.shell.options import choose, keywords, parsed, run_flags, threads_of, without_learner
+from agentlib.shell.flags import keywords
+from agentlib.shell.options import choose, parsed, run_flags, threads_of, without_learner
 from agentlib.shell.train import is_taken
 
 SUMMARY = "Build what the updates of a run compile to. Give the flags of `agentlib train`; later runs load it."
@@ -49,5 +50,5 @@ def run(arguments: list[str]) -> int:
         job.source.close()
     print(f"The update of {choice.recipe.name} is in {folder()}")
     if job.length.updates < AUTO_COMPILE_UPDATES:
-        print(f"A run of {job.length.updates:,} updates compiles with compile=True only, not from the shell")
+        print(f"A run of {job.length.updates:,} updates compiles only with --compile")
     return 0

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-import agentlib
-from agentlib.envs.making import make_env
-from agentlib.families.demonstrations import expert_of
-from agentlib.shell.options import EnvId, EnvKwargs, Options, keywords
+from agentlib.shell.flags import Best, EnvId, EnvKwargs, Options, whole_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Options):
     """Play whole episodes with an agent, and print its return with a 95% interval."""
 
-    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE|sb3:ZIP", help_behavior_hint="")]
-    """The agent, such as runs/dqn-CartPole-v1-1/agent.safetensors."""
-    env: EnvId
-    """The environment's id."""
+    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE|DIR|random|scripted|sb3:ZIP")]
+    """The agent, or its run, such as runs/dqn-CartPole-v1-1; random actions; or the scripted expert."""
+    env: EnvId = None
+    """The environment's id; the default is the one that the agent was trained in."""
     env_kwargs: EnvKwargs = ()
-    """Arguments of the environment, such as is_slippery=False."""
+    """Arguments of the environment, such as is_slippery=False; the default are those of the training."""
+    best: Best = False
+    """Evaluate the best agent of the run in place of the last one."""
     episodes: int = 100
     """Number of episodes."""
     seed: int = 0
@@ -33,9 +32,16 @@ class Evaluate(Options):
 
 def run(arguments: list[str]) -> int:
     """Runs the command."""
-    options = tyro.cli(Evaluate, prog="agentlib evaluate", args=arguments)
-    name = str(options.file)
-    agent: Any = expert_of(name, options.env) if name.startswith("sb3:") else agentlib.Agent.load(options.file)
-    with closing(make_env(options.env, env_kwargs=keywords(options.env_kwargs), training=False)) as env:
-        print(agentlib.evaluate(agent, env, episodes=options.episodes, seed=options.seed))
+    options = tyro.cli(Evaluate, prog="agentlib evaluate", args=arguments, registry=whole_numbers())
+    import agentlib  # late, like what follows: a mistake on the command line need not wait for torch
+    from agentlib.core.progress import showing
+    from agentlib.envs.making import make_env
+    from agentlib.shell.actors import actor_of, world_of
+
+    agent = actor_of(options.file, options.best, options.env, options.env_kwargs, options.seed)
+    env_id, kwargs = world_of(agent, options.env, options.env_kwargs)
+    with closing(make_env(env_id, env_kwargs=kwargs, training=False)) as env, showing(sys.stderr.isatty()):
+        result = agentlib.evaluate(agent, env, episodes=options.episodes, seed=options.seed)
+    given = ", ".join([env_id, *(f"{name}={value!r}" for name, value in kwargs.items())])
+    print(result if options.env is not None else f"{given}: {result}")
     return 0

@@ -10,9 +10,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from agentlib.backbones.files import header, json_from
 from agentlib.core.names import printable
-from agentlib.shell.options import Options
+from agentlib.shell.flags import Options, count
 
 Rows = list[tuple[str, str]]
 PART_OF = {"n_atoms": "distributional", "v_min": "distributional", "v_max": "distributional", "noise": "noisy"}
@@ -21,35 +20,37 @@ PART_OF = {"n_atoms": "distributional", "v_min": "distributional", "v_max": "dis
 
 @dataclass(frozen=True, kw_only=True)
 class Inspect(Options):
-    """Describe a file of agentlib without loading it: an agent, a backbone or a checkpoint."""
+    """Describe a file of agentlib without loading it: an agent, a model, a backbone or a checkpoint."""
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
     """The file, or the folder of a run."""
+    tensors: tyro.conf.FlagCreatePairsOff[bool] = False
+    """List the tensors of each file of a folder, too."""
 
 
 def run(arguments: list[str]) -> int:
     """Runs the command."""
-    print(inspected(tyro.cli(Inspect, prog="agentlib inspect", args=arguments).file))
+    options = tyro.cli(Inspect, prog="agentlib inspect", args=arguments)
+    print(inspected(options.file, options.tensors or not options.file.is_dir()))
     return 0
 
 
-def inspected(path: Path) -> str:
-    """A description of an agent, backbone or checkpoint file, or of a run's folder.
+def inspected(path: Path, tensors: bool = True) -> str:
+    """A description of an agent, model, backbone or checkpoint file, or of a run's folder, with or without tensors.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: the file is damaged, or none of ours.
     """
     if path.is_dir():
-        files = sorted(path.rglob("*.safetensors"))
-        if not files:
-            raise FileNotFoundError(f"no file of agentlib in {path}")
-        return "\n\n".join(inspected(file) for file in files)
+        return _folder(path, tensors)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    metadata, tensors = header(path)
-    numbers = sum(math.prod(shape) for _, shape in tensors.values())
-    rows: Rows = [("size", f"{path.stat().st_size:,} bytes: {len(tensors)} tensors, {numbers:,} numbers")]
+    from agentlib.backbones.files import header  # late: it brings torch
+
+    metadata, forms = header(path)
+    numbers = sum(math.prod(shape) for _, shape in forms.values())
+    rows: Rows = [("size", f"{path.stat().st_size:,} bytes: {len(forms)} tensors, {numbers:,} numbers")]
     if "agentlib" in metadata:
         try:
             kind, more = _described(path, metadata["agentlib"])
@@ -61,12 +62,31 @@ def inspected(path: Path) -> str:
         raise ValueError(f"{path} is a safetensors file, but agentlib did not write it")
     rows += more
     width = max(len(name) for name, _ in rows)
-    lines = [f"{path}: {kind}", *(f"  {name:<{width}}  {text}" for name, text in rows), "  tensors"]
-    lines += [f"    {name}  {dtype} {shape}" for name, (dtype, shape) in tensors.items()]
+    lines = [f"{path}: {kind}", *(f"  {name:<{width}}  {text}" for name, text in rows)]
+    if tensors:
+        lines += ["  tensors", *(f"    {name}  {dtype} {shape}" for name, (dtype, shape) in forms.items())]
     return "\n".join(map(printable, lines))
 
 
+def _folder(path: Path, tensors: bool) -> str:
+    """The files of a folder: what it holds itself, and below that a line for each folder."""
+    files = sorted(path.glob("*.safetensors"))
+    below = {folder: sorted(folder.rglob("*.safetensors")) for folder in sorted(path.iterdir()) if folder.is_dir()}
+    if not files and not any(below.values()):
+        raise FileNotFoundError(f"no file of agentlib in {path}")
+    if tensors:
+        files, below = files + [file for inside in below.values() for file in inside], {}
+    parts = [inspected(file, tensors) for file in files]
+    for folder, inside in below.items():
+        if inside:
+            size = sum(file.stat().st_size for file in inside)
+            parts.append(f"{folder}: {count(len(inside), 'file')}, {size:,} bytes, the last one {inside[-1].name}")
+    return "\n\n".join(parts) + ("" if tensors else "\n\n(--tensors lists all tensors)")
+
+
 def _described(path: Path, text: str) -> tuple[str, Rows]:
+    from agentlib.backbones.files import json_from
+
     try:
         description = dict(json_from(text))
     except (TypeError, ValueError):
@@ -80,7 +100,7 @@ def _described(path: Path, text: str) -> tuple[str, Rows]:
 
 
 def _as_text(name: str, value: Any) -> str:
-    if name in ("policy", "backbone") and isinstance(value, dict):
+    if name in ("policy", "model", "backbone") and isinstance(value, dict):
         return _network(value)
     if isinstance(value, dict) and "type" in value:
         inner = ", ".join(f"{key}={_brief(item)}" for key, item in value.items() if key != "type")

@@ -10,7 +10,7 @@ import tyro
 
 from agentlib.catalog import LEARNERS
 from agentlib.core.names import close_matches
-from agentlib.shell.options import WIDTH, Options, flag
+from agentlib.shell.flags import WIDTH, Options, flag
 from agentlib.shell.stopping import UsageError
 
 KINDS = ("learners", "backbones", "envs", "data")

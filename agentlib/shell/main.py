@@ -1,4 +1,4 @@
-"""The shell level: `agentlib train | evaluate | compare | compile | record | inspect | list`.
+"""The shell level: `agentlib COMMAND ...`, each in a file of its own.
 
 Flags and their help are made by tyro from the options of a run and from the algorithms' configs, so that a new
 algorithm needs nothing here. A name such as "dqn" selects the preset for the environment, or the section of
@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import agentlib
+from agentlib.catalog import LEARNERS, unknown
+from agentlib.core.names import close_matches
 from agentlib.shell.stopping import Terminated, UsageError
 
 COMMANDS = {
@@ -30,7 +32,10 @@ COMMANDS = {
     "evaluate": "Play whole episodes with an agent, and print its return with a 95% interval.",
     "compare": "Train our agent and Stable-Baselines3's with the same settings and seeds, and compare them.",
     "compile": "Build what the updates of a run compile to, so that later runs start at once.",
-    "record": "Record episodes: as a film, or as demonstrations to learn from.",
+    "record": "Record episodes: as a video, or as demonstrations to learn from.",
+    "predict": "Print what a trained model says of examples: classes, numbers or actions.",
+    "sample": "Draw examples by a generative model that a run has left.",
+    "plot": "Draw the learning curves of several runs in one picture.",
     "inspect": "Describe a file of agentlib without loading it.",
     "list": "Name the learners, backbones, environments and data sets that there are.",
 }
@@ -42,6 +47,9 @@ SPELLINGS = {
     r"strict=False": "--no-strict",
     r"device='(\S+?)'": r"--device \1",
     r"\bsteps=(?=\d)": "--steps ",
+    r"\bsteps= ": "--steps ",
+    r"\benv=\.\.\.": "--env ID",
+    r"agent='(\S+?)'": r"--agent \1",
 }
 """How messages spell options for programs, and how a command line does."""
 
@@ -83,11 +91,19 @@ def _run(arguments: list[str]) -> int:
         print(_help())
         return 0 if arguments else 2
     if name not in COMMANDS:
-        from agentlib.core.names import close_matches  # here: it brings torch
-
         raise UsageError(f"unknown command {name!r}{close_matches(name, list(COMMANDS))}; agentlib --help lists them")
+    if name in ("train", "compile") and not {"-h", "--help", "--resume"} & {word.split("=")[0] for word in rest}:
+        _check_learner(name, rest)
     module = import_module("agentlib.shell.listing" if name == "list" else f"agentlib.shell.{name}")
     return int(module.run(rest))
+
+
+def _check_learner(command: str, rest: list[str]) -> None:
+    """Raises UsageError if no learner is named, or none that there is: before torch is imported."""
+    if not rest or rest[0].startswith("-"):
+        raise UsageError(f"say first what to {command}: agentlib {command} WHAT ...; there is {', '.join(LEARNERS)}")
+    if ":" not in rest[0] and rest[0] not in LEARNERS:
+        raise UsageError(unknown(rest[0]))
 
 
 def _help() -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import dataclasses
 import itertools
+import re
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, make_dataclass
+from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
@@ -18,13 +18,12 @@ import tyro
 
 from agentlib.catalog import LEARNERS, recipe_of, unknown
 from agentlib.core.recipe import Recipe
-from agentlib.core.schedules import Schedule
+from agentlib.core.schedules import Schedule, schedule_from_text, schedule_to_text
 from agentlib.runs.options import RunOptions
 from agentlib.runs.plan import settings_of
-from agentlib.sb3.zoo_file import schedule_from_text, schedule_to_text
+from agentlib.shell.flags import WIDTH, Options, whole_numbers
 from agentlib.shell.stopping import UsageError
 
-WIDTH = 100
 NEEDED = {
     "env": "--env ID, such as --env CartPole-v1",
     "data": "--data NAME, such as --data digits",
@@ -32,23 +31,6 @@ NEEDED = {
     "expert": "--expert NAME, such as --expert scripted",
 }
 """How options that a command cannot do without are given."""
-
-
-def flag(metavar: str) -> Any:
-    """How a flag without a default worth showing looks in the help."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
-
-
-EnvId = Annotated[str, tyro.conf.arg(metavar="ID")]
-EnvKwargs = Annotated[tuple[str, ...], flag("NAME=VALUE ...")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The common options of all commands."""
-
-    debug: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Show the traceback of an error."""
 
 
 class Choice(NamedTuple):
@@ -87,16 +69,18 @@ def flag_field(name: str, kind: Any, default: Any, help: str, metavar: str = "")
     return name, Annotated[kind, argument], dataclasses.field(default=default)
 
 
-def without_learner(command: str, summary: str, fields: list[Any], rest: list[str]) -> NoReturn:
+def without_learner(
+    command: str, summary: str, fields: list[Any], rest: list[str], learners: Iterable[str] = LEARNERS
+) -> NoReturn:
     """`agentlib train --help`: the learners that there are. There is nothing else to do without one."""
-    known = ", ".join(LEARNERS)
+    known = ", ".join(learners)
     if {"-h", "--help"} & set(rest):
         more = f"`agentlib {command} WHAT --help` shows its hyperparameters, with --env ID those of the preset for it."
         text = f"The learner, given first: {known}. {more}"
         what = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WHAT", help=text)]
         kind = _dataclass([("what", what), *fields], summary)
         tyro.cli(kind, prog=f"agentlib {command}", args=["--help"])
-    raise UsageError(f"say what to train first: agentlib {command} WHAT ...; there is {known}")
+    raise UsageError(f"say first what to {command}: agentlib {command} WHAT ...; there is {known}")
 
 
 def _dataclass(fields: list[Any], summary: str) -> Any:
@@ -154,7 +138,7 @@ def parsed(choice: Choice, command: str, what: str, summary: str, fields: list[A
         extended,
         prog=prog,
         description=description,
-        args=rest,
+        args=[re.sub("^--optimizer(?=$|=)", "--optimizer-name", word) for word in rest],
         default=extended(hyperparameter=choice.base, **run),
         registry=_with_schedules(),
     )
@@ -173,7 +157,7 @@ def _with_schedules() -> tyro.constructors.ConstructorRegistry:
         is_instance=lambda value: callable(value) or isinstance(value, int | float),
         str_from_instance=lambda schedule: [schedule_to_text(schedule)],
     )
-    registry = tyro.constructors.ConstructorRegistry()
+    registry = whole_numbers()
     registry.primitive_rule(lambda info: spec if info.type == Schedule else None)
     return registry
 
@@ -187,31 +171,18 @@ def threads_of(text: str) -> int | Literal["auto"]:
     return int(text)
 
 
-def keywords(pairs: Sequence[str]) -> dict[str, Any]:
-    """`name=value` pairs; a value that is no Python literal is a string."""
-    values = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name.isidentifier():
-            raise UsageError(f"--env-kwargs takes NAME=VALUE, such as is_slippery=False, not {pair!r}")
-        try:
-            values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            values[name] = text
-    return values
-
-
-def print_settings(title: str, config: Any, choice: Choice) -> None:
-    """All hyperparameters in one block, by where they come from."""
+def print_settings(title: str, config: Any, choice: Choice, verbose: bool) -> None:
+    """The run in one line; with `verbose`, all hyperparameters too, by where they come from."""
     usual = choice.recipe.config()
     rows: dict[str, list[str]] = {"given": [], choice.origin: [], "the defaults": []}
     for field in dataclasses.fields(config):
         value, base = getattr(config, field.name), getattr(choice.base, field.name)
         origin = choice.origin if base != getattr(usual, field.name) else "the defaults"
         rows["given" if value != base else origin].append(f"{field.name} {_text(value)}")
-    print(title)
+    given = f", {', '.join(rows['given'])}" if rows["given"] and not verbose else ""
+    print(f"{title}{given} ({choice.origin}{'' if verbose else '; --verbose shows all'})")
     for origin, settings in rows.items():
-        if settings:
+        if settings and verbose:
             text = f"  {origin}: {', '.join(settings)}"
             print(textwrap.fill(text, WIDTH, subsequent_indent="    ", break_on_hyphens=False))
     for note in choice.notes:
@@ -223,11 +194,6 @@ def _text(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "()"
     return schedule_to_text(value) if callable(value) else str(value)
-
-
-def count(number: int, noun: str) -> str:
-    """Such as "1 step", "1,000 steps"."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 @contextmanager

@@ -1,47 +1,48 @@
-"""`agentlib record`: films, and demonstrations by an agent, a scripted expert, or a person at the keyboard."""
+"""`agentlib record`: videos, and demonstrations by an agent, a scripted expert, or a person at the keyboard."""
 
 from __future__ import annotations
 
 import ast
+import os
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from agentlib.envs.making import make_env
-from agentlib.envs.playing import Person, Screen, Terminal, Window, render_mode_for
-from agentlib.experience import Demonstrations, record_episodes
-from agentlib.experience.video import record as film
-from agentlib.families.demonstrations import expert_of
-from agentlib.shell.options import EnvId, EnvKwargs, Options, count, flag, keywords
+from agentlib.shell.flags import Best, EnvId, EnvKwargs, Options, count, flag, keywords, whole_numbers
 from agentlib.shell.stopping import UsageError
+
+if TYPE_CHECKING:
+    from agentlib.envs.playing import Screen
+    from agentlib.experience import Demonstrations
 
 MINARI = "minari:"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record(Options):
-    """Record episodes: as a film (.gif, .mp4), or as demonstrations to learn from (.safetensors, minari:ID)."""
+    """Record episodes: as a video (.gif, .mp4), or as demonstrations to learn from (.safetensors, minari:ID)."""
 
-    file: Annotated[
-        tyro.conf.Positional[str | None], tyro.conf.arg(metavar="FILE|scripted|sb3:ZIP", help_behavior_hint="")
-    ] = None
-    """The actor: an agent, such as runs/dqn-CartPole-v1-1/agent.safetensors, or the environment's scripted expert."""
+    file: Annotated[tyro.conf.Positional[str | None], flag("FILE|DIR|random|scripted|sb3:ZIP")] = None
+    """The actor: an agent, or its run, such as runs/dqn-CartPole-v1-1; random actions; or the scripted expert."""
+    best: Best = False
+    """Take the best agent of the run in place of the last one."""
     play: tyro.conf.FlagCreatePairsOff[bool] = False
     """Play yourself, turn by turn at this terminal; the episodes so far are kept when you stop."""
     window: tyro.conf.FlagCreatePairsOff[bool] = False
     """With --play: play in a window, which does not wait for you."""
     keys: Annotated[tuple[str, ...], flag("KEY=ACTION ...")] = ()
     """With --play: the actions of keys, such as a=0 d=1; the default is the environment's own, or digits."""
-    env: EnvId
-    """The environment's id."""
+    env: EnvId = None
+    """The environment's id; the default is the one that the agent was trained in."""
     env_kwargs: EnvKwargs = ()
-    """Arguments of the environment, such as is_slippery=False."""
+    """Arguments of the environment, such as is_slippery=False; the default are those of the training."""
     episodes: int = 1
-    """Number of episodes; a film shows those of `agentlib evaluate` with the same seed."""
+    """Number of episodes; a video shows those of `agentlib evaluate` with the same seed."""
     seed: int = 0
     """Seed of the episodes."""
     noise: float = 0.0
@@ -52,7 +53,7 @@ class Record(Options):
 
 def run(arguments: list[str]) -> int:
     """Runs the command."""
-    print(record(tyro.cli(Record, prog="agentlib record", args=arguments)))
+    print(record(tyro.cli(Record, prog="agentlib record", args=arguments, registry=whole_numbers())))
     return 0
 
 
@@ -71,47 +72,54 @@ def record(options: Record, screen: Screen | None = None) -> str:
     if (options.window or options.keys) and not options.play:
         raise UsageError("--window and --keys go with --play")
     out = options.out or _usual_name(options)
-    if not out.startswith(MINARI) and not out.endswith(".safetensors"):
-        return _film(options, Path(out))
-    if not out.startswith(MINARI) and Path(out).exists():
+    is_video = not out.startswith(MINARI) and not out.endswith(".safetensors")
+    if options.play and is_video:
+        raise UsageError("your own play is written as .safetensors, or to minari:ID")
+    if not is_video and not out.startswith(MINARI) and Path(out).exists():
         raise UsageError(f"{out} exists already: choose another name with --out")
-    if options.play:
-        demonstrations = _played(options, screen)
-    else:
-        demonstrations = record_episodes(
-            expert_of(options.file, options.env),
-            options.env,
-            options.episodes,
-            seed=options.seed,
-            noise=options.noise,
-            env_kwargs=keywords(options.env_kwargs),
-        )
-    return _written(demonstrations, out)
+    return _written(_played(options, screen), out) if options.play else _acted(options, out, is_video)
 
 
 def _usual_name(options: Record) -> str:
     if options.play:
         return "demos.safetensors"
     path = Path(str(options.file))
+    if path.is_dir():
+        return str(path / ("best_agent.gif" if options.best else "agent.gif"))
+    if options.best:
+        return str(path.parent / "best_agent.gif")
     return str(path.with_suffix(".gif")) if path.exists() or path.suffix else f"{path.name}.safetensors"
 
 
-def _film(options: Record, out: Path) -> str:
-    if options.play:
-        raise UsageError("your own play is written as .safetensors, or to minari:ID")
-    result = film(
-        expert_of(options.file, options.env),
-        options.env,
-        out,
-        env_kwargs=keywords(options.env_kwargs),
-        episodes=options.episodes,
-        seed=options.seed,
-    )
+def _acted(options: Record, out: str, is_video: bool) -> str:
+    """A video or demonstrations of something that acts by itself."""
+    from agentlib.core.progress import showing
+    from agentlib.experience import record_episodes
+    from agentlib.experience.video import record as filmed
+    from agentlib.shell.actors import actor_of, world_of
+
+    actor = actor_of(str(options.file), options.best, options.env, options.env_kwargs, options.seed)
+    env_id, kwargs = world_of(actor, options.env, options.env_kwargs)
+    common: Any = {"env_kwargs": kwargs, "episodes": options.episodes, "seed": options.seed}
+    with showing(sys.stderr.isatty()):
+        if not is_video:
+            return _written(record_episodes(actor, env_id, noise=options.noise, **common), out)
+        if sys.platform == "linux" and not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY"):
+            # Pictures are drawn in memory: without a screen SDL would print errors, and then do so.
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+        result = filmed(actor, env_id, out, **common)
     sizes = f"{count(options.episodes, 'episode')}, {count(int(result.lengths.sum()), 'step')}"
     return f"{out}: {sizes}, mean return {result.mean:.4g}"
 
 
 def _played(options: Record, screen: Screen | None) -> Demonstrations:
+    from agentlib.envs.making import make_env
+    from agentlib.envs.playing import Person, Terminal, Window, render_mode_for
+    from agentlib.experience import record_episodes
+
+    if options.env is None:
+        raise UsageError("say where you play: --env ID, such as --env CartPole-v1")
     kwargs = keywords(options.env_kwargs)
     mode = "rgb_array" if options.window else render_mode_for(options.env, kwargs)
     person = Person(_keys(options.keys) or None, screen or (Window() if options.window else Terminal()))

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,18 +14,16 @@ import tyro
 import agentlib
 from agentlib.core.names import printable
 from agentlib.core.recipe import Recipe
+from agentlib.experience.evaluation import own_environment
 from agentlib.runs.folder import RunFolder
 from agentlib.runs.options import ORIGINS, RunOptions, read_record
 from agentlib.runs.plan import plan
+from agentlib.shell.flags import Options, count, flag, keywords, whole_numbers
 from agentlib.shell.options import (
     Choice,
-    Options,
     choose,
-    count,
-    flag,
     flag_field,
     folder_for,
-    keywords,
     parsed,
     print_settings,
     run_flags,
@@ -36,19 +33,24 @@ from agentlib.shell.options import (
 from agentlib.shell.stopping import UsageError, saving_on_sigterm
 
 SUMMARY = "Train, and keep the result in a folder (`agentlib train --resume DIR` goes on with a run)."
-LENGTH = (
-    "a run goes on to the length that it was given: leave out --steps; a new run goes on from its agent, in Python by "
-    "agent=Agent.load(...)"
-)
 NAMES = [field.name for field in dataclasses.fields(RunOptions)]
+SWITCH = tyro.conf.FlagCreatePairsOff[bool]
+SIZE = "Scale the images of a folder to this height and width: --image-size 32, or 32x48."
+SWITCHES = {
+    "compile": "Compile updates; the default does so in runs of 20,000 updates or more.",
+    "no_compile": "Do not compile updates.",
+    "verbose": "Print all hyperparameters, by where they come from.",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Resume(Options):
-    """Go on with a run that was stopped, with its own settings."""
+    """Go on with a run that was stopped, with its own settings, or make it longer."""
 
     resume: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """The run's folder."""
+    steps: Annotated[int | None, flag("N")] = None
+    """A new length of the whole run: it goes on with its replay memory, and schedules stretch over the new length."""
     env: Annotated[str | None, flag("ID")] = None
     """The environment's id, if the run does not name one."""
     progress: Annotated[Literal["bar", "table", "none"] | None, flag("bar|table|none")] = None
@@ -59,40 +61,51 @@ def run(arguments: list[str]) -> int:
     """Runs the command."""
     what = None if not arguments or arguments[0].startswith("-") else arguments[0]
     rest = arguments if what is None else arguments[1:]
-    names = {argument.split("=")[0] for argument in rest}
-    if "--resume" in names:
-        if "--steps" in names:
-            raise UsageError(LENGTH)
-        return _resume(what, tyro.cli(Resume, prog="agentlib train", args=rest))
+    if "--resume" in {argument.split("=")[0] for argument in rest}:
+        return _resume(what, tyro.cli(Resume, prog="agentlib train", args=rest, registry=whole_numbers()))
     defaults: dict[str, Any] = {"threads": "auto", "progress": None}
     if what is None:
         resume = flag_field("resume", Path | None, None, "Go on with the run of this folder, without WHAT.", "DIR")
-        without_learner("train", SUMMARY, [*run_flags(NAMES, **defaults), resume], rest)
+        without_learner("train", SUMMARY, [*run_flags(NAMES, **defaults), *switches(), resume], rest)
     choice = choose(what, rest)
-    fields = run_flags([name for name in NAMES if is_taken(name, choice.recipe)], **defaults)
+    fields = run_flags([name for name in NAMES if is_taken(name, choice.recipe)], **defaults) + switches()
+    if is_taken("data", choice.recipe):
+        fields.append(flag_field("image_size", str | None, None, SIZE, "SIZE"))
     return _train(parsed(choice, "train", what, SUMMARY, fields, rest), choice)
+
+
+def switches() -> list[Any]:
+    """Fields of the flags that are on or off."""
+    return [flag_field(name, SWITCH, False, help) for name, help in SWITCHES.items()]
 
 
 def is_taken(name: str, recipe: Recipe) -> bool:
     """Whether an option means something for a learner."""
     family = recipe.family
     origins = (*family.needs, *family.takes)
+    if name == "agent":
+        return family.makes_agent
     return name in origins if name in ORIGINS else "env" in origins or name not in ("n_envs", "env_kwargs")
 
 
 def _train(options: Any, choice: Choice) -> int:
+    if options.compile and options.no_compile:
+        raise UsageError("--compile and --no-compile exclude each other")
     given = {name: getattr(options, name) for name in NAMES if hasattr(options, name)}
-    shown, given["progress"] = given.get("env_kwargs", ()), _progress(options.progress)
-    given |= {"env_kwargs": keywords(shown), "threads": threads_of(options.threads)}
+    given["compile"] = True if options.compile else False if options.no_compile else "auto"
+    given["progress"] = _progress(options.progress)
+    given |= {"env_kwargs": keywords(given.get("env_kwargs", ())), "threads": threads_of(options.threads)}
+    if getattr(options, "image_size", None):
+        given["data"] = f"{given['data']}#{options.image_size}"
     config = options.hyperparameter
     steps = plan(choice.recipe, RunOptions(**given), vars(config)).steps
     subject = next((str(given[name]) for name in ("env", "data", "demos") if given.get(name)), "")
     length = f"{count(steps, 'step')}, " if steps is not None else ""
     asked = None if options.out is None else Path(options.out)
     with folder_for(f"{choice.recipe.name}-{subject}", asked) as folder:
-        print_settings(f"{choice.recipe.name} on {subject}: {length}seed {options.seed}", config, choice)
-        arguments = {**given, **vars(config), "steps": steps, "out": folder}
-        return _learn(folder, choice.recipe, given.get("env"), shown, arguments)
+        title = f"{choice.recipe.name} on {subject}: {length}seed {options.seed}"
+        print_settings(title, config, choice, options.verbose)
+        return _learn(folder, choice.recipe, {**given, **vars(config), "steps": steps, "out": folder})
 
 
 def _resume(what: str | None, options: Resume) -> int:
@@ -101,21 +114,21 @@ def _resume(what: str | None, options: Resume) -> int:
     record, _, recorded = read_record(folder, own)
     env = options.env or recorded.env
     last = folder.checkpoints()
-    step = int(last[-1].stem.removeprefix("step_")) if last else 0
+    step, steps = int(last[-1].stem.removeprefix("step_")) if last else 0, options.steps or recorded.steps
     subject = env or recorded.data or recorded.demos
-    total = f" of {recorded.steps:,}" if recorded.steps is not None else ""
+    total = f" of {steps:,}" if steps is not None else ""
     state = f"going on at step {step:,}{total}"
-    if folder.results_file.exists():
+    if folder.results_file.exists() and options.steps is None:
         state = f"stopped at step {step:,}{total}"
-        if recorded.steps is None or step >= recorded.steps:
-            state = f"has finished its {count(recorded.steps or step, 'step')}"
+        if steps is None or step >= steps:
+            longer = f" (--steps N makes it longer, such as {2 * step})" if steps is not None else ""
+            state = f"has finished its {count(steps or step, 'step')}{longer}"
     print(printable(f"{record.what} on {subject}, in {options.resume}: {state}") + "\n", flush=True)
-    shown = [f"{name}={value!r}" for name, value in recorded.env_kwargs.items()]
-    arguments = {"resume": options.resume, "env": options.env, "progress": _progress(options.progress)}
-    return _learn(options.resume, own, env, shown, arguments)
+    arguments = {"resume": options.resume, "env": options.env, "steps": options.steps}
+    return _learn(options.resume, own, arguments | {"progress": _progress(options.progress)})
 
 
-def _learn(folder: Path, what: Any, env: str | None, shown_kwargs: Sequence[str], arguments: dict[str, Any]) -> int:
+def _learn(folder: Path, what: Any, arguments: dict[str, Any]) -> int:
     latest: dict[str, float] = {}
     try:
         with saving_on_sigterm():
@@ -125,16 +138,19 @@ def _learn(folder: Path, what: Any, env: str | None, shown_kwargs: Sequence[str]
             stop.add_note(f"to go on: agentlib train --resume {folder}")
         raise
     if isinstance(product, agentlib.Agent):
-        given = f" --env-kwargs {shlex.join(shown_kwargs)}" if shown_kwargs else ""
-        _print_agent(folder, printable(f"{env or 'ID'}{given}"), latest or _numbers(folder))
+        _print_agent(folder, product, latest or _numbers(folder))
         return 0
     print(f"\n{product}")
     for picture in product.pictures:
         print(f"picture: {folder / picture.name}")
+    quoted = shlex.quote(folder.as_posix())
+    model, backbone = folder / "model.safetensors", folder / "backbone.safetensors"
     if product.agent is not None:
-        print(f"The model is in {folder / 'agent.safetensors'}: Agent.load(path).act(x) predicts")
+        print(f"The model is in {folder / 'agent.safetensors'}: agentlib predict {quoted} INPUT, or Agent.load(path)")
+    elif model.is_file():
+        use = f"agentlib sample {quoted} draws from it, or " if hasattr(product.model, "sample") else ""
+        print(f"The model is in {model}: {use}agentlib.runs.models.load_model(path)")
     print(f"The run is in {folder}; its report is {folder / 'report.html'}")
-    backbone = folder / "backbone.safetensors"
     if backbone.is_file():
         print(f"Another learner goes on with its network: --backbone {backbone}")
     return 0
@@ -149,7 +165,7 @@ def _numbers(folder: Path) -> dict[str, float]:
         return {}
 
 
-def _print_agent(folder: Path, env: str, metrics: dict[str, float]) -> None:
+def _print_agent(folder: Path, agent: agentlib.Agent, metrics: dict[str, float]) -> None:
     """Where the agent is, and the lines that use it."""
     names = {"rollout/ep_rew_mean": "training, last episodes", "eval/mean_reward": "evaluation"}
     returns = [f"{metrics[name]:.4g} ({label})" for name, label in names.items() if name in metrics]
@@ -160,7 +176,12 @@ def _print_agent(folder: Path, env: str, metrics: dict[str, float]) -> None:
     print(f'    agent = Agent.load("{path.as_posix()}")')
     print("    action = agent.act(observation)\n")
     print(f"The run is in {folder}; its report is {folder / 'report.html'}")
-    print(f"How good it is: agentlib evaluate {path} --env {env}")
+    try:
+        own_environment(agent.about)
+        where = ""
+    except ValueError:
+        where = " --env ID"
+    print(f"How good it is: agentlib evaluate {shlex.quote(folder.as_posix())}{where}")
 
 
 def _progress(asked: str | None) -> Any:

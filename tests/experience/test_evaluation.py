@@ -157,7 +157,7 @@ def test_bad_input_is_refused_in_one_clear_line():
     nothing: Any = object()
     with pytest.raises(TypeError, match="predict"):
         evaluate(nothing, "CartPole-v1")
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="episodes must be a whole number from 1"):
         evaluate(Thresholds(), "CartPole-v1", episodes=0)
     with pytest.raises(ValueError, match="CartPole-v1"):
         evaluate(Thresholds(), "CartPol-v1")

@@ -358,7 +358,7 @@ def test_state_dict_into_a_new_buffer_gives_the_same_one(before, after, **parts)
 @pytest.mark.parametrize(
     "other",
     [
-        Run([TALK], buffer_size=30),
+        Run([TALK], buffer_size=15),
         Run([TALK] * 2, buffer_size=20),
         Run([TALK], buffer_size=20, stack=2),
         Run([TALK], buffer_size=20, large=True),

@@ -204,9 +204,9 @@ def test_state_is_saved_and_put_back():
         torch.manual_seed(3)
         batches.append(copied(one.sample()))
     assert difference(*batches) is None
-    smaller = replay_for(env, policy, 60)
-    with pytest.raises(ValueError, match="the state is of a SequenceBuffer of"):
-        smaller.buffer.load_state_dict(replay.buffer.state_dict())
+    larger = replay_for(env, policy, 60)
+    with pytest.raises(ValueError, match="of a full buffer, which only one of the same size can go on with"):
+        larger.buffer.load_state_dict(replay.buffer.state_dict())
 
 
 def test_tensors_are_written_as_arrays_are():

@@ -197,7 +197,7 @@ def test_a_config_is_taken_literally():
 @pytest.mark.slow
 def test_the_shell_prints_results_and_references(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "vae", "--data", "digits", "--steps", "5", "--progress", "none"]) == 0
+    assert main(["train", "vae", "--data", "digits", "--steps", "5", "--progress", "none", "--verbose"]) == 0
     printed = capsys.readouterr().out
     assert "threshold 0.5" in printed
     assert "independent pixels" in printed

@@ -165,7 +165,7 @@ def test_gates_ask_less(gate):
             ),
             env=IDENTITY,
             expert="scripted",
-            callback=lambda clock, metrics, seen=seen: seen.update(metrics),  # type: ignore[misc]
+            callback=lambda clock, metrics, seen=seen: seen.update(metrics),
             **QUIET,
         )
         counts[name] = seen["rollout/labels"]

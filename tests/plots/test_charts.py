@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from agentlib.plots import charts
+from agentlib.metrics.calibration import reliability_of
+from agentlib.plots import charts, curves
 
 
 def test_bars():
@@ -35,3 +36,26 @@ def test_rows_of_images():
     np.testing.assert_allclose(shown[1][..., 0], images[1, 0])
     widths = [axes.spines["left"].get_linewidth() for axes in figure.axes if axes.images]
     assert widths == [0.5, 0.5, 0.5, 0.5, 2.5]
+
+
+def test_bins_of_few_examples_are_pale_and_legends_beside_the_curves():
+    confidence = torch.cat([torch.full((40,), 0.95), torch.full((4,), 0.55)])
+    logits = torch.stack([confidence.log(), (1 - confidence).log()], 1)
+    found = reliability_of(logits, torch.zeros(44, dtype=torch.int64), 1.0)
+    figure = charts.reliability_diagram({"model": found})
+    axes: Any = figure.axes[0]
+    points = [line for line in axes.lines if line.get_marker() == "o"]
+    shown = [(float(np.ravel(line.get_xdata())[0]), line.get_alpha()) for line in points]
+    assert [(round(x, 2), alpha) for x, alpha in shown] == [(0.95, 1.0), (0.55, charts.PALE)]
+    assert [text.get_text() for text in axes.get_legend().get_texts()][1:] == [f"model: ECE {found.ece:.3f}"]
+    figure.draw_without_rendering()
+    assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1 - 1
+
+
+def test_legends_of_curves_cover_none():
+    figure = curves.return_curves({"evaluation": ([0, 10], [1.0, 2.0]), "training, exploring": ([0, 10], [0.5, 1.0])})
+    axes: Any = figure.axes[0]
+    figure.draw_without_rendering()
+    assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1 - 1
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Environment steps", "Mean return")
+    assert axes.lines[0].get_linewidth() > axes.lines[1].get_linewidth()

@@ -121,8 +121,8 @@ def test_the_picture_shows_each_seed_and_the_mean():
 def test_pictures_that_cannot_be_drawn(monkeypatch):
     with pytest.raises(ValueError, match="no curve"):
         learning_curves({"ours": [Curve([], [])]}, title="")
-    with pytest.raises(ValueError, match="at most 4"):
-        learning_curves({str(index): [Curve([1], [1.0])] for index in range(5)}, title="")
+    with pytest.raises(ValueError, match="at most 8"):
+        learning_curves({str(index): [Curve([1], [1.0])] for index in range(9)}, title="")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"agentlib-rl\[plots\]"):
         learning_curves({"ours": [Curve([1], [1.0])]}, title="")

@@ -109,5 +109,5 @@ def test_a_plan_says_where_its_numbers_are_from():
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5, True, "10"])
 def test_a_length_is_a_whole_number(steps):
-    with pytest.raises(ValueError, match="steps is the length of the run, a whole number from 1"):
+    with pytest.raises(ValueError, match="steps must be a whole number from 1"):
         plan("dqn", Problem(env="CartPole-v1", steps=steps), {})

@@ -21,6 +21,7 @@ from agentlib.experience import Evaluation, evaluate
 from agentlib.learners import DQNConfig
 from agentlib.sb3 import Comparison
 from agentlib.sb3.comparison import Run
+from agentlib.sb3.comparison_report import _pace
 from agentlib.sb3.recording import Check, Evaluated, Recorded, TrainingLog
 from agentlib.sb3.training import algorithm_of, lacks_space, sb3_arguments, unsupported_options
 
@@ -315,8 +316,8 @@ def test_threads_and_generators_are_restored_after_an_error(globals_untouched):
 
 
 def test_runs_end_at_their_first_evaluation_with_the_return(tmp_path):
-    """By one rule on both sides; the report has the curve of evaluations and the film."""
-    found = run(tmp_path, seeds=2, steps=3_000, until=20.0, eval_every=500, film=True)
+    """By one rule on both sides; the report has the curve of evaluations and the video."""
+    found = run(tmp_path, seeds=2, steps=3_000, until=20.0, eval_every=500, video=True)
     for runs in (found.ours, found.sb3):
         for one in runs:
             checks = one.log.checks
@@ -333,12 +334,12 @@ def test_runs_end_at_their_first_evaluation_with_the_return(tmp_path):
             assert one.reached(1e9) is None
     text = str(found)
     assert "agentlib took" in text or "agentlib did not reach it" in text
-    assert "times as fast" in text
+    assert "times as fast" in text or "% slower" in text
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["until"] == 20.0
     assert len(results["ours"][0]["evaluations"]) == len(found.ours[0].log.checks)
     page = (tmp_path / "report.html").read_text()
-    assert (tmp_path / "film.gif").read_bytes()[:6] == b"GIF89a"
+    assert (tmp_path / "video.gif").read_bytes()[:6] == b"GIF89a"
     assert "data:image/gif;base64," in page
     assert "Evaluations during training" in page
 
@@ -384,8 +385,15 @@ def test_the_verdict_is_one_plain_sentence(times, said, calls):
     assert said in " ".join(str(found).split())
 
 
-@pytest.mark.parametrize("settings", [{"eval_every": 0}, {"eval_every": 121}, {"film": True}])
+@pytest.mark.parametrize("settings", [{"eval_every": 0}, {"eval_every": 121}, {"video": True}])
 def test_bad_evaluations_are_refused_before_anything_trains(calls, settings):
     with pytest.raises(ValueError, match=r"eval_every must be between 1 and steps|give out="):
         run(until=20.0, **settings)
     assert calls == []
+
+
+def test_a_pace_reads_as_people_say_it():
+    assert _pace(0.939) == "6% slower"
+    assert _pace(0.5, "SB3") == "50% slower than SB3"
+    assert _pace(2.5) == "2.50 times as fast"
+    assert _pace(1.0, "SB3") == "1.00 times as fast as SB3"

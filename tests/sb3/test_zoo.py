@@ -4,10 +4,11 @@ import pytest
 
 from agentlib.catalog import recipe_of
 from agentlib.core import Cosine, Linear
+from agentlib.core.schedules import schedule_from_text, schedule_to_text
 from agentlib.learners import DQNConfig
 from agentlib.runs.plan import settings_of
 from agentlib.sb3.zoo import read_zoo
-from agentlib.sb3.zoo_file import literal, schedule_from_text, schedule_to_text
+from agentlib.sb3.zoo_file import literal
 
 DQN = recipe_of("dqn")
 FILE = """

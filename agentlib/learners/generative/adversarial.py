@@ -29,7 +29,7 @@ class Adversarial(Optimized):
     """Widths of the hidden layers of both networks."""
 
     def optimizer(self) -> Rule:
-        return adam(self.learning_rate, self.adam_betas)
+        return adam(self.learning_rate, self.adam_betas) if self.optimizer_name == "adam" else super().optimizer()
 
 
 def generator_for(config: Adversarial, facts: GenerativeFacts) -> Generator:

@@ -18,7 +18,7 @@ from typing import Annotated, Self
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones import Backbone, MLPDecoder, Optimized
+from agentlib.backbones import Backbone, Described, MLPDecoder, Optimized, Spec, described
 from agentlib.core import Cosine, Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.core.config import Count, Range, Rate
 from agentlib.data import Dataset, Examples, Splits
@@ -30,7 +30,7 @@ def squared_errors(reconstruction: Tensor, x: Tensor) -> Tensor:
     return (reconstruction - x).flatten(1).square().sum(1)
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Described):
     """x to g(f(x)): an encoder, a linear layer to codes, and a decoder.
 
     Args:
@@ -39,10 +39,16 @@ class Autoencoder(nn.Module):
         latent_dim: size of a code.
     """
 
+    kind = "autoencoder"
+
     def __init__(self, encoder: Backbone | nn.Module, decoder: nn.Module, latent_dim: int) -> None:
         super().__init__()
-        self.backbone, self.decoder = encoder, decoder
+        self.backbone, self.decoder, self.latent_dim = encoder, decoder, int(latent_dim)
         self.head = nn.Linear(int(encoder.feature_dim), latent_dim)  # type: ignore[arg-type]
+
+    @property
+    def spec(self) -> Spec:
+        return described(self, encoder=self.backbone)
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes `(B, latent_dim)`."""
@@ -53,6 +59,8 @@ class Autoencoder(nn.Module):
         """Reconstructions `(B, *shape)`."""
         reconstruction: Tensor = self.decoder(self.encode(x))
         return reconstruction
+
+    reconstruct = forward
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones import Backbone
+from agentlib.backbones import Backbone, Described, Spec, described
 
 Likelihood = Literal["bernoulli", "gaussian"]
 
@@ -24,7 +24,7 @@ def bernoulli_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:
     return -functional.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(-1)
 
 
-class LatentModel(nn.Module):
+class LatentModel(Described):
     """p(x, z) = N(z; 0, I) p(x | z) with an encoder q(z | x).
 
     Args:
@@ -35,6 +35,8 @@ class LatentModel(nn.Module):
         deviation: the Gaussian's deviation at the start, or for good with `learn_deviation=False`.
         learn_deviation: whether it is learned.
     """
+
+    kind = "latent_model"
 
     def __init__(
         self,
@@ -52,6 +54,10 @@ class LatentModel(nn.Module):
         learned = likelihood == "gaussian" and learn_deviation
         self.log_deviation = nn.Parameter(torch.tensor(math.log(deviation)), requires_grad=learned)
 
+    @property
+    def spec(self) -> Spec:
+        return described(self, encoder=self.backbone, deviation=1.0, learn_deviation=self.log_deviation.requires_grad)
+
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z | x), each `(B, latent_dim)`."""
         mean, log_variance = self.head(self.backbone(x)).chunk(2, 1)
@@ -61,6 +67,10 @@ class LatentModel(nn.Module):
         """The mean of p(x | z) `(B, *shape)`."""
         output: Tensor = self.decoder(z)
         return output.sigmoid() if self.likelihood == "bernoulli" else output
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Reconstructions `(B, *shape)` from the means of the codes."""
+        return self.decode(self.encode(x)[0])
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x | z) `(k, B)` in nats, for x `(B, ...)` and k codes of each, `(k, B, latent_dim)`."""

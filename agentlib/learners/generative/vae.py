@@ -120,7 +120,7 @@ class VAE(Learner):
 
     def predict(self, x: Tensor) -> Tensor:
         """Reconstructions `(B, *shape)` from the means of the codes."""
-        return self.model.decode(self.model.encode(x)[0])
+        return self.model.reconstruct(x)
 
     def likelihoods(self, x: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
         """A lower bound of log p(x) `(B,)` in nats by k codes, and the KL term `(B,)`."""

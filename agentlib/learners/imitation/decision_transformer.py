@@ -15,7 +15,7 @@ stretches that are shorter than K are padded on the left.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from gymnasium import spaces
@@ -59,8 +59,11 @@ class DecisionTransformerConfig(Optimized):
     normalize: bool = False
     """Standardize vectors by running statistics of the observations, which are saved with the agent."""
 
+    optimizer_name: Literal["adam", "adamw", "rmsprop", "sgd", "adagrad", "lars"] = "adamw"
+
     def optimizer(self) -> Rule:
-        return adamw(self.learning_rate, weight_decay=self.weight_decay)
+        is_usual = self.optimizer_name == "adamw"
+        return adamw(self.learning_rate, weight_decay=self.weight_decay) if is_usual else super().optimizer()
 
 
 class DecisionTransformer(Learner):

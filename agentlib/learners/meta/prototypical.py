@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones import MLP, Backbone
+from agentlib.backbones import MLP, Backbone, Described
 from agentlib.backbones.choice import space_of
 from agentlib.core import Cosine, Learner, Optimizer, Recipe, Step, Update
 from agentlib.core.config import Count, Range, Rate
@@ -66,12 +66,14 @@ class PrototypicalConfig(FewShot):
     """Classes per task in training."""
 
 
-class PrototypicalNetwork(nn.Module):
+class PrototypicalNetwork(Described):
     """A classifier of new classes by a few examples of each: a backbone, and the prototypes in its features.
 
     Args:
         backbone: from an example to features.
     """
+
+    kind = "prototypical"
 
     def __init__(self, backbone: Backbone | nn.Module) -> None:
         super().__init__()

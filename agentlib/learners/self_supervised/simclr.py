@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones import Backbone
+from agentlib.backbones import Backbone, Described
 from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.core.config import Count, Range
 from agentlib.data import Dataset, Examples
@@ -50,7 +50,7 @@ class SimCLRConfig(Views):
     """Width of the projections that the loss compares."""
 
 
-class Projector(nn.Module):
+class Projector(Described):
     """A backbone under a head that is thrown away after pretraining: g(h) = W relu(V h + a) + b.
 
     Args:
@@ -59,8 +59,11 @@ class Projector(nn.Module):
         batch_norm: BatchNorm before the ReLU.
     """
 
+    kind = "projector"
+
     def __init__(self, backbone: Backbone | nn.Module, dim: int, batch_norm: bool = False) -> None:
         super().__init__()
+        self.dim, self.batch_norm = int(dim), bool(batch_norm)
         self.backbone, width = backbone, int(backbone.feature_dim)  # type: ignore[arg-type]
         norm = [nn.BatchNorm1d(width)] if batch_norm else []
         self.head = nn.Sequential(nn.Linear(width, width), *norm, nn.ReLU(), nn.Linear(width, dim))

@@ -1,0 +1,110 @@
+"""`agentlib predict`: what a trained model says of examples."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from agentlib.shell.flags import Options, flag
+from agentlib.shell.stopping import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(Options):
+    """Print classes, numbers or actions for examples; of an autoencoder or a backbone, write what they become."""
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR|FILE", help_behavior_hint="")]
+    """The run's folder, such as runs/classifier-digits-1, or its agent, model or backbone."""
+    input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="INPUT", help_behavior_hint="")]
+    """The examples: an image, a folder of images, a table (.csv), arrays (.npz, .npy), or the name of a data set."""
+    out: Annotated[Path | None, flag("FILE")] = None
+    """Write the predictions as an array into this .npz file, too."""
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the command."""
+    options = tyro.cli(Predict, prog="agentlib predict", args=arguments)
+    from agentlib.core.progress import showing
+    from agentlib.data.inputs import inputs
+
+    if options.out is not None and options.out.suffix != ".npz":
+        raise UsageError(f"predictions are written as .npz, not as {options.out.name}")
+    with showing(sys.stderr.isatty()):
+        network, shape = _loaded(options.file)
+        names, x = inputs(options.input, shape)
+        if hasattr(network, "act"):
+            predictions = _answers(network, names, x)
+        else:
+            predictions = _transformed(network, x)
+            if options.out is None:
+                raise UsageError(f"{options.file} makes arrays {predictions.shape}: say where to, --out FILE.npz")
+    if options.out is not None:
+        _write(options.out, predictions)
+        print(f"{options.out}: {predictions.shape}")
+    return 0
+
+
+def _loaded(path: Path) -> tuple[Any, tuple[int, ...] | None]:
+    """An agent, or a network, and the shape of an example as far as it is known."""
+    from agentlib.agent import Agent
+    from agentlib.backbones import load_backbone
+    from agentlib.backbones.files import header
+    from agentlib.runs.models import load_model
+
+    kinds = ("agent", "model", "backbone")
+    found = [path / f"{kind}.safetensors" for kind in kinds] if path.is_dir() else [path]
+    path = next((one for one in found if one.is_file()), path)
+    kind = header(path)[0].get("agentlib", "") if path.is_file() else ""
+    if '"agentlib model"' in kind:
+        return load_model(path)[0], None
+    if '"agentlib backbone"' in kind:
+        return load_backbone(path), None
+    agent = Agent.load(path)
+    if agent.has_memory:
+        raise UsageError(f"{path} is an agent with memory, which acts in episodes: agentlib evaluate {path}")
+    return agent, agent.observation_space.shape
+
+
+def _answers(agent: Any, names: list[str], x: Any) -> Any:
+    """Prints a line for each example; returns the answers."""
+    import numpy as np
+
+    if agent.observation_space.dtype != x.dtype:
+        x = x.astype(agent.observation_space.dtype)
+    answers, classes = np.asarray(agent.act(x)), agent.about.get("classes") or []
+    try:
+        shares = agent.confidence(x)
+    except TypeError:
+        shares = None
+    for row, (name, answer) in enumerate(zip(names, answers, strict=True)):
+        text = str(classes[int(answer)]) if answer.ndim == 0 and int(answer) < len(classes) else f"{answer}"
+        print(f"{name}: {text}" + ("" if shares is None else f" ({shares[row]:.3f})"))
+    return answers
+
+
+def _transformed(network: Any, x: Any) -> Any:
+    """Reconstructions of an autoencoder, or features of a backbone."""
+    import numpy as np
+    import torch
+
+    function = getattr(network, "reconstruct", network if hasattr(network, "feature_dim") else None)
+    if function is None and hasattr(network, "backbone") and not hasattr(network, "output_of"):
+        function = network.backbone
+    if function is None:
+        kind = type(network).__name__
+        raise UsageError(f"the file holds a {kind}, which takes no examples: agentlib sample draws from a generator")
+    with torch.no_grad():
+        return np.concatenate([function(part).numpy() for part in torch.from_numpy(x).split(1000)])
+
+
+def _write(out: Path, predictions: Any) -> None:
+    import numpy as np
+
+    from agentlib.backbones.files import replacing
+
+    with replacing(out) as temporary, open(temporary, "wb") as file:
+        np.savez(file, prediction=predictions)

@@ -1,0 +1,90 @@
+"""`agentlib sample`: new examples by a generative model that a run has left."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from agentlib.shell.flags import Options, count, flag, whole_numbers
+from agentlib.shell.stopping import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(Options):
+    """Draw examples by a generative model: as a picture (.png), or as arrays (.npz), which `--data` reads."""
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR|FILE", help_behavior_hint="")]
+    """The run's folder, such as runs/vae-digits-1, or its model.safetensors."""
+    n: int = 100
+    """Number of examples."""
+    label: Annotated[int | None, flag("K")] = None
+    """The label of all examples of a conditional model, a number from 0; the default is all labels in turn."""
+    seed: int = 0
+    """Seed of the examples."""
+    out: Annotated[Path | None, flag("FILE")] = None
+    """The file to write; the default is beside the model: samples.png of images and points, samples.npz of others."""
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the command."""
+    options = tyro.cli(Sample, prog="agentlib sample", args=arguments, registry=whole_numbers())
+    from agentlib.core.progress import showing
+    from agentlib.runs.models import load_model
+
+    model, about = load_model(options.file)
+    if not hasattr(model, "sample"):
+        raise UsageError(f"{options.file} holds a {type(model).__name__}, which draws no samples: see agentlib predict")
+    if options.n < 1:
+        raise UsageError(f"--n must be a whole number from 1, not {options.n}")
+    with showing(sys.stderr.isatty()):
+        x, label = _drawn(model, about, options)
+    folder = options.file if options.file.is_dir() else options.file.parent
+    is_drawable = (x.dim() == 4 and x.shape[1] in (1, 3)) or x.shape[1:] == (2,)
+    out = options.out or folder / f"samples.{'png' if is_drawable else 'npz'}"
+    _write(out, x, label, is_drawable)
+    print(f"{out}: {count(len(x), 'example')} of shape {tuple(x.shape[1:])}")
+    return 0
+
+
+def _drawn(model: Any, about: dict[str, Any], options: Sample) -> tuple[Any, Any]:
+    """The examples, and their labels if the model is conditional."""
+    import torch
+
+    from agentlib.backbones import DiffusionModel
+
+    is_diffusion = isinstance(model, DiffusionModel)
+    n_classes = int(getattr(model.denoiser, "condition_dim", 0) if is_diffusion else getattr(model, "n_classes", 0))
+    if options.label is not None and not 0 <= options.label < n_classes:
+        labels = f"its labels are 0 to {n_classes - 1}" if n_classes else "it is not conditional: leave out --label"
+        raise UsageError(f"the model has no label {options.label}: {labels}")
+    how: dict[str, Any] = {"generator": torch.Generator().manual_seed(options.seed)}
+    label = None
+    if n_classes:
+        every = torch.arange(options.n) * n_classes // options.n
+        label = every if options.label is None else torch.full((options.n,), options.label)
+    if is_diffusion:
+        how |= {"steps": about.get("sample_steps"), "condition": None if label is None else torch.eye(n_classes)[label]}
+    elif label is not None:
+        how["label"] = label
+    with torch.no_grad():
+        return model.sample(options.n, **how), label
+
+
+def _write(out: Path, x: Any, label: Any, is_drawable: bool) -> None:
+    import numpy as np
+
+    from agentlib.backbones.files import replacing
+    from agentlib.plots import charts, pictures
+
+    if out.suffix not in (".png", ".npz") or (out.suffix == ".png" and not is_drawable):
+        raise UsageError(f"samples are written as .npz, and images or points also as .png, not as {out.name}")
+    if out.suffix == ".png":
+        pictures.save(charts.image_grid(x, title="Samples") if x.dim() == 4 else charts.points(x, "Samples"), out)
+        return
+    arrays = {"x": x.numpy()} | ({} if label is None else {"y": label.numpy()})
+    with replacing(out) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
