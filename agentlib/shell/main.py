@@ -32,7 +32,7 @@ COMMANDS = {
     "compile": "Build what the updates of a run compile to, so that later runs start at once.",
     "record": "Record episodes: as a film, or as demonstrations to learn from.",
     "inspect": "Describe a file of agentlib without loading it.",
-    "list": "Name the learners, backbones, environments and data sets that there are.",
+    "list": "Name the learners, presets, backbones, environments and data sets that there are.",
 }
 """Each command is the function `run` of a file of its own."""
 
