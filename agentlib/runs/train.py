@@ -15,7 +15,7 @@ from torch import nn
 from agentlib.agent import Agent
 from agentlib.core.host import torch_threads
 from agentlib.core.names import one_line, shown
-from agentlib.core.recipe import Recipe, is_large
+from agentlib.core.recipe import Recipe, gains_from_threads
 from agentlib.engine.loop import Compile, Precision
 from agentlib.envs.checks import EnvironmentFailure
 from agentlib.envs.making import is_made
@@ -140,7 +140,7 @@ def _trained(
             raise ValueError("there is nothing to evaluate on: leave out eval_every, or give what is held out")
         threads = options.threads
         if threads == "auto":
-            threads = None if is_large(job.learner) else 1
+            threads = None if gains_from_threads(job.learner) else 1
         with torch_threads(threads), nullcontext() if folder is None else locked(folder.path):
             training = Training(recipe, job, options, folder, callback)
             if folder is not None and resumed is None:
