@@ -1,8 +1,8 @@
 """Tuned settings of Q-learning by environment.
 
 Those of CartPole, MountainCar, LunarLander, Acrobot and Atari are the RL Baselines3 Zoo's, so that results can be
-compared with it; the others are our own, chosen on seeds 100 to 104. `agentlib list presets` shows what they reach on
-seeds 0 to 4, as `benchmarks/presets.py` measured it.
+compared with it; the others are our own, chosen on seed 100, or 100 and 101. `agentlib list presets` shows the returns
+on seeds 0 to 4 of those that `benchmarks/evidence/presets.py` has measured.
 """
 
 from __future__ import annotations
