@@ -63,8 +63,9 @@ bench: .venv/.dev ## measure speed against Stable-Baselines3
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/growth.py
 
-results: .venv/.dev ## train what the printed results claim
+results: .venv/.dev ## train what the printed results claim, and run the blocks of the documents in full
 	$(BIN)/python benchmarks/results.py
+	AGENTLIB_DOCUMENTS=full $(THREADS) $(BIN)/python -m pytest -n 0 tests/test_documents.py -k "blocks_run or lines_run"
 
 clean: ## remove caches and builds; .venv and runs/ stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

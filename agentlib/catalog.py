@@ -19,6 +19,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "q_learning.recurrent_dqn:RECIPE",
         "deep Q-learning with memory (Kapturowski et al. 2019), discrete actions",
     ),
+    "q_table": (
+        "q_learning.q_table:RECIPE",
+        "Q-learning with a table (Watkins 1989), observations and actions that can be counted",
+    ),
     "sac": ("actor_critic.sac:RECIPE", "soft actor-critic (Haarnoja et al. 2018), real-valued actions"),
     "tqc": ("actor_critic.sac:TQC", "sac with truncated quantiles of the return as critics (Kuznetsov et al. 2020)"),
     "td3": ("actor_critic.td3:RECIPE", "twin delayed DDPG (Fujimoto et al. 2018), real-valued actions"),

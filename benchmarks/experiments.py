@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +56,8 @@ class Experiment:
     """A sentence under the table."""
     summarize: Callable[[list[dict[str, float]]], Mapping[str, Any]] | None = None
     """Numbers of all seeds together: `{"slope": {"value": ..., "low": ..., "high": ...}}`."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """Kept with the results, for those who read the file."""
 
 
 def experiments() -> dict[str, Experiment]:
@@ -89,6 +91,7 @@ def keep(experiment: Experiment, seeds: Mapping[str, Mapping[str, float]]) -> No
         "command": f"python benchmarks/results.py {experiment.name} --seeds {len(rows)}",
         "seeds": {seed: seeds[seed] for seed in sorted(seeds, key=int)},
         "claims": [judged(claim, rows, experiment) for claim in experiment.claims],
+        **({"about": dict(experiment.about)} if experiment.about else {}),
         "versions": provenance()["versions"],
     }
     (RESULTS / f"{experiment.name}.json").write_text(json.dumps(result, indent=1) + "\n")

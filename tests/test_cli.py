@@ -308,7 +308,9 @@ def test_list(capsys):
     assert "CartPole" not in output(capsys, "list", "backbones")
     assert "Taxi-v3, Taxi-v4" not in output(capsys, "list", "envs")  # the newest only
     assert main(["list", "nothing"]) == 2
-    assert "there is no kind 'nothing' to list; known: learners, backbones, envs, data" in capsys.readouterr().err
+    assert (
+        "there is no kind 'nothing' to list; known: learners, presets, backbones, envs, data" in capsys.readouterr().err
+    )
 
 
 def test_what_is_no_learner_gets_a_hint(capsys):

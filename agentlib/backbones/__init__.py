@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agentlib.backbones.base import Backbone, Observation, SequenceBackbone, State
 from agentlib.backbones.cnn import CNN, NatureCNN
-from agentlib.backbones.combine import Chain, Nested, OneHot, RunningNorm
+from agentlib.backbones.combine import Chain, Nested, OneHot, RunningNorm, Table
 from agentlib.backbones.decoders import Critic, Generator, MLPDecoder
 from agentlib.backbones.diffusion import DiffusionModel, MLPDenoiser, UNetDenoiser
 from agentlib.backbones.files import load_backbone, save_backbone
@@ -51,6 +51,7 @@ __all__ = [
     "Spec",
     "State",
     "Swin",
+    "Table",
     "TransformerDecoder",
     "TransformerEncoder",
     "UNet",
@@ -72,7 +73,7 @@ __all__ = [
 ]
 
 _NETWORKS: tuple[type[Described], ...] = (
-    MLP, NatureCNN, CNN, ResNet, UNet, OneHot, Nested, Chain, RunningNorm, RNN, LSTM, GRU, TransformerEncoder,
+    MLP, NatureCNN, CNN, ResNet, UNet, OneHot, Table, Nested, Chain, RunningNorm, RNN, LSTM, GRU, TransformerEncoder,
     TransformerDecoder, EncoderDecoder, ViT, Swin, WithMemory, ReturnConditioned, MLPDecoder, Generator, MLPDenoiser,
     UNetDenoiser, DiffusionModel,
 )  # fmt: skip

@@ -30,6 +30,7 @@ from agentlib.backbones import (
     RunningNorm,
     SequenceBackbone,
     Swin,
+    Table,
     TransformerDecoder,
     ViT,
     WithMemory,
@@ -39,7 +40,7 @@ from agentlib.backbones import (
 from agentlib.core.modes import in_eval_mode
 from agentlib.core.names import close_matches
 from agentlib.core.randomness import host_generator_kept
-from agentlib.core.spaces import leaf_spaces, to_tensors
+from agentlib.core.spaces import leaf_shape, leaf_spaces, to_tensors
 
 BackboneChoice = str | Path | Mapping[str, Any] | nn.Module
 """A name, a file, a spec, or a built network."""
@@ -215,6 +216,24 @@ def _encoder(space: spaces.Space[Any], normalize: bool, images: bool) -> Backbon
     ):
         return Chain([RunningNorm(space.shape), flat])
     return flat
+
+
+def table_for(space: spaces.Space[Any]) -> Table:
+    """One feature for each observation of a space of categories.
+
+    Raises:
+        ValueError: a part of it is a Box; or there are more observations than a table has room for.
+    """
+    sizes, start = list[int](), list[int]()
+    for leaf in leaf_spaces(space):
+        if isinstance(leaf, spaces.Box):
+            kinds = "Discrete, MultiDiscrete or MultiBinary"
+            raise ValueError(f"a table needs observations of categories ({kinds}), not {space}: train dqn")
+        counts: Any = leaf.n if isinstance(leaf, spaces.Discrete) else getattr(leaf, "nvec", 2)
+        counts = np.broadcast_to(counts, leaf_shape(leaf))
+        sizes += counts.ravel().tolist()
+        start += np.broadcast_to(getattr(leaf, "start", 0), counts.shape).ravel().tolist()
+    return Table(sizes, start)
 
 
 def with_memory(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
@@ -10,6 +11,10 @@ from torch import Tensor, nn
 
 from agentlib.backbones.base import Backbone, Observation
 from agentlib.backbones.specs import Spec, described, spec_of
+from agentlib.core.trees import leaves
+
+LARGEST_TABLE = 1 << 20
+"""Observations that a table has room for."""
 
 
 class OneHot(Backbone):
@@ -41,6 +46,40 @@ class OneHot(Backbone):
 def scale_of(data: Tensor, correction: int = 0) -> Tensor:
     """The deviation of each number of examples `(N, ...)`, to divide by; 1 where all examples have the same number."""
     return torch.where((data != data[:1]).any(0), data.std(0, correction=correction), 1.0)
+
+
+class Table(OneHot):
+    """One feature for each combination of categories, so that a linear layer on it is a table (Watkins 1989).
+
+    Args:
+        sizes: number of values of each category.
+        start: smallest value of each category; zeros by default.
+
+    Raises:
+        ValueError: more combinations than a table has room for.
+    """
+
+    kind = "table"
+
+    stride: Tensor
+
+    def __init__(self, sizes: Sequence[int], start: Sequence[int] | None = None) -> None:
+        super().__init__(sizes, start)
+        self.feature_dim = math.prod(self.sizes)
+        if self.feature_dim > LARGEST_TABLE:
+            found = f"{self.feature_dim:,}"
+            raise ValueError(f"a table has room for {LARGEST_TABLE:,} observations, and there are {found}: train dqn")
+        strides = [math.prod(self.sizes[i + 1 :]) for i in range(len(self.sizes))]
+        self.register_buffer("stride", torch.tensor(strides), persistent=False)
+
+    def index(self, observation: Observation) -> Tensor:
+        """The number `(B,)` of each observation, from 0."""
+        parts = [leaf.reshape(leaf.shape[0], -1).long() for leaf in leaves(observation)]
+        return ((torch.cat(parts, dim=1) - self.first) * self.stride).sum(1)
+
+    def forward(self, observation: Observation) -> Tensor:
+        index = self.index(observation)
+        return (index[:, None] == torch.arange(self.feature_dim, device=index.device)).float()  # (B, feature_dim)
 
 
 class RunningNorm(Backbone):

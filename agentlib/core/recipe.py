@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,6 +97,8 @@ class Problem:
         return self.data if isinstance(self.data, str) else None
 
 
+SMALL_IMAGE = 24 * 24
+"""Images of fewer pixels are small."""
 RESERVED = {field.name for field in dataclasses.fields(Problem)} | {
     *("what", "eval_every", "out", "progress", "compile", "precision", "threads", "resume", "callback", "zoo", "debug"),
 }
@@ -327,7 +330,22 @@ def device_for(device: str | torch.device, network: nn.Module) -> torch.device:
 
 
 def is_large(network: nn.Module) -> bool:
-    """Whether it gains from a GPU or several threads: convolutions, or a million weights that are trained."""
+    """Whether it gains from a GPU: convolutions, or a million weights that are trained."""
+    return _is_wide(network) or any(isinstance(module, nn.Conv2d) for module in network.modules())
+
+
+def gains_from_threads(network: nn.Module) -> bool:
+    """Whether several threads are quicker: for large networks, but not for convolutions on small images.
+
+    The threads of these wait for each other longer than they compute; on a busy machine many times as long.
+    """
+    layouts: list[Any] = [
+        module.layout for module in network.modules() if hasattr(getattr(module, "layout", None), "sides")
+    ]
+    is_small = bool(layouts) and all(math.prod(layout.sides) < SMALL_IMAGE for layout in layouts)
+    return _is_wide(network) or (is_large(network) and not is_small)
+
+
+def _is_wide(network: nn.Module) -> bool:
     trained = (parameter for parameter in network.parameters() if parameter.requires_grad)
-    large = sum(parameter.numel() for parameter in trained) > 1_000_000
-    return large or any(isinstance(module, nn.Conv2d) for module in network.modules())
+    return sum(parameter.numel() for parameter in trained) > 1_000_000

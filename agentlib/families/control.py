@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 from gymnasium import spaces
 
 from agentlib.agent import Agent
+from agentlib.backbones.choice import table_for
 from agentlib.core import Linear
 from agentlib.core.recipe import Job, Judge, Length, Problem, Recipe, family
 from agentlib.core.spaces import without_mask
@@ -45,6 +47,14 @@ def on_replay(recipe: Recipe, problem: Problem) -> Job:
     return _assembled(recipe, problem, _transitions)
 
 
+@family("an environment of categories", needs=("env",))
+def on_table(recipe: Recipe, problem: Problem) -> Job:
+    """Learning a table from transitions that are replayed."""
+    if problem.backbone != "auto":
+        raise ValueError(f"{recipe.name} keeps a table, and takes no backbone")
+    return _assembled(recipe, problem, _transitions, table=True)
+
+
 @family("an environment", needs=("env",))
 def on_sequences(recipe: Recipe, problem: Problem) -> Job:
     """Learning with memory, from sequences that are replayed."""
@@ -56,6 +66,7 @@ def _assembled(
     problem: Problem,
     source_of: Callable[[Problem, Environments, Any, dict[str, Any]], Replay],
     memory: bool = False,
+    table: bool = False,
 ) -> Job:
     """A job on replay.
 
@@ -69,8 +80,9 @@ def _assembled(
         facts = ControlFacts(envs.observation_space, envs.action_space)
         if problem.agent is not None:
             problem.agent.check_spaces(*facts)
-        actions = facts.action_space if getattr(config, "previous_action", False) else None
-        network = partial(network_for, problem, without_mask(*facts), actions, memory)
+        actions, seen = facts.action_space if getattr(config, "previous_action", False) else None, without_mask(*facts)
+        asked = replace(problem, backbone=table_for(seen)) if table else problem
+        network = partial(network_for, asked, seen, actions, memory)
         learner: Any = learner_for(recipe, problem, network, facts)
         names = ("batch_size", "learning_starts", "train_freq", "gradient_steps")
         arguments = {name: getattr(config, name) for name in names} | {
@@ -110,14 +122,14 @@ def _transitions(problem: Problem, envs: Environments, policy: Any, arguments: d
         size_for(config.buffer_size, most=steps + config.train_freq + envs.num_envs),
         num_envs=envs.num_envs,
         frame_stack=frame_stack(envs.env),
-        prioritized=config.prioritized,
+        prioritized=getattr(config, "prioritized", False),
         device=device_of(policy),
     )
     actor: Any = GreedyActor(policy, envs.observation_space, noise_seed=problem.seed)
     if policy.is_stochastic:
         actor = SampledActor(policy, envs.observation_space, problem.seed)
     names = ("n_steps", "gamma", "priority_exponent", "importance_exponent")
-    returns = {name: getattr(config, name) for name in names}
+    returns = {name: getattr(config, name) for name in names if hasattr(config, name)}
     if goals := getattr(config, "n_sampled_goal", 0):
         strategy = config.goal_selection_strategy
         hindsight = {"n_sampled_goal": goals, "goal_selection_strategy": strategy}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from agentlib.backbones.cnn import BlockConv2d, NatureCNN
+from agentlib.backbones.combine import Table
 from agentlib.backbones.mlp import MLP
 from agentlib.policies.continuous import GaussianPolicy
 from agentlib.policies.discrete import CategoricalPolicy
@@ -34,6 +35,7 @@ class NumpyShortcut:
         activation: between them.
         policy: whose they are.
         n_atoms: numbers per action in the last layer, whose mean tells which is best.
+        encode: from observations to the numbers that the first layer takes, in place of flattening them.
     """
 
     def __init__(
@@ -44,8 +46,9 @@ class NumpyShortcut:
         activation: Callable[[NDArray[Any]], NDArray[Any]],
         policy: nn.Module,
         n_atoms: int = 1,
+        encode: Callable[[Any], NDArray[np.float32]] | None = None,
     ) -> None:
-        self.n_atoms = n_atoms
+        self.n_atoms, self.encode = n_atoms, encode
         self.convolutions, self.shape = list[_BlockConvolution | _Convolution](), shape
         if convolutions:
             self.convolutions.append(_BlockConvolution.of(convolutions[0], shape))
@@ -70,6 +73,8 @@ class NumpyShortcut:
         """Whether it is a batch for which this is quicker than torch."""
         if self.convolutions:
             return type(observation) is np.ndarray and observation.shape == (1, *self.shape)
+        if self.encode is not None and type(observation) is not np.ndarray:
+            return isinstance(observation, tuple) and all(type(part) is np.ndarray for part in observation)
         return len(observation) <= NUMPY_ROWS
 
     def output(self, observation: NDArray[Any]) -> NDArray[np.float32]:
@@ -81,7 +86,7 @@ class NumpyShortcut:
                 x = convolution(x)
             x = x[None]
         else:
-            x = np.asarray(observation, np.float32)
+            x = np.asarray(observation, np.float32) if self.encode is None else self.encode(observation)
         is_one = len(x) == 1
         x = x.ravel() if is_one else x.reshape(len(x), -1)  # vectors are quicker than matrices of one row
         is_small, last = is_one and self.is_small, self.layers[-1]
@@ -104,6 +109,19 @@ class NumpyShortcut:
             x = np.where(self.bounded, self.middle + self.half_range * np.tanh(x), x)
         real: NDArray[Any] = np.clip(x, self.low, self.high).reshape(-1, *self.policy.bounds.shape)
         return real
+
+
+def _entries(table: Table) -> Callable[[Any], NDArray[np.float32]]:
+    """`Table.forward` of arrays, or of tuples of arrays."""
+    first, stride, entries = table.first.numpy(), table.stride.numpy(), np.arange(table.feature_dim)
+
+    def encode(observation: Any) -> NDArray[np.float32]:
+        parts = observation if isinstance(observation, tuple) else (observation,)
+        index = (np.concatenate([part.reshape(len(part), -1) for part in parts], 1) - first) @ stride  # (B,)
+        row: NDArray[np.float32] = (index[:, None] == entries).astype(np.float32)  # (B, feature_dim)
+        return row
+
+    return encode
 
 
 class _BlockConvolution(NamedTuple):
@@ -213,7 +231,7 @@ NUMPY_ACTIVATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {"relu": 
 def numpy_shortcut(policy: nn.Module) -> NumpyShortcut | None:
     """The shortcut for action values, one choice or real numbers on a network that it knows, on the CPU; else None.
 
-    Those are the plain MLP, and the Nature CNN of images `(C, H, W)`.
+    Those are the plain MLP, a table, and the Nature CNN of images `(C, H, W)`.
     """
     if type(policy) not in (QPolicy, CategoricalPolicy, GaussianPolicy):
         return None
@@ -226,12 +244,13 @@ def numpy_shortcut(policy: nn.Module) -> NumpyShortcut | None:
     backbone, activation = policy.backbone, "relu"
     convolutions: list[nn.Conv2d] = []
     shape: tuple[int, ...] = ()
+    layers: Any = ()
     if type(backbone) is NatureCNN and not backbone.layout.channels_last:
         convolutions = [module for module in backbone.convolutions if isinstance(module, nn.Conv2d)]
         layers, shape = backbone.linear, backbone.layout.shape
     elif type(backbone) is MLP and backbone.norm == "none" and not backbone.residual:
         layers, activation = backbone.layers, backbone.activation
-    else:
+    elif type(backbone) is not Table or backbone.first.device.type != "cpu":
         return None
     if activation not in NUMPY_ACTIVATIONS or (len(head) > 1 and activation != "relu"):  # the head's own
         return None
@@ -240,4 +259,5 @@ def numpy_shortcut(policy: nn.Module) -> NumpyShortcut | None:
         weight = module.weight
         if weight.device.type != "cpu" or weight.dtype != torch.float32 or not weight.is_contiguous():
             return None
-    return NumpyShortcut(convolutions, shape, linears, NUMPY_ACTIVATIONS[activation], policy, n_atoms)
+    encode = _entries(backbone) if type(backbone) is Table else None
+    return NumpyShortcut(convolutions, shape, linears, NUMPY_ACTIVATIONS[activation], policy, n_atoms, encode)

@@ -94,9 +94,13 @@ def settings_of(what: Any, key: str | None, given: Mapping[str, Any]) -> Plan:
 
 
 def preset_of(recipe: Recipe, key: str | None) -> Mapping[str, Any]:
-    """The settings for an environment's id or a data set's name; all games of Atari share one."""
-    name = "atari" if key is not None and is_atari(key) else key or ""
-    return recipe.presets.get(name, recipe.presets.get("", {}))
+    """The settings for an environment's id or a data set's name; all games of Atari share one, and all of MiniGrid."""
+    return recipe.presets.get(preset_key(key or ""), recipe.presets.get("", {}))
+
+
+def preset_key(name: str) -> str:
+    """The key of the presets for an environment's id or a data set's name."""
+    return "atari" if is_atari(name) else "minigrid" if name.startswith("MiniGrid-") else name
 
 
 def is_atari(env_id: str) -> bool:

@@ -17,7 +17,7 @@ from agentlib.agent import Agent
 from agentlib.backbones import spec_of
 from agentlib.core.host import plain_torch, torch_threads
 from agentlib.core.names import one_line, shown
-from agentlib.core.recipe import Job, Recipe, is_large
+from agentlib.core.recipe import Job, Recipe, gains_from_threads
 from agentlib.data import Dataset, Splits
 from agentlib.engine.loop import Compile, Precision
 from agentlib.envs.checks import EnvironmentFailure
@@ -63,15 +63,13 @@ def train(
     Args:
         what: a name such as "dqn", which selects the preset for a known environment; a config such as
             `DQNConfig(...)`, which is taken literally; or a `Recipe` of your own, or its place, "my_module:RECIPE".
-        env, n_envs, env_kwargs, max_steps: an id, an instance, a factory or a vector environment; how many are stepped
-            side by side, their arguments, and the number of steps after which an episode is cut off.
+        env, n_envs, env_kwargs, max_steps: an id, an instance or a factory; how many, their arguments, longest episode.
         data, demos, expert: names, paths or objects.
         steps: environment steps, or updates where there is no environment; each learner has a default.
         seed: of everything random: the same seed gives the same run.
         backbone: "auto", another name, a saved file, a spec, or a built module with a `feature_dim`.
         device, precision, compile, threads: see `agentlib.engine.run`; threads is a number, "auto" or the host's, None.
-        agent, resume: an agent to start from, or its file; the folder of a run to go on with, which `steps` makes
-            longer, schedules too.
+        agent, resume: an agent to start from, or its file; the folder of a run to go on with, longer by `steps`.
         callback: called a hundred times per run and at evaluations, with the clock and the latest numbers, and with
             `agent=` if it has such a parameter; a false answer other than None stops the run.
         eval_every, n_eval_episodes: steps from one evaluation to the next, and its episodes; the best agent is kept.
@@ -162,7 +160,7 @@ def _trained(
             spec_of(job.product.policy)  # an agent that could not be saved at the end is refused before training
         threads = options.threads
         if threads == "auto":
-            threads = None if is_large(job.learner) else 1
+            threads = None if gains_from_threads(job.learner) else 1
         with torch_threads(threads), nullcontext() if folder is None else locked(folder.path):
             training = Training(recipe, job, options, folder, callback)
             if folder is not None and resumed is None:

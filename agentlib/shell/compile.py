@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from agentlib.core.host import torch_threads
-from agentlib.core.recipe import is_large
+from agentlib.core.recipe import gains_from_threads
 from agentlib.engine import run as updates_of
 from agentlib.engine.compiled import notices
 from agentlib.engine.libraries import folder
@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> int:
     job = job_of(choice.recipe, RunOptions(**given), **vars(options.hyperparameter))
     threads = given["threads"]
     if threads == "auto":  # as `train` chooses: another number of threads is other code
-        threads = None if is_large(job.learner) else 1
+        threads = None if gains_from_threads(job.learner) else 1
     before = notices.set(print)
     try:
         with torch_threads(threads):

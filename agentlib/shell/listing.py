@@ -1,28 +1,34 @@
-"""`agentlib list`: the learners, backbones, environments and data sets that there are."""
+"""`agentlib list`: the learners, presets, backbones, environments and data sets that there are."""
 
 from __future__ import annotations
 
+import json
 import textwrap
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from agentlib.catalog import LEARNERS
-from agentlib.core.names import close_matches
+from agentlib.catalog import LEARNERS, recipe_of
+from agentlib.core.names import close_matches, readable
+from agentlib.runs.plan import preset_key
 from agentlib.shell.flags import WIDTH, Options, flag
 from agentlib.shell.stopping import UsageError
 
-KINDS = ("learners", "backbones", "envs", "data")
+KINDS = ("learners", "presets", "backbones", "envs", "data")
+MEASURED = Path(__file__).parents[2] / "docs" / "results"
+"""The measured results, in a checkout of the project; `benchmarks/evidence/presets.py` measures those of presets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class List(Options):
-    """Name the learners, backbones, environments and data sets that there are."""
+    """Name the learners, presets, backbones, environments and data sets that there are."""
 
     what: Annotated[
-        tyro.conf.Positional[Literal["learners", "backbones", "envs", "data"] | None],
-        flag("[learners|backbones|envs|data]"),
+        tyro.conf.Positional[Literal["learners", "presets", "backbones", "envs", "data"] | None],
+        flag("[learners|presets|backbones|envs|data]"),
     ] = None
     """The kind to list; all of them without it."""
 
@@ -33,7 +39,7 @@ def run(arguments: list[str]) -> int:
         if not word.startswith("-") and word not in KINDS:
             raise UsageError(f"there is no kind {word!r} to list{close_matches(word, KINDS)}")
     options = tyro.cli(List, prog="agentlib list", args=arguments)
-    for title, rows in (("learners", _learners), ("backbones", _backbones), ("envs", _environments), ("data", _data)):
+    for title, rows in zip(KINDS, (_learners, _presets, _backbones, _environments, _data), strict=True):
         if options.what in (None, title):
             _print_table(title, rows())
     return 0
@@ -41,6 +47,31 @@ def run(arguments: list[str]) -> int:
 
 def _learners() -> dict[str, str]:
     return {name: summary for name, (_, summary) in LEARNERS.items()}
+
+
+def _presets() -> dict[str, str]:
+    """Learner, and environment or data set, with the usual length, and the return and seconds that were measured."""
+    measured = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(MEASURED.glob("preset_*.json"))]
+    rows = {}
+    for name in LEARNERS:
+        recipe = recipe_of(name)
+        for key, preset in recipe.presets.items():
+            steps = preset.get("steps", recipe.steps)
+            length = f"{steps:,} steps" if steps else ""
+            if key:
+                rows[f"{name} {key}"] = length
+            for found in measured:
+                about, seeds = found["about"], found["seeds"].values()
+                if about["learner"] == name and preset_key(about["env"]) == key and about["steps"] == steps:
+                    rows.pop(f"{name} {key}", None)
+                    place = " ".join([about["env"], *(f"{k}={v}" for k, v in about["env_kwargs"].items())])
+                    reached, seconds = (median(seed[number] for seed in seeds) for number in ("best", "seconds"))
+                    rows[f"{name} {place}"] = f"{length}, mean return {readable(reached)} in {seconds:.0f} s"
+    rows[""] = (
+        "agentlib train LEARNER --env ID, or --data NAME, takes the preset for it. Returns are of the best of 20 "
+        "evaluations of a run, played again; medians of 5 seeds, on one core, evaluations included"
+    )
+    return rows
 
 
 def _backbones() -> dict[str, str]:

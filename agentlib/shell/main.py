@@ -37,7 +37,7 @@ COMMANDS = {
     "sample": "Draw examples by a generative model that a run has left.",
     "plot": "Draw the learning curves of several runs in one picture.",
     "inspect": "Describe a file of agentlib without loading it.",
-    "list": "Name the learners, backbones, environments and data sets that there are.",
+    "list": "Name the learners, presets, backbones, environments and data sets that there are.",
 }
 """Each command is the function `run` of a file of its own."""
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import agentlib
-from agentlib.backbones import MLP, Optimized
+from agentlib.backbones import CNN, MLP, NatureCNN, Optimized
 from agentlib.catalog import LEARNERS, recipe_of
 from agentlib.core import Learner, Recipe, Update
+from agentlib.core.recipe import gains_from_threads
 from agentlib.families.examples import on_examples
 from agentlib.families.views import on_views
 from agentlib.learners.supervised.classifier import RECIPE, Classifier, ClassifierConfig
@@ -110,3 +112,19 @@ def test_a_backbone_of_float64_is_trained_in_float32(name):
     backbone = MLP(64, (16,)).double()
     result: Any = agentlib.train(name, data="digits", backbone=backbone, steps=1, progress=False, compile=False)
     assert all(p.dtype == torch.float32 for p in result.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("network", "gains"),
+    [
+        (CNN((1, 8, 8)), False),  # digits: on two threads of a busy machine eight times the processor's time of one
+        (CNN((1, 16, 16)), False),
+        (MLP(4), False),
+        (NatureCNN((1, 36, 36)), True),
+        (MLP(1_100, (1_000,)), True),
+        (nn.Conv2d(1, 2, 3), True),  # of images whose size is not known
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_only_large_networks_have_several_threads(network, gains):
+    assert gains_from_threads(network) is gains

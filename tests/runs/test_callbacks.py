@@ -66,7 +66,7 @@ def test_a_run_with_evaluations_leaves_their_curve(tmp_path):
     assert steps == sorted(set(steps))
     assert [round(step / 50) for step in steps] == [1, 2, 3, 4, 5, 6]  # those before the stop, too
     assert "learning_curve.png" in json.loads((tmp_path / "run" / "results.json").read_text())["pictures"]
-    assert len(values) == 5
+    assert len(values) == 6
     assert isinstance(Agent.load(tmp_path / "run"), Agent)
 
 

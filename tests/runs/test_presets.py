@@ -1,4 +1,7 @@
 import dataclasses
+import json
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import gymnasium
@@ -8,10 +11,12 @@ import agentlib
 from agentlib.catalog import LEARNERS, recipe_of
 from agentlib.core import Linear
 from agentlib.core.config import config_from_json, config_to_json
+from agentlib.core.names import readable
 from agentlib.core.recipe import Problem
 from agentlib.data import DATASETS, TASKS
 from agentlib.learners import DQNConfig
 from agentlib.runs.plan import is_atari, plan, preset_of, settings_of
+from agentlib.shell.main import main
 from tests.tiny import tiny_run
 
 NAMED = [(name, key) for name in LEARNERS for key in recipe_of(name).presets if key]
@@ -23,7 +28,7 @@ def test_each_preset_is_a_config_of_its_algorithm(name, env_id):
     assert config_from_json(type(config), config_to_json(config)) == config
 
 
-@pytest.mark.parametrize(("name", "key"), [pair for pair in NAMED if pair[1] != "atari"])
+@pytest.mark.parametrize(("name", "key"), [pair for pair in NAMED if pair[1] not in ("atari", "minigrid")])
 def test_each_preset_is_for_something_that_there_is(name, key):
     family = recipe_of(name).family
     in_environments = "env" in (*family.needs, *family.takes)
@@ -54,7 +59,12 @@ def test_atari_games_share_one_preset():
     assert not is_atari("CartPole-v1")
 
 
-@pytest.mark.parametrize("env_id", [None, "Blackjack-v1", "Nothing-v0"])
+def test_worlds_of_minigrid_share_one_preset():
+    for env_id in ("MiniGrid-Empty-5x5-v0", "MiniGrid-DoorKey-8x8-v0"):
+        assert preset_of(recipe_of("dqn"), env_id) == recipe_of("dqn").presets["minigrid"]
+
+
+@pytest.mark.parametrize("env_id", [None, "CarRacing-v3", "Nothing-v0"])
 def test_elsewhere_the_defaults_hold(env_id):
     assert settings_of("dqn", env_id, {}).config == DQNConfig()
 
@@ -111,3 +121,28 @@ def test_a_plan_says_where_its_numbers_are_from():
 def test_a_length_is_a_whole_number(steps):
     with pytest.raises(ValueError, match="steps must be a whole number from 1"):
         plan("dqn", Problem(env="CartPole-v1", steps=steps), {})
+
+
+@pytest.mark.parametrize(
+    ("learner", "env_kwargs"),
+    [("q_table", "is_slippery=False"), pytest.param("dqn", "is_slippery=False", marks=pytest.mark.slow)],
+)
+def test_frozen_lake_is_solved_without_further_flags(learner, env_kwargs, tmp_path):
+    arguments = ["train", learner, "--env", "FrozenLake-v1", "--env-kwargs", env_kwargs]
+    assert main([*arguments, "--out", str(tmp_path / "run"), "--progress", "none"]) == 0
+    world = gymnasium.make("FrozenLake-v1", is_slippery=False)
+    assert agentlib.evaluate(agentlib.Agent.load(tmp_path / "run"), world, episodes=10).mean == 1.0
+
+
+def test_the_list_shows_each_preset_and_what_was_measured(capsys):
+    assert main(["list", "presets"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, key in NAMED:
+        assert f"{name} {key} " in shown or f"{name} MiniGrid-Empty-8x8-v0 " in shown
+    files = sorted((Path(__file__).parents[2] / "docs" / "results").glob("preset_*.json"))
+    for found in (json.loads(file.read_text()) for file in files):
+        about, seeds = found["about"], found["seeds"].values()
+        assert settings_of(about["learner"], about["env"], {}).steps == about["steps"]
+        place = " ".join([about["env"], *(f"{name}={value}" for name, value in about["env_kwargs"].items())])
+        reached = readable(median(seed["best"] for seed in seeds))
+        assert f"{about['learner']} {place} {about['steps']:,} steps, mean return {reached} in " in shown

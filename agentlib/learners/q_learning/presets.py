@@ -1,4 +1,9 @@
-"""Tuned settings of DQN by environment: those of the RL Baselines3 Zoo, so that results can be compared with it."""
+"""Tuned settings of Q-learning by environment.
+
+Those of CartPole, MountainCar, LunarLander, Acrobot and Atari are the RL Baselines3 Zoo's, so that results can be
+compared with it; the others are our own, chosen on seed 100, or 100 and 101. `agentlib list presets` shows the returns
+on seeds 0 to 4 of those that `benchmarks/evidence/presets.py` has measured.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +69,57 @@ DQN_PRESETS: dict[str, dict[str, Any]] = {
         "exploration_fraction": 0.1,
         "exploration_final_eps": 0.01,
     },
-    "agentlib/Catch-v0": {  # our own
+    "FrozenLake-v1": {
+        "steps": 30_000,
+        "learning_rate": Linear(1e-3, 0.0),
+        "batch_size": 64,
+        "buffer_size": 100_000,
+        "learning_starts": 1_000,
+        "target_update_interval": 500,
+        "exploration_fraction": 0.5,
+    },
+    "Taxi-v4": {
+        "steps": 60_000,
+        "learning_rate": Linear(3e-2, 0.0),
+        "batch_size": 256,
+        "buffer_size": 100_000,
+        "learning_starts": 1_000,
+        "target_update_interval": 100,
+        "exploration_fraction": 0.2,
+        "net_arch": (),
+    },
+    "CliffWalking-v1": {
+        "steps": 20_000,
+        "learning_rate": Linear(3e-2, 0.0),
+        "batch_size": 64,
+        "buffer_size": 50_000,
+        "learning_starts": 500,
+        "target_update_interval": 100,
+        "exploration_fraction": 0.2,
+        "net_arch": (),
+    },
+    "Blackjack-v1": {
+        "steps": 50_000,
+        "learning_rate": Linear(1e-3, 0.0),
+        "batch_size": 128,
+        "buffer_size": 100_000,
+        "learning_starts": 1_000,
+        "gamma": 1.0,
+        "target_update_interval": 500,
+        "exploration_fraction": 1.0,
+        "exploration_final_eps": 0.1,
+    },
+    "minigrid": {
+        "steps": 25_000,
+        "learning_rate": 1e-3,
+        "batch_size": 64,
+        "buffer_size": 50_000,
+        "learning_starts": 1_000,
+        "n_steps": 3,
+        "target_update_interval": 500,
+        "exploration_fraction": 0.5,
+    },
+    "agentlib/Catch-v0": {
         "steps": 50_000,
         "learning_rate": Linear(5e-4, 0.0),
         "buffer_size": 50_000,
@@ -92,3 +147,10 @@ RAINBOW_PRESETS: dict[str, dict[str, Any]] = {
     **{name: preset | RAINBOW_OPTIONS for name, preset in DQN_PRESETS.items()},
 }
 RAINBOW_PRESETS["agentlib/Catch-v0"] |= {"head_arch": (128,), "n_quantiles": 32}  # for speed
+
+Q_TABLE_PRESETS: dict[str, dict[str, Any]] = {
+    "FrozenLake-v1": {"steps": 40_000},
+    "Taxi-v4": {"steps": 30_000},
+    "CliffWalking-v1": {"steps": 10_000},
+    "Blackjack-v1": {"steps": 100_000, "gamma": 1.0, "exploration_fraction": 1.0, "exploration_final_eps": 0.1},
+}
