@@ -174,7 +174,7 @@ class Agent:
             starts = None if episode_start is None else np.asarray(episode_start, bool).reshape(size)
             actions, memory = decide(self.policy, self.observation_space, batch, memory, starts, seed, mask)
         elif draws:
-            actions, _ = decide(self.policy, self.observation_space, batch, seed=seed)
+            actions, _ = decide(self.policy, self.observation_space, batch, seed=seed, mask=mask)
         else:
             actions = self._actor(batch, mask)
         if not deterministic and not draws and self.exploration_rate > 0.0:

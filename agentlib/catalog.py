@@ -34,6 +34,8 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "actor_critic.iql:RECIPE",
         "implicit Q-learning (Kostrikov et al. 2022) from recorded episodes with rewards; any actions",
     ),
+    "ppo": ("actor_critic.ppo:RECIPE", "proximal policy optimization (Schulman et al. 2017), any actions"),
+    "a2c": ("actor_critic.a2c:RECIPE", "advantage actor-critic (Mnih et al. 2016), any actions"),
     "bc": ("imitation.bc:RECIPE", "behavioural cloning (Pomerleau 1991), copies demonstrations; any actions"),
     "dagger": (
         "imitation.dagger:RECIPE",
@@ -84,7 +86,7 @@ LEARNERS: dict[str, tuple[str, str]] = {
 """By name: where the recipe is, below `agentlib.learners`, and one line about it."""
 
 
-NOT_HERE = ("ppo", "a2c", "trpo")
+NOT_HERE = ("trpo",)
 """What people ask for, and other libraries have."""
 
 
@@ -96,7 +98,7 @@ def unknown(what: str) -> str:
     if what.endswith(".py") or Path(f"{module.replace('.', '/')}.py").is_file():
         place = module.replace("/", ".")
         return f"{shown(what)} is a module; a recipe in it is given by its name, such as {place[:LONGEST]}:RECIPE"
-    return f"unknown learner {shown(what)}{close_matches(what, LEARNERS)}"
+    return f"unknown learner {shown(what)}{close_matches(what.lower(), LEARNERS)}"
 
 
 def recipe_of(what: Any) -> Recipe:

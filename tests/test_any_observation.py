@@ -19,6 +19,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "dqn, normalized, three steps, prioritized": DQN | {"normalize": True, "n_steps": 3, "prioritized": True},
     "rainbow": DQN | {"net_arch": None, "n_atoms": 5},
     "recurrent_dqn": SEQUENCES,
+    "ppo": {"n_steps": 20, "batch_size": 10, "n_epochs": 2, "net_arch": (8,)},
+    "a2c, normalized": {"net_arch": (8,), "vf_arch": (4, 4), "normalize": True},
     "bc": {"net_arch": (8,), "batch_size": 4},
     "dagger": {"rounds": 1, "epochs": 1, "rollout_round_min_timesteps": 20, "rollout_round_min_episodes": 1},
 }

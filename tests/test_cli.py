@@ -188,7 +188,7 @@ def test_messages_are_written_for_the_shell(capsys):
     assert "--no-strict" in capsys.readouterr().err
     main(["compare", "dqn", "--env", IDENTITY, "--steps", "60", "--out", "run"])
     assert "run holds results already: choose another folder with --out DIR" in capsys.readouterr().err
-    main(["train", "ppo", "--env", "CartPole-v1"])
+    main(["train", "trpo", "--env", "CartPole-v1"])
     assert "Agent.from_sb3" in capsys.readouterr().err
     main(["train", "dqn", *SHORT, "--threads", "many"])
     assert "--threads takes a number" in capsys.readouterr().err
@@ -315,7 +315,7 @@ def test_list(capsys):
 
 def test_what_is_no_learner_gets_a_hint(capsys):
     Path("mine.py").write_text("")
-    for what, message in (("PPO", "becomes an agent by Agent.from_sb3"), ("mine", "such as mine:RECIPE")):
+    for what, message in (("TRPO", "becomes an agent by Agent.from_sb3"), ("mine", "such as mine:RECIPE")):
         assert main(["train", what, "--env", "CartPole-v1"]) == 2
         assert message in capsys.readouterr().err
         with pytest.raises(ValueError, match=message):

@@ -435,6 +435,6 @@ def test_no_tiny():
 def test_configs_survive_json_with_each_preset(name):
     recipe = RECIPES[name]
     for preset in ({}, *recipe.presets.values()):
-        values = {field: value for field, value in preset.items() if field != "steps"}
+        values = {field: value for field, value in preset.items() if field not in ("steps", "n_envs")}
         config = recipe.config(**values)
         assert config_from_json(recipe.config, json.loads(json.dumps(config_to_json(config)))) == config

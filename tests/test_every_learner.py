@@ -87,6 +87,7 @@ def left(folder: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the last minibatch of each epoch:UserWarning")
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_run_a_report_and_a_resume_that_equals_it(name, tmp_path):
     before = host_state()

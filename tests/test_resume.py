@@ -29,6 +29,7 @@ CONTROL: dict[str, Any] = {"net_arch": (16,), "learning_starts": 60, "batch_size
 CONTROL |= {"train_freq": 4, "gradient_steps": 1}  # whatever the preset says
 MEMORY: dict[str, Any] = {"backbone": "gru", "net_arch": (8,), "learning_starts": 60, "batch_size": 4, "train_freq": 8}
 MEMORY |= {"burn_in": 4, "sequence_length": 8, "sequence_period": 4, "steps": 600}
+ROLLOUTS: dict[str, Any] = {"n_steps": 30, "batch_size": 20, "n_epochs": 3, "net_arch": (8,), "steps": 600}
 ROUNDS: dict[str, Any] = {"rounds": 3, "rollout_round_min_timesteps": 60, "rollout_round_min_episodes": 2, "epochs": 2}
 
 
@@ -50,6 +51,11 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "environments": ("dqn", {"env": "CartPole-v1", "n_envs": 3, **CONTROL, "gradient_steps": -1}),
     "vector": ("dqn", {"env": vector_environment, "prioritized": True, **CONTROL}),
     "masks": ("dqn", {"env": Moody, "env_kwargs": {"sizes": (3, 2)}, **CONTROL}),
+    "rollout": (
+        "ppo",
+        {"env": "CartPole-v1", "n_envs": 2, "normalize": True, "normalize_reward": True, "target_kl": 0.01, **ROLLOUTS},
+    ),
+    "rollout, masks": ("a2c", {"env": Moody, "env_kwargs": {"sizes": (3, 2)}, "net_arch": (8,), "steps": 600}),
     "memory": ("recurrent_dqn", {"env": "CartPole-v1", "previous_action": True, "n_envs": 2, **MEMORY}),
     "bc": ("bc", {"demos": demonstrations, "net_arch": (16,), "validation": 0.25, "patience": 3, "steps": 600}),
     "dagger": ("dagger", {"env": "CartPole-v1", "expert": cartpole_expert, "n_envs": 2, "beta": 0.5, **ROUNDS}),

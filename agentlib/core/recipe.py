@@ -36,7 +36,12 @@ class Problem:
     """The data and environments of a run: those options of a run that a family reads."""
 
     env: Any = option(None, "The id of an environment, such as CartPole-v1.", flag=str | None, metavar="ID")
-    n_envs: int = option(1, "Number of environments stepped side by side.", flag=int, metavar="N")
+    n_envs: int | None = option(
+        None,
+        "Number of environments stepped side by side; the default is the preset's, or 1.",
+        flag=int | None,
+        metavar="N",
+    )
     env_kwargs: dict[str, Any] = option(
         {}, "Arguments of the environment, such as is_slippery=False.", flag=tuple[str, ...], metavar="NAME=VALUE ..."
     )

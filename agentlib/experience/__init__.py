@@ -11,8 +11,9 @@ from agentlib.experience.recording import record_episodes
 from agentlib.experience.replay import Replay, SequenceReplay
 from agentlib.experience.replay_buffer import ReplayBuffer
 from agentlib.experience.return_batches import ReturnBatches
+from agentlib.experience.rollout import Rollout
 from agentlib.experience.sequence_buffer import SequenceBuffer, Sequences
-from agentlib.experience.transition import Episode, Transition
+from agentlib.experience.transition import Episode, Minibatch, Transition
 
 __all__ = [
     "Aggregate",
@@ -25,11 +26,13 @@ __all__ = [
     "ExpertLeft",
     "HindsightReplay",
     "Labelled",
+    "Minibatch",
     "Onlooker",
     "RecordedTransitions",
     "Replay",
     "ReplayBuffer",
     "ReturnBatches",
+    "Rollout",
     "SequenceBuffer",
     "SequenceReplay",
     "Sequences",

@@ -50,3 +50,25 @@ class Episode(NamedTuple):
     """Whether the last step ended the task; otherwise the episode was cut off there."""
     action_masks: NDArray[Any] | None = None
     """`(T + 1, A)`: the legal actions at each observation; all of them without it."""
+
+
+class Minibatch(NamedTuple):
+    """A batch of steps of one rollout; observations are trees of tensors."""
+
+    observation: Any
+    """`(B, *shape)` in each leaf."""
+    action: Tensor
+    """`(B,)` or `(B, *shape)`: indices from 0 for Discrete actions; real numbers before they are cut to bounds."""
+    log_prob: Tensor
+    """`(B,)` float32: of the action, by the policy that took it."""
+    value: Tensor
+    """`(B,)` float32: of the observation, by the critic of that time."""
+    advantage: Tensor
+    """`(B,)` float32"""
+    returns: Tensor
+    """`(B,)` float32: advantage and value together, which the critic learns."""
+    weight: Tensor
+    """`(B,)` float32, of sum 1: 0 where a sample only fills a batch that has fewer, the same number elsewhere."""
+    clock: Clock = Clock(0, 0, 0.0)
+    mask: Tensor | None = None
+    """`(B, A)` bool: the legal actions; None where the environment gives no masks."""

@@ -161,7 +161,7 @@ def _sequences(problem: Problem, envs: Environments, policy: Any, arguments: dic
 
 def environments_for(problem: Problem) -> Environments:
     """The problem's environments; `close` closes those that were made here, and leaves the caller's open."""
-    made = make_envs(problem.env, problem.n_envs, problem.env_kwargs, problem.max_steps)
+    made = make_envs(problem.env, problem.n_envs or 1, problem.env_kwargs, problem.max_steps)
     is_owned = not is_made(problem.env)
     try:
         return Environments(made, is_owned=is_owned)

@@ -2,6 +2,7 @@
 
 from agentlib.backbones import Described
 from agentlib.policies.acting import EpsilonGreedy, GreedyActor, MemoryActor
+from agentlib.policies.actor_critic import ActorCritic
 from agentlib.policies.base import Policy, StochasticPolicy
 from agentlib.policies.continuous import DeterministicPolicy, GaussianPolicy
 from agentlib.policies.critics import Critics
@@ -17,6 +18,7 @@ from agentlib.policies.student import DisagreementGate, Student, UnsureGate
 __all__ = [
     "POLICIES",
     "ActionNoise",
+    "ActorCritic",
     "BernoulliPolicy",
     "CategoricalPolicy",
     "Critics",

@@ -54,8 +54,8 @@ def decide(
         state: of a policy with memory; the initial state by default.
         episode_start: `(B,)`, true where the state is to be reset first.
         seed: draw actions by a generator with this seed, in place of the best ones.
-        mask: `(B, A)`, true where an action is legal, for policies of action values; the mask in a Dict observation is
-            found without it.
+        mask: `(B, A)`, true where an action is legal, for policies of discrete actions; the mask in a Dict observation
+            is found without it.
     """
     actions, _, state = actions_and_output(policy, space, observation, state, episode_start, seed, mask)
     with torch.no_grad():
@@ -85,10 +85,11 @@ def actions_and_output(
         else:
             output, state = policy(tensors, state)
         actions: Tensor
+        masks = () if mask is None else (torch.as_tensor(mask, device=device),)
         if seed is None:
-            masks = () if mask is None else (torch.as_tensor(mask, device=device),)
             actions = policy.choose(output, *masks)  # type: ignore[operator]
         else:
+            output = policy.masked(output, *masks) if masks else output  # type: ignore[operator]
             actions = policy.sample(output, torch.Generator(device).manual_seed(seed))  # type: ignore[operator]
     return actions, output, state
 

@@ -64,9 +64,23 @@ class DiscretePolicy(StochasticPolicy):
     def probabilities(self, output: Tensor) -> Tensor:
         """The probabilities of the options, in the shape that suits the kind."""
 
-    def choose(self, output: Tensor) -> Tensor:
-        """The likeliest actions; the first of equal ones."""
-        return self.joined(self.by_choice(output).argmax(-1))
+    @property
+    def branches(self) -> list[int]:
+        """The number of options of each choice, as masks of legal actions have it."""
+        return self.sizes
+
+    def masked(self, output: Tensor, mask: Tensor | None) -> Tensor:
+        """The output with what is illegal ruled out.
+
+        Args:
+            output: `(..., A)`, for one choice, or for several side by side.
+            mask: `(..., A)` bool, true where an option is legal; at least one must be, in each choice. None: all are.
+        """
+        return output if mask is None else output.masked_fill(~mask, -torch.inf)
+
+    def choose(self, output: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The likeliest actions, among the legal ones if a mask is given; the first of equal ones."""
+        return self.joined(self.by_choice(self.masked(output, mask)).argmax(-1))
 
     def sample(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return self.joined(sample_logits(self.by_choice(output), generator))
@@ -89,6 +103,8 @@ class CategoricalPolicy(DiscretePolicy):
     """
 
     kind = "categorical"
+
+    takes_masks = True
 
     def __init__(self, backbone: Backbone | nn.Module, n_actions: int) -> None:
         super().__init__(backbone, [n_actions], int(n_actions), ())
@@ -113,6 +129,8 @@ class MultiCategoricalPolicy(DiscretePolicy):
     """
 
     kind = "multi_categorical"
+
+    takes_masks = True
 
     columns: Tensor
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from gymnasium import spaces
@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from agentlib.core.schedules import Clock
-from agentlib.policies.acting import decide
+from agentlib.policies.acting import GreedyActor, decide
 
 
-class SampledActor:
+class SampledActor(GreedyActor):
     """Actions drawn from a policy's distribution, always by its present weights; without memory.
+
+    Real numbers that are not squashed are not cut to their bounds.
 
     Args:
         policy: as `agentlib.policies` has them, with a distribution.
@@ -23,22 +25,25 @@ class SampledActor:
         seed: of its own generator.
     """
 
+    generator: np.random.Generator
+
     def __init__(self, policy: nn.Module, observation_space: spaces.Space[Any], seed: int = 0) -> None:
-        self.policy, self.space = policy, observation_space
+        super().__init__(policy, observation_space)
         self.generator = np.random.default_rng([seed, 3])
 
     def __call__(self, observation: Any, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
-        """Actions `(B, ...)` for a batch of observations."""
-        seed = int(self.generator.integers(2**63))
-        return decide(self.policy, self.space, observation, seed=seed, mask=mask)[0]
-
-    def state(self) -> dict[str, Any]:
-        """The generator's state, for a checkpoint."""
-        return dict(self.generator.bit_generator.state)
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Puts back what `state` gave."""
-        self.generator.bit_generator.state = state
+        """Actions `(B, ...)` for a batch of observations, among the legal ones if a `mask (B, A)` is given."""
+        shortcut, policy = self._shortcut(observation), cast(Any, self.policy)
+        if shortcut is None or (shortcut.policy is not None and (policy.squashed or policy.log_std is None)):
+            seed = int(self.generator.integers(2**63))
+            return decide(policy, self.space, observation, seed=seed, mask=mask)[0]
+        output = shortcut.output(observation)
+        if shortcut.policy is None:  # as `agentlib.policies.discrete.sample_logits` does it
+            scores = output + self.generator.gumbel(size=output.shape)
+            return (scores if mask is None else np.where(mask, scores, -np.inf)).argmax(1)  # type: ignore[no-any-return]
+        noise = self.generator.standard_normal(output.shape, np.float32)
+        action: NDArray[Any] = output + noise * np.exp(policy.log_std.detach().numpy())
+        return action.reshape(-1, *policy.bounds.shape)
 
 
 class ActionNoise:

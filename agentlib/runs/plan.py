@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from agentlib.catalog import recipe_of
 from agentlib.core.config import config_from_json
 from agentlib.core.names import close_matches
 from agentlib.core.numbers import whole
 from agentlib.core.recipe import Job, Problem, Recipe
+from agentlib.envs.making import is_made
 
 EXAMPLES = {
     "env": 'env="CartPole-v1"',
@@ -30,6 +31,9 @@ HERE = {
 """Our names for arguments of SB3."""
 
 
+AnyProblem = TypeVar("AnyProblem", bound=Problem)
+
+
 class Plan(NamedTuple):
     """A learner with all of its numbers."""
 
@@ -39,6 +43,12 @@ class Plan(NamedTuple):
     """None: the config decides, such as by epochs."""
     origin: str
     """Where the numbers are from that were not given."""
+    n_envs: int = 1
+    """Environments side by side."""
+
+    def fill(self, problem: AnyProblem) -> AnyProblem:
+        """The problem with what was resolved."""
+        return dataclasses.replace(problem, config=self.config, steps=self.steps, n_envs=self.n_envs)
 
 
 def plan(what: Any, problem: Problem, hyperparameters: Mapping[str, Any]) -> Plan:
@@ -63,13 +73,14 @@ def plan(what: Any, problem: Problem, hyperparameters: Mapping[str, Any]) -> Pla
             raise ValueError(f"{subject}: give {name}=, such as {example}")
     settings = settings_of(what, problem.key, hyperparameters)
     steps = settings.steps if problem.steps is None else problem.steps
-    return settings._replace(steps=None if steps is None else whole("steps", steps, 1))
+    n_envs = problem.n_envs or (1 if is_made(problem.env) else settings.n_envs)
+    return settings._replace(steps=None if steps is None else whole("steps", steps, 1), n_envs=n_envs)
 
 
 def job_of(what: Any, problem: Problem, **hyperparameters: Any) -> Job:
     """The job of a run, for callers with a loop of their own; the arguments are those of `plan`."""
-    recipe, config, steps, _ = plan(what, problem, hyperparameters)
-    return recipe.job(dataclasses.replace(problem, config=config, steps=steps))
+    planned = plan(what, problem, hyperparameters)
+    return planned.recipe.job(planned.fill(problem))
 
 
 def settings_of(what: Any, key: str | None, given: Mapping[str, Any]) -> Plan:
@@ -85,12 +96,12 @@ def settings_of(what: Any, key: str | None, given: Mapping[str, Any]) -> Plan:
             raise ValueError(f"{recipe.name} has no hyperparameter {name!r}{hint}")
     if isinstance(what, str | Recipe):
         values = dict(preset_of(recipe, key))
-        steps = values.pop("steps", recipe.steps)
+        steps, n_envs = values.pop("steps", recipe.steps), values.pop("n_envs", 1)
         origin = "the defaults" if not values else f"the preset for {key}" if key else "the preset"
     else:
         values = {name: getattr(what, name) for name in fields}
-        steps, origin = recipe.steps, "the config"
-    return Plan(recipe, config_from_json(recipe.config, {**values, **hyperparameters}), steps, origin)
+        steps, n_envs, origin = recipe.steps, 1, "the config"
+    return Plan(recipe, config_from_json(recipe.config, {**values, **hyperparameters}), steps, origin, n_envs)
 
 
 def preset_of(recipe: Recipe, key: str | None) -> Mapping[str, Any]:

@@ -36,7 +36,7 @@ def train(
     what: str | Recipe | Any = None,
     *,
     env: EnvLike | Any = None,
-    n_envs: int = 1,
+    n_envs: int | None = None,
     env_kwargs: dict[str, Any] | None = None,
     max_steps: int | None = None,
     data: str | Path | Dataset | Splits | tuple[Any, Any] | Any = None,
@@ -63,7 +63,8 @@ def train(
     Args:
         what: a name such as "dqn", which selects the preset for a known environment; a config such as
             `DQNConfig(...)`, which is taken literally; or a `Recipe` of your own, or its place, "my_module:RECIPE".
-        env, n_envs, env_kwargs, max_steps: an id, an instance or a factory; how many, their arguments, longest episode.
+        env, n_envs, env_kwargs, max_steps: an id, an instance or a factory; how many (by default as the preset says, or
+            one), their arguments, longest episode.
         data, demos, expert: names, paths or objects.
         steps: environment steps, or updates where there is no environment; each learner has a default.
         seed: of everything random: the same seed gives the same run.
@@ -90,8 +91,8 @@ def train(
     options = RunOptions(**values)
     if resume is not None:
         return _resumed(what, Path(resume), options, callback, [*_changed(options), *hyperparameters])
-    recipe, config, length, _ = plan(what, options, hyperparameters)
-    return _trained(recipe, replace(options, config=config, steps=length), callback)
+    planned = plan(what, options, hyperparameters)
+    return _trained(planned.recipe, planned.fill(options), callback)
 
 
 def _changed(options: RunOptions) -> list[str]:

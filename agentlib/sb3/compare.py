@@ -38,7 +38,16 @@ from agentlib.runs.plan import Plan, plan
 from agentlib.runs.train import train
 from agentlib.sb3.comparison import Comparison, Run, Side
 from agentlib.sb3.recording import CHECK_EPISODES, VIDEO, Evaluated, Recorded, TrainingLog
-from agentlib.sb3.training import algorithm_of, import_sb3, lacks_space, sb3_arguments, train_sb3, unsupported_options
+from agentlib.sb3.training import (
+    acting,
+    algorithm_of,
+    import_sb3,
+    lacks_space,
+    sb3_arguments,
+    train_sb3,
+    unsupported_options,
+    vector_of,
+)
 
 EnvSource = str | Callable[[], gymnasium.Env[Any, Any]]
 
@@ -48,6 +57,7 @@ def compare(
     *,
     env: EnvSource,
     steps: int,
+    n_envs: int | None = None,
     seeds: int | Sequence[int] = 5,
     out: str | Path | None = None,
     env_kwargs: dict[str, Any] | None = None,
@@ -68,7 +78,8 @@ def compare(
             literally.
         env: an environment id, or a function that makes one; each run gets a fresh environment. Tuples and nested
             dictionaries, which SB3 cannot take, are flattened for both sides.
-        steps, seeds: environment steps per run; the training seeds, or how many (then 0, 1, ...).
+        steps, n_envs: environment steps per run; environments side by side, by default as the preset says, or one.
+        seeds: the training seeds, or how many (then 0, 1, ...).
         out: a folder for both sides' agents, results.json, learning_curves.png and report.html; None writes nothing.
         env_kwargs, episodes: for `gymnasium.make`; evaluation episodes per final agent.
         threads, device: of both sides; None leaves torch's threads as they are, "auto" takes a GPU for images.
@@ -89,10 +100,11 @@ def compare(
     steps, episodes = whole("steps", steps, 1), whole("episodes", episodes, 1)
     import_sb3()
     chosen, folder, every = _chosen(seeds), _empty(out), _spacing(eval_every, steps)
-    planned = plan(what, Problem(env=env, steps=steps), hyperparameters)
+    planned = plan(what, Problem(env=env, steps=steps, n_envs=n_envs), hyperparameters)
     algorithm = algorithm_of(planned.recipe)
     name, space = _look_at(planned.recipe, env, env_kwargs)
-    arguments = sb3_arguments(planned.config, algorithm, space, strict=strict, built_in=planned.recipe.built_in)
+    extra: Any = {"strict": strict, "built_in": planned.recipe.built_in, "n_envs": planned.n_envs}
+    arguments = sb3_arguments(planned.config, algorithm, space, **extra)
     device, make = _same_device(device, arguments["policy"]), partial(_make, env, env_kwargs)
     common = (planned, algorithm, arguments, make, env, env_kwargs, steps, episodes, device, progress, folder)
     with torch_threads(threads) as used, global_generators_kept():
@@ -134,16 +146,19 @@ class _Pairs:
 
     def comparison(self, environment: str, threads: int, runs: Sequence[dict[Side, Run]]) -> Comparison:
         """What the pairs found."""
+        n_envs = {"n_envs": self.plan.n_envs}
         return Comparison(
             environment=environment,
             steps=self.steps,
             episodes=self.episodes,
             threads=threads,
             device=self.device,
-            hyperparameters=dataclasses.asdict(self.plan.config),
+            algorithm=self.algorithm.__name__,
+            hyperparameters=dataclasses.asdict(self.plan.config) | n_envs,
             sb3_hyperparameters={
                 name: "as ours" if callable(value) else value for name, value in self.arguments.items()
-            },
+            }
+            | n_envs,
             differences=unsupported_options(self.plan.config, self.algorithm, self.plan.recipe.built_in),
             until=self.until,
             eval_every=self.every,
@@ -158,7 +173,7 @@ class _Pairs:
             self.folder.mkdir(parents=True, exist_ok=True)
             agent.save(self.folder / f"{side}_seed{seed}{'.safetensors' if side == 'ours' else '.zip'}")
         world = partial(self.make, training=False)
-        run = Run(seed, first, log, evaluate(agent, world, episodes=self.episodes, seed=seed))
+        run = Run(seed, first, log, evaluate(acting(agent), world, episodes=self.episodes, seed=seed))
         if self.progress == "lines":
             name = "ours" if side == "ours" else "SB3"
             print(f"{name}, seed {seed}: {log.seconds:.0f} s of training, {run.evaluation}", flush=True)  # noqa: T201 - what was asked for
@@ -168,7 +183,7 @@ class _Pairs:
         shared: Any = {"steps": self.steps, "seed": seed, "device": self.device, "progress": self.progress is True}
         goes_on = partial(self._goes_on, log)
         if side == "ours":
-            shared |= vars(self.plan.config)
+            shared |= vars(self.plan.config) | {"n_envs": self.plan.n_envs}
             if self.until is not None:
                 shared |= {"eval_every": self.every, "n_eval_episodes": CHECK_EPISODES}
                 shared["callback"] = lambda clock, metrics: goes_on(metrics.get("eval/mean_reward"))
@@ -181,19 +196,22 @@ class _Pairs:
         if self.until is not None:
 
             def check(model: Any) -> bool:
-                world = partial(self._world, log, 1)
-                return goes_on(evaluate(model, world, episodes=CHECK_EPISODES, seed=CHECK_SEED).mean)
+                world = partial(self._world, log, self.plan.n_envs)
+                return goes_on(evaluate(acting(model), world, episodes=CHECK_EPISODES, seed=CHECK_SEED).mean)
 
             shared |= {"check_every": self.every, "check": check}
-        with closing(self._world(log, 0)) as env:
-            model = train_sb3(self.algorithm, self.arguments, env, **shared)
+        worlds = count()
+        with closing(vector_of(lambda: self._world(log, next(worlds)), self.plan.n_envs, self.plan.config)) as envs:
+            model = train_sb3(self.algorithm, self.arguments, envs, **shared)
             log.finish()
         return model
 
     def _world(self, log: TrainingLog, number: int) -> gymnasium.Env[Any, Any]:
-        """The environment of training, number 0, or one for an evaluation in mid-run."""
+        """An environment of training, from number 0 on, or after those one for an evaluation in mid-run."""
         began = perf_counter()
-        return Evaluated(self.make(training=False), log, began) if number else Recorded(self.make(), log)
+        if number < self.plan.n_envs:
+            return Recorded(self.make(), log)
+        return Evaluated(self.make(training=False), log, began)
 
     def _goes_on(self, log: TrainingLog, mean: float | None) -> bool:
         """Whether a run goes on after an evaluation, if there was one."""

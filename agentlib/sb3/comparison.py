@@ -60,6 +60,8 @@ class Comparison:
     """The mean return at which each run ended."""
     eval_every: int = 0
     """Environment steps between the evaluations of such runs."""
+    algorithm: str = "DQN"
+    """The name of Stable-Baselines3's class."""
 
     @property
     def seeds(self) -> tuple[int, ...]:

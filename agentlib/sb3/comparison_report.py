@@ -219,7 +219,7 @@ def _report(comparison: Comparison, picture: bytes, origin: dict[str, Any], vide
 
 
 def _title(comparison: Comparison) -> str:
-    return f"DQN on {comparison.environment}: {OURS} and SB3"
+    return f"{comparison.algorithm} on {comparison.environment}: {OURS} and SB3"
 
 
 def _summary(comparison: Comparison) -> str:

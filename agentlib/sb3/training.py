@@ -12,6 +12,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from agentlib.agent import Agent
+from agentlib.backbones.choice import DEFAULT_WIDTHS
+from agentlib.backbones.layers import ACTIVATIONS
 from agentlib.core.recipe import Recipe
 
 _REWRITTEN = (
@@ -24,6 +27,8 @@ _REWRITTEN = (
     "action_noise",
 )
 """Hyperparameters that SB3 has as well, written in another way."""
+_OF_ACTOR_CRITICS = ("vf_arch", "activation", "ortho_init", "log_std_init", "normalize", "normalize_reward")
+"""The same, of PPO and A2C: arguments of the policy, and of `VecNormalize`."""
 _SMALLEST_IMAGE = 36  # pixels; SB3's Nature CNN has no output for less
 
 
@@ -53,6 +58,8 @@ def unsupported_options(config: Any, algorithm: Any, built_in: Mapping[str, Any]
     Our defaults are SB3's behaviour, so an untouched field is no difference; nor is one with a value of `built_in`.
     """
     known, usual = {*inspect.signature(algorithm).parameters, *_REWRITTEN}, vars(type(config)()) | dict(built_in)
+    if _is_on_policy(algorithm):
+        known |= set(_OF_ACTOR_CRITICS)
     return {name: value for name, value in vars(config).items() if name not in known and value != usual[name]}
 
 
@@ -63,6 +70,7 @@ def sb3_arguments(
     *,
     strict: bool = True,
     built_in: Mapping[str, Any] = {},
+    n_envs: int = 1,
 ) -> dict[str, Any]:
     """The arguments of a class of Stable-Baselines3 that mean what our config says; `strict` refuses what it lacks.
 
@@ -82,22 +90,68 @@ def sb3_arguments(
     known = inspect.signature(algorithm).parameters
     arguments = {name: value for name, value in vars(config).items() if name in known}
     arguments["policy"] = _policy(observation_space)
-    if callable(config.learning_rate):
-        arguments["learning_rate"] = sb3_schedule(config.learning_rate)
+    for name in ("learning_rate", "clip_range", "clip_range_vf"):
+        if callable(arguments.get(name)):
+            arguments[name] = sb3_schedule(arguments[name])
     if "max_grad_norm" in known:  # SB3 knows no None here; clipping at infinity is none.
         arguments["max_grad_norm"] = math.inf if config.max_grad_norm is None else config.max_grad_norm
     elif config.max_grad_norm is not None:
         raise ValueError(f"Stable-Baselines3's {algorithm.__name__} clips no gradients: leave max_grad_norm out")
     if arguments.get("ent_coef") == "auto":
         arguments["ent_coef"] = f"auto_{config.initial_ent_coef}"
-    shape: dict[str, Any] = {}
-    if config.net_arch is not None:  # None is the same on both sides: 64 and 64, or nothing behind a CNN
-        shape["net_arch"] = list(config.net_arch)
-    if "n_critics" not in built_in and hasattr(config, "n_critics"):
-        shape["n_critics"] = config.n_critics
-    if getattr(config, "n_quantiles", None) is not None and algorithm.__name__ == "TQC":
-        shape["n_quantiles"] = config.n_quantiles
+    if arguments.get("batch_size", 0) is None:
+        arguments["batch_size"] = config.n_steps * n_envs
+    if _is_on_policy(algorithm):
+        shape = _policy_kwargs(config, arguments["policy"])
+    else:
+        shape = {}
+        if config.net_arch is not None:  # None is the same on both sides: 64 and 64, or nothing behind a CNN
+            shape["net_arch"] = list(config.net_arch)
+        if "n_critics" not in built_in and hasattr(config, "n_critics"):
+            shape["n_critics"] = config.n_critics
+        if getattr(config, "n_quantiles", None) is not None and algorithm.__name__ == "TQC":
+            shape["n_quantiles"] = config.n_quantiles
     return arguments | ({"policy_kwargs": shape} if shape else {})
+
+
+def _is_on_policy(algorithm: Any) -> bool:
+    return algorithm.__name__ in ("PPO", "A2C")
+
+
+def _policy_kwargs(config: Any, policy: str) -> dict[str, Any]:
+    """The arguments of SB3's policy of an actor and a critic, where they are not its defaults."""
+    kwargs: dict[str, Any] = {}
+    if config.net_arch is not None or config.vf_arch is not None:
+        usual = () if policy == "CnnPolicy" else DEFAULT_WIDTHS
+        widths = usual if config.net_arch is None else config.net_arch
+        kwargs["net_arch"] = {"pi": [*widths], "vf": [*(widths if config.vf_arch is None else config.vf_arch)]}
+    if config.activation != "tanh":
+        kwargs["activation_fn"] = ACTIVATIONS[config.activation]
+    if not config.ortho_init:
+        kwargs["ortho_init"] = False
+    if config.log_std_init:
+        kwargs["log_std_init"] = config.log_std_init
+    return kwargs
+
+
+def vector_of(make: Callable[[], gymnasium.Env[Any, Any]], n_envs: int, config: Any) -> Any:
+    """The environments of a run of SB3: one as it is, or a `VecEnv`, normalized as the config of PPO or A2C says."""
+    rewards = getattr(config, "normalize_reward", None)
+    is_normalized = rewards is not None and (config.normalize or rewards)
+    if n_envs == 1 and not is_normalized:
+        return make()
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+    envs = DummyVecEnv([make] * n_envs)
+    if not is_normalized:
+        return envs
+    return VecNormalize(envs, norm_obs=config.normalize, norm_reward=bool(rewards), gamma=config.gamma)
+
+
+def acting(model: Any) -> Any:
+    """What acts in environments as they are: our agent, or a model of SB3, with its normalization if it has one."""
+    normalization = getattr(model, "get_vec_normalize_env", lambda: None)()
+    return model if normalization is None else Agent.from_sb3(model)
 
 
 def lacks_space(space: spaces.Space[Any]) -> bool:
@@ -125,7 +179,7 @@ def import_sb3() -> None:
 def train_sb3(
     algorithm: Any,
     arguments: dict[str, Any],
-    env: gymnasium.Env[Any, Any],
+    env: Any,
     *,
     steps: int,
     seed: int,
@@ -134,7 +188,7 @@ def train_sb3(
     check_every: int | None = None,
     check: Callable[[Any], bool] | None = None,
 ) -> Any:
-    """Trains a model of SB3 with arguments from `sb3_arguments`, in an environment that stays open.
+    """Trains a model of SB3 with arguments from `sb3_arguments`, in environments (see `vector_of`) that stay open.
 
     Every `check_every` steps `check` is called with the model; the run ends where it returns False.
 
@@ -154,7 +208,7 @@ def train_sb3(
         def _on_step(self) -> bool:
             if self.num_timesteps % 100 == 0:
                 self.bar.update(min(self.num_timesteps, steps) - self.bar.n)
-            is_due = check is not None and check_every is not None and self.num_timesteps % check_every == 0
+            is_due = check_every is not None and self.num_timesteps % check_every < self.training_env.num_envs
             return not is_due or check is None or check(self.model)
 
         def _on_training_end(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from agentlib.backbones.layers import ACTIVATIONS
 from agentlib.core.config import config_from_json, config_to_json
 from agentlib.core.names import close_matches, shown
 from agentlib.core.recipe import Recipe
@@ -19,6 +20,7 @@ BACKBONES = {"MlpPolicy": "mlp", "CnnPolicy": "nature_cnn", "MultiInputPolicy": 
 """SB3's policies, and the backbone that is like theirs."""
 WITHOUT_EFFECT = {
     "optimize_memory_usage": "frames are always stored once",
+    "sde_sample_freq": "it is about use_sde",
     "verbose": "see progress",
     "tensorboard_log": "see out",
     "seed": "see seed",
@@ -33,8 +35,11 @@ REFUSED = {
     "replay_buffer_class": "",
     "replay_buffer_kwargs": "",
     "noise_type": "",
+    "use_sde": "",
 }
 """Keys that would change the run, and a hint at their replacement; empty values are accepted."""
+OF_POLICIES = ("net_arch", "activation_fn", "ortho_init", "log_std_init")
+"""Arguments of SB3's policies that are fields of configs here."""
 RUN_KEYS = ("n_timesteps", "n_envs", "policy", "policy_kwargs", "normalize", "env_kwargs", "env_wrapper", "frame_stack")
 NO_CHANGE = ("replay_buffer_kwargs", {"handle_timeout_termination": True})
 """A key whose value describes the behaviour that agentlib always has."""
@@ -99,7 +104,7 @@ def _settings(section: ZooSection, env_id: str, recipe: Recipe) -> ZooSettings:
             hint = "it counts environment steps here: give a number"
             raise ValueError(f"train_freq: {shown(frequency)} is not supported; {hint}")
         hyperparameters["train_freq"] = frequency[0]
-    hyperparameters |= _widths(section.policy_kwargs, known) | _normalization(section.normalize, known)
+    hyperparameters |= _of_policy(section.policy_kwargs, known) | _normalization(section.normalize, known)
     config = config_from_json(recipe.config, hyperparameters)  # checks the type of each field
     config_to_json(config)  # refuses infinite numbers
     return ZooSettings(
@@ -113,22 +118,54 @@ def _settings(section: ZooSection, env_id: str, recipe: Recipe) -> ZooSettings:
     )
 
 
-def _widths(policy_kwargs: dict[str, Any], known: list[str]) -> dict[str, Any]:
-    unknown = set(policy_kwargs) - ({"net_arch"} & set(known))
-    if unknown:
-        raise ValueError(f"policy_kwargs: {', '.join(sorted(map(str, unknown)))} is not supported, only net_arch")
-    widths = policy_kwargs.get("net_arch")
-    if widths is not None and not (isinstance(widths, list | tuple) and all(type(width) is int for width in widths)):
-        raise ValueError(f"policy_kwargs: net_arch must be a list of widths, not {shown(widths)}")
-    return {} if widths is None else {"net_arch": widths}
+def _of_policy(policy_kwargs: dict[str, Any], known: list[str]) -> dict[str, Any]:
+    """The fields of a config that say what SB3's arguments of a policy say."""
+    found: dict[str, Any] = {}
+    names = {"activation_fn": "activation"}
+    for key, value in policy_kwargs.items():
+        if value is None:
+            continue
+        field = names.get(key, key)
+        if field not in known or key not in OF_POLICIES:
+            listed = ", ".join(name for name in OF_POLICIES if names.get(name, name) in known)
+            raise ValueError(f"policy_kwargs: {key} is not supported, only {listed}")
+        if key == "net_arch":
+            found |= _widths(value, "vf_arch" in known)
+        elif key == "activation_fn":
+            found[field] = _activation(value)
+        else:
+            found[field] = value
+    return found
+
+
+def _widths(net_arch: Any, has_critic: bool) -> dict[str, Any]:
+    """Widths of the layers, those of actor and critic apart where there are both."""
+    parts = {"net_arch": net_arch}
+    if has_critic:
+        if isinstance(net_arch, list) and len(net_arch) == 1:
+            net_arch = net_arch[0]  # as it was written before SB3 1.8
+        if isinstance(net_arch, dict) and net_arch.keys() <= {"pi", "vf"}:
+            parts = {"net_arch": net_arch.get("pi", []), "vf_arch": net_arch.get("vf", [])}
+    for widths in parts.values():
+        if not (isinstance(widths, list | tuple) and all(type(width) is int for width in widths)):
+            raise ValueError(f"policy_kwargs: net_arch must be a list of widths, not {shown(widths)}")
+    return parts
+
+
+def _activation(name: Any) -> str:
+    for ours, activation in ACTIVATIONS.items():
+        if activation.__name__ == str(name).rpartition(".")[2]:
+            return ours
+    raise ValueError(f"policy_kwargs: the activation {shown(name)} is not known; known: {', '.join(ACTIVATIONS)}")
 
 
 def _normalization(settings: dict[str, Any] | None, known: list[str]) -> dict[str, Any]:
     others = dict(settings or {})
     observations, rewards = (others.pop(name, settings is not None) for name in ("norm_obs", "norm_reward"))
-    if others or rewards:
-        what = "normalized rewards are" if rewards else f"{', '.join(map(str, others))} is"
+    if others or (rewards and "normalize_reward" not in known):
+        what = "normalized rewards are" if not others else f"{', '.join(map(str, others))} is"
         raise ValueError(f"normalize: {what} not supported; {{'norm_obs': True, 'norm_reward': False}} is")
     if observations and "normalize" not in known:
         raise ValueError("normalize: not supported by this algorithm")
-    return {"normalize": True} if observations else {}
+    found = {"normalize": True} if observations else {}
+    return found | ({"normalize_reward": True} if rewards else {})

@@ -28,7 +28,7 @@ OUT = (
     "is free."
 )
 FIELDS = [
-    *run_flags(("env", "env_kwargs", "steps", "device")),
+    *run_flags(("env", "n_envs", "env_kwargs", "steps", "device")),
     flag_field("seeds", int, 5, "Number of seeds; each side trains once for each."),
     flag_field("episodes", int, 100, "Number of evaluation episodes of each final agent."),
     flag_field("threads", int | None, None, "Number of torch's threads for both sides; the default is torch's own."),
@@ -65,6 +65,7 @@ def run(arguments: list[str]) -> int:
             choice.recipe,
             env=options.env,
             steps=options.steps,
+            n_envs=options.n_envs,
             seeds=options.seeds,
             out=folder,
             env_kwargs=keywords(options.env_kwargs),

@@ -130,8 +130,6 @@ def parsed(choice: Choice, command: str, what: str, summary: str, fields: list[A
     config = Annotated[tyro.conf.OmitArgPrefixes[recipe.config], tyro.conf.arg(help="")]  # type: ignore[name-defined]
     extended = _dataclass([*fields, ("hyperparameter", config)], summary)
     names = {field.name for field in dataclasses.fields(extended)}
-    if "n_envs" not in names and choice.run.get("n_envs", 1) != 1:
-        raise UsageError(f"{choice.origin}: n_envs is {choice.run['n_envs']}; a comparison has one environment")
     description = f"{summary}\n\n{recipe.name}: {recipe.summary}. Its flags start from {choice.origin}{choice.preset}."
     run = {name: value for name, value in choice.run.items() if name in names}
     options: Any = tyro.cli(

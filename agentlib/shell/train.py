@@ -98,12 +98,13 @@ def _train(options: Any, choice: Choice) -> int:
     if getattr(options, "image_size", None):
         given["data"] = f"{given['data']}#{options.image_size}"
     config = options.hyperparameter
-    steps = plan(choice.recipe, RunOptions(**given), vars(config)).steps
+    planned = plan(choice.recipe, RunOptions(**given), vars(config))
+    steps, several = planned.steps, f"{planned.n_envs} environments, " if planned.n_envs > 1 else ""
     subject = next((str(given[name]) for name in ("env", "data", "demos") if given.get(name)), "")
     length = f"{count(steps, 'step')}, " if steps is not None else ""
     asked = None if options.out is None else Path(options.out)
     with folder_for(f"{choice.recipe.name}-{subject}", asked) as folder:
-        title = f"{choice.recipe.name} on {subject}: {length}seed {options.seed}"
+        title = f"{choice.recipe.name} on {subject}: {length}{several}seed {options.seed}"
         print_settings(title, config, choice, options.verbose)
         return _learn(folder, choice.recipe, {**given, **vars(config), "steps": steps, "out": folder})
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import DQN
+from stable_baselines3 import A2C, DQN, PPO
 
 import agentlib
 from agentlib import compare
@@ -53,7 +53,7 @@ def calls(monkeypatch):
     """Our training replaced by a few random steps; the calls that it got."""
     made = []
 
-    def train(recipe, *, env, steps, seed, device, progress, **hyperparameters):
+    def train(recipe, *, env, n_envs, steps, seed, device, progress, **hyperparameters):
         made.append(
             SimpleNamespace(config=recipe.config(**hyperparameters), seed=seed, threads=torch.get_num_threads())
         )
@@ -169,8 +169,8 @@ def test_bad_input_is_refused_before_anything_trains(calls):
         run(seeds=0)
     with pytest.raises(ValueError, match="seeds"):
         run(seeds=[2**30])
-    with pytest.raises(ValueError, match="'ppo'"):
-        compare("ppo", env="CartPole-v1", steps=10)
+    with pytest.raises(ValueError, match="'trpo'"):
+        compare("trpo", env="CartPole-v1", steps=10)
     with pytest.raises(ValueError, match="learning_rate"):
         run(lerning_rate=1e-3)
     with pytest.raises(ValueError, match="double=True"):
@@ -397,3 +397,34 @@ def test_a_pace_reads_as_people_say_it():
     assert _pace(0.5, "SB3") == "50% slower than SB3"
     assert _pace(2.5) == "2.50 times as fast"
     assert _pace(1.0, "SB3") == "1.00 times as fast as SB3"
+
+
+@pytest.mark.parametrize(("name", "algorithm"), [("ppo", PPO), ("a2c", A2C)])
+def test_the_defaults_of_ppo_and_a2c_are_sb3s(name, algorithm):
+    recipe, theirs = recipe_of(name), inspect.signature(algorithm).parameters
+    assert algorithm_of(recipe) is algorithm
+    arguments = sb3_arguments(recipe.config(), algorithm, VECTOR)
+    assert arguments.pop("policy") == "MlpPolicy"
+    assert {"n_steps", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm", "learning_rate"} <= set(arguments)
+    assert arguments == {field: theirs[field].default for field in arguments}
+    assert unsupported_options(recipe.config(), algorithm) == {}
+    config = recipe.config(net_arch=(8,), vf_arch=(4, 4), activation="relu", ortho_init=False, log_std_init=-1.0)
+    assert sb3_arguments(config, algorithm, VECTOR)["policy_kwargs"] == {
+        "net_arch": {"pi": [8], "vf": [4, 4]},
+        "activation_fn": torch.nn.ReLU,
+        "ortho_init": False,
+        "log_std_init": -1.0,
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, {"normalize": True, "normalize_reward": True}], ids=["plain", "normalized"])
+def test_ppo_beside_sb3s_in_several_environments(settings, tmp_path):
+    small = {"n_steps": 20, "batch_size": 20, "n_epochs": 2, **settings}
+    found = compare(
+        "ppo", env="CartPole-v1", n_envs=3, steps=180, seeds=1, episodes=3, progress=False, out=tmp_path, **small
+    )
+    assert found.ours[0].log.steps == found.sb3[0].log.steps == 180
+    for pair in (found.ours[0], found.sb3[0]):
+        assert len(pair.log.episode_returns) >= 3
+        assert pair.evaluation.mean > 5

@@ -244,3 +244,53 @@ def test_without_pyyaml_the_extra_is_named(zoo_file, monkeypatch):
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(ImportError, match=r"pip install 'agentlib-rl\[zoo\]'"):
         read_zoo(zoo_file, "CartPole-v1", DQN)
+
+
+PPO_FILE = """
+CartPole-v1:
+  n_envs: 8
+  n_timesteps: !!float 1e5
+  policy: 'MlpPolicy'
+  n_steps: 32
+  batch_size: 256
+  gae_lambda: 0.8
+  gamma: 0.98
+  n_epochs: 20
+  ent_coef: 0.0
+  learning_rate: lin_0.001
+  clip_range: lin_0.2
+Acrobot-v1:
+  normalize: true
+  n_envs: 16
+  n_timesteps: !!float 1e6
+  policy: 'MlpPolicy'
+  n_steps: 256
+  gae_lambda: 0.94
+  gamma: 0.99
+  n_epochs: 4
+  ent_coef: 0.0
+HalfCheetah-v4:
+  policy: 'MlpPolicy'
+  policy_kwargs: "dict(log_std_init=-2, ortho_init=False, activation_fn=nn.ReLU, net_arch=dict(pi=[256, 64], vf=[32]))"
+Pendulum-v1:
+  use_sde: True
+  sde_sample_freq: 4
+"""
+
+
+def test_the_zoos_settings_of_ppo(tmp_path):
+    path, ppo = tmp_path / "ppo.yml", recipe_of("ppo")
+    path.write_text(PPO_FILE)
+    for env_id, n_envs in (("CartPole-v1", 8), ("Acrobot-v1", 16)):
+        read, usual = read_zoo(path, env_id, ppo), settings_of("ppo", env_id, {})
+        assert ppo.config(**read.hyperparameters) == usual.config
+        assert (read.steps, read.n_envs) == (usual.steps, usual.n_envs) == (usual.steps, n_envs)
+    assert read_zoo(path, "HalfCheetah-v4", ppo).hyperparameters == {
+        "log_std_init": -2.0,
+        "ortho_init": False,
+        "activation": "relu",
+        "net_arch": (256, 64),
+        "vf_arch": (32,),
+    }
+    with pytest.raises(ValueError, match="use_sde: True would change the run"):
+        read_zoo(path, "Pendulum-v1", ppo)

@@ -115,7 +115,7 @@ class DQN(Learner):
         """
         actions = facts.action_space
         if not isinstance(actions, spaces.Discrete | spaces.MultiDiscrete) or len(actions.shape or ()) > 1:
-            others = "sac, td3" if isinstance(actions, spaces.Box) else "SB3's PPO, A2C"
+            others = "sac, td3, ppo" if isinstance(actions, spaces.Box) else "ppo, a2c"
             raise ValueError(f"dqn needs a Discrete action space, or a MultiDiscrete one of one row; this environment "
                              f"has {actions}. Learners that fit: {others}")  # fmt: skip
         if not is_policy(backbone):
