@@ -87,8 +87,7 @@ def compare(
         until: end each run at its first evaluation with this mean return, of 20 episodes; `steps` is the most then.
         eval_every: environment steps between these evaluations; a fiftieth of `steps` by default.
         video: also record an episode of our best final agent, for the report; needs `out`.
-        progress: True shows a bar per run, "lines" prints a line after each run, for logs.
-        hyperparameters: fields of the config to replace.
+        progress, hyperparameters: True shows a bar per run, "lines" prints a line after each; fields of the config.
 
     Raises:
         ImportError: if Stable-Baselines3 is absent, naming the extra.
@@ -103,8 +102,8 @@ def compare(
     planned = plan(what, Problem(env=env, steps=steps, n_envs=n_envs), hyperparameters)
     algorithm = algorithm_of(planned.recipe)
     name, space = _look_at(planned.recipe, env, env_kwargs)
-    extra: Any = {"strict": strict, "built_in": planned.recipe.built_in, "n_envs": planned.n_envs}
-    arguments = sb3_arguments(planned.config, algorithm, space, **extra)
+    more: Any = {"strict": strict, "built_in": planned.recipe.built_in, "n_envs": planned.n_envs}
+    arguments = sb3_arguments(planned.config, algorithm, space, **more)
     device, make = _same_device(device, arguments["policy"]), partial(_make, env, env_kwargs)
     common = (planned, algorithm, arguments, make, env, env_kwargs, steps, episodes, device, progress, folder)
     with torch_threads(threads) as used, global_generators_kept():

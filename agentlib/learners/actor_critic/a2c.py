@@ -42,7 +42,9 @@ class A2CConfig(PPOConfig):
     """Number that RMSProp adds to its divisor."""
 
     def optimizer(self) -> Rule:
-        return rmsprop(self.learning_rate, eps=self.rms_prop_eps) if self.use_rms_prop else super().optimizer()
+        if not self.use_rms_prop or self.optimizer_name != "adam":
+            return super().optimizer()
+        return rmsprop(self.learning_rate, eps=self.rms_prop_eps)
 
 
 RECIPE = replace(

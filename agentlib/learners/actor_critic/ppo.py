@@ -88,7 +88,7 @@ class PPOConfig(Optimized):
     """Divide rewards by the running standard deviation of the discounted returns."""
 
     def optimizer(self) -> Rule:
-        return adam(self.learning_rate, eps=1e-5)
+        return adam(self.learning_rate, eps=1e-5) if self.optimizer_name == "adam" else super().optimizer()
 
 
 class PPO(Learner):
