@@ -13,7 +13,17 @@ from torch import Tensor
 from agentlib.core.modes import in_eval_mode
 from agentlib.core.schedules import Clock
 from agentlib.core.source import Source
-from agentlib.core.spaces import choices, flatten, leaf_dtype, leaf_shape, leaf_spaces, to_tensors, unflatten
+from agentlib.core.spaces import (
+    LEARNED_WITH_MASKS,
+    choices,
+    flatten,
+    is_masked,
+    leaf_dtype,
+    leaf_shape,
+    leaf_spaces,
+    to_tensors,
+    unflatten,
+)
 from agentlib.envs.vector import Environments
 from agentlib.experience.replay import Collector
 from agentlib.experience.transition import Minibatch
@@ -339,6 +349,11 @@ class Rollout(Source):
     def measures(self) -> dict[str, float]:
         """Episodes, their last returns and lengths, and how much of the returns the critic explains."""
         return self.collector.measures() | {"train/explained_variance": self.explained_variance}
+
+    def about(self) -> dict[str, Any]:
+        """Whether there were masks of legal actions in infos."""
+        came_apart = "mask" in self.names and not is_masked(self.observation_space)
+        return {LEARNED_WITH_MASKS: True} if came_apart else {}
 
     def close(self) -> None:
         """Closes the environments, except those that are the caller's."""

@@ -205,6 +205,7 @@ def test_only_legal_actions_are_taken_and_counted(env, kind):
     )
     world = env()
     observation, info = world.reset(seed=0)
+    assert ("learned_with_action_masks" in agent.about) == ("action_mask" in info)
     for deterministic in (True, False):
         for _ in range(50):
             action, _ = agent.predict(observation, deterministic=deterministic, action_mask=info.get("action_mask"))
