@@ -63,8 +63,7 @@ def train(
     Args:
         what: a name such as "dqn", which selects the preset for a known environment; a config such as
             `DQNConfig(...)`, which is taken literally; or a `Recipe` of your own, or its place, "my_module:RECIPE".
-        env, n_envs, env_kwargs, max_steps: an id, an instance or a factory; how many (by default as the preset says, or
-            one), their arguments, longest episode.
+        env, n_envs, env_kwargs, max_steps: an id, an instance or a factory; how many, arguments, longest episode.
         data, demos, expert: names, paths or objects.
         steps: environment steps, or updates where there is no environment; each learner has a default.
         seed: of everything random: the same seed gives the same run.

@@ -74,8 +74,7 @@ def compare(
     """Train our learner and Stable-Baselines3's with the same settings, and compare returns and times.
 
     Args:
-        what: a name such as "dqn", which selects the preset for a known environment, or a config, which is taken
-            literally.
+        what: a name such as "dqn", which selects the preset for a known environment, or a config, taken literally.
         env: an environment id, or a function that makes one; each run gets a fresh environment. Tuples and nested
             dictionaries, which SB3 cannot take, are flattened for both sides.
         steps, n_envs: environment steps per run; environments side by side, by default as the preset says, or one.
@@ -102,8 +101,7 @@ def compare(
     planned = plan(what, Problem(env=env, steps=steps, n_envs=n_envs), hyperparameters)
     algorithm = algorithm_of(planned.recipe)
     name, space = _look_at(planned.recipe, env, env_kwargs)
-    more: Any = {"strict": strict, "built_in": planned.recipe.built_in, "n_envs": planned.n_envs}
-    arguments = sb3_arguments(planned.config, algorithm, space, **more)
+    arguments = sb3_arguments(planned.config, algorithm, space, strict, planned.recipe.built_in, planned.n_envs)
     device, make = _same_device(device, arguments["policy"]), partial(_make, env, env_kwargs)
     common = (planned, algorithm, arguments, make, env, env_kwargs, steps, episodes, device, progress, folder)
     with torch_threads(threads) as used, global_generators_kept():

@@ -67,7 +67,6 @@ def sb3_arguments(
     config: Any,
     algorithm: Any,
     observation_space: spaces.Space[Any],
-    *,
     strict: bool = True,
     built_in: Mapping[str, Any] = {},
     n_envs: int = 1,
