@@ -290,7 +290,7 @@ def test_compare(capsys, tmp_path):
     flags = [flag for flag in FLAGS if flag not in ("--progress", "none")]
     arguments = ["compare", "dqn", "--env", "CartPole-v1", "--steps", "80", "--seeds", "1", "--episodes", "2"]
     text = output(capsys, *arguments, *flags, "--train-freq", "4", "--gradient-steps", "1", "--threads", "1")
-    assert "dqn on CartPole-v1, ours and Stable-Baselines3's: 80 steps, 1 seed\n" in text
+    assert "dqn on CartPole-v1, ours and Stable-Baselines3's: 80 steps, 1 seed, batch_size 16, " in text
     assert "Stable-Baselines3" in text.partition("\n\n")[2]
     results = json.loads((tmp_path / "runs" / "compare-dqn-CartPole-v1-1" / "results.json").read_text())
     assert results["hyperparameters"]["batch_size"] == 16

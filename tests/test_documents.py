@@ -36,7 +36,7 @@ def shortened(code):
     """Long runs are cut; nothing else of a block is changed."""
     if FULL:
         return code
-    most = 1_500 if re.search(r"env|updates_for", code) else 40
+    most = 1_500 if re.search(r"env|updates_for", code) else 3_000 if "--resume" in code else 40
 
     def cut(limit):
         return lambda found: f"{found[1]}{found[2]}{min(int(found[3]), limit)}"

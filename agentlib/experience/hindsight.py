@@ -78,7 +78,7 @@ class HindsightReplay(Replay):
         dtype = torch.from_numpy(np.zeros(0, leaf_dtype(goal))).dtype
         self.register_buffer("chosen", torch.zeros(self.batch_size, dtype=torch.int64), persistent=False)
         self.register_buffer("goal", torch.zeros((self.batch_size, *leaf_shape(goal)), dtype=dtype), persistent=False)
-        self.register_buffer("rewards", torch.zeros(self.batch_size), persistent=False)
+        self.register_buffer("rewards", torch.zeros(self.batch_size, dtype=torch.float32), persistent=False)
 
     def advance(self) -> None:
         """Steps the environments until an update is due; chooses its transitions and their goals."""

@@ -227,10 +227,12 @@ class Rollout(Source):
         per_epoch = -(-self.size // self.batch_size)
         columns = {f"leaf_{i}": torch.from_numpy(leaf).flatten(0, 1) for i, leaf in enumerate(self.made.leaves)}
         columns["action"] = torch.from_numpy(self.made.action).flatten(0, 1)
-        columns |= {name: torch.zeros(self.size) for name in ("log_prob", "value", "advantage", "returns")}
+        sizes = dict.fromkeys(("log_prob", "value", "advantage", "returns"), self.size)
+        sizes |= {"weights": per_epoch * self.batch_size, "weight": self.batch_size}
+        columns |= {name: torch.ones(size, dtype=torch.float32) for name, size in sizes.items()}
         columns["order"] = torch.zeros(per_epoch * self.batch_size, dtype=torch.int64)
-        columns |= {"weights": torch.ones(per_epoch * self.batch_size), "weight": torch.ones(self.batch_size)}
-        columns |= {"rows": torch.zeros(self.batch_size, dtype=torch.int64), "divergence": torch.zeros(())}
+        columns["rows"] = torch.zeros(self.batch_size, dtype=torch.int64)
+        columns["divergence"] = torch.zeros((), dtype=torch.float32)
         for name, column in columns.items():
             self.register_buffer(name, column.clone(), persistent=False)
         self.names = [*columns]

@@ -83,6 +83,7 @@ def test_random_numbers_lie_where_they_do_uncompiled(tmp_path):
 def test_random_numbers_would_lie_elsewhere(tmp_path, monkeypatch):
     """In the order of memory that a tensor has only when compiled: `Tape._is_laid_over`."""
     plainly_noisy(monkeypatch)
+    monkeypatch.setitem(torch_private.OPTIONS, "layout_optimization", True)
     assert wrong(noisy_maps, MAPS, tmp_path) != []
 
 

@@ -38,7 +38,7 @@ def clipped_loss(ratio: Tensor, advantage: Tensor, clip_range: Any) -> Tensor:
 
 def normalized(advantage: Tensor, weight: Tensor) -> Tensor:
     """Advantages `(B,)` with mean 0 and deviation 1 over those whose weight `(B,)` is not 0; a single one as it is."""
-    count = (weight > 0.0).sum()
+    count = (weight > 0.0).sum().to(weight.dtype)
     centered = advantage - (weight * advantage).sum()
     variance = (weight * centered.square()).sum() * (count / (count - 1).clamp(min=1))
     return torch.where(count > 1, centered / (variance.sqrt() + 1e-8), advantage)
