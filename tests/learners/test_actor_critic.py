@@ -316,9 +316,9 @@ def test_a_whole_run(what: str, tmp_path: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "bound"), [("sac", -300.0), ("td3", -500.0)])
-def test_pendulum_is_learned(what: str, bound: float) -> None:
-    """Random play scores -1,230; seed 0 gave -162 and -333."""
+@pytest.mark.parametrize(("what", "steps"), [("sac", 6_000), ("td3", 10_000)])
+def test_pendulum_is_learned(what: str, steps: int) -> None:
+    """Random play scores -1,230; TD3 needs more steps than SAC to swing up."""
     settings: dict[str, Any] = {"learning_rate": 1e-3, "net_arch": (64, 64), "learning_starts": 1_000}
-    agent: Any = agentlib.train(what, env="Pendulum-v1", steps=6_000, seed=0, progress=False, **settings)
-    assert agentlib.evaluate(agent, "Pendulum-v1", episodes=30).mean > bound
+    agent: Any = agentlib.train(what, env="Pendulum-v1", steps=steps, seed=0, progress=False, **settings)
+    assert agentlib.evaluate(agent, "Pendulum-v1", episodes=30).mean > -300.0

@@ -37,6 +37,7 @@ def one_step(discrete: bool) -> Demonstrations:
     return demonstrations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("beta", "share"), [(0.0, 0.5), (1.0, np.e / (1.0 + np.e)), (3.0, np.e**3 / (1.0 + np.e**3))])
 def test_one_step_has_the_values_and_the_policy_that_it_must(beta: float, share: float) -> None:
     """V is the expectile of the two rewards; the policy's odds are exp(beta) to 1."""
@@ -54,6 +55,7 @@ def test_one_step_has_the_values_and_the_policy_that_it_must(beta: float, share:
     assert critics.tolist() == pytest.approx([1.0, 0.0], abs=0.1)
 
 
+@pytest.mark.slow
 def test_real_valued_actions() -> None:
     config = IQLConfig(learning_rate=3e-3, net_arch=(32,), beta=10.0, tau=0.05)
     learner, source = RECIPE.tiny(IQL, config, 0, demos=one_step(discrete=False))

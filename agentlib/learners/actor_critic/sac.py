@@ -101,7 +101,7 @@ class SAC(Learner):
         self.critics_step = Step(critics, optimizer, config.max_grad_norm)
         is_learned = config.ent_coef == "auto"
         first = config.initial_ent_coef if config.ent_coef == "auto" else config.ent_coef
-        log_ent_coef = torch.tensor([math.log(first) if first > 0.0 else -math.inf])
+        log_ent_coef = torch.tensor([math.log(first) if first > 0.0 else -math.inf], dtype=torch.float32)
         self.log_ent_coef = nn.Parameter(log_ent_coef, requires_grad=is_learned)
         self.ent_coef_step = Step(self.log_ent_coef, optimizer) if is_learned else None
         given = config.target_entropy
