@@ -27,6 +27,10 @@ TASKS: dict[str, tuple[str, dict[str, Any], float | None]] = {
     "catch": ("agentlib/Catch-v0", {}, 9.5),
 }
 """By name: the environment, its arguments, and the return that is asked for."""
+NOTES = {
+    "preset_q_table_frozenlake_slippery": "With 40,000 steps it was 0.68 on the same seeds. 60,000 were then chosen on "
+    "seeds 100 to 104 (0.80 there, as with 100,000), before these were run again."
+}
 TABULAR = ("frozenlake", "frozenlake_slippery", "taxi", "cliffwalking", "blackjack")
 EVALUATIONS = 20
 
@@ -65,6 +69,7 @@ def experiment(learner: str, task: str) -> Experiment:
             Claim("last", f"{learner}, the last agent"),
             Claim("seconds", "seconds of one core, evaluations included"),
         ),
+        note=NOTES.get(f"preset_{learner}_{task}", ""),
         about={"learner": learner, "env": env, "env_kwargs": env_kwargs, "steps": steps},
     )
 
