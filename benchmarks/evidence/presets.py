@@ -28,7 +28,7 @@ TASKS: dict[str, tuple[str, dict[str, Any], float | None]] = {
 }
 """By name: the environment, its arguments, and the return that is asked for."""
 NOTES = {
-    "preset_q_table_frozenlake_slippery": "With 40,000 steps and 100 episodes at the end it was 0.68 on the same seeds. "
+    "preset_q_table_frozenlake_slippery": "With 40,000 steps and 100 episodes at the end it was 0.68 on these seeds. "
     "60,000 were then chosen on seeds 100 to 104 (0.80 there, as with 100,000). On these seeds, with 100 episodes, the "
     "first four were 0.67, 0.68, 0.73, 0.64: a number of 100 episodes has a standard error of 0.045. So 1,000 are "
     "played, and 100 in each evaluation on the way, before these seeds were run again."
