@@ -17,9 +17,10 @@ from agentlib.backbones import MLP, adam
 from agentlib.core import Clock
 from agentlib.experience import Transition
 from agentlib.learners import SAC, TD3, SACConfig, TD3Config, run
-from agentlib.learners.actor_critic.sac import smallest, without_highest
+from agentlib.learners.actor_critic.sac import without_highest
 from agentlib.learners.actor_critic.td3 import smoothed
 from agentlib.policies import ActionNoise, Critics, DeterministicPolicy, GaussianPolicy, SampledActor
+from agentlib.policies.critics import smallest
 
 HIDDEN, B = (16, 16), 32
 OBSERVATIONS, ACTIONS = spaces.Box(-8.0, 8.0, (3,)), spaces.Box(-2.0, 2.0, (1,))
