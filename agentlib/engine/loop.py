@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from agentlib.core.learner import Learner, Update, cycle
 from agentlib.core.randomness import generator_lock
@@ -40,7 +41,9 @@ def run(
     """Trains, and yields `(clock, update)` after each update; logging, evaluating, saving, stopping are the caller's.
 
     Around each update it uses the source's random state, and gives the caller's back before it yields. Gradients are
-    on and autocast is off while it works, whatever they are for the caller.
+    on and autocast is off while it works, whatever they are for the caller. The learner is put into training mode, but
+    a module inside one of its networks that is in eval mode, while that network is not, stays so: a normalization that
+    its owner froze.
 
     Args:
         learner: what learns.
@@ -63,7 +66,9 @@ def run(
     step = (
         TracedCycle(library) if compiles(learner, updates, compile) else _uncompiled(learner, source, updates, compile)
     )
-    learner.train()
+    trained = [network for network in learner.children() if network.training]
+    still = [module for network in trained for module in network.modules() if not module.training]
+    _train(learner, still)
     source.planned_updates = max(source.planned_updates, source.updates + updates)
     device = source.ticks.device.type
     autocast, own_random_state = _autocast(device, precision), _OwnRandomState(source)
@@ -74,7 +79,7 @@ def run(
             learner.before_update(clock)
             source.fill_ticks(clock)
             if not learner.training:  # the caller may have evaluated in between
-                learner.train()
+                _train(learner, still)
             with generator_lock(), own_random_state, autocast:
                 try:
                     update = step(learner, source)
@@ -89,6 +94,13 @@ def run(
                         warnings.warn(f"training runs uncompiled and slower: {in_one_line(error)}", stacklevel=2)
             source.updates += 1
         yield source.clock, update
+
+
+def _train(learner: Learner, still: list[nn.Module]) -> None:
+    """Puts the learner into training mode, but for these modules."""
+    learner.train()
+    for module in still:
+        module.training = False
 
 
 def compiles(learner: Learner, updates: int, compile: Compile) -> bool:

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import nn
 
+from agentlib.core.numbers import whole
 from agentlib.core.schedules import Clock
 from agentlib.policies.acting import GreedyActor, decide
 
@@ -29,7 +30,7 @@ class SampledActor(GreedyActor):
 
     def __init__(self, policy: nn.Module, observation_space: spaces.Space[Any], seed: int = 0) -> None:
         super().__init__(policy, observation_space)
-        self.generator = np.random.default_rng([seed, 3])
+        self.generator = np.random.default_rng([whole("seed", seed), 3])
 
     def __call__(self, observation: Any, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Actions `(B, ...)` for a batch of observations, among the legal ones if a `mask (B, A)` is given."""
@@ -65,7 +66,7 @@ class ActionNoise:
     ) -> None:
         self.space, self.num_envs, self.noise, self.random_steps = action_space, num_envs, noise, random_steps
         self.low, self.high = action_space.low, action_space.high
-        self.generator = np.random.default_rng([seed, 1])
+        self.generator = np.random.default_rng([whole("seed", seed), 1])
 
     def __call__(
         self,
