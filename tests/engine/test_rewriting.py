@@ -9,7 +9,15 @@ from torch import Tensor, fx, nn
 from agentlib.core.recipe import Problem
 from agentlib.engine import run
 from agentlib.engine.compiled import compiler_found
-from agentlib.engine.rewriting import OUT_OF_CACHE, convolution_and_relu, linear, norm_of_product, product, rewrite, tanh
+from agentlib.engine.rewriting import (
+    OUT_OF_CACHE,
+    convolution_and_relu,
+    linear,
+    norm_of_product,
+    product,
+    rewrite,
+    tanh,
+)
 from agentlib.engine.tape import Tape
 from agentlib.runs.plan import job_of
 
