@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,14 @@ from agentlib.core.schedules import Clock
 
 Batch = Any
 """A NamedTuple of tensors, possibly nested, with a field `clock`."""
+
+
+class Diverged(FloatingPointError):
+    """A number became NaN or infinite by this step; `saved_in` is the folder with the last good checkpoint, if any."""
+
+    def __init__(self, message: str, step: int = 0, saved_in: Path | None = None) -> None:
+        super().__init__(message)
+        self.step, self.saved_in = step, saved_in
 
 
 class Source(nn.Module, ABC):

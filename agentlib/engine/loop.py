@@ -26,6 +26,9 @@ Precision = Literal["float32", "bfloat16"]
 
 AUTO_COMPILE_UPDATES = 20_000
 """With compile="auto", runs of at least this many updates are compiled: from there on it pays for itself."""
+AUTO_COMPILE_LARGE_UPDATES = 5_000
+"""The same with `LARGE` parameters to train or more, of which an update takes some milliseconds."""
+LARGE = 1 << 17
 AUTO_CAPTURE_UPDATES = 8_000
 """The same on a GPU, where nothing is built."""
 AUTO_INTERPRET_UPDATES = 100
@@ -109,16 +112,23 @@ def compiles(learner: Learner, updates: int, compile: Compile) -> bool:
     if compile == "eager":
         return False
     if compile == "auto":
-        on_gpu = next(learner.parameters()).device.type == "cuda"
-        if updates < (AUTO_CAPTURE_UPDATES if on_gpu else AUTO_COMPILE_UPDATES) or _steps_eagerly(learner):
+        if updates < updates_to_compile(learner) or _steps_eagerly(learner):
             return False
-        if not compiler_found() and not on_gpu:
+        if not compiler_found() and next(learner.parameters()).device.type != "cuda":
             warnings.warn("no C++ compiler found (g++ or clang++): training runs uncompiled and slower", stacklevel=3)
             return False
         return True
     if compile is True and _steps_eagerly(learner):
         raise ValueError("compile=True needs a rule of agentlib.backbones (adam, sgd, ...) in place of torch.optim")
     return bool(compile) and not _steps_eagerly(learner)
+
+
+def updates_to_compile(learner: Learner) -> int:
+    """The length of a run from which on "auto" compiles."""
+    if next(learner.parameters()).device.type == "cuda":
+        return AUTO_CAPTURE_UPDATES
+    trained = sum(parameter.numel() for parameter in learner.parameters() if parameter.requires_grad)
+    return AUTO_COMPILE_UPDATES if trained < LARGE else AUTO_COMPILE_LARGE_UPDATES
 
 
 def _steps_eagerly(learner: Learner) -> bool:

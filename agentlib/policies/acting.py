@@ -238,6 +238,23 @@ def remembered(policy: nn.Module, num_envs: int, parts: list[Tensor]) -> Any:
     return mapped(policy.initial_state(num_envs), lambda like: next(remaining).to(like.device))  # type: ignore[operator]
 
 
+def state_arrays(state: Any) -> tuple[NDArray[Any], ...]:
+    """The tensors of a state, in a fixed order."""
+    return tuple(tensor.detach().cpu().numpy() for tensor in leaves(state))
+
+
+def filled_state(like: Any, arrays: tuple[NDArray[Any], ...]) -> Any:
+    """A policy's state with the numbers that `predict` returned."""
+    expected, given = [array.shape for array in state_arrays(like)], [np.asarray(array) for array in arrays]
+    if [array.shape for array in given] != expected:
+        raise ValueError(
+            f"the state has the shapes {[array.shape for array in given]}, but a batch of {len(leaves(like)[0])} needs "
+            f"{expected}: pass the state that came with the last actions, or None"
+        )
+    remaining = iter(given)
+    return mapped(like, lambda tensor: torch.from_numpy(next(remaining).copy()).to(tensor))
+
+
 class RandomActor:
     """Uniformly random actions, of the legal ones, by SB3's `predict`: the baseline of any agent.
 

@@ -55,3 +55,17 @@ class Critics(nn.Module):
         """The values `(B,)` by one critic; of quantiles, `(B, n_quantiles)`."""
         values: Tensor = self.heads[number](self.backbones[number]((observation, action)))  # (B, 1 or n_quantiles)
         return values[:, 0] if self.n_quantiles is None else values
+
+    def of_policy(self, policy: Any, observation: Any) -> Tensor:
+        """The values `(B,)` of the actions that a policy chooses: the smallest, or the mean of all quantiles."""
+        action = policy.bounds.relative(policy.bounds.flat(policy.choose(policy(observation)[0])))
+        values: Tensor = self(observation, action)  # (n, B), or (n, B, n_quantiles)
+        return values.amin(0) if self.n_quantiles is None else values.mean((0, 2))
+
+
+def smallest(values: Tensor, subset: int | None) -> Tensor:
+    """The smallest value `(B,)` by each critic `(n, B)`, or by `subset` of them, drawn at random."""
+    if subset is None or subset >= len(values):
+        return values.amin(0)
+    chosen = torch.rand(len(values), dtype=torch.float32, device=values.device).argsort()[:subset]
+    return values[chosen].amin(0)

@@ -36,7 +36,7 @@ NAMES = [field.name for field in dataclasses.fields(RunOptions)]
 SWITCH = tyro.conf.FlagCreatePairsOff[bool]
 SIZE = "Scale the images of a folder to this height and width: --image-size 32, or 32x48."
 SWITCHES = {
-    "compile": "Compile updates; the default does so in runs of 20,000 updates or more.",
+    "compile": "Compile updates; the default does so in runs of 20,000 updates or more, of large networks 5,000.",
     "no_compile": "Do not compile updates.",
     "verbose": "Print all hyperparameters, by where they come from.",
 }

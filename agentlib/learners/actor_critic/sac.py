@@ -10,7 +10,8 @@ exact at the bounds, where Stable-Baselines3 adds 1e-6 inside the logarithm. Q' 
 update. Names, defaults and the order of things (temperature, critics, policy, targets) are Stable-Baselines3's. With
 `target_subset` of many critics, this is REDQ (Chen et al. 2021, arXiv:2101.05982). With `n_quantiles` each critic gives
 quantiles of the return, the target are those of all critics but the highest, and the policy raises their mean: TQC
-(Kuznetsov et al. 2020, arXiv:2005.04269), trained as "tqc".
+(Kuznetsov et al. 2020, arXiv:2005.04269), trained as "tqc". With `use_sde` (gSDE) each action of a batch has noise of
+its own, where SB3 draws one for the whole batch: the distributions are the same.
 """
 
 from __future__ import annotations
@@ -27,19 +28,12 @@ from agentlib.core.config import Count, NonNegative, Range, Whole
 from agentlib.experience import Transition
 from agentlib.families.control import ControlFacts, on_replay
 from agentlib.learners.actor_critic.presets import SAC_PRESETS, TQC_PRESETS
-from agentlib.learners.actor_critic.settings import OffPolicy, require_bounded
+from agentlib.learners.actor_critic.settings import OffPolicy, StateDependentNoise, require_bounded
 from agentlib.learners.q_learning.dqn import td_target
-from agentlib.policies import Critics, GaussianPolicy
+from agentlib.policies import Critics, GaussianPolicy, policy_for
 from agentlib.policies.base import is_policy, require_no_memory
+from agentlib.policies.critics import smallest
 from agentlib.policies.value_losses import quantile_huber_loss
-
-
-def smallest(values: Tensor, subset: int | None) -> Tensor:
-    """The smallest value `(B,)` by each critic `(n, B)`, or by `subset` of them, drawn at random."""
-    if subset is None or subset >= len(values):
-        return values.amin(0)
-    chosen = torch.rand(len(values), dtype=torch.float32, device=values.device).argsort()[:subset]
-    return values[chosen].amin(0)
 
 
 def without_highest(quantiles: Tensor, drop: int) -> Tensor:
@@ -49,7 +43,7 @@ def without_highest(quantiles: Tensor, drop: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SACConfig(OffPolicy):
+class SACConfig(OffPolicy, StateDependentNoise):
     """The numbers of a SAC run; names and defaults are those of Stable-Baselines3."""
 
     ent_coef: NonNegative | Literal["auto"] = "auto"
@@ -58,6 +52,8 @@ class SACConfig(OffPolicy):
     """Weight of the entropy at the start, where it is learned."""
     target_entropy: float | Literal["auto"] = "auto"
     """Entropy that a learned weight aims at, of actions between -1 and 1; "auto" is minus their number."""
+    log_std_init: float = -3.0
+    """Logarithm of the standard deviation of the noise of `use_sde` at the start."""
     target_subset: Count | None = None
     """Number of critics, chosen at random, of which the smallest value is the target (REDQ); None takes all."""
     n_quantiles: Annotated[int, Range(2)] | None = None
@@ -117,7 +113,8 @@ class SAC(Learner):
         actions = require_bounded("sac", facts.action_space)
         require_no_memory(backbone, "sac")
         if not is_policy(backbone):
-            backbone = GaussianPolicy(backbone, actions, squashed=True, state_dependent_std=True)
+            shape: Any = {"use_sde": True, "log_std": config.log_std_init} if config.use_sde else {}
+            backbone = policy_for(actions, backbone, squashed=True, state_dependent_std=True, **shape)
         if not isinstance(backbone, GaussianPolicy):
             raise ValueError(
                 f"sac goes on from an agent with normally distributed actions, not {type(backbone).__name__}"
@@ -126,6 +123,10 @@ class SAC(Learner):
             facts.observation_space, actions, config.n_critics, config.net_arch, config.n_quantiles
         )
         return cls(backbone, critics, config.optimizer(), config)
+
+    def value(self, observation: Any) -> Tensor:
+        """The values `(B,)` of the policy's best actions."""
+        return self.critics.of_policy(self.policy, observation)
 
     def update(self, batch: Transition) -> Update:
         """One step of each part; `per_sample` holds the mean TD errors of the critics `(B,)`."""

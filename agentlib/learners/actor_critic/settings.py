@@ -1,4 +1,4 @@
-"""Fields that the configs of SAC and TD3 share, and the check of their action spaces."""
+"""Fields that configs of actors with critics share, and the check of their action spaces."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ from gymnasium import spaces
 from agentlib.backbones import Optimized
 from agentlib.core import Linear
 from agentlib.core.config import Count, NonNegative, Range, Rate, Share, Unit, Whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateDependentNoise(Optimized):
+    """Exploration of PPO, A2C and SAC in real-valued actions; names and defaults are Stable-Baselines3's."""
+
+    use_sde: bool = False
+    """Explore by noise that depends on the state and is kept for several steps (gSDE, Raffin et al. 2022)."""
+    sde_sample_freq: Annotated[int, Range(-1)] = -1
+    """Steps after which this noise is drawn again within a rollout; -1 draws it at the start of each alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +71,7 @@ def require_bounded(learner: str, space: spaces.Space[Any]) -> spaces.Box:
     """
     if not isinstance(space, spaces.Box):
         raise ValueError(
-            f"{learner} needs real-valued actions, and this environment has {space}. Learners that fit: dqn"
+            f"{learner} needs real-valued actions, and this environment has {space}. Learners that fit: dqn, ppo"
         )
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()):
         raise ValueError(

@@ -97,6 +97,10 @@ class TD3(Learner):
         """Whether the policy learns in the coming update."""
         self.phase = (int(clock.updates) + 1) % self.config.policy_delay == 0
 
+    def value(self, observation: Any) -> Tensor:
+        """The values `(B,)` of the policy's best actions."""
+        return self.critics.of_policy(self.policy, observation)
+
     def update(self, batch: Transition) -> Update:
         """One step of the critics, and of the policy if it is due; `per_sample` holds their mean TD errors `(B,)`."""
         config, bounds = self.config, self.policy.bounds
