@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from agentlib.core.modes import in_eval_mode
 from agentlib.core.names import one_line
+from agentlib.core.numbers import whole
 from agentlib.core.schedules import Clock, Schedule, at
 from agentlib.core.spaces import (
     action_to_space,
@@ -267,6 +268,7 @@ class RandomActor:
 
     def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], seed: int = 0) -> None:
         self.observation_space, self.action_space = observation_space, copy.deepcopy(action_space)
+        seed = whole("seed", seed)
         self.action_space.seed(seed)
         self.generator = np.random.default_rng(seed)
 
@@ -323,7 +325,7 @@ class EpsilonGreedy:
         if not self.sizes:
             raise TypeError(f"EpsilonGreedy chooses among Discrete or MultiDiscrete actions, not {action_space}")
         self.epsilon, self.random_steps = epsilon, random_steps
-        self.generator = np.random.default_rng([seed, 1])
+        self.generator = np.random.default_rng([whole("seed", seed), 1])
 
     def rate(self, clock: Clock) -> float:
         """The share of random actions now."""

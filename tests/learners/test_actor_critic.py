@@ -293,6 +293,22 @@ def test_sampled_actions_follow_the_policy() -> None:
     assert np.array_equal(actor(observation), found)
 
 
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("squashed", [True, False])
+@pytest.mark.parametrize("state_dependent_std", [True, False])
+def test_actions_sampled_by_numpy_are_those_of_the_network(
+    rows: int, squashed: bool, state_dependent_std: bool
+) -> None:
+    policy = GaussianPolicy(MLP(3, HIDDEN), ACTIONS, squashed=squashed, state_dependent_std=state_dependent_std)
+    actor, observation = SampledActor(policy, OBSERVATIONS, seed=0), np.eye(7, 3, dtype=np.float32)[:rows]
+    assert actor.shortcut is not None
+    noise = np.random.default_rng([0, 3]).standard_normal((rows, 1), np.float32)
+    mean, log_std = policy.mean_and_log_std(policy(torch.from_numpy(observation))[0])
+    u = mean + log_std.exp() * torch.from_numpy(noise)
+    expected = (policy.bounds.squash(u) if squashed else u).detach().numpy()
+    np.testing.assert_allclose(actor(observation), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("what", ["sac", "tqc", "td3", "ddpg"])
 def test_other_actions_are_refused_by_name(what: str) -> None:
     with pytest.raises(ValueError, match=r"needs real-valued actions, and this environment has Discrete.*dqn"):
