@@ -63,7 +63,8 @@ def test_distribution_and_noise_are_those_of_stable_baselines3(squashed):
     torch.testing.assert_close(log_prob, expected, **tolerance)
     parameters: Any = [policy.log_std, policy.head.weight, features[0]]
     ours = torch.autograd.grad(log_prob.sum(), parameters)
-    slopes = torch.autograd.grad(expected.sum(), [log_std, net.weight, features[1]])
+    others: Any = [log_std, net.weight, features[1]]
+    slopes = torch.autograd.grad(expected.sum(), others)
     for one, other in zip(ours, slopes, strict=True):
         bound = 1e-3 if squashed else 1e-6
         torch.testing.assert_close(one, other, atol=bound, rtol=10 * bound)
