@@ -23,6 +23,7 @@ from agentlib.core.trees import copied
 from agentlib.engine.compiled import notices
 from agentlib.engine.loop import compiles, engine, run
 from agentlib.envs.making import arguments_of
+from agentlib.experience.replay import ActionsNotFinite
 from agentlib.families.control import CURVES
 from agentlib.plots.report import provenance, write_json
 from agentlib.runs.folder import RunFolder
@@ -119,6 +120,8 @@ class Training:
                     self._numbers(clock, update)
                     self._save()
             return self._finish(self.folder)
+        except ActionsNotFinite as error:
+            raise self._diverged(str(error), self.step) from None
         except (KeyboardInterrupt, SystemExit, CancelledError, Exception) as stop:
             # After a loss that is NaN the weights are worth nothing; after anything else they are.
             if self.folder is not None and not isinstance(stop, Diverged):
@@ -242,11 +245,14 @@ class Training:
         metrics = {f"train/{name}": float(value) for name, value in update.metrics.items()}
         for name, value in metrics.items():
             if not math.isfinite(value):
-                step, folder = int(clock.steps), self.folder
+                step = int(clock.steps)
                 advice = f"{name} became {value} by step {step}: a smaller learning_rate or max_grad_norm may help"
-                parts = (advice, self.job.source.trouble(), _last_good(folder) if folder else "")
-                raise Diverged("; ".join(filter(None, parts)), step, folder.path if folder else None)
+                raise self._diverged(advice, step)
         return metrics
+
+    def _diverged(self, advice: str, step: int) -> Diverged:
+        parts = (advice, self.job.source.trouble(), _last_good(self.folder) if self.folder else "")
+        return Diverged("; ".join(filter(None, parts)), step, self.folder.path if self.folder else None)
 
     def _evaluate(self) -> dict[str, float]:
         judge, product = self.job.judge, self.job.product

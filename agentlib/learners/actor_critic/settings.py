@@ -1,16 +1,23 @@
-"""Fields that the configs of SAC and TD3 share, and the check of their action spaces."""
+"""What the learners of a policy and critics from replay share: fields of their configs, checks, values."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from gymnasium import spaces
+from torch import Tensor, nn
 
-from agentlib.backbones import Optimized
-from agentlib.core import Linear
-from agentlib.core.config import Count, NonNegative, Range, Rate, Share, Unit, Whole
+from agentlib.backbones import Optimized, adam
+from agentlib.core import Linear, Rule, Target
+from agentlib.core.config import Config, Count, NonNegative, Range, Rate, Share, Unit, Whole
+from agentlib.experience import Transition
+from agentlib.policies import Critics
+from agentlib.policies.base import is_policy, require_no_memory
+from agentlib.policies.critics import CriticNorm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +45,6 @@ class OffPolicy(Optimized):
     """Widths of the hidden layers of the policy and of each critic."""
     n_steps: Count = 1
     """Steps of the return before bootstrapping."""
-    action_noise: NonNegative = 0.0
-    """Standard deviation of normal noise on the actions while training, in units of half the range of the bounds."""
     prioritized: bool = False
     """Sample transitions in proportion to their errors (Schaul et al. 2016)."""
     priority_exponent: NonNegative = 0.6
@@ -53,6 +58,64 @@ class OffPolicy(Optimized):
     max_grad_norm: NonNegative | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class RealValued(OffPolicy):
+    """What SAC and TD3 have in common beside that: noise on actions, and the kind of critics."""
+
+    action_noise: NonNegative = 0.0
+    """Standard deviation of noise on the actions while training, in units of half the range of the bounds."""
+    action_noise_kind: Literal["normal", "ornstein-uhlenbeck"] = "normal"
+    """Noise that is drawn for each step, or that drifts through an episode."""
+    policy_delay: Count = 1
+    """Updates of the critics for each one of the policy."""
+    normalize: bool = False
+    """Standardize observations by running statistics, which are saved with the agent."""
+    qf_arch: tuple[int, ...] | None = None
+    """Widths of the hidden layers of each critic; the default is `net_arch`."""
+    dropout_rate: Annotated[float, Range(0.0, 0.99)] = 0.0
+    """Share of each critic's units that every pass leaves out, those of target networks too (DroQ)."""
+    critic_norm: CriticNorm = "none"
+    """Normalization in the critics: of each sample ("layer", DroQ), or by the batch ("batch_renorm", CrossQ)."""
+    target_networks: bool = True
+    """Value next actions by networks that follow slowly; without them, one pass serves both batches (CrossQ)."""
+    adam_beta1: Unit = 0.9
+    """Share of its mean gradient that Adam keeps at each step; CrossQ has 0.5."""
+
+    def optimizer(self) -> Rule:
+        is_adam = self.optimizer_name == "adam"
+        return adam(self.learning_rate, (self.adam_beta1, 0.999)) if is_adam else super().optimizer()
+
+    def critics(self, facts: Any, policy: nn.Module, n_quantiles: int | None = None) -> Critics:
+        """New critics for the spaces of a problem; with the running statistics of the policy, if it keeps any."""
+        widths = self.net_arch if self.qf_arch is None else self.qf_arch
+        return Critics.for_spaces(
+            facts.observation_space,
+            facts.action_space,
+            self.n_critics,
+            widths,
+            n_quantiles,
+            dropout_rate=self.dropout_rate,
+            norm=self.critic_norm,
+            like=policy if self.normalize else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entropic(Config):
+    """The weight of the entropy, alpha, of SAC in its kinds."""
+
+    ent_coef: NonNegative | Literal["auto"] = "auto"
+    """Weight alpha of the entropy; "auto" learns it."""
+    initial_ent_coef: Annotated[float, Range(1e-8)] = 1.0
+    """Weight of the entropy at the start, where it is learned."""
+
+    def log_ent_coef(self) -> nn.Parameter:
+        """log alpha `(1,)` at the start; trained if it is learned."""
+        first = self.initial_ent_coef if self.ent_coef == "auto" else self.ent_coef
+        value = torch.tensor([math.log(first) if first > 0.0 else -math.inf], dtype=torch.float32)
+        return nn.Parameter(value, requires_grad=self.ent_coef == "auto")
+
+
 def require_bounded(learner: str, space: spaces.Space[Any]) -> spaces.Box:
     """The action space, if it is a Box with finite bounds.
 
@@ -61,7 +124,8 @@ def require_bounded(learner: str, space: spaces.Space[Any]) -> spaces.Box:
     """
     if not isinstance(space, spaces.Box):
         raise ValueError(
-            f"{learner} needs real-valued actions, and this environment has {space}. Learners that fit: dqn"
+            f"{learner} needs real-valued actions, and this environment has {space}. Learners that fit: dqn, ppo"
+            + ", discrete_sac" * isinstance(space, spaces.Discrete)
         )
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()):
         raise ValueError(
@@ -69,3 +133,42 @@ def require_bounded(learner: str, space: spaces.Space[Any]) -> spaces.Box:
             "gymnasium.wrappers.RescaleAction, or clip its actions and give it an action space with bounds"
         )
     return space
+
+
+def require_squashed(learner: str, policy: Any) -> None:
+    """Raises ValueError for a policy with memory, or whose actions are not squashed into finite bounds."""
+    require_no_memory(policy, learner)
+    require_bounded(learner, policy.action_space)
+    if not policy.squashed:
+        name = type(policy).__name__
+        raise ValueError(f"{learner} needs a policy whose actions are squashed: {name}(..., squashed=True)")
+
+
+def policy_on(learner: str, backbone: nn.Module, facts: Any, kind: type[Any], **arguments: Any) -> Any:
+    """A policy of a kind on a backbone, squashed into the bounds; or the one that is given in its place.
+
+    Raises:
+        ValueError: actions without finite bounds, a backbone with memory, or a policy of another kind.
+    """
+    actions = require_bounded(learner, facts.action_space)
+    require_no_memory(backbone, learner)
+    policy = backbone if is_policy(backbone) else kind(backbone, actions, squashed=True, **arguments)
+    if not isinstance(policy, kind):
+        found = type(policy).__name__
+        raise ValueError(f"{learner} goes on from an agent whose policy is a {kind.__name__}, not a {found}")
+    return policy
+
+
+def values_with_next(
+    critics: Critics, target: Target | None, batch: Transition, action: Tensor, next_action: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Q_i(s, a), and Q'_i(s', a') without gradients, each `(n, B)`, of quantiles `(n, B, m)`; actions are `(B, d)`.
+
+    Without a target both come of one pass of the critics over both batches (CrossQ).
+    """
+    if target is None:
+        values, next_values = critics.joint((batch.observation, action), (batch.next_observation, next_action))
+        return values, next_values.detach()
+    with torch.no_grad():
+        next_values = target(batch.next_observation, next_action)
+    return critics(batch.observation, action), next_values
