@@ -30,8 +30,8 @@ class Rows(gymnasium.Env[Any, Any]):
     observation_space, action_space = OBSERVATIONS, ACTIONS
 
 
-def critics(n: int) -> Critics:
-    return Critics.for_spaces(OBSERVATIONS, ACTIONS, n, HIDDEN)
+def critics(n: int, hidden: tuple[int, ...] = HIDDEN) -> Critics:
+    return Critics.for_spaces(OBSERVATIONS, ACTIONS, n, hidden)
 
 
 def batches(count: int, dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:

@@ -30,6 +30,7 @@ from tests.learners.test_actor_critic import (
     batches,
     copy_into,
     critic_parameters,
+    critics,
     largest_difference,
     ours_of,
     sb3_model,
@@ -252,12 +253,15 @@ def test_observations_of_policy_and_critics_have_one_normalization() -> None:
     assert [float(norm.count) for norm in norms] == [81.0]  # of each observation once
     facts: Any = type("Facts", (), {"observation_space": OBSERVATIONS, "action_space": ACTIONS})
     learner = SAC.build(backbone_for(OBSERVATIONS, "auto", HIDDEN, True), SACConfig(normalize=True), facts)
-    seen, action = torch.randn(6, 3), torch.rand(6, 1)
-    before = learner.critics(seen, action)
-    learner.policy.observe(50.0 + torch.randn(100, 3))
-    moved = learner.critics(seen + 50.0, action)
-    assert not torch.allclose(moved, learner.critics(seen, action))
-    assert before.shape == moved.shape == (2, 6)
+    learner.policy.observe(50.0 + 3.0 * torch.randn(100, 3))
+    (norm,) = [module for module in learner.policy.modules() if isinstance(module, RunningNorm)]
+    plain = critics(2, (256, 256))
+    copy_into(critic_parameters(plain), critic_parameters(learner.critics))
+    seen, action = 50.0 + 3.0 * torch.randn(6, 3), torch.rand(6, 1)
+    assert torch.allclose(learner.critics(seen, action), plain(norm(seen), action), atol=1e-5)
+    assert learner.target is not None
+    learner.target.follow(1.0)
+    assert torch.allclose(learner.target(seen, action), plain(norm(seen), action), atol=1e-5)
 
 
 def test_names_are_sac_with_other_numbers() -> None:

@@ -43,6 +43,8 @@ def test_the_policys_loss_is_that_of_the_paper() -> None:
     learner, source = recipe_of("td3_bc").tiny(TD3, TD3Config(bc_alpha=2.5, net_arch=(16,)), 0, demos=swings())
     batch = source.sample()
     before = copy.deepcopy(learner)
+    with torch.no_grad():  # values of both signs
+        learner.critics.heads[0].bias -= learner.critics.value(0, batch.observation, batch.action / 2.0).mean()
     found = learner.update(batch).metrics["actor_loss"]
     action = before.policy(batch.observation)[0] / 2.0
     q = learner.critics.value(0, batch.observation, action)  # the critics have just learned
@@ -66,8 +68,14 @@ def test_td3_bc_finds_better_actions_than_the_data_have() -> None:
     agent: Any = agentlib.train("td3_bc", demos=swings(100), steps=3_000, seed=0, **settings)
     seen = np.linspace(-1.8, 1.8, 13, dtype=np.float32)[:, None]
     assert np.abs(agent.act(seen) - 0.5 * seen).mean() < 0.25
-    norms = [module for module in agent.policy.modules() if isinstance(module, RunningNorm)]
-    assert [float(norm.count) for norm in norms] == [1_100.0]  # each observation once
+
+
+def test_observations_are_standardized_by_the_data() -> None:
+    agent: Any = agentlib.train("td3_bc", demos=swings(), steps=2, net_arch=(8,), progress=False, compile=False)
+    (norm,) = [module for module in agent.policy.modules() if isinstance(module, RunningNorm)]
+    rows = torch.from_numpy(np.concatenate([episode.observations for episode in swings()])).double()
+    assert float(norm.count) == len(rows)
+    assert torch.allclose(norm.mean, rows.mean(0))
 
 
 # CQL
