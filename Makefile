@@ -45,6 +45,7 @@ test-fast: .venv/.dev ## the tests that are neither slow nor for a GPU
 
 test-long: .venv/.dev ## what takes longer than a test may: 200 kills, half an hour of eight threads, 100,000 harmful files
 	$(THREADS) $(BIN)/python benchmarks/kills.py --kills 200
+	$(THREADS) $(BIN)/python benchmarks/kills.py --kills 200 --compiled
 	$(THREADS) $(BIN)/python benchmarks/soak.py --minutes 30
 	$(THREADS) $(BIN)/python benchmarks/fuzz.py --inputs 100000
 

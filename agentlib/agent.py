@@ -17,6 +17,7 @@ from torch import nn
 
 from agentlib.backbones import spec_of
 from agentlib.backbones.files import read, rebuilt, with_suffix, write
+from agentlib.core.modes import in_eval_mode
 from agentlib.core.names import one_line
 from agentlib.core.numbers import whole
 from agentlib.core.spaces import (
@@ -29,12 +30,12 @@ from agentlib.core.spaces import (
     space_from_json,
     space_to_json,
     to_batch,
+    to_tensors,
     unflatten,
 )
-from agentlib.core.trees import leaves, mapped
 from agentlib.envs.checks import Checks
 from agentlib.policies import POLICIES, GreedyActor
-from agentlib.policies.acting import actions_and_output, check_fit, decide
+from agentlib.policies.acting import actions_and_output, check_fit, decide, filled_state, state_arrays
 from agentlib.policies.base import state_after
 
 FILE_KIND, FILE_VERSION = "agentlib agent", 1
@@ -68,6 +69,8 @@ class Agent:
         self.observation_space, self.action_space = observation_space, action_space
         self.exploration_rate, self.about = exploration_rate, dict(about or {})
         self.generator = np.random.default_rng(whole("seed", seed))
+        self.training: Any = None
+        """The recipe, the options and the learner that trained it here: not in files, nor in copies."""
         self._actor = GreedyActor(policy, observation_space)
         self._knows_masks = False  # whether it was given one, or warned that it acts without
         self._memory: tuple[Any, NDArray[np.bool_]] | None = None  # the state, and the rows to be reset before use
@@ -170,7 +173,7 @@ class Agent:
         seed = int(self.generator.integers(2**63)) if draws else None
         if self.has_memory:
             memory = self.policy.initial_state(size)  # type: ignore[operator]
-            memory = memory if state is None else _filled(memory, state)
+            memory = memory if state is None else filled_state(memory, state)
             starts = None if episode_start is None else np.asarray(episode_start, bool).reshape(size)
             actions, memory = decide(self.policy, self.observation_space, batch, memory, starts, seed, mask)
         elif draws:
@@ -181,7 +184,7 @@ class Agent:
             actions = self._varied(actions, batch, mask)
             if self.has_memory:
                 memory = state_after(self.policy, memory, torch.as_tensor(actions, device=self.device))
-        state = _arrays(memory) if self.has_memory else state
+        state = state_arrays(memory) if self.has_memory else state
         return np.asarray(self._in_space(actions, single)), state
 
     def _varied(self, actions: NDArray[Any], batch: Any, mask: NDArray[np.bool_] | None) -> NDArray[Any]:
@@ -206,6 +209,23 @@ class Agent:
         with torch.no_grad():
             probability = self.policy.log_prob(output, chosen).exp().cpu().numpy()  # type: ignore[operator]
         return probability[0] if single else probability
+
+    def critic(self, observation: Any) -> Any:
+        """The value of one observation, or the values `(B,)` of a batch, by the critic that learned with the policy.
+
+        Critics of actions, as of SAC and TD3, value the one that `act` takes. Raises TypeError where there is none: in
+        another learner's agents, with memory, and from files and copies, which hold the policy alone.
+        """
+        value = getattr(self.training and self.training[2], "value", None)
+        if value is None or self.has_memory:
+            raise TypeError(f"there is no critic here: an agent has one where ppo, sac or their kin trained it; {self}")
+        batch, _, single, _ = self._batch(observation)
+        with in_eval_mode(self.training[2]):
+            values = value(to_tensors(self.observation_space, batch, self.device)).cpu().numpy()
+        return values[0] if single else values
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "training": None}
 
     def reset(self, seed: int | None = None, *, where: NDArray[Any] | None = None) -> None:
         """Forgets the memory of the episode; with a seed, the generator of random numbers starts again from it.
@@ -377,20 +397,3 @@ class Agent:
 
     def __repr__(self) -> str:
         return f"Agent({self.observation_space} -> {self.action_space})"
-
-
-def _arrays(state: Any) -> tuple[NDArray[Any], ...]:
-    """The tensors of a state, in a fixed order."""
-    return tuple(tensor.detach().cpu().numpy() for tensor in leaves(state))
-
-
-def _filled(like: Any, arrays: tuple[NDArray[Any], ...]) -> Any:
-    """A policy's state with the numbers that `predict` returned."""
-    expected, given = [array.shape for array in _arrays(like)], [np.asarray(array) for array in arrays]
-    if [array.shape for array in given] != expected:
-        raise ValueError(
-            f"the state has the shapes {[array.shape for array in given]}, but a batch of {len(leaves(like)[0])} needs "
-            f"{expected}: pass the state that came with the last actions, or None"
-        )
-    remaining = iter(given)
-    return mapped(like, lambda tensor: torch.from_numpy(next(remaining).copy()).to(tensor))

@@ -1,6 +1,7 @@
 """Kills training runs at random moments, resumes them, and compares: `make test-long`.
 
     python benchmarks/kills.py --kills 200
+    python benchmarks/kills.py --kills 200 --compiled
 
 Each run trains in a process of its own, which is killed with SIGKILL at a random moment; what is left in its folder is
 looked at; the run is resumed, and killed again. At its end all that its last checkpoint holds (networks, optimizers,
@@ -58,6 +59,18 @@ RUNS: dict[str, dict[str, Any]] = {
     "vae": {"what": "vae", "data": "digits", "steps": 400},
     "maml": {"what": "maml", "data": "sinusoids", "steps": 300},
 }
+PRESET: dict[str, Any] = {"env": "CartPole-v1", "steps": 6000, "eval_every": 1500}
+COMPILED: dict[str, dict[str, Any]] = {
+    "dqn, preset": {"what": "dqn", **PRESET},
+    "dqn, preset, prioritized": {"what": "dqn", "prioritized": True, "buffer_size": 2000, "double": True, **PRESET},
+    "sac, preset": {"what": "sac", "env": "Pendulum-v1", "steps": 900, "learning_starts": 200},
+    "td3, preset": {"what": "td3", "env": "Pendulum-v1", "steps": 900, "learning_starts": 200},
+    "ppo, 256": {"what": "ppo", "net_arch": (256, 256), **PRESET},
+    "dqn, recurrent, 128": {"what": "recurrent_dqn", **MEMORY, "net_arch": (128,)},
+    "bc, 256": {"what": "bc", "demos": None, "net_arch": (256, 256), "validation": 0.2, "steps": 3000},
+    "vae, its own size": {"what": "vae", "data": "digits", "steps": 400},
+}
+"""Of `--compiled`: networks of the size of the presets, whose optimizer has several groups of parameters."""
 KILLS_PER_RUN = 4
 
 
@@ -66,7 +79,7 @@ def train(settings: dict[str, Any], folder: Path) -> None:
     settings = dict(settings)
     if "demos" in settings:
         settings["demos"] = record_episodes(cartpole_expert, "CartPole-v1", 10, noise=0.5)
-    common: dict[str, Any] = {"progress": False, "compile": False}
+    common: dict[str, Any] = {"progress": False, "compile": settings.pop("compile", False)}
     if (folder / "config.json").exists():
         objects = {name: settings[name] for name in ("demos", "expert") if name in settings}
         agentlib.train(resume=folder, **objects, **common)
@@ -150,12 +163,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--runs", help="names, separated by semicolons; all of them by default")
+    parser.add_argument("--compiled", action="store_true", help="compiled runs, with networks of the presets' sizes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="where the result is written, in place of docs/guarantees/kills.json")
     arguments = parser.parse_args()
-    names = arguments.runs.split(";") if arguments.runs else list(RUNS)
+    runs = {name: {**run, "compile": True} for name, run in COMPILED.items()} if arguments.compiled else RUNS
+    names = arguments.runs.split(";") if arguments.runs else list(runs)
     for name in names:
-        recipe_of(RUNS[name]["what"])  # imports the learner, so that no child has to
+        recipe_of(runs[name]["what"])  # imports the learner, so that no child has to
     generator = np.random.default_rng(arguments.seed)
     counts = {name: {"runs": 0, "kills": 0, "before_the_first_checkpoint": 0, "equal": 0} for name in names}
     troubles: list[str] = []
@@ -163,7 +178,7 @@ def main() -> int:
         whole, seconds = {}, {}
         for name in names:
             began = time.monotonic()
-            outcome = life(RUNS[name], Path(place, f"{name} whole"), None)
+            outcome = life(runs[name], Path(place, f"{name} whole"), None)
             if outcome != "ended":
                 raise RuntimeError(f"{name}: {outcome}")
             whole[name], seconds[name] = what_is_left(Path(place, f"{name} whole")), time.monotonic() - began
@@ -175,7 +190,7 @@ def main() -> int:
             left = arguments.kills - sum(one["kills"] for one in counts.values())
             while kills < min(KILLS_PER_RUN, left) and outcome in ("", "killed"):
                 began = time.monotonic()
-                outcome = life(RUNS[name], folder, float(generator.uniform(0.0, seconds[name])))
+                outcome = life(runs[name], folder, float(generator.uniform(0.0, seconds[name])))
                 if outcome == "ended" and not kills:
                     seconds[name] = time.monotonic() - began  # the machine is faster now than it was
                 if outcome == "killed":
@@ -183,7 +198,7 @@ def main() -> int:
                     count["before_the_first_checkpoint"] += not RunFolder(folder).checkpoints()
                     troubles += [f"{name}, run {number}: {one}" for one in damaged(folder)]
             if outcome == "killed":
-                outcome = life(RUNS[name], folder, None)
+                outcome = life(runs[name], folder, None)
             equal = "it failed" if outcome != "ended" else difference(whole[name], what_is_left(folder))
             if outcome != "ended" or equal is not None:
                 troubles.append(f"{name}, run {number}, after {kills} kills: {equal} differs; {outcome}")
@@ -193,8 +208,9 @@ def main() -> int:
             count["kills"] += kills
             print(f"{name}: {kills} kills, {'equal' if equal is None else troubles[-1]}", flush=True)
     total = {key: sum(count[key] for count in counts.values()) for key in ("runs", "kills", "equal")}
-    result = {"command": f"python benchmarks/kills.py --kills {arguments.kills}", **total, "troubles": troubles}
-    out = arguments.out or RESULT
+    command = f"python benchmarks/kills.py --kills {arguments.kills}{' --compiled' * arguments.compiled}"
+    result = {"command": command, **total, "troubles": troubles}
+    out = arguments.out or RESULT.with_stem("kills_compiled" if arguments.compiled else "kills")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({**result, "by_run": counts, **provenance()}, indent=1, default=str) + "\n")
     print(f"{total['kills']} kills, {total['equal']} resumed bit for bit, {len(troubles)} troubles")

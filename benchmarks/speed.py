@@ -22,6 +22,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN as SB3DQN
 from stable_baselines3.common.buffers import ReplayBuffer as SB3ReplayBuffer
+from stable_baselines3.common.monitor import Monitor
 from threadpoolctl import threadpool_limits
 from torch import nn
 
@@ -38,7 +39,7 @@ from agentlib.envs.experts import expert_for
 from agentlib.experience import ReplayBuffer
 from agentlib.learners import BCConfig, DAggerConfig, DQNConfig, run
 from agentlib.runs.plan import job_of, plan
-from agentlib.sb3.training import sb3_arguments, train_sb3
+from agentlib.sb3.training import algorithm_of, sb3_arguments, train_sb3, vector_of
 from benchmarks.peers import run_peer
 from benchmarks.sizes import PEERS, UPDATES, WARM_UP, WORKS
 
@@ -151,27 +152,29 @@ def dqn_warm(seed: int, steps: int = 100_000) -> Times:
     return {"ours": ours, "theirs": theirs, "our_return": our_return, "their_return": their_return, "limit": limit}
 
 
-def continuous(what: str, seed: int, steps: int = 3_000) -> Times:
-    """SAC or TD3 on Pendulum, both sides with the settings that `what` selects there, but an early first update."""
-    import stable_baselines3
-
-    problem, early = Problem(env="Pendulum-v1", steps=steps, device="cpu", seed=seed), {"learning_starts": 500}
+def beside_sb3(what: str, env: str, steps: int, seed: int, **early: Any) -> Times:
+    """A whole run compiled, both sides with the settings that `what` selects there, but for those that are given."""
+    problem = Problem(env=env, steps=steps, device="cpu", seed=seed)
     planned = plan(what, problem, early)
-    sb3: Any = planned.recipe.sb3
+    sb3, returns = planned.recipe.sb3, {}
 
     def ours() -> None:
         job = job_of(what, problem, **early)
         through(run(job.learner, job.source, job.length.updates, compile=True))
         job.source.close()
+        returns["our_return"] = job.source.measures()["rollout/ep_rew_mean"]
 
     def theirs() -> None:
-        env = gymnasium.make("Pendulum-v1")
-        algorithm = getattr(stable_baselines3, sb3.algorithm)
-        arguments = sb3_arguments(planned.config, algorithm, env.observation_space, built_in=sb3.built_in)
-        train_sb3(algorithm, arguments, env, steps=steps, seed=seed, device="cpu", progress=False)
-        env.close()
+        algorithm, world = algorithm_of(planned.recipe), gymnasium.make(env)
+        given = (planned.config, algorithm, world.observation_space)
+        arguments = sb3_arguments(*given, built_in=sb3.built_in, n_envs=planned.n_envs)  # type: ignore[union-attr]
+        envs = vector_of(lambda: Monitor(gymnasium.make(env)), planned.n_envs, planned.config)
+        model: Any = train_sb3(algorithm, arguments, envs, steps=steps, seed=seed, device="cpu", progress=False)
+        envs.close()
+        returns["their_return"] = float(np.mean([episode["r"] for episode in model.ep_info_buffer]))
 
-    return {"ours": timed(ours)[0], "theirs": timed(theirs)[0]}
+    times = {"ours": timed(ours)[0], "theirs": timed(theirs)[0]}
+    return times | returns
 
 
 def dqn_eager(seed: int, steps: int = 20_000) -> Times:
@@ -569,21 +572,30 @@ ROWS = [
         "sac",
         "SAC, Pendulum-v1, the zoo's settings, 3,000 steps, warm",
         "SB3",
-        partial(continuous, "sac"),
+        partial(beside_sb3, "sac", "Pendulum-v1", 3_000, learning_starts=500),
         2,
         2.8,
         pairs=3,
-        steps=lambda: continuous("sac", 0, 600),
+        steps=lambda: beside_sb3("sac", "Pendulum-v1", 600, 0, learning_starts=500),
     ),
     Row(
         "td3",
         "TD3, the same",
         "SB3",
-        partial(continuous, "td3"),
+        partial(beside_sb3, "td3", "Pendulum-v1", 3_000, learning_starts=500),
         2,
         2.8,
         pairs=3,
-        steps=lambda: continuous("td3", 0, 600),
+        steps=lambda: beside_sb3("td3", "Pendulum-v1", 600, 0, learning_starts=500),
+    ),
+    Row(
+        "ppo",
+        "PPO, CartPole-v1, the zoo's settings, 8 environments, 100,000 steps, warm",
+        "SB3",
+        partial(beside_sb3, "ppo", "CartPole-v1", 100_000),
+        6,
+        12,
+        steps=lambda: beside_sb3("ppo", "CartPole-v1", 2_000, 0),
     ),
     Row("bc", "one update of BC, 32-32, batch 32", "imitation 1.0.1", bc, 10, 25, unit=MICRO),
     Row(

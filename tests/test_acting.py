@@ -136,7 +136,9 @@ def test_confidence_is_the_probability_of_what_is_done():
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
-@pytest.mark.parametrize("kind", ["q", "categorical", "gaussian", "squashed", "half bounded", "number"])
+@pytest.mark.parametrize(
+    "kind", ["q", "categorical", "gaussian", "squashed", "half bounded", "number", "deterministic", "limited"]
+)
 def test_numpys_shortcut_for_one_observation_is_the_network(kind, activation):
     box = spaces.Box(np.array([-0.2, 0.0], np.float32), np.array([0.2, 3.0], np.float32))
     half = spaces.Box(np.array([-0.2, 0.0], np.float32), np.array([0.2, np.inf], np.float32))
@@ -149,6 +151,8 @@ def test_numpys_shortcut_for_one_observation_is_the_network(kind, activation):
             "squashed": lambda: GaussianPolicy(backbone, box, squashed=True, state_dependent_std=True),
             "half bounded": lambda: GaussianPolicy(backbone, half, squashed=True),
             "number": lambda: GaussianPolicy(backbone, ACTIONS["number"]),
+            "deterministic": lambda: DeterministicPolicy(backbone, box),
+            "limited": lambda: DeterministicPolicy(backbone, half, squashed=True, limit=0.1),
         }[kind]()
     actor = GreedyActor(policy, OBSERVATIONS)
     assert actor.shortcut is not None
@@ -162,7 +166,7 @@ def test_numpys_shortcut_for_one_observation_is_the_network(kind, activation):
     after = np.concatenate([actor(observation[None]) for observation in observations(50)])
     np.testing.assert_allclose(after, decide(policy, OBSERVATIONS, observations(50))[0], rtol=1e-4, atol=1e-6)
     assert (after != before).any()
-    assert GreedyActor(DeterministicPolicy(backbone, box), OBSERVATIONS).shortcut is None
+    assert GreedyActor(type("Own", (DeterministicPolicy,), {})(backbone, box), OBSERVATIONS).shortcut is None
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor, nn
 
 from agentlib.backbones import (
-    CNN,
     GRU,
     LSTM,
     MLP,
@@ -26,16 +25,26 @@ from agentlib.backbones import (
     NatureCNN,
     Nested,
     OneHot,
-    ResNet,
     RunningNorm,
     SequenceBackbone,
-    Swin,
     Table,
     TransformerDecoder,
-    ViT,
     WithMemory,
     from_spec,
     load_backbone,
+)
+from agentlib.backbones.image_choice import (
+    SMALL_IMAGE,
+    Build,
+    cnn,
+    is_image,
+    is_picture,
+    layout_of,
+    nature_cnn,
+    resnet,
+    small_cnn,
+    swin,
+    vit,
 )
 from agentlib.core.modes import in_eval_mode
 from agentlib.core.names import close_matches
@@ -45,10 +54,6 @@ from agentlib.core.spaces import leaf_shape, leaf_spaces, to_tensors
 BackboneChoice = str | Path | Mapping[str, Any] | nn.Module
 """A name, a file, a spec, or a built network."""
 DEFAULT_WIDTHS = (64, 64)
-SMALL_IMAGE = 64
-"""Images with a side up to this get the small ResNet, larger ones ResNet-18."""
-Build = Callable[..., nn.Module]
-"""(observation space, net_arch, normalize) -> network; "auto" and "mlp" also take how their layers are."""
 
 
 def backbone_for(
@@ -136,10 +141,10 @@ def _fitting(network: nn.Module, space: spaces.Space[Any]) -> nn.Module:
 def auto(space: spaces.Space[Any], net_arch: Sequence[int] | None, normalize: bool, **layers: Any) -> nn.Module:
     """The network that "auto" means for a space; see `backbone_for`."""
     if is_image(space):
-        return _nature_cnn(space, net_arch, normalize)
+        return nature_cnn(space, net_arch, normalize)
     if is_picture(space) and net_arch is None:
         assert isinstance(space, spaces.Box)
-        return _small_cnn(space.shape)
+        return small_cnn(space.shape)
     return mlp(space, net_arch, normalize, images=True, **layers)
 
 
@@ -156,44 +161,6 @@ def mlp(
     return Chain([encoder, MLP(encoder.feature_dim, widths, **layers)])
 
 
-def _small_cnn(shape: tuple[int, ...]) -> CNN:
-    """Convolutions down to maps of at most 8x8, and a layer of 64."""
-    layers: tuple[int | str, ...] = (16, 32, "max", 32)
-    while min(shape[1:]) >> layers.count("max") > 8:
-        layers = (*layers, "max", 32)
-    return CNN(shape, layers, feature_dim=64, norm="none")
-
-
-def is_picture(space: spaces.Space[Any]) -> bool:
-    """Whether a space holds pictures `(C, H, W)` of numbers between 0 and 1, of at least 4x4."""
-    if not (isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating) and len(space.shape) == 3):
-        return False
-    return min(space.shape[1:]) >= 4 and bool((space.low == 0.0).all() and (space.high == 1.0).all())
-
-
-def is_image(space: spaces.Space[Any]) -> bool:
-    """Whether a space holds uint8 images that the Nature CNN can take, grey ones and stacks among them."""
-    if not (isinstance(space, spaces.Box) and space.dtype == np.uint8 and 2 <= len(space.shape) <= 4):
-        return False
-    return min(_sides(space.shape)) >= 36
-
-
-def _sides(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Height and width of images (H, W), (C, H, W), (H, W, C) or (S, H, W, C)."""
-    if len(shape) == 2:
-        return shape[0], shape[1]
-    return (shape[-3], shape[-2]) if _channels_last(shape) else (shape[-2], shape[-1])
-
-
-def _channels_last(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 4 or (len(shape) == 3 and shape[-1] < shape[0] and shape[-1] <= 4)
-
-
-def _layout(shape: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
-    """The shape with an axis for the channels, and whether they are the last."""
-    return (1, *shape) if len(shape) == 2 else shape, _channels_last(shape)
-
-
 def _encoder(space: spaces.Space[Any], normalize: bool, images: bool) -> Backbone:
     """Features of each part; `images` says whether images get a convolutional network of their own."""
     if isinstance(space, spaces.Dict):
@@ -205,7 +172,7 @@ def _encoder(space: spaces.Space[Any], normalize: bool, images: bool) -> Backbon
     if isinstance(space, spaces.MultiDiscrete):
         return OneHot(space.nvec.ravel().tolist(), space.start.ravel().tolist())
     if isinstance(space, spaces.Box) and is_image(space) and images:
-        shape, channels_last = _layout(space.shape)
+        shape, channels_last = layout_of(space.shape)
         return NatureCNN(shape, feature_dim=256, channels_last=channels_last)
     flat = MLP(int(np.prod(space.shape or ())), ())
     if (
@@ -298,51 +265,6 @@ def _remembering(name: str, summary: str, reference: str) -> NamedBackbone:
     return NamedBackbone(partial(with_memory, memory=name), summary, takes, reference, VECTOR)
 
 
-def _on_images(name: str, make: Callable[[tuple[int, ...], bool], Backbone]) -> Build:
-    """A network of images, and layers of `net_arch` on top if there are any."""
-
-    def build(space: spaces.Space[Any], net_arch: Sequence[int] | None, normalize: bool) -> nn.Module:
-        if isinstance(space, spaces.Dict | spaces.Tuple):
-            raise ValueError(f"{name} takes images, not {space}; use backbone='auto'")
-        if not isinstance(space, spaces.Box) or not 2 <= len(space.shape) <= 4:
-            raise ValueError(f"{name} takes images, not {space}")
-        network = make(*_layout(space.shape))
-        return Chain([network, MLP(network.feature_dim, net_arch)]) if net_arch else network
-
-    return build
-
-
-def _resnet(shape: tuple[int, ...], channels_last: bool) -> ResNet:
-    name = "resnet_small" if min(_sides(shape)) <= SMALL_IMAGE else "resnet18"
-    return ResNet.named(name, shape, channels_last=channels_last)
-
-
-def _patch(shape: tuple[int, ...]) -> int:
-    """The smallest side, from 2 on, of patches that tile an image and are not more than a hundred."""
-    height, width = _sides(shape)
-    common = math.gcd(height, width)
-    found = [side for side in range(2, common + 1) if common % side == 0 and height * width <= 100 * side**2]
-    if not found or found[0] == common == min(height, width):
-        raise ValueError(
-            f"no patches from 2x2 on tile an image of {height}x{width} in a useful way: pad or crop it to sides with a "
-            "common divisor"
-        )
-    return found[0]
-
-
-def _swin(shape: tuple[int, ...], channels_last: bool) -> Swin:
-    """One stage, or two where the patches can be merged two by two, with the largest windows up to 7x7 that tile."""
-    patch = _patch(shape)
-    rows, columns = (side // patch for side in _sides(shape))
-    stages = 2 if rows % 2 == columns % 2 == 0 else 1
-    common = math.gcd(rows, columns) // stages
-    window = next(side for side in range(7, 0, -1) if common % side == 0)
-    return Swin(
-        shape, patch, 48, depths=(2,) * stages, heads=(3, 6)[:stages], window=window, channels_last=channels_last
-    )
-
-
-_nature_cnn = _on_images("nature_cnn", lambda shape, last: NatureCNN(shape, feature_dim=512, channels_last=last))
 VECTOR = spaces.Box(-np.inf, np.inf, (4,))
 FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
 SMALL_PICTURE = spaces.Box(0, 255, (3, 32, 32), np.uint8)
@@ -358,31 +280,31 @@ NAMED_BACKBONES: dict[str, NamedBackbone] = {
         mlp, "layers of net_arch, also on flattened images", "any observations", "Rumelhart et al. 1986", VECTOR
     ),
     "nature_cnn": NamedBackbone(
-        _nature_cnn, "three convolutions and a layer of 512", "images of at least 36x36", "Mnih et al. 2015", FRAMES
+        nature_cnn, "three convolutions and a layer of 512", "images of at least 36x36", "Mnih et al. 2015", FRAMES
     ),
     "cnn": NamedBackbone(
-        _on_images("cnn", lambda shape, last: CNN(shape, channels_last=last)),
+        cnn,
         "three 3x3 convolutions with poolings and LayerNorm, and a layer of 128",
         "small images, of at least 4x4",
         "LeCun et al. 1998",
         SMALL_PICTURE,
     ),
     "resnet": NamedBackbone(
-        _on_images("resnet", _resnet),
+        resnet,
         f"three residual blocks up to {SMALL_IMAGE}x{SMALL_IMAGE}, ResNet-18 above; GroupNorm",
         "images of at least 3x3",
         "He et al. 2016",
         SMALL_PICTURE,
     ),
     "vit": NamedBackbone(
-        _on_images("vit", lambda shape, last: ViT(shape, _patch(shape), channels_last=last)),
+        vit,
         "a transformer of 4 layers, width 64, on up to a hundred patches",
         "images whose sides have a common divisor",
         "Dosovitskiy et al. 2021",
         SMALL_PICTURE,
     ),
     "swin": NamedBackbone(
-        _on_images("swin", _swin),
+        swin,
         "a transformer of shifted windows, one or two stages of 2 layers, width 48 and 96",
         "images whose sides have a common divisor",
         "Liu et al. 2021",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,6 +15,20 @@ from agentlib.core.schedules import Clock
 
 Batch = Any
 """A NamedTuple of tensors, possibly nested, with a field `clock`."""
+
+
+class Diverged(FloatingPointError):
+    """A number became NaN or infinite by this step; `saved_in` is the folder with the last good checkpoint, if any."""
+
+    def __init__(self, message: str, step: int = 0, saved_in: Path | None = None) -> None:
+        super().__init__(message)
+        self.step, self.saved_in = step, saved_in
+
+    @classmethod
+    def at(cls, clock: Clock, fault: str) -> Self:
+        """The error of networks whose numbers are no longer finite."""
+        step = int(clock.steps)
+        return cls(f"{fault} at step {step}: a smaller learning_rate or max_grad_norm may help", step)
 
 
 class Source(nn.Module, ABC):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from agentlib.core.numbers import whole
 from agentlib.data.datasets import Dataset
 
 SIDE = 16
@@ -36,11 +37,10 @@ def draw_glyphs(classes: int = 250, per_class: int = 20, seed: int = 0) -> Datas
     """250 invented signs, 20 examples of each by different hands: `(N, 1, 16, 16)`; for learning from few examples.
 
     Raises:
-        ValueError: less than one class or one example.
+        ValueError: classes or examples are no whole number from 1, or the seed none from 0.
     """
-    if classes < 1 or per_class < 1:
-        raise ValueError(f"{classes} classes of {per_class} glyphs are nothing to draw: both must be at least 1")
-    generator = np.random.default_rng([seed, 4])
+    classes, per_class = whole("classes", classes, 1), whole("per_class", per_class, 1)
+    generator = np.random.default_rng([whole("seed", seed), 4])
     images = np.concatenate([_drawn(_strokes(generator), per_class, generator) for _ in range(classes)])
     labels = torch.from_numpy(np.arange(classes).repeat(per_class))
     names = tuple(f"glyph {i}" for i in range(classes))

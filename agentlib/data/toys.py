@@ -1,6 +1,7 @@
 """Small generated data sets whose truth is known: points in the plane for generative models, and pictures of shapes.
 
-The same arguments give the same data: each function draws from a generator of its own.
+The same arguments give the same data: each function draws from a generator of its own. A number of examples that is
+no whole number from 1, or a seed that is none from 0, is a ValueError.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agentlib.core.numbers import whole
 from agentlib.data.datasets import Dataset
 
 POINTS = 40_000
@@ -48,7 +50,7 @@ def grid_of_gaussians(n: int = POINTS, seed: int = 0) -> Dataset:
 
 
 def _mixture(centers: Tensor, deviation: float, n: int, seed: int) -> Dataset:
-    generator = np.random.default_rng(seed)
+    n, generator = whole("n", n, 1), np.random.default_rng(whole("seed", seed))
     label = torch.from_numpy(generator.integers(len(centers), size=n))
     noise = torch.from_numpy(generator.normal(size=(n, 2))).float()
     return Dataset(centers[label] + deviation * noise, label, tuple(map(str, range(len(centers)))))
@@ -56,7 +58,7 @@ def _mixture(centers: Tensor, deviation: float, n: int, seed: int) -> Dataset:
 
 def swiss_roll(n: int = POINTS, seed: int = 0) -> Dataset:
     """A spiral of one and a half turns with noise of deviation 0.05, of about unit variance: `(N, 2)`, unlabelled."""
-    generator = np.random.default_rng(seed)
+    n, generator = whole("n", n, 1), np.random.default_rng(whole("seed", seed))
     angle = 1.5 * math.pi * (1.0 + 2.0 * generator.random(n))  # 1.5 pi to 4.5 pi
     spiral = np.stack([angle * np.cos(angle), angle * np.sin(angle)], 1) / 7.5
     return Dataset(torch.from_numpy(spiral + 0.05 * generator.normal(size=(n, 2))).float())
@@ -64,7 +66,7 @@ def swiss_roll(n: int = POINTS, seed: int = 0) -> Dataset:
 
 def two_moons(n: int = POINTS, seed: int = 0) -> Dataset:
     """Two interleaved half circles of radius 1 with noise of deviation 0.1: `(N, 2)`; the label is the moon."""
-    generator = np.random.default_rng(seed)
+    n, generator = whole("n", n, 1), np.random.default_rng(whole("seed", seed))
     label = generator.integers(2, size=n)
     angle = math.pi * generator.random(n)
     upper = np.stack([np.cos(angle), np.sin(angle)], 1)
@@ -75,7 +77,7 @@ def two_moons(n: int = POINTS, seed: int = 0) -> Dataset:
 
 def shapes(n: int = 4_000, seed: int = 0, size: int = 16) -> Dataset:
     """Pictures of one coloured shape, anywhere, of any size, on black: `(N, 3, 16, 16)`; 16 classes as "red circle"."""
-    generator = np.random.default_rng(seed)
+    n, generator = whole("n", n, 1), np.random.default_rng(whole("seed", seed))
     classes = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
     label = generator.integers(len(classes), size=n)
     radius = generator.uniform(0.2, 0.32, n) * size

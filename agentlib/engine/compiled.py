@@ -11,6 +11,7 @@ import hashlib
 import os
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -28,8 +29,14 @@ from agentlib.engine.rewriting import rewrite
 from agentlib.engine.tape import CannotCompile, Ref
 from agentlib.engine.trace import Trace
 
-notices: ContextVar[Callable[[str], object]] = ContextVar("notices", default=lambda text: None)
-"""Called with a line for the terminal where something takes long."""
+
+def _on_terminal(text: str) -> None:
+    if sys.stderr is not None and sys.stderr.isatty():
+        sys.stderr.write(f"agentlib: {text}\n")
+
+
+notices: ContextVar[Callable[[str], object]] = ContextVar("notices", default=_on_terminal)
+"""Called with a line where something takes long; by default it is printed where there is a terminal."""
 
 
 def compiler() -> str | None:
@@ -96,7 +103,7 @@ def _built(trace: Trace, folder: Path) -> Path:
     # Copies, since what an update reports must not change with the tensors that it was read from.
     graph.output([graph.call_function(torch.ops.aten.clone.default, (nodes[ref],)) for ref in trace.outputs])
     rewrite(graph)
-    notices.get()("compiling the update, which is kept for later runs ...")
+    notices.get()("compiling, half a minute or so; later runs only load it ...")
     start = time.perf_counter()
     inputs, headers = list(trace.inputs.values()), libraries.folder()
     path = torch_private.build_library(graph, inputs, folder, headers, compiler(), notices.get())

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from agentlib.core.learner import Learner, Update, cycle
 from agentlib.core.randomness import generator_lock
@@ -25,6 +26,9 @@ Precision = Literal["float32", "bfloat16"]
 
 AUTO_COMPILE_UPDATES = 20_000
 """With compile="auto", runs of at least this many updates are compiled: from there on it pays for itself."""
+AUTO_COMPILE_LARGE_UPDATES = 5_000
+"""The same with `LARGE` parameters to train or more, of which an update takes some milliseconds."""
+LARGE = 1 << 17
 AUTO_CAPTURE_UPDATES = 8_000
 """The same on a GPU, where nothing is built."""
 AUTO_INTERPRET_UPDATES = 100
@@ -37,7 +41,9 @@ def run(
     """Trains, and yields `(clock, update)` after each update; logging, evaluating, saving, stopping are the caller's.
 
     Around each update it uses the source's random state, and gives the caller's back before it yields. Gradients are
-    on and autocast is off while it works, whatever they are for the caller.
+    on and autocast is off while it works, whatever they are for the caller. The learner is put into training mode, but
+    a module inside one of its networks that is in eval mode, while that network is not, stays so: a normalization that
+    its owner froze.
 
     Args:
         learner: what learns.
@@ -60,7 +66,9 @@ def run(
     step = (
         TracedCycle(library) if compiles(learner, updates, compile) else _uncompiled(learner, source, updates, compile)
     )
-    learner.train()
+    trained = [network for network in learner.children() if network.training]
+    still = [module for network in trained for module in network.modules() if not module.training]
+    _train(learner, still)
     source.planned_updates = max(source.planned_updates, source.updates + updates)
     device = source.ticks.device.type
     autocast, own_random_state = _autocast(device, precision), _OwnRandomState(source)
@@ -71,7 +79,7 @@ def run(
             learner.before_update(clock)
             source.fill_ticks(clock)
             if not learner.training:  # the caller may have evaluated in between
-                learner.train()
+                _train(learner, still)
             with generator_lock(), own_random_state, autocast:
                 try:
                     update = step(learner, source)
@@ -88,6 +96,13 @@ def run(
         yield source.clock, update
 
 
+def _train(learner: Learner, still: list[nn.Module]) -> None:
+    """Puts the learner into training mode, but for these modules."""
+    learner.train()
+    for module in still:
+        module.training = False
+
+
 def compiles(learner: Learner, updates: int, compile: Compile) -> bool:
     """Whether a run of this many updates is compiled; `compile` as `run` takes it.
 
@@ -97,16 +112,23 @@ def compiles(learner: Learner, updates: int, compile: Compile) -> bool:
     if compile == "eager":
         return False
     if compile == "auto":
-        on_gpu = next(learner.parameters()).device.type == "cuda"
-        if updates < (AUTO_CAPTURE_UPDATES if on_gpu else AUTO_COMPILE_UPDATES) or _steps_eagerly(learner):
+        if updates < updates_to_compile(learner) or _steps_eagerly(learner):
             return False
-        if not compiler_found() and not on_gpu:
+        if not compiler_found() and next(learner.parameters()).device.type != "cuda":
             warnings.warn("no C++ compiler found (g++ or clang++): training runs uncompiled and slower", stacklevel=3)
             return False
         return True
     if compile is True and _steps_eagerly(learner):
         raise ValueError("compile=True needs a rule of agentlib.backbones (adam, sgd, ...) in place of torch.optim")
     return bool(compile) and not _steps_eagerly(learner)
+
+
+def updates_to_compile(learner: Learner) -> int:
+    """The length of a run from which on "auto" compiles."""
+    if next(learner.parameters()).device.type == "cuda":
+        return AUTO_CAPTURE_UPDATES
+    trained = sum(parameter.numel() for parameter in learner.parameters() if parameter.requires_grad)
+    return AUTO_COMPILE_UPDATES if trained < LARGE else AUTO_COMPILE_LARGE_UPDATES
 
 
 def _steps_eagerly(learner: Learner) -> bool:

@@ -17,8 +17,14 @@ from agentlib.engine.torch_private import fused_convolution_and_relu, gives_view
 aten = torch.ops.aten
 VIEWS = (aten.t.default, aten.detach.default)
 """Through which a matrix keeps its norm."""
+NARROW = 16
+"""Columns up to which a product is narrow."""
 OUT_OF_CACHE = 1 << 20
 """From so many numbers on, reading a matrix takes longer than what it costs to do without."""
+
+TANH_ABOVE = (9.99999994e-1, 1.34444972e-1, 3.57159709e-3, 2.18946459e-5, 1.52303944e-8)
+TANH_BELOW = (1.0, 4.67778245e-1, 2.61644394e-2, 3.41129046e-4, 8.52243731e-7)
+"""Of the powers of x^2: fitted to tanh(x) / x between 0 and 8 for the least relative error, which is 6e-9."""
 
 
 def rewrite(graph: fx.Graph) -> None:
@@ -31,14 +37,18 @@ def rewrite(graph: fx.Graph) -> None:
             node.target = aten.reshape.default  # what it views may be laid out otherwise in a compiled graph
         elif node.target is aten.addmm.default and not node.kwargs:
             _replace(node, node, linear, node.args)
+        elif node.target in (aten.mm.default, aten.bmm.default):
+            _replace(node, node, product, node.args)
+        elif node.target is aten.tanh.default:
+            _replace(node, node, tanh, node.args)
         elif node.target is aten.relu.default:
             before = node.args[0]
             if before.target is aten.convolution.default and list(before.users) == [node]:
                 _replace(node, before, convolution_and_relu, before.args)
         elif node.target is aten.linalg_vector_norm.default and len(node.args) == 1 and not node.kwargs:
-            product = _unchanged_product(node.args[0])
-            if product is not None:
-                _replace(node, product, norm_of_product, (*product.args, product))
+            found = _unchanged_product(node.args[0])
+            if found is not None:
+                _replace(node, found, norm_of_product, (*found.args, found))
 
 
 def _replace(node: fx.Node, first: fx.Node, function: Any, args: Any) -> None:
@@ -51,7 +61,7 @@ def _unchanged_product(node: Any) -> fx.Node | None:
     """The product of matrices whose numbers a node has, if nothing changes these."""
     while isinstance(node, fx.Node) and node.target in VIEWS:
         node = node.args[0]
-    return node if node.target is aten.mm.default and not _is_changed(node) else None
+    return node if node.target is product and len(node.args) == 2 and not _is_changed(node) else None
 
 
 def _is_written_elsewhere(view: fx.Node) -> bool:
@@ -74,6 +84,17 @@ def _is_changed(node: fx.Node) -> bool:
     return False
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """`A B`, of matrices or batches of them; as `(B'A')'` where it is narrow, which takes a quarter of the time.
+
+    So it is of the gradient of a first layer's weights, where observations are a few numbers.
+    """
+    multiplied = aten.mm if a.dim() == 2 else aten.bmm
+    if a.dtype != torch.float32 or a.device.type != "cpu" or not b.shape[-1] <= NARROW < a.shape[-2]:
+        return multiplied(a, b)  # type: ignore[no-any-return]
+    return multiplied(b.mT, a.mT).mT.contiguous()  # type: ignore[no-any-return]
+
+
 def linear(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """`x W' + b (B, n)`, as `(W x')' + b`.
 
@@ -83,6 +104,22 @@ def linear(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     if x.dtype != torch.float32 or x.device.type != "cpu":
         return aten.addmm(bias, x, weight)  # type: ignore[no-any-return]
     return once(((weight.t() @ x.t()).t() + bias).contiguous())  # in the usual order: random numbers are laid over it
+
+
+def tanh(x: Tensor) -> Tensor:
+    """x P(x^2) / Q(x^2), within 4e-7 of each value of tanh: a fifth of the time that it takes by exponentials."""
+    if x.dtype != torch.float32 or x.device.type != "cpu":
+        return aten.tanh(x)  # type: ignore[no-any-return]
+    x = x.clamp(-8.0, 8.0)  # beyond, it is 1 but for rounding
+    square = x * x
+    return x * _polynomial(TANH_ABOVE, square) / _polynomial(TANH_BELOW, square)
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Any:
+    value: Any = coefficients[-1]
+    for coefficient in coefficients[-2::-1]:
+        value = value * x + coefficient
+    return value
 
 
 def convolution_and_relu(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:

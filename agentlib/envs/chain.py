@@ -21,6 +21,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from agentlib.core.numbers import whole
+
 Observation = NDArray[np.float32]
 
 CLIMB = 4
@@ -35,17 +37,15 @@ class Chain(gymnasium.Env[Observation, np.int64]):
         render_mode: `None` or `"ansi"`.
 
     Raises:
-        ValueError: `horizon` is below 1.
+        ValueError: `horizon` is no whole number from 1.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 (Gymnasium reads it from the class)
 
     def __init__(self, horizon: int = 40, render_mode: str | None = None) -> None:
-        if horizon < 1:
-            raise ValueError(f"Chain needs a horizon of at least 1 step, got {horizon}")
         self.observation_space = spaces.Box(-1.0, 1.0, (3,), np.float32)
         self.action_space = spaces.Discrete(5)
-        self.horizon, self.render_mode = horizon, render_mode
+        self.horizon, self.render_mode = whole("horizon", horizon, 1), render_mode
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

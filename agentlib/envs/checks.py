@@ -129,7 +129,7 @@ def warn_of_length(steps: int) -> None:
     if steps == LONG_EPISODE:
         warnings.warn(
             f"an episode has not ended after {LONG_EPISODE:,} steps. If it never ends, give max_steps=N, or wrap the "
-            "environment in gymnasium.wrappers.TimeLimit; on the command line, --env-kwargs max_episode_steps=N",
+            "environment in gymnasium.wrappers.TimeLimit; on the command line, --max-steps N",
             stacklevel=3,
         )
 
@@ -188,20 +188,21 @@ class Checks:
                     f"the environment gave an observation with numbers that {kept} cannot hold at step {step}"
                 )
 
-    def read(self, observation: Any, info: Any) -> Bools | None:
+    def masks(self, observation: Any, info: Any, step: int) -> Bools | None:
         """The masks `(n, A)` that came with batched observations; None if none came.
 
         Args:
             observation: batched.
             info: of a single environment, of a Gymnasium vector environment, or a list of infos.
+            step: for the message.
 
         Raises:
-            ValueError: a mask of another size than the action space.
+            EnvironmentFailure: a mask of another size than the action space.
         """
         if self.masks_observed:
             return np.asarray(observed_mask(observation, self.width))
         if isinstance(info, dict):
-            if ACTION_MASK not in info or not self.width:
+            if ACTION_MASK not in info or not self.width:  # as at each step of most environments
                 return None
             masks = [info[ACTION_MASK]] if self.single else info[ACTION_MASK]
             given = info.get("_" + ACTION_MASK, [True] * len(masks))
@@ -211,7 +212,11 @@ class Checks:
             if not (any(given) and self.width):
                 return None
         everything = np.ones(self.width, bool)
-        return np.stack([self.one(mask) if there else everything for mask, there in zip(masks, given, strict=True)])
+        try:
+            rows = [self.one(mask) if there else everything for mask, there in zip(masks, given, strict=True)]
+        except ValueError as error:
+            raise EnvironmentFailure(f"at step {step} the environment gave {error}") from None
+        return np.stack(rows)
 
     def one(self, mask: Any) -> Bools:
         """One mask `(A,)`, the parts of a tuple joined.
@@ -224,6 +229,15 @@ class Checks:
         if array.shape != (self.width,):
             raise ValueError(f"an action mask of {array.size} numbers does not fit {self.action_space}: {self.width}")
         return np.asarray(array)
+
+    @staticmethod
+    def joined(where: Bools, first: Bools | None, second: Bools | None) -> Bools | None:
+        """Rows of `first` where it says so, of `second` elsewhere; a mask that was not given allows everything."""
+        if first is None and second is None:
+            return None
+        first = np.ones_like(second, dtype=bool) if first is None else first
+        second = np.ones_like(first, dtype=bool) if second is None else second
+        return np.where(where[:, None], first, second)
 
     def without_choice(self, mask: Bools) -> int | None:
         """The first environment whose mask leaves no legal action, or none in some component; else None."""

@@ -18,6 +18,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from agentlib.core.numbers import whole
+
 
 class Corridor(gymnasium.Env[np.int64, np.int64]):
     """Find the way through n cells. Observation: the number of the cell; actions: 0 and 1.
@@ -28,12 +30,11 @@ class Corridor(gymnasium.Env[np.int64, np.int64]):
         render_mode: only `None`; there is nothing to see.
 
     Raises:
-        ValueError: `n` is below 1.
+        ValueError: `n` is no whole number from 1.
     """
 
     def __init__(self, n: int = 10, forgiving: bool = False, render_mode: str | None = None) -> None:
-        if n < 1:
-            raise ValueError(f"Corridor needs at least 1 cell, got n={n}")
+        n = whole("n", n, 1)
         self.observation_space = spaces.Discrete(n + 1)
         self.action_space = spaces.Discrete(2)
         self.render_mode = render_mode

@@ -13,6 +13,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from agentlib.core.numbers import whole
+
 Digits = NDArray[np.int64]
 
 
@@ -25,12 +27,11 @@ class Dials(gymnasium.Env[Digits, Digits]):
         render_mode: only `None`; there is nothing to see.
 
     Raises:
-        ValueError: no dial, or fewer than 2 digits.
+        ValueError: `dials` is no whole number from 1, or `digits` none from 2.
     """
 
     def __init__(self, dials: int = 6, digits: int = 7, render_mode: str | None = None) -> None:
-        if dials < 1 or digits < 2:
-            raise ValueError(f"Dials needs at least 1 dial of 2 digits, got dials={dials}, digits={digits}")
+        dials, digits = whole("dials", dials, 1), whole("digits", digits, 2)
         self.observation_space = spaces.MultiDiscrete([digits] * dials)
         self.action_space = spaces.MultiDiscrete([digits] * dials)
         self.render_mode = render_mode

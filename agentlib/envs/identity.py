@@ -10,6 +10,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from agentlib.core.numbers import whole
+
 
 class Identity(gymnasium.Env[np.int64, np.int64]):
     """Observation uniform over `Discrete(n)`; reward 1 if the action equals it, else 0. It never terminates.
@@ -19,12 +21,11 @@ class Identity(gymnasium.Env[np.int64, np.int64]):
         render_mode: only `None`; there is nothing to see.
 
     Raises:
-        ValueError: `n` is below 2.
+        ValueError: `n` is no whole number from 2.
     """
 
     def __init__(self, n: int = 4, render_mode: str | None = None) -> None:
-        if n < 2:
-            raise ValueError(f"Identity needs at least 2 observations, got n={n}")
+        n = whole("n", n, 2)
         self.observation_space = spaces.Discrete(n)
         self.action_space = spaces.Discrete(n)
         self.render_mode = render_mode

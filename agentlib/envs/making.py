@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium
-import numpy as np
 from gymnasium.vector import VectorEnv
 
 import agentlib.envs  # noqa: F401 - registers our environments
@@ -102,9 +101,7 @@ def limited(env: Any, max_steps: int | None) -> Any:
         return env
     if not isinstance(env, gymnasium.Env):
         raise ValueError(f"max_steps is for single environments, not for {type(env).__name__}: limit those inside it")
-    if not isinstance(max_steps, int | np.integer) or max_steps < 1:
-        raise ValueError(f"max_steps must be a whole number from 1, not {max_steps!r}")
-    return gymnasium.wrappers.TimeLimit(env, int(max_steps))
+    return gymnasium.wrappers.TimeLimit(env, whole("max_steps", max_steps, 1))
 
 
 def frame_stack(env: Any) -> int:

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
-from agentlib.core.spaces import ACTION_MASK, flatten, unflatten
+from agentlib.core.spaces import flatten, unflatten
 from agentlib.envs.checks import (
     LARGEST_REWARD,
     Bools,
@@ -193,12 +193,7 @@ class Environments:
 
     def _mask(self, observation: Any, info: Any) -> Bools | None:
         """The legal actions `(n, A)` in observations or infos; None if they have none."""
-        if type(info) is dict and ACTION_MASK not in info and not self.checks.masks_observed:
-            return None  # as at each step of most environments
-        try:
-            return self.checks.read(observation, info)
-        except ValueError as error:
-            raise EnvironmentFailure(f"at step {self.steps + 1} the environment gave {error}") from None
+        return self.checks.masks(observation, info, self.steps + 1)
 
     def _check_masks(self, stepped: Stepped) -> None:
         """Refuses masks that leave no legal action where one must be chosen or valued: not once the task has ended."""
@@ -329,7 +324,7 @@ class Environments:
         final = self._with_rows(observation, done, info.get("final_obs"))
         self.action_mask = mask = self._mask(observation, info)
         if ended:
-            mask = self._joined(done, self._mask(final, info.get("final_info", {})), mask)
+            mask = self.checks.joined(done, self._mask(final, info.get("final_info", {})), mask)
         ends = terminated, truncated
         return Stepped(observation, final, reward, *ends, self._all, done, True, ended, ended, info, mask)
 
@@ -345,7 +340,7 @@ class Environments:
             if self._worlds:
                 seeds = [self._next_seed(row) if done[row] else None for row in range(self.num_envs)]
             observation, begin_info = begin(self.env, seeds, options={"reset_mask": done.copy()})
-            self.action_mask = self._joined(done, self._mask(observation, begin_info), mask)
+            self.action_mask = self.checks.joined(done, self._mask(observation, begin_info), mask)
         ends = terminated, truncated
         return Stepped(observation, final, reward, *ends, self._all, done, True, ended, ended, info, mask)
 
@@ -361,18 +356,9 @@ class Environments:
         self.action_mask = mask = self._mask(final, infos)
         if ended:
             begin_infos = getattr(self.env, "reset_infos", [])  # which SB3's vector environments keep
-            self.action_mask = self._joined(done, self._mask(observation, begin_infos), mask)
+            self.action_mask = self.checks.joined(done, self._mask(observation, begin_infos), mask)
         info = {"infos": infos}
         return Stepped(observation, final, rewards, *ends, self._all, done, True, ended, ended, info, mask)
-
-    @staticmethod
-    def _joined(where: Bools, first: Bools | None, second: Bools | None) -> Bools | None:
-        """Rows of `first` where it says so, of `second` elsewhere; a mask that was not given allows everything."""
-        if first is None and second is None:
-            return None
-        first = np.ones_like(second, dtype=bool) if first is None else first
-        second = np.ones_like(first, dtype=bool) if second is None else second
-        return np.where(where[:, None], first, second)
 
     def _with_rows(self, observation: Any, where: Bools, rows: Any) -> Any:
         """The batch with the rows `where` replaced by single observations."""

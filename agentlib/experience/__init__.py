@@ -13,6 +13,7 @@ from agentlib.experience.replay_buffer import ReplayBuffer
 from agentlib.experience.return_batches import ReturnBatches
 from agentlib.experience.rollout import Rollout
 from agentlib.experience.sequence_buffer import SequenceBuffer, Sequences
+from agentlib.experience.sequence_rollout import SequenceRollout
 from agentlib.experience.transition import Episode, Minibatch, Transition
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Rollout",
     "SequenceBuffer",
     "SequenceReplay",
+    "SequenceRollout",
     "Sequences",
     "Transition",
     "evaluate",

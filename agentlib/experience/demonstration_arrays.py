@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from agentlib.core.spaces import to_batch, unflatten
 from agentlib.experience.columns import per_step
 
+MOST_LEFT_OUT = 0.1
+"""Share of the steps above which a warning says how many are left out."""
+
 
 def episodes_of(
     observation_space: spaces.Space[Any],
@@ -45,3 +48,15 @@ def episodes_of(
             frames = [np.concatenate([leaf[begin:stop], after[last : last + 1]]) for leaf, after in pairs]
             yield unflatten(observation_space, frames), actions[begin:stop], rewards[begin:stop], bool(task_ends[last])
         begin = last + 1
+
+
+def warning_of(total: int, kept: int) -> str:
+    """The warning that many of the steps are left out; empty if few are.
+
+    Raises:
+        ValueError: none is left.
+    """
+    advice = "the last action of an episode leads nowhere without next_observations, and is left out: give them"
+    if not kept:
+        raise ValueError(f"each of the {total:,} steps is an episode of its own, so that none is kept: {advice}")
+    return f"{total - kept:,} of {total:,} steps are not kept: {advice}" if total - kept > MOST_LEFT_OUT * total else ""

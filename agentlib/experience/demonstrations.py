@@ -30,7 +30,7 @@ from agentlib.core.spaces import (
 )
 from agentlib.envs.checks import LARGEST_REWARD, truth_of
 from agentlib.experience.columns import Column, per_step
-from agentlib.experience.demonstration_arrays import episodes_of
+from agentlib.experience.demonstration_arrays import episodes_of, warning_of
 from agentlib.experience.demonstration_files import load_demonstrations, save_demonstrations
 from agentlib.experience.minari_datasets import read_minari, write_minari
 from agentlib.experience.replay_buffer import ReplayBuffer
@@ -38,10 +38,6 @@ from agentlib.experience.transition import Episode
 
 if TYPE_CHECKING:
     import minari
-
-
-MOST_LEFT_OUT = 0.1
-"""Share of the steps of arrays above which a warning says how many are left out."""
 
 
 class Demonstration(NamedTuple):
@@ -205,13 +201,9 @@ class Demonstrations:
         rows = self._columns["reward"].size, self._columns["observation_0"].size
         self._episodes.append(_Place(*rows, count, terminated))
         self.steps += count
-        for name, leaf in zip(self._frames, leaves, strict=True):
-            self._columns[name].extend(leaf)
-        self._columns["action"].extend(actions)
-        self._columns["label"].extend(labels)
-        self._columns["reward"].extend(rewards)
-        self._columns["labelled"].extend(labelled)
-        self._columns["intervention"].extend(interventions)
+        added = [*leaves, actions, labels, rewards, labelled, interventions]  # in the order of the columns
+        for column, rows in zip(self._columns.values(), added, strict=True):
+            column.extend(rows)
 
     @classmethod
     def from_episodes(
@@ -259,15 +251,11 @@ class Demonstrations:
             TypeError: observations or actions of another kind.
             ValueError: shapes that do not go together, NaN, an action outside the space, or no step that is left.
         """
-        made, total = cls(observation_space, action_space), len(np.atleast_1d(actions))
         arrays = observations, next_observations, actions, rewards, terminated, truncated
-        for episode in episodes_of(observation_space, *arrays):
-            made.append(Demonstration(*episode))
-        advice = "the last action of an episode leads nowhere without next_observations, and is left out: give them"
-        if not made.steps:
-            raise ValueError(f"each of the {total:,} steps is an episode of its own, so that none is kept: {advice}")
-        if total - made.steps > MOST_LEFT_OUT * total:
-            warnings.warn(f"{total - made.steps:,} of {total:,} steps are not kept: {advice}", stacklevel=2)
+        episodes = (Demonstration(*one) for one in episodes_of(observation_space, *arrays))
+        made = cls.from_episodes(episodes, observation_space, action_space)
+        if left_out := warning_of(len(np.atleast_1d(actions)), made.steps):
+            warnings.warn(left_out, stacklevel=2)
         return made
 
     def fingerprint(self) -> str:
@@ -301,11 +289,8 @@ class Demonstrations:
 
     def check_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
         """Raises ValueError, naming both, if these are not the spaces of the demonstrations."""
-        for kind, mine, theirs in (
-            ("observation", self.observation_space, observation_space),
-            ("action", self.action_space, action_space),
-        ):
-            if mine != theirs:
+        for kind, theirs in (("observation", observation_space), ("action", action_space)):
+            if (mine := getattr(self, f"{kind}_space")) != theirs:
                 raise ValueError(f"the demonstrations' {kind} space is {mine}, the environment's is {theirs}")
 
     def fill(self, buffer: ReplayBuffer) -> None:
@@ -341,11 +326,11 @@ class Demonstrations:
                 raise ValueError(f"its environment is {shown(description['env'])}")
             made = Demonstrations(*both, env_id=description["env"])
             made.load_state({name: column.numpy() for name, column in columns.items()})
-            for name in made._columns:
-                if not np.isfinite(made.column(name)).all():
+            for name, column in made._columns.items():
+                if not np.isfinite(column.rows).all():
                     raise ValueError(f"{name} holds infinities")
-            for name in ("action", "label"):
-                to_actions(made.action_space, made.column(name))
+                if name in ("action", "label"):
+                    to_actions(made.action_space, column.rows)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {one_line(error)}") from None
         return made
@@ -356,11 +341,10 @@ class Demonstrations:
         Views, where the episodes lie together, as they do unless some were selected.
         """
         state = {"length": self.lengths, "terminated": np.array([one.terminated for one in self._episodes], np.bool_)}
+        steps = [(one.step, one.step + one.length) for one in self._episodes]
+        frames = [(one.frame, one.frame + one.length + 1) for one in self._episodes]
         for name, column in self._columns.items():
-            if name in self._frames:
-                pieces = [(one.frame, one.frame + one.length + 1) for one in self._episodes]
-            else:
-                pieces = [(one.step, one.step + one.length) for one in self._episodes]
+            pieces = frames if name in self._frames else steps
             if all(before[1] == after[0] for before, after in pairwise(pieces)):
                 state[name] = column.rows[pieces[0][0] : pieces[-1][1]] if pieces else column.rows[:0]
             else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,8 @@ class ReplayMemory(nn.Module, ABC):
     Args:
         observation_space: of one environment.
         action_space: of one environment.
-        buffer_size: what the columns are for, for the message if they do not fit.
-        columns: all but the masks; the leaves of observations are called "frame_0", "frame_1" ...
+        buffer_size: how many entries it is for.
+        columns_for: all columns but the masks, by `buffer_size`; the leaves of observations are called "frame_0" ...
         device: where the columns live.
 
     Raises:
@@ -48,10 +50,11 @@ class ReplayMemory(nn.Module, ABC):
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         buffer_size: int,
-        columns: Columns,
+        columns_for: Callable[[int], Columns],
         device: torch.device | str,
     ) -> None:
         super().__init__()
+        columns = columns_for(buffer_size)
         self.observation_space, self.action_space, self.buffer_size = observation_space, action_space, buffer_size
         self.num_envs, self.frame_capacity = columns["frame_0"][0][:2]
         self.n_choices, self.masks_observed = sum(choices(action_space)), observes_mask(observation_space, action_space)
@@ -62,16 +65,23 @@ class ReplayMemory(nn.Module, ABC):
         self._others = [name for name in columns if not name.startswith("frame_")]
         self._frames = [0] * self.num_envs  # frames that each environment wrote
         self._rows: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]  # of each environment, by column
-        self._allocate(columns, torch.device(device))
+        # How many sizes, from 1 on, fit into some bytes: the largest of them.
+        fitting = lambda room: bisect_right(range(1, buffer_size), room, key=lambda n: nbytes(columns_for(n)))  # noqa: E731
+        self._allocate(columns, torch.device(device), fitting)
 
-    def _allocate(self, columns: Columns, device: torch.device, value: int = 0) -> None:
-        """Registers columns that are full of 0 or 1, and makes them writable entry by entry."""
+    def _allocate(
+        self, columns: Columns, device: torch.device, fitting: Callable[[float], int], value: int = 0
+    ) -> None:
+        """Registers columns that are full of 0 or 1, and makes them writable entry by entry.
+
+        `fitting` gives the largest buffer whose columns take that many bytes at most, for the message.
+        """
         needed, free = nbytes(columns), free_memory(device)
         if free is not None and needed > free:
-            fits = int(0.9 * self.buffer_size * free / needed)
+            fits = fitting(0.9 * free)
             raise MemoryError(
                 f"a replay buffer of {self.buffer_size:,} transitions needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} "
-                f"GB are free on {device}: buffer_size={fits:_} would fit"
+                f"GB are free on {device}: {f'buffer_size={fits:_}' if fits else 'none'} would fit"
             )
         self.nbytes += needed
         for name, (shape, dtype) in columns.items():
@@ -88,7 +98,9 @@ class ReplayMemory(nn.Module, ABC):
             MemoryError: it does not fit into the free memory.
         """
         shape = (self.num_envs, self.frame_capacity, self.n_choices)
-        self._allocate({"mask": (shape, np.dtype(np.bool_))}, self.window.device, 1)
+        mask: Columns = {"mask": (shape, np.dtype(np.bool_))}
+        share = self.buffer_size / nbytes(mask)
+        self._allocate(mask, self.window.device, lambda room: int(share * room), 1)
         self._others.append("mask")
         self.masked = True
 

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from agentlib.core.numbers import whole
+from agentlib.core.progress import watched
 from agentlib.core.spaces import action_to_space, choices, flatten, random_actions, unflatten
 from agentlib.envs.checks import warn_of_length
 from agentlib.envs.making import EnvLike, limited, make_env
@@ -160,16 +161,17 @@ def record_episodes(
         space, generator = copy.deepcopy(envs.action_space), np.random.default_rng([seed, 2])
         space.seed(seed)  # the copy: the space's own generator is the caller's
         recorder.reset(seed)
-        while len(demonstrations) < episodes:
-            try:
-                label = answers(recorder.observation, asked, recorder.begun)
-            except ExpertLeft:
-                recorder.cut()
-                break
-            except (TypeError, ValueError) as error:
-                step = len(recorder._steps[0])
-                raise type(error)(f"the expert, episode {len(demonstrations)}, step {step}: {error}") from None
-            recorder.step(_with_noise(label, noise, space, generator, envs.action_mask), label, asked, ~asked)
+        for episode in watched(range(episodes), "recording"):
+            while len(demonstrations) == episode:
+                try:
+                    label = answers(recorder.observation, asked, recorder.begun)
+                except ExpertLeft:
+                    recorder.cut()
+                    return demonstrations
+                except (TypeError, ValueError) as error:
+                    step = len(recorder._steps[0])
+                    raise type(error)(f"the expert, episode {episode}, step {step}: {error}") from None
+                recorder.step(_with_noise(label, noise, space, generator, envs.action_mask), label, asked, ~asked)
         return demonstrations
     finally:
         if made is not env:

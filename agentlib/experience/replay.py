@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agentlib.core.schedules import Clock, Schedule, at
 from agentlib.core.source import Source
-from agentlib.core.spaces import LEARNED_WITH_MASKS, action_to_space, finite_sum, flatten, unflatten
+from agentlib.core.spaces import LEARNED_WITH_MASKS, action_to_space, flatten, unflatten
 from agentlib.envs.vector import Environments
 from agentlib.experience.replay_buffer import ReplayBuffer
 from agentlib.experience.sequence_buffer import SequenceBuffer, Sequences
@@ -31,10 +31,6 @@ LARGE_REWARD = 1e6
 """Rewards beyond it, or below minus it, are warned of."""
 WINDOW = 100
 """Episodes over which returns and lengths are averaged, as in SB3's logs."""
-
-
-class ActionsNotFinite(FloatingPointError):
-    """A policy's actions became NaN or infinite."""
 
 
 class Collector:
@@ -89,19 +85,10 @@ class Collector:
             self._observe(self.observe, self.observation)
 
     def step(self, clock: Clock) -> None:
-        """One step of each environment, whose transitions go into the buffer; raises what `Environments.step` raises.
-
-        Raises:
-            ActionsNotFinite: the policy has diverged.
-        """
+        """One step of each environment, whose transitions go into the buffer."""
         envs, buffer = self.envs, self.buffer
         masks = () if envs.action_mask is None else (envs.action_mask,)
         action = self.exploration(self.actor, self.observation, clock, *masks)
-        if self.is_real and not finite_sum(action) and not np.isfinite(action).all():
-            raise ActionsNotFinite(
-                f"the policy's actions became NaN or infinite by step {self.steps}: a smaller learning_rate or "
-                "max_grad_norm may help"
-            )
         if self.with_memory:
             buffer.keep_state(self.actor.before)
             self.actor.acted(action)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -80,9 +81,11 @@ class ReplayBuffer(ReplayMemory):
         prioritized: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
-        columns = replay_columns(observation_space, action_space, buffer_size, num_envs, frame_stack)
-        super().__init__(observation_space, action_space, buffer_size, columns, device)
-        self.frame_stack, self.capacity = frame_stack, columns["reward"][0][1]
+        columns_for = partial(
+            replay_columns, observation_space, action_space, num_envs=num_envs, frame_stack=frame_stack
+        )
+        super().__init__(observation_space, action_space, buffer_size, columns_for, device)
+        self.frame_stack, self.capacity = frame_stack, int(self.reward.shape[1])
         self.layout = {
             "num_envs": num_envs,
             "transitions": num_envs * self.capacity,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agentlib.core.modes import in_eval_mode
 from agentlib.core.schedules import Clock
-from agentlib.core.source import Source
+from agentlib.core.source import Diverged, Source
 from agentlib.core.spaces import (
     LEARNED_WITH_MASKS,
     choices,
@@ -25,61 +25,15 @@ from agentlib.core.spaces import (
     unflatten,
 )
 from agentlib.envs.vector import Environments
+from agentlib.experience.advantages import Floats, RewardScale, gae
 from agentlib.experience.replay import Collector
 from agentlib.experience.transition import Minibatch
-from agentlib.policies import ActorCritic, SampledActor
+from agentlib.policies import ActorCritic, exploring_actor
 
-Floats = NDArray[np.float64]
+LARGE_REWARD = 1e4
+"""Larger ones are named where a loss is not finite."""
 CHUNK = 1_024
 """Observations that the networks see at once after a rollout."""
-
-
-def gae(
-    reward: Floats, value: Floats, next_value: Floats, ended: NDArray[np.bool_], gamma: float, gae_lambda: float
-) -> Floats:
-    """Generalized advantage estimates `(T, n)` (Schulman et al. 2016, arXiv:1506.02438, equation 16).
-
-    A_t = delta_t + gamma lambda A_{t+1} within an episode,   delta_t = r_t + gamma V(s_{t+1}) - V(s_t)
-
-    Args:
-        reward: `(T, n)`
-        value: `(T, n)`, of the state before each step.
-        next_value: `(T, n)`, of the state after it, also where the episode was cut off; 0 where the task ended.
-        ended: `(T, n)`, true where a step was the last of its episode.
-        gamma: discount per step.
-        gae_lambda: 0 gives the temporal differences, 1 the discounted returns less the value.
-    """
-    delta, decay = reward + gamma * next_value - value, gamma * gae_lambda * ~ended
-    advantage, later = np.empty_like(delta), np.zeros_like(delta[0])
-    for t in range(len(delta) - 1, -1, -1):
-        advantage[t] = later = delta[t] + decay[t] * later
-    return advantage
-
-
-class RewardScale:
-    """Divides rewards by the deviation of the discounted returns so far, as SB3's `VecNormalize` does.
-
-    Args:
-        num_envs: environments side by side.
-        gamma: discount per step.
-        clip: scaled rewards are cut to `[-clip, clip]`.
-    """
-
-    def __init__(self, num_envs: int, gamma: float, clip: float = 10.0) -> None:
-        self.gamma, self.clip = gamma, clip
-        self.returns = np.zeros(num_envs)
-        self.mean, self.variance, self.count = 0.0, 1.0, 1e-4
-
-    def __call__(self, reward: Floats, ended: NDArray[np.bool_]) -> Floats:
-        """Scaled rewards `(n,)` of one step of n environments."""
-        self.returns = self.returns * self.gamma + reward
-        n, total = len(reward), self.count + len(reward)
-        shift = float(self.returns.mean()) - self.mean
-        squares = self.variance * self.count + float(self.returns.var()) * n + shift**2 * self.count * n / total
-        self.mean, self.variance, self.count = self.mean + shift * n / total, squares / total, total
-        self.returns[ended] = 0.0
-        scaled: Floats = np.clip(reward / np.sqrt(self.variance + 1e-8), -self.clip, self.clip)
-        return scaled
 
 
 class Steps:
@@ -114,6 +68,8 @@ class Steps:
     def act(self, actor: Any, observation: Any, clock: Clock, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """The actor's actions, kept with what they were chosen for."""
         t, action = self.size, actor(observation, *(() if mask is None else (mask,)))
+        if action.dtype.kind == "f" and not np.isfinite(action).all():
+            raise Diverged.at(clock, f"the policy chose the action {action.tolist()}")
         for column, leaf in zip(self.leaves, flatten(self.observation_space, observation), strict=True):
             column[t] = leaf
         if mask is not None and self.mask is None:
@@ -167,6 +123,7 @@ class Rollout(Source):
         observe: takes the observations of each rollout (trees of tensors) after it was learned from, for running
             statistics, which so stand still from a step to its last update.
         normalize_reward: see `RewardScale`.
+        sde_sample_freq: see `StateDependentNoiseActor`.
         seed: of environments, actions and shuffling.
 
     Raises:
@@ -198,12 +155,14 @@ class Rollout(Source):
         total_steps: int = 1,
         observe: Any = None,
         normalize_reward: bool = False,
+        sde_sample_freq: int = -1,
         seed: int = 0,
     ) -> None:
         super().__init__(seed)
         environments = envs if isinstance(envs, Environments) else Environments(envs, is_owned=False)
         self.size = n_steps * environments.num_envs
         self.batch_size = self.size if batch_size is None else batch_size
+        self.epoch_size = self.size
         if self.batch_size > self.size:
             raise ValueError(
                 f"batch_size={batch_size} is larger than a rollout: n_steps={n_steps} of {environments.num_envs} "
@@ -214,7 +173,8 @@ class Rollout(Source):
         self.observation_space = environments.observation_space
         scale = RewardScale(environments.num_envs, gamma) if normalize_reward else None
         self.made = Steps(environments, n_steps, scale)
-        actor = SampledActor(networks.policy, environments.observation_space, seed)
+        space, n_envs = environments.observation_space, environments.num_envs
+        actor = exploring_actor(networks.policy, space, n_envs, n_steps, sde_sample_freq, seed)
         self.collector = Collector(environments, self.made, actor, self.made.act)  # type: ignore[arg-type]
         self.networks = (networks,)  # in a tuple, so that they are no submodule
         self.done, self.count = 0, 0
@@ -224,7 +184,7 @@ class Rollout(Source):
 
     def _allocate(self) -> None:
         """Registers the columns; not persistent, since `get_extra_state` saves them."""
-        per_epoch = -(-self.size // self.batch_size)
+        per_epoch = self._per_epoch()
         columns = {f"leaf_{i}": torch.from_numpy(leaf).flatten(0, 1) for i, leaf in enumerate(self.made.leaves)}
         columns["action"] = torch.from_numpy(self.made.action).flatten(0, 1)
         sizes = dict.fromkeys(("log_prob", "value", "advantage", "returns"), self.size)
@@ -249,7 +209,10 @@ class Rollout(Source):
 
     def updates_for(self, steps: int) -> int:
         """How many updates belong to a run of `steps` environment steps, if no divergence ends an epoch."""
-        return -(-steps // self.size) * self.n_epochs * -(-self.size // self.batch_size)
+        return -(-steps // self.size) * self.n_epochs * self._per_epoch()
+
+    def _per_epoch(self) -> int:
+        return -(-self.epoch_size // self.batch_size)
 
     def _is_used_up(self) -> bool:
         if self.done >= self.n_epochs * self.count:
@@ -262,8 +225,7 @@ class Rollout(Source):
             self.collect()
         place = self.done % self.count
         if place == 0:
-            valid = np.flatnonzero(self.made.valid)
-            self.order[: len(valid)] = torch.from_numpy(self.generator.permutation(valid))
+            self._shuffle()
         part = slice(place * self.batch_size, (place + 1) * self.batch_size)
         self.rows.copy_(self.order[part])
         self.weight.copy_(self.weights[part])
@@ -284,15 +246,25 @@ class Rollout(Source):
         for name, column in self._made().items():
             getattr(self, name).copy_(torch.from_numpy(column.reshape(self.size, *column.shape[2:])))
         self._evaluate()
-        valid = int(made.valid.sum())
-        self.count, self.done = -(-valid // self.batch_size), 0
+        self._divide()
+        self.done = 0
+        self.divergence.zero_()
+
+    def _divide(self) -> None:
+        """The number of minibatches of an epoch, and the weights in each."""
+        valid = int(self.made.valid.sum())
+        self.count = -(-valid // self.batch_size)
         last = valid - (self.count - 1) * self.batch_size
         self.order.zero_()
         self.weights.fill_(1.0 / self.batch_size)
         start = (self.count - 1) * self.batch_size
         self.weights[start : start + last] = 1.0 / last
         self.weights[start + last :] = 0.0
-        self.divergence.zero_()
+
+    def _shuffle(self) -> None:
+        """The order of an epoch."""
+        valid = np.flatnonzero(self.made.valid)
+        self.order[: len(valid)] = torch.from_numpy(self.generator.permutation(valid))
 
     def _made(self) -> dict[str, NDArray[Any]]:
         columns = {f"leaf_{i}": leaf for i, leaf in enumerate(self.made.leaves)} | {"action": self.made.action}
@@ -328,10 +300,19 @@ class Rollout(Source):
         next_value[made.terminated] = 0.0
         for (t, row, _), of_final in zip(made.finals, last[num_envs:], strict=True):
             next_value[t, row] = of_final
+        self._credit(value, next_value)
+
+    def _credit(self, value: Floats, next_value: Floats) -> None:
+        """Advantages and returns from the values `(T, n)` before and after each step."""
+        made = self.made
         ended = made.terminated | made.truncated
         advantage = gae(made.reward, value, next_value, ended, self.gamma, self.gae_lambda)
         self.advantage.copy_(torch.from_numpy(advantage.ravel()))
         self.returns.copy_(torch.from_numpy((advantage + value).ravel()))
+        if not np.isfinite(value.sum() + float(self.log_prob.sum())):
+            raise Diverged.at(
+                self.clock, "the value of an observation or the log probability of an action is NaN or infinite"
+            )
         spread = float((advantage + value).var())
         self.explained_variance = 1.0 - float(advantage.var()) / spread if spread > 0.0 else 0.0
 
@@ -351,6 +332,11 @@ class Rollout(Source):
     def measures(self) -> dict[str, float]:
         """Episodes, their last returns and lengths, and how much of the returns the critic explains."""
         return self.collector.measures() | {"train/explained_variance": self.explained_variance}
+
+    def trouble(self) -> str | None:
+        """Large rewards."""
+        largest = float(np.abs(self.made.reward).max())
+        return f"rewards are up to {largest:.3g}: normalize_reward=True scales them" if largest > LARGE_REWARD else None
 
     def about(self) -> dict[str, Any]:
         """Whether there were masks of legal actions in infos."""

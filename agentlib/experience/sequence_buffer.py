@@ -85,19 +85,25 @@ class SequenceBuffer(ReplayMemory):
                 f"buffer_size={buffer_size} is too small for sequences of {sequence_length} steps in {num_envs} "
                 f"environments: it must be at least {num_envs * (sequence_length + 2 * period)}"
             )
-        rows, boolean = (num_envs, starts * period), np.dtype(np.bool_)
-        (action,) = leaf_spaces(action_space)
-        of_action = (*rows, *leaf_shape(action)), action_dtype(action)
-        columns: Columns = {
-            f"frame_{i}": ((*rows, *leaf_shape(leaf)), leaf_dtype(leaf))
-            for i, leaf in enumerate(leaf_spaces(observation_space))
-        }
-        columns |= {"action": of_action, "previous_action": of_action, "reward": (rows, np.dtype(np.float32))}
-        columns |= {"terminated": (rows, boolean), "last": (rows, boolean), "start": (rows, boolean)}
         kept_states, states = starts if keep_states else 1, leaves(state)
-        for i, part in enumerate(states):
-            columns[f"state_{i}"] = (num_envs, kept_states, *part.shape[1:]), part.new_zeros(0).cpu().numpy().dtype
-        super().__init__(observation_space, action_space, buffer_size, columns, device)
+
+        def columns_for(size: int) -> Columns:
+            starts = size // num_envs // period
+            rows, boolean = (num_envs, starts * period), np.dtype(np.bool_)
+            (action,) = leaf_spaces(action_space)
+            of_action = (*rows, *leaf_shape(action)), action_dtype(action)
+            columns: Columns = {
+                f"frame_{i}": ((*rows, *leaf_shape(leaf)), leaf_dtype(leaf))
+                for i, leaf in enumerate(leaf_spaces(observation_space))
+            }
+            columns |= {"action": of_action, "previous_action": of_action, "reward": (rows, np.dtype(np.float32))}
+            columns |= {"terminated": (rows, boolean), "last": (rows, boolean), "start": (rows, boolean)}
+            for i, part in enumerate(states):
+                kept = starts if keep_states else 1
+                columns[f"state_{i}"] = (num_envs, kept, *part.shape[1:]), part.new_zeros(0).cpu().numpy().dtype
+            return columns
+
+        super().__init__(observation_space, action_space, buffer_size, columns_for, device)
         self.layout = {"num_envs": num_envs, "frames": self.frame_capacity, "period": period}
         self.sequence_length, self.period, self.with_actions = sequence_length, period, with_actions
         self.keep_states, self.kept_states = keep_states, kept_states

@@ -72,3 +72,8 @@ class Minibatch(NamedTuple):
     clock: Clock = Clock(0, 0, 0.0)
     mask: Tensor | None = None
     """`(B, A)` bool: the legal actions; None where the environment gives no masks."""
+    state: Any = None
+    """With memory: the state before the first step of each of S sequences of L steps, a tree of tensors `(S, ...)`.
+    Observations are `(S, L, *shape)` then, and B = S L, one sequence behind the other."""
+    episode_start: Tensor | None = None
+    """With memory, `(S, L)` bool: where it is reset before the step is read."""

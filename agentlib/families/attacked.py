@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from agentlib.metrics.robustness import accuracy_curve, robust_accuracy
 from agentlib.plots import pictures
 
 EVALUATIONS = 20
-"""Evaluations in a run; each one is itself an attack."""
+"""Evaluations in a run, at most; each one is itself an attack."""
 CURVE_EXAMPLES, ATTACKED, EVALUATION_STEPS = 250, 500, 10
 """Training and validation examples that each of them attacks, at most, and steps of PGD."""
 TEST_STEPS, STRONG_STEPS, RESTARTS = 20, 50, 3
@@ -50,7 +51,11 @@ class AttackedJudge(ExamplesJudge):
             if config.bounds is not None:
                 check_scale(part.x, config.epsilon, config.norm, config.bounds)
         self.agent.about |= {"epsilon": config.epsilon, "norm": config.norm}
-        self.eval_every = max(int(problem.steps or 1) // EVALUATIONS, 1)
+        looked = min(CURVE_EXAMPLES, len(splits.train)) + min(ATTACKED, len(splits.validation))
+        # In updates, by the passes through the network; measured it is two thirds of this, since it has larger batches.
+        # An evaluation is to take a tenth of the time at most.
+        cost = looked * (EVALUATION_STEPS + 1) / (config.batch_size * (getattr(config, "attack_steps", 0) + 1))
+        self.eval_every = max(int(problem.steps or 1) // EVALUATIONS, math.ceil(7 * cost))
         self.model, self.epsilon = self.agent.policy, config.epsilon
         self.ball: dict[str, Any] = {"norm": config.norm, "bounds": config.bounds, "scale": self.learner.scale}
 

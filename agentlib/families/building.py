@@ -48,6 +48,8 @@ def learner_for(recipe: Recipe, problem: Problem, network: Callable[[], nn.Modul
     with fresh_weights(problem.seed):
         facts = facts() if callable(facts) else facts
         backbone = network()
+        if not backbone.training:  # as files and finished runs give it; inside it, what its owner froze stays so
+            backbone.train()
         if any(parameter.is_inference() for parameter in backbone.parameters()):
             backbone = copy.deepcopy(backbone)  # nothing learns in weights that were made in inference mode
         learner = recipe.learner.build(backbone.float(), problem.config, facts)  # also a backbone of float64

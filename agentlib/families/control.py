@@ -24,7 +24,7 @@ from agentlib.experience.memory import size_for
 from agentlib.families.building import device_of, learner_for, network_for
 from agentlib.plots import pictures
 from agentlib.plots.curves import return_curves
-from agentlib.policies import ActionNoise, EpsilonGreedy, GreedyActor, MemoryActor, SampledActor
+from agentlib.policies import ActionNoise, EpsilonGreedy, GreedyActor, MemoryActor, exploring_actor
 
 SEED = 2**20
 """Of evaluations during training; no training uses it."""
@@ -129,7 +129,8 @@ def _transitions(problem: Problem, envs: Environments, policy: Any, arguments: d
     )
     actor: Any = GreedyActor(policy, envs.observation_space, noise_seed=problem.seed)
     if policy.is_stochastic:
-        actor = SampledActor(policy, envs.observation_space, problem.seed)
+        every, freq = -(-config.train_freq // envs.num_envs), getattr(config, "sde_sample_freq", -1)
+        actor = exploring_actor(policy, envs.observation_space, envs.num_envs, every, freq, problem.seed)
     names = ("n_steps", "gamma", "priority_exponent", "importance_exponent")
     returns = {name: getattr(config, name) for name in names if hasattr(config, name)}
     if goals := getattr(config, "n_sampled_goal", 0):

@@ -25,7 +25,7 @@ from agentlib.plots import charts, pictures
 EVALUATIONS = 50
 """Evaluations in a run."""
 CURVE_EXAMPLES, EVALUATED = 1_000, 2_000
-"""Training and validation examples that each of them looks at, at most."""
+"""Training and validation examples that each of them looks at, at most; of training ones fewer in short runs."""
 
 
 class ExampleFacts(NamedTuple):
@@ -97,6 +97,8 @@ class ExamplesJudge(Judge):
         self.learner, self.source, self.agent, self.splits, self.seed = learner, source, agent, splits, problem.seed
         self.patience = getattr(problem.config, "patience", None)
         self.eval_every = max(int(problem.steps or 1) // EVALUATIONS, 1)
+        # The curve of the training loss decides nothing: it is to cost little beside the updates.
+        self.curve_examples = min(CURVE_EXAMPLES, max(self.eval_every * problem.config.batch_size // 2, 100))
         self.classes = splits.train.classes
 
     def evaluate(self) -> dict[str, float]:
@@ -105,7 +107,7 @@ class ExamplesJudge(Judge):
         scores = {"eval/loss": float(self.learner.losses(outputs, y).mean())}
         if self.classes:
             scores["eval/accuracy"] = float((outputs.argmax(1) == y).double().mean())
-        self.note_losses(float(self.losses(self.splits.train, CURVE_EXAMPLES).mean()), scores["eval/loss"])
+        self.note_losses(float(self.losses(self.splits.train, self.curve_examples).mean()), scores["eval/loss"])
         return scores
 
     def note_losses(self, training: float, validation: float) -> None:

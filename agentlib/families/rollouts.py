@@ -14,6 +14,7 @@ from agentlib.backbones import initialize
 from agentlib.core.recipe import Job, Length, Problem, Recipe, family
 from agentlib.core.spaces import without_mask
 from agentlib.experience.rollout import Rollout
+from agentlib.experience.sequence_rollout import SequenceRollout
 from agentlib.families.building import device_of, learner_for, network_for
 from agentlib.families.control import ControlFacts, EpisodesJudge, environments_for
 
@@ -49,12 +50,23 @@ def on_rollouts(recipe: Recipe, problem: Problem) -> Job:
         arguments: dict[str, Any] = {name: getattr(config, name) for name in FIELDS}
         observe = learner.policy.observe if config.normalize else None
         others: dict[str, Any] = {"total_steps": steps, "observe": observe, "seed": problem.seed}
-        source = Rollout(envs, learner.networks, **arguments, **others).to(device_of(learner))
+        others["sde_sample_freq"] = getattr(config, "sde_sample_freq", -1)
+        kind: type[Rollout] = Rollout
+        sequence_length = getattr(config, "sequence_length", None)
+        if learner.policy.is_sequence:
+            kind, others["sequence_length"] = SequenceRollout, sequence_length
+        elif sequence_length is not None:
+            raise ValueError('sequence_length is of networks with memory, such as backbone="lstm": this one has none')
+        source = kind(envs, learner.networks, **arguments, **others).to(device_of(learner))
         on_failure.pop_all()
-    if rest := source.size % source.batch_size:
+    if config.batch_size not in (None, source.batch_size):
+        warnings.warn(
+            f"a minibatch has {source.batch_size} steps, whole sequences, in place of {config.batch_size}", stacklevel=2
+        )
+    if rest := source.epoch_size % source.batch_size:
         warnings.warn(
             f"the last minibatch of each epoch has {rest} samples in place of batch_size={source.batch_size}, which "
-            f"does not divide the {source.size} steps of a rollout",
+            f"does not divide the {source.epoch_size} steps of a rollout",
             stacklevel=2,
         )
     agent = Agent(learner.policy, *facts, seed=problem.seed)

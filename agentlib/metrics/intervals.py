@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from agentlib.core.names import readable
+from agentlib.core.numbers import whole
 
 Floats = NDArray[np.float64]
 Statistic = Callable[..., Any]
@@ -106,7 +107,7 @@ def bootstrap_interval(
         raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
     if array.size == 1:
         return Interval(math.nan, math.nan)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(whole("seed", seed))
     rows = max(1, _CHUNK // array.size)
     chosen_rows = []
     for start in range(0, resamples, rows):

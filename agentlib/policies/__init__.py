@@ -13,6 +13,11 @@ from agentlib.policies.exploring import ActionNoise, SampledActor
 from agentlib.policies.fitting import policy_for
 from agentlib.policies.predictor import Predictor
 from agentlib.policies.q_policy import QPolicy
+from agentlib.policies.state_dependent_noise import (
+    StateDependentNoiseActor,
+    StateDependentNoisePolicy,
+    exploring_actor,
+)
 from agentlib.policies.student import DisagreementGate, Student, UnsureGate
 
 __all__ = [
@@ -36,15 +41,18 @@ __all__ = [
     "Predictor",
     "QPolicy",
     "SampledActor",
+    "StateDependentNoiseActor",
+    "StateDependentNoisePolicy",
     "StochasticPolicy",
     "Student",
     "UnsureGate",
+    "exploring_actor",
     "policy_for",
 ]
 
 _POLICIES: tuple[type[Described], ...] = (
     QPolicy, CategoricalPolicy, MultiCategoricalPolicy, BernoulliPolicy, GaussianPolicy, DeterministicPolicy,
-    DiffusionPolicy, Predictor, EnsemblePolicy,
+    StateDependentNoisePolicy, DiffusionPolicy, Predictor, EnsemblePolicy,
 )  # fmt: skip
 POLICIES = {policy.kind: policy for policy in _POLICIES}
 """Policies by their names in files."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from agentlib.core.modes import in_eval_mode
 from agentlib.core.names import one_line
+from agentlib.core.numbers import whole
 from agentlib.core.schedules import Clock, Schedule, at
 from agentlib.core.spaces import (
     action_to_space,
@@ -237,6 +238,23 @@ def remembered(policy: nn.Module, num_envs: int, parts: list[Tensor]) -> Any:
     return mapped(policy.initial_state(num_envs), lambda like: next(remaining).to(like.device))  # type: ignore[operator]
 
 
+def state_arrays(state: Any) -> tuple[NDArray[Any], ...]:
+    """The tensors of a state, in a fixed order."""
+    return tuple(tensor.detach().cpu().numpy() for tensor in leaves(state))
+
+
+def filled_state(like: Any, arrays: tuple[NDArray[Any], ...]) -> Any:
+    """A policy's state with the numbers that `predict` returned."""
+    expected, given = [array.shape for array in state_arrays(like)], [np.asarray(array) for array in arrays]
+    if [array.shape for array in given] != expected:
+        raise ValueError(
+            f"the state has the shapes {[array.shape for array in given]}, but a batch of {len(leaves(like)[0])} needs "
+            f"{expected}: pass the state that came with the last actions, or None"
+        )
+    remaining = iter(given)
+    return mapped(like, lambda tensor: torch.from_numpy(next(remaining).copy()).to(tensor))
+
+
 class RandomActor:
     """Uniformly random actions, of the legal ones, by SB3's `predict`: the baseline of any agent.
 
@@ -250,6 +268,7 @@ class RandomActor:
 
     def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], seed: int = 0) -> None:
         self.observation_space, self.action_space = observation_space, copy.deepcopy(action_space)
+        seed = whole("seed", seed)
         self.action_space.seed(seed)
         self.generator = np.random.default_rng(seed)
 
@@ -306,7 +325,7 @@ class EpsilonGreedy:
         if not self.sizes:
             raise TypeError(f"EpsilonGreedy chooses among Discrete or MultiDiscrete actions, not {action_space}")
         self.epsilon, self.random_steps = epsilon, random_steps
-        self.generator = np.random.default_rng([seed, 1])
+        self.generator = np.random.default_rng([whole("seed", seed), 1])
 
     def rate(self, clock: Clock) -> float:
         """The share of random actions now."""

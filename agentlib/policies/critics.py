@@ -19,11 +19,13 @@ from agentlib.policies.q_policy import QPolicy
 CriticNorm = Literal["none", "layer", "batch_renorm"]
 
 
-class AlwaysDropout(nn.Dropout):
-    """Dropout in eval mode, too: that of target networks is a part of DroQ (Hiraoka et al. 2022, algorithm 2)."""
+class CriticDropout(nn.Dropout):
+    """Dropout that a target network, which is in eval mode, may have too (Hiraoka et al. 2022, algorithm 2)."""
+
+    always = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.dropout(x, self.p)
+        return functional.dropout(x, self.p, self.training or self.always)
 
 
 class BatchRenorm(nn.Module):
@@ -126,6 +128,12 @@ class Critics(nn.Module):
         values: Tensor = self.heads[number](self.backbones[number]((observation, action)))  # (B, 1 or n_quantiles)
         return values[:, 0] if self.n_quantiles is None else values
 
+    def of_policy(self, policy: Any, observation: Any) -> Tensor:
+        """The values `(B,)` of the actions that a policy chooses: the smallest, or the mean of all quantiles."""
+        action = policy.bounds.relative(policy.bounds.flat(policy.choose(policy(observation)[0])))
+        values: Tensor = self(observation, action)  # (n, B), or (n, B, n_quantiles)
+        return values.amin(0) if self.n_quantiles is None else values.mean((0, 2))
+
     def joint(self, first: Any, second: Any) -> tuple[Tensor, Tensor]:
         """The values of two batches of pairs `(observation, action)`, in one pass over both.
 
@@ -157,6 +165,20 @@ class DiscreteCritics(nn.Module):
         return torch.stack([network(observation)[0] for network in self.networks])
 
 
+def smallest(values: Tensor, subset: int | None) -> Tensor:
+    """The smallest value `(B,)` by each critic `(n, B)`, or by `subset` of them, drawn at random."""
+    if subset is None or subset >= len(values):
+        return values.amin(0)
+    chosen = torch.rand(len(values), dtype=torch.float32, device=values.device).argsort()[:subset]
+    return values[chosen].amin(0)
+
+
+def without_highest(quantiles: Tensor, drop: int) -> Tensor:
+    """The quantiles `(B, K)` of all critics `(n, B, m)` in their order, without the n `drop` highest."""
+    pooled = quantiles.transpose(0, 1).flatten(1).sort(1).values  # (B, n m)
+    return pooled[:, : pooled.shape[1] - len(quantiles) * drop]
+
+
 def _prepared(layers: nn.Sequential, width: int, dropout_rate: float, norm: CriticNorm) -> nn.Sequential:
     """Linear layers and activations, with what belongs before and after each linear layer, and before the head."""
     found: list[nn.Module] = []
@@ -165,7 +187,7 @@ def _prepared(layers: nn.Sequential, width: int, dropout_rate: float, norm: Crit
             found.append(layer)
             continue
         before = [BatchRenorm(layer.in_features)] if norm == "batch_renorm" else []
-        dropout = [AlwaysDropout(dropout_rate)] if dropout_rate else []
+        dropout = [CriticDropout(dropout_rate)] if dropout_rate else []
         after = [nn.LayerNorm(layer.out_features)] if norm == "layer" else []
         found += [*before, layer, *dropout, *after]
     return nn.Sequential(*found, *[BatchRenorm(width)] * (norm == "batch_renorm"))

@@ -10,7 +10,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import nn
 
+from agentlib.core.numbers import whole
 from agentlib.core.schedules import Clock
+from agentlib.core.source import Diverged
+from agentlib.core.spaces import finite_sum
 from agentlib.policies.acting import GreedyActor, decide
 
 
@@ -29,21 +32,24 @@ class SampledActor(GreedyActor):
 
     def __init__(self, policy: nn.Module, observation_space: spaces.Space[Any], seed: int = 0) -> None:
         super().__init__(policy, observation_space)
-        self.generator = np.random.default_rng([seed, 3])
+        self.generator = np.random.default_rng([whole("seed", seed), 3])
 
     def __call__(self, observation: Any, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Actions `(B, ...)` for a batch of observations, among the legal ones if a `mask (B, A)` is given."""
         shortcut, policy = self._shortcut(observation), cast(Any, self.policy)
-        if shortcut is None or (shortcut.policy is not None and (policy.squashed or policy.log_std is None)):
+        if shortcut is None:
             seed = int(self.generator.integers(2**63))
             return decide(policy, self.space, observation, seed=seed, mask=mask)[0]
-        output = shortcut.output(observation)
+        output = shortcut.output(observation, with_log_std=shortcut.log_std is not None)
         if shortcut.policy is None:  # as `agentlib.policies.discrete.sample_logits` does it
             scores = output + self.generator.gumbel(size=output.shape)
             return (scores if mask is None else np.where(mask, scores, -np.inf)).argmax(1)  # type: ignore[no-any-return]
-        noise = self.generator.standard_normal(output.shape, np.float32)
-        action: NDArray[Any] = output + noise * np.exp(policy.log_std.detach().numpy())
-        return action.reshape(-1, *policy.bounds.shape)
+        if shortcut.log_std is None:
+            mean, log_std = output, policy.log_std.detach().numpy()
+        else:
+            mean, log_std = np.split(output, 2, axis=1)
+        action: NDArray[Any] = mean + self.generator.standard_normal(mean.shape, np.float32) * np.exp(log_std)
+        return (shortcut.squash(action) if policy.squashed else action).reshape(-1, *policy.bounds.shape)
 
 
 class ActionNoise:
@@ -74,7 +80,7 @@ class ActionNoise:
     ) -> None:
         self.space, self.num_envs, self.noise, self.random_steps = action_space, num_envs, noise, random_steps
         self.low, self.high, self.drifts = action_space.low, action_space.high, kind != "normal"
-        self.generator = np.random.default_rng([seed, 1])
+        self.generator = np.random.default_rng([whole("seed", seed), 1])
         self.begin()
 
     def begin(self, where: NDArray[np.bool_] | None = None) -> None:
@@ -91,11 +97,17 @@ class ActionNoise:
         clock: Clock,
         mask: NDArray[np.bool_] | None = None,
     ) -> NDArray[Any]:
-        """Actions `(num_envs, *shape)` for batched observations, within the bounds."""
+        """Actions `(num_envs, *shape)` for batched observations, within the bounds.
+
+        Raises:
+            Diverged: the actor's are not finite.
+        """
         shape = (self.num_envs, *self.space.shape)
         if clock.steps < self.random_steps:
             return self.generator.uniform(self.low, self.high, shape).astype(np.float32)
         action = actor(observation)
+        if not finite_sum(action) and not np.isfinite(action).all():
+            raise Diverged.at(clock, f"the policy chose the action {action.tolist()}")
         if not self.noise:
             return action
         spread = self.noise * (self.high - self.low) / 2.0

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from agentlib.core.numbers import whole
 from agentlib.core.spaces import Leaf, choices, is_masked, leaf_shape, leaf_spaces, observed_mask, unflatten
 from agentlib.core.trees import leaves, mapped
 from agentlib.policies.base import state_after
@@ -98,7 +99,7 @@ class Exported(nn.Module):
 
     def example(self, batch: int = 2, seed: int = 0) -> dict[str, NDArray[Any]]:
         """Random inputs at the start of episodes."""
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng(whole("seed", seed))
         pairs = zip(self.leaves, leaf_spaces(self.observation_space), strict=True)
         arrays = {name: _drawn(generator, leaf, batch) for name, leaf in pairs}
         if self.takes_mask:

@@ -15,7 +15,7 @@ from torch import nn
 from agentlib.backbones.cnn import BlockConv2d, NatureCNN
 from agentlib.backbones.combine import Table
 from agentlib.backbones.mlp import MLP
-from agentlib.policies.continuous import GaussianPolicy
+from agentlib.policies.continuous import LOG_STD_RANGE, DeterministicPolicy, GaussianPolicy
 from agentlib.policies.discrete import CategoricalPolicy
 from agentlib.policies.q_heads import QHead
 from agentlib.policies.q_policy import QPolicy
@@ -60,9 +60,12 @@ class NumpyShortcut:
         ]
         self.activation = activation
         self.is_small = all(weight.size <= SMALL_PRODUCT for weight, _ in self.layers)
-        parameters = [parameter for module in (*convolutions, *linears) for parameter in module.parameters()]
+        self.policy = policy if isinstance(policy, GaussianPolicy | DeterministicPolicy) else None
+        log_std: Any = getattr(policy, "log_std_head", None)
+        self.log_std = None if log_std is None else (log_std.weight.detach().numpy().T, log_std.bias.detach().numpy())
+        modules = (*convolutions, *linears, *([] if log_std is None else [log_std]))
+        parameters = [parameter for module in modules for parameter in module.parameters()]
         self.addresses = [(parameter, parameter.data_ptr()) for parameter in parameters]
-        self.policy = policy if isinstance(policy, GaussianPolicy) else None
         self.gives_logits = self.policy is None and type(policy.head) is nn.Linear  # others only rank the actions
         if self.policy is not None:
             bounds = self.policy.bounds
@@ -77,8 +80,11 @@ class NumpyShortcut:
             return isinstance(observation, tuple) and all(type(part) is np.ndarray for part in observation)
         return len(observation) <= NUMPY_ROWS
 
-    def output(self, observation: NDArray[Any]) -> NDArray[np.float32]:
-        """The last layer's numbers `(B, n)`, or their means, for observations `(B, ...)`."""
+    def output(self, observation: NDArray[Any], with_log_std: bool = False) -> NDArray[np.float32]:
+        """The last layer's numbers `(B, n)`, or their means, for observations `(B, ...)`.
+
+        Log standard deviations that depend on the observation come behind them, if they are asked for.
+        """
         x: NDArray[Any]
         if self.convolutions:
             x = np.ascontiguousarray(observation[0])
@@ -92,10 +98,12 @@ class NumpyShortcut:
         is_small, last = is_one and self.is_small, self.layers[-1]
         for layer in self.layers:
             weight, bias = layer
-            x = x.dot(weight) if is_small else _product(x, weight)
+            features, x = x, x.dot(weight) if is_small else _product(x, weight)
             x += bias
             if layer is not last:
                 self.activation(x)
+        if with_log_std:
+            x = np.concatenate([x, np.clip(features.dot(self.log_std[0]) + self.log_std[1], *LOG_STD_RANGE)], -1)
         x = x[None] if is_one else x
         return x if self.n_atoms == 1 else x.reshape(len(x), -1, self.n_atoms).mean(2)
 
@@ -106,9 +114,14 @@ class NumpyShortcut:
             best: NDArray[Any] = (x if mask is None else np.where(mask, x, -np.inf)).argmax(1)
             return best
         if self.policy.squashed:
-            x = np.where(self.bounded, self.middle + self.half_range * np.tanh(x), x)
+            limit = getattr(self.policy, "limit", None)
+            x = self.squash(x if limit is None else np.clip(x, -limit, limit))
         real: NDArray[Any] = np.clip(x, self.low, self.high).reshape(-1, *self.policy.bounds.shape)
         return real
+
+    def squash(self, x: NDArray[Any]) -> NDArray[Any]:
+        """As `Bounds.squash`."""
+        return np.where(self.bounded, self.middle + self.half_range * np.tanh(x), x)
 
 
 def _entries(table: Table) -> Callable[[Any], NDArray[np.float32]]:
@@ -233,7 +246,7 @@ def numpy_shortcut(policy: nn.Module) -> NumpyShortcut | None:
 
     Those are the plain MLP, a table, and the Nature CNN of images `(C, H, W)`.
     """
-    if type(policy) not in (QPolicy, CategoricalPolicy, GaussianPolicy):
+    if type(policy) not in (QPolicy, CategoricalPolicy, GaussianPolicy, DeterministicPolicy):
         return None
     head: list[Any] = [policy.head]
     n_atoms = 1
@@ -255,7 +268,8 @@ def numpy_shortcut(policy: nn.Module) -> NumpyShortcut | None:
     if activation not in NUMPY_ACTIVATIONS or (len(head) > 1 and activation != "relu"):  # the head's own
         return None
     linears = [module for module in (*layers, *head) if isinstance(module, nn.Linear)]
-    for module in (*convolutions, *linears):
+    log_std = getattr(policy, "log_std_head", None)
+    for module in (*convolutions, *linears, *([] if log_std is None else [log_std])):
         weight = module.weight
         if weight.device.type != "cpu" or weight.dtype != torch.float32 or not weight.is_contiguous():
             return None

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from agentlib.core.numbers import whole
 from agentlib.core.trees import leaves
 from agentlib.policies.acting import GreedyActor, actions_and_output, remembered
 from agentlib.policies.base import state_after
@@ -47,7 +48,7 @@ class Student:
         self.policy, self.space = policy, observation_space
         self.is_sequence = bool(getattr(policy, "is_sequence", False))
         self.draws = not deterministic and bool(getattr(policy, "is_stochastic", False))
-        self.generator = np.random.default_rng([seed, 3])
+        self.generator = np.random.default_rng([whole("seed", seed), 3])
         self.memory: Any = None
         self.actor = GreedyActor(policy, observation_space)
 

@@ -21,6 +21,7 @@ from agentlib.core.names import close_matches, shown
 from agentlib.core.numbers import whole
 from agentlib.core.recipe import Problem, Recipe, option
 from agentlib.engine.loop import Compile, Precision
+from agentlib.runs.callbacks import MOMENTS, by_moment
 from agentlib.runs.folder import RunFolder
 from agentlib.runs.logs import Progress
 
@@ -138,7 +139,10 @@ FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "device": (_is_device, "auto, cpu, cuda, cuda:1 ..., or a torch.device"),
     "out": (_is_path, "the path of a folder"),
     "resume": (_is_path, "the path of a run's folder"),
-    "callback": (callable, "a function of the clock and the metrics"),
+    "callback": (
+        lambda value: by_moment(value) is not None,
+        f"a function of the clock and the metrics, several of them, or those of moments by name: {', '.join(MOMENTS)}",
+    ),
     "progress": (partial(_is_one_of, names=("table",)), 'True (a bar), "table" or False'),
     "compile": (partial(_is_one_of, names=("auto", "try", "eager")), 'True, False, "auto", "try" or "eager"'),
     "precision": (lambda value: value in ("float32", "bfloat16"), '"float32" or "bfloat16"'),

@@ -16,6 +16,7 @@ from torch import nn
 from agentlib.agent import Agent
 from agentlib.backbones import spec_of
 from agentlib.core.host import plain_torch, torch_threads
+from agentlib.core.learner import Learner
 from agentlib.core.names import one_line, shown
 from agentlib.core.recipe import Job, Recipe, gains_from_threads
 from agentlib.data import Dataset, Splits
@@ -23,13 +24,14 @@ from agentlib.engine.loop import Compile, Precision
 from agentlib.envs.checks import EnvironmentFailure
 from agentlib.envs.making import EnvLike, is_made
 from agentlib.experience import Demonstrations
+from agentlib.runs.callbacks import Callbacks
 from agentlib.runs.folder import RunFolder
 from agentlib.runs.lock import locked
 from agentlib.runs.logs import Progress
 from agentlib.runs.options import ORIGINS, RECORDED, Record, RunOptions, check, read_record, record_of
 from agentlib.runs.plan import plan
 from agentlib.runs.result import Result
-from agentlib.runs.training import Callback, Training
+from agentlib.runs.training import Training
 
 
 def train(
@@ -48,7 +50,7 @@ def train(
     device: str | torch.device = "auto",
     agent: Agent | str | Path | None = None,
     resume: str | Path | None = None,
-    callback: Callback | None = None,
+    callback: Callbacks | None = None,
     eval_every: int | None = None,
     n_eval_episodes: int = 10,
     out: str | Path | None = None,
@@ -65,16 +67,15 @@ def train(
             `DQNConfig(...)`, which is taken literally; or a `Recipe` of your own, or its place, "my_module:RECIPE".
         env, n_envs, env_kwargs, max_steps: an id, an instance or a factory; how many, arguments, longest episode.
         data, demos, expert: names, paths or objects.
-        steps: environment steps, or updates where there is no environment; each learner has a default.
-        seed: of everything random: the same seed gives the same run.
+        steps, seed: environment steps, or updates without an environment, with a default; of everything random.
         backbone: "auto", another name, a saved file, a spec, or a built module with a `feature_dim`.
         device, precision, compile, threads: see `agentlib.engine.run`; threads is a number, "auto" or the host's, None.
-        agent, resume: an agent to start from, or its file; the folder of a run to go on with, longer by `steps`.
-        callback: called a hundred times per run and at evaluations, with the clock and the latest numbers, and with
-            `agent=` if it has such a parameter; a false answer other than None stops the run.
+        agent, resume: an agent to start from, or its file, or one that was trained here and goes on, optimizer and all,
+            where `what` is left out; the folder of a run to go on with, longer by `steps`.
+        callback: called a hundred times per run and at evaluations with the clock and the latest numbers; a false
+            answer but None stops the run. `agentlib.runs.callbacks` has usual ones, and other moments.
         eval_every, n_eval_episodes: steps from one evaluation to the next, and its episodes; the best agent is kept.
-        out: the folder of agent, checkpoints, TensorBoard events, results and report; None writes nothing.
-        progress: True shows a bar, "table" prints a table every few seconds.
+        out, progress: the folder of agent, checkpoints, log and report, none by default; True for a bar, or "table".
         hyperparameters: fields of the config.
 
     Raises:
@@ -85,24 +86,45 @@ def train(
     """
     given = locals()
     check("callback", callback)
-    check("resume", resume)
     values = {field.name: given[field.name] for field in fields(RunOptions) if given.get(field.name) is not None}
     options = RunOptions(**values)
     if resume is not None:
-        return _resumed(what, Path(resume), options, callback, [*_changed(options), *hyperparameters])
+        return _resumed(what, resume, options, callback, [*_changed(options), *hyperparameters])
+    if what is None and options.agent is not None and options.agent.training is not None:
+        return _continued(options, callback, hyperparameters)
     planned = plan(what, options, hyperparameters)
     return _trained(planned.recipe, planned.fill(options), callback)
 
 
+def _given(options: RunOptions) -> dict[str, Any]:
+    """The options that are not at their defaults."""
+    given = {}
+    for field in fields(options):
+        value, default = getattr(options, field.name), {} if field.default is MISSING else field.default
+        if value is not None if field.name in ORIGINS else value != default:
+            given[field.name] = value
+    return given
+
+
 def _changed(options: RunOptions) -> list[str]:
-    """The options that are not at their defaults, but for those that may be given to a run that is resumed."""
-    again = (*ORIGINS, "backbone", "progress", "compile", "steps")
-    defaults = {field.name: {} if field.default is MISSING else field.default for field in fields(RunOptions)}
-    return [name for name, default in defaults.items() if name not in again and getattr(options, name) != default]
+    """The options that were given, but for those that may be given to a run that is resumed."""
+    return [name for name in _given(options) if name not in (*ORIGINS, "backbone", "progress", "compile", "steps")]
 
 
-def _resumed(what: Any, path: Path, given: RunOptions, callback: Callback | None, changed: list[str]) -> Agent | Result:
+def _continued(given: RunOptions, callback: Callbacks | None, hyperparameters: dict[str, Any]) -> Agent | Result:
+    """Goes on with the learner that trained an agent: its critic, its optimizer's state, and its options."""
+    assert given.agent is not None
+    recipe, before, learner = given.agent.training
+    options = replace(before, **{"out": None, "seed": before.seed + 1} | _given(given))
+    return _trained(recipe, replace(options, config=replace(before.config, **hyperparameters)), callback, None, learner)
+
+
+def _resumed(
+    what: Any, resume: str | Path, given: RunOptions, callback: Callbacks | None, changed: list[str]
+) -> Agent | Result:
     """Goes on with the run of a folder."""
+    check("resume", resume)
+    path = Path(resume)
     if changed:
         hint = f"but for steps; a new run goes on from its agent, agent={str(path)!r}"
         raise ValueError(f"a run is resumed with its own settings: {', '.join(changed)} cannot be changed, {hint}")
@@ -140,9 +162,13 @@ def _check_evaluations(options: RunOptions, job: Job) -> None:
 
 @plain_torch()
 def _trained(
-    recipe: Recipe, options: RunOptions, callback: Callback | None, resumed: Record | None = None
+    recipe: Recipe,
+    options: RunOptions,
+    callback: Callbacks | None,
+    resumed: Record | None = None,
+    learned: Learner | None = None,
 ) -> Agent | Result:
-    """Assembles the job and trains it, or goes on with what is in the folder."""
+    """Assembles the job and trains it, or goes on with what is in the folder, or from the state of a learner."""
     if options.eval_every is not None and is_made(options.env):
         raise ValueError("eval_every needs env= as an id or a factory: it evaluates in an environment of its own")
     folder = None if options.out is None else RunFolder(options.out)
@@ -155,6 +181,11 @@ def _trained(
             raise
         raise ValueError(f"{folder.config_file}: the run cannot be put together: {one_line(error)}") from error
     try:
+        if learned is not None:
+            try:
+                job.learner.load_state_dict(learned.state_dict())
+            except RuntimeError as error:
+                raise ValueError(f"an agent goes on with its own networks: {one_line(error)}") from error
         _check_evaluations(options, job)
         if folder is not None and isinstance(job.product, Agent):
             spec_of(job.product.policy)  # an agent that could not be saved at the end is refused before training

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
 import warnings
 from asyncio import CancelledError
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -19,33 +17,24 @@ from agentlib.core.learner import Update
 from agentlib.core.progress import showing
 from agentlib.core.recipe import Job, Recipe
 from agentlib.core.schedules import Clock
+from agentlib.core.source import Diverged as Diverged
 from agentlib.core.trees import copied
 from agentlib.engine.compiled import notices
 from agentlib.engine.loop import compiles, engine, run
 from agentlib.envs.making import arguments_of
-from agentlib.experience.replay import ActionsNotFinite
 from agentlib.families.control import CURVES
 from agentlib.plots.report import provenance, write_json
+from agentlib.runs.callbacks import Callbacks, by_moment, call
 from agentlib.runs.folder import RunFolder
 from agentlib.runs.logs import Log
 from agentlib.runs.options import RunOptions
 from agentlib.runs.report import write_report
 from agentlib.runs.result import Result
 
-Callback = Callable[..., object]
-
 LOGS_PER_RUN = 100
 CHECKPOINTS_PER_RUN = 10
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 """A checkpoint is written at the start, and when a tenth of the run is over or a minute, whichever comes first."""
-
-
-class Diverged(FloatingPointError):
-    """A metric became NaN or infinite by this step; `saved_in` is the folder with the last good checkpoint, if any."""
-
-    def __init__(self, message: str, step: int = 0, saved_in: Path | None = None) -> None:
-        super().__init__(message)
-        self.step, self.saved_in = step, saved_in
 
 
 @dataclass
@@ -66,9 +55,10 @@ class Training:
     """One run of a job: reads metrics rarely, and does what is due then."""
 
     def __init__(
-        self, recipe: Recipe, job: Job, options: RunOptions, folder: RunFolder | None, callback: Callback | None
+        self, recipe: Recipe, job: Job, options: RunOptions, folder: RunFolder | None, callback: Callbacks | None
     ) -> None:
-        self.recipe, self.job, self.options, self.folder, self.callback = recipe, job, options, folder, callback
+        self.recipe, self.job, self.options, self.folder = recipe, job, options, folder
+        self.callbacks, self.is_told_to_end = by_moment(callback) or {}, False
         # By the whole run's length, not by what is left of it: a resumed run goes on as it began.
         self.compile = compiles(job.learner, job.length.updates, options.compile)
         judge, steps = job.judge, job.length.steps
@@ -78,7 +68,6 @@ class Training:
         self.now = _Progress(next_log=self.log_every, next_eval=self.eval_every or 0)
         self.next_save, self.saved_at = 0, time.monotonic()
         job.judge.curves = self.now.curves
-        self.gives_agent = callback is not None and _has_parameter(callback, "agent")
         self.about: dict[str, Any] = {"learner": recipe.name, "steps": options.steps, "seed": options.seed}
         if options.key is not None:
             self.about["trained_on"] = options.key
@@ -88,6 +77,7 @@ class Training:
             self.about["sample_steps"] = sample_steps
         if isinstance(job.product, Agent):  # its file says how it was trained
             job.product.about |= self.about
+            job.product.training = recipe, replace(options, agent=None), job.learner
 
     @property
     def step(self) -> int:
@@ -106,6 +96,7 @@ class Training:
             if self.folder is not None and not self.folder.checkpoints():
                 self._save()
             self.next_save = self.step + self.save_every
+            self._tell("start", self.job.source.clock, {})
             for clock, update in self._updates():
                 steps = int(clock.steps)
                 asked = self.options.eval_every is not None and steps >= self.now.next_eval
@@ -119,10 +110,15 @@ class Training:
                 ):
                     self._numbers(clock, update)
                     self._save()
+                    self._tell("checkpoint", clock, self.now.metrics)
+                if self.is_told_to_end:
+                    break
+            self._tell("end", self.job.source.clock, self.now.metrics)
             return self._finish(self.folder)
-        except ActionsNotFinite as error:
-            raise self._diverged(str(error), self.step) from None
         except (KeyboardInterrupt, SystemExit, CancelledError, Exception) as stop:
+            if isinstance(stop, Diverged) and self.folder is not None and stop.saved_in is None:
+                stop.saved_in = self.folder.path
+                stop.add_note(_last_good(self.folder))
             # After a loss that is NaN the weights are worth nothing; after anything else they are.
             if self.folder is not None and not isinstance(stop, Diverged):
                 self._rescue(stop, self.folder)
@@ -226,7 +222,10 @@ class Training:
         if every is not None and steps >= self.now.next_eval:
             # As often as the caller asked; a judge's own number is the least distance between logs with an evaluation.
             self.now.next_eval = steps + every - (0 if self.options.eval_every is None else steps % every)
+            best = self.now.best
             metrics |= self._evaluate()
+            for moment in ("evaluation", "best")[: 1 + (self.now.best > best)]:
+                self._tell(moment, clock, metrics)
         self.now.metrics |= metrics
         for name in CURVES:
             if name in metrics:
@@ -234,25 +233,24 @@ class Training:
         self.log.write(clock, metrics)
         if self.now.waited >= self.patience:
             return True
-        if self.callback is None:
-            return False
-        agent = {"agent": self.job.product} if self.gives_agent else {}
-        answer = self.callback(clock, dict(metrics), **agent)
-        return answer is not None and not answer
+        self._tell("log", clock, metrics)
+        return False
+
+    def _tell(self, moment: str, clock: Clock, metrics: dict[str, float]) -> None:
+        """Calls the functions of a moment."""
+        if functions := self.callbacks.get(moment):
+            self.is_told_to_end |= call(functions, clock, metrics, self.job.product)
 
     def _numbers(self, clock: Clock, update: Update) -> dict[str, float]:
         """The update's metrics as numbers; raises `Diverged` where one is not finite."""
         metrics = {f"train/{name}": float(value) for name, value in update.metrics.items()}
         for name, value in metrics.items():
             if not math.isfinite(value):
-                step = int(clock.steps)
+                step, folder = int(clock.steps), self.folder
                 advice = f"{name} became {value} by step {step}: a smaller learning_rate or max_grad_norm may help"
-                raise self._diverged(advice, step)
+                parts = (advice, self.job.source.trouble(), _last_good(folder) if folder else "")
+                raise Diverged("; ".join(filter(None, parts)), step, folder.path if folder else None)
         return metrics
-
-    def _diverged(self, advice: str, step: int) -> Diverged:
-        parts = (advice, self.job.source.trouble(), _last_good(self.folder) if self.folder else "")
-        return Diverged("; ".join(filter(None, parts)), step, self.folder.path if self.folder else None)
 
     def _evaluate(self) -> dict[str, float]:
         judge, product = self.job.judge, self.job.product
@@ -300,13 +298,6 @@ class Training:
             write_json(folder.results_file, results | judge.facts | provenance())
             write_report(folder.path / "report.html", self.recipe, self.options, result, judge.facts)
         return agent if agent is not None and "data" not in self.recipe.family.needs else result
-
-
-def _has_parameter(function: Callable[..., object], name: str) -> bool:
-    try:
-        return name in inspect.signature(function).parameters
-    except (TypeError, ValueError):  # of a function in C
-        return False
 
 
 def _last_good(folder: RunFolder) -> str:

@@ -28,9 +28,10 @@ _REWRITTEN = (
     "action_noise",
     "action_noise_kind",
     "qf_arch",
+    "log_std_init",
 )
 """Hyperparameters that SB3 has as well, written in another way."""
-_OF_ACTOR_CRITICS = ("vf_arch", "activation", "ortho_init", "log_std_init", "normalize", "normalize_reward")
+_OF_ACTOR_CRITICS = ("vf_arch", "activation", "ortho_init", "normalize", "normalize_reward")
 """The same, of PPO and A2C: arguments of the policy, and of `VecNormalize`."""
 _SMALLEST_IMAGE = 36  # pixels; SB3's Nature CNN has no output for less
 
@@ -115,6 +116,8 @@ def sb3_arguments(
                 shape["net_arch"] = {"pi": [*config.net_arch], "qf": [*config.qf_arch]}
         if "n_critics" not in built_in and hasattr(config, "n_critics"):
             shape["n_critics"] = config.n_critics
+        if getattr(config, "use_sde", False):
+            shape["log_std_init"] = config.log_std_init
         if getattr(config, "n_quantiles", None) is not None and algorithm.__name__ == "TQC":
             shape["n_quantiles"] = config.n_quantiles
     return arguments | ({"policy_kwargs": shape} if shape else {})

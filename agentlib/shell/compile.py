@@ -11,7 +11,7 @@ from agentlib.core.recipe import gains_from_threads
 from agentlib.engine import run as updates_of
 from agentlib.engine.compiled import notices
 from agentlib.engine.libraries import folder
-from agentlib.engine.loop import AUTO_COMPILE_UPDATES
+from agentlib.engine.loop import updates_to_compile
 from agentlib.runs.options import RunOptions
 from agentlib.runs.plan import job_of
 from agentlib.shell.flags import keywords
@@ -49,6 +49,6 @@ def run(arguments: list[str]) -> int:
         notices.reset(before)
         job.source.close()
     print(f"The update of {choice.recipe.name} is in {folder()}")
-    if job.length.updates < AUTO_COMPILE_UPDATES:
+    if job.length.updates < updates_to_compile(job.learner):
         print(f"A run of {job.length.updates:,} updates compiles only with --compile")
     return 0

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
 
-from agentlib.shell.flags import Best, EnvId, EnvKwargs, Options, whole_numbers
+from agentlib.shell.flags import Best, EnvId, EnvKwargs, MaxSteps, Watched, progress_of, whole_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Options):
+class Evaluate(Watched):
     """Play whole episodes with an agent, and print its return with a 95% interval."""
 
     file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE|DIR|random|scripted|sb3:ZIP")]
@@ -26,6 +25,8 @@ class Evaluate(Options):
     """Evaluate the best agent of the run in place of the last one."""
     episodes: int = 100
     """Number of episodes."""
+    max_steps: MaxSteps = None
+    """Cut an episode off after this number of steps; the default leaves its end to the environment."""
     seed: int = 0
     """Seed of the episodes: two agents evaluated with one seed meet the same ones."""
 
@@ -40,8 +41,10 @@ def run(arguments: list[str]) -> int:
 
     agent = actor_of(options.file, options.best, options.env, options.env_kwargs, options.seed)
     env_id, kwargs = world_of(agent, options.env, options.env_kwargs)
-    with closing(make_env(env_id, env_kwargs=kwargs, training=False)) as env, showing(sys.stderr.isatty()):
-        result = agentlib.evaluate(agent, env, episodes=options.episodes, seed=options.seed)
+    with closing(make_env(env_id, env_kwargs=kwargs, training=False)) as env, showing(progress_of(options.progress)):
+        result = agentlib.evaluate(
+            agent, env, episodes=options.episodes, seed=options.seed, max_steps=options.max_steps
+        )
     given = ", ".join([env_id, *(f"{name}={value!r}" for name, value in kwargs.items())])
     print(result if options.env is not None else f"{given}: {result}")
     return 0

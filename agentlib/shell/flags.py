@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -19,6 +20,8 @@ def flag(metavar: str) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
+Progress = Annotated[Literal["bar", "table", "none"] | None, flag("bar|table|none")]
+MaxSteps = Annotated[int | None, flag("N")]
 EnvId = Annotated[str | None, flag("ID")]
 EnvKwargs = Annotated[tuple[str, ...], flag("NAME=VALUE ...")]
 Best = tyro.conf.FlagCreatePairsOff[bool]
@@ -30,6 +33,19 @@ class Options:
 
     debug: tyro.conf.FlagCreatePairsOff[bool] = False
     """Show the traceback of an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched(Options):
+    """The common options of commands that may take long."""
+
+    progress: Progress = None
+    """How to report progress; the default is a bar on a terminal, and nothing elsewhere."""
+
+
+def progress_of(asked: str | None, elsewhere: str = "none") -> Any:
+    """`--progress` as `progress=` takes it; by default a bar on a terminal."""
+    return {"bar": True, "table": "table", "none": False}[asked or ("bar" if sys.stderr.isatty() else elsewhere)]
 
 
 def whole_number(text: str) -> int:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from agentlib.shell.flags import Options, flag
+from agentlib.shell.flags import Watched, flag, progress_of
 from agentlib.shell.stopping import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(Options):
+class Predict(Watched):
     """Print classes, numbers or actions for examples; of an autoencoder or a backbone, write what they become."""
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR|FILE", help_behavior_hint="")]
@@ -33,7 +32,7 @@ def run(arguments: list[str]) -> int:
 
     if options.out is not None and options.out.suffix != ".npz":
         raise UsageError(f"predictions are written as .npz, not as {options.out.name}")
-    with showing(sys.stderr.isatty()):
+    with showing(progress_of(options.progress)):
         network, shape = _loaded(options.file)
         names, x = inputs(options.input, shape)
         if hasattr(network, "act"):

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from agentlib.shell.flags import Best, EnvId, EnvKwargs, Options, count, flag, keywords, whole_numbers
+from agentlib.shell.flags import (
+    Best,
+    EnvId,
+    EnvKwargs,
+    MaxSteps,
+    Watched,
+    count,
+    flag,
+    keywords,
+    progress_of,
+    whole_numbers,
+)
 from agentlib.shell.stopping import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +35,7 @@ MINARI = "minari:"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record(Options):
+class Record(Watched):
     """Record episodes: as a video (.gif, .mp4), or as demonstrations to learn from (.safetensors, minari:ID)."""
 
     file: Annotated[tyro.conf.Positional[str | None], flag("FILE|DIR|random|scripted|sb3:ZIP")] = None
@@ -43,6 +54,8 @@ class Record(Options):
     """Arguments of the environment, such as is_slippery=False; the default are those of the training."""
     episodes: int = 1
     """Number of episodes; a video shows those of `agentlib evaluate` with the same seed."""
+    max_steps: MaxSteps = None
+    """Cut an episode off after this number of steps; the default leaves its end to the environment."""
     seed: int = 0
     """Seed of the episodes."""
     noise: float = 0.0
@@ -101,7 +114,8 @@ def _acted(options: Record, out: str, is_video: bool) -> str:
     actor = actor_of(str(options.file), options.best, options.env, options.env_kwargs, options.seed)
     env_id, kwargs = world_of(actor, options.env, options.env_kwargs)
     common: Any = {"env_kwargs": kwargs, "episodes": options.episodes, "seed": options.seed}
-    with showing(sys.stderr.isatty()):
+    common["max_steps"] = options.max_steps
+    with showing(progress_of(options.progress)):
         if not is_video:
             return _written(record_episodes(actor, env_id, noise=options.noise, **common), out)
         if sys.platform == "linux" and not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY"):
@@ -124,7 +138,7 @@ def _played(options: Record, screen: Screen | None) -> Demonstrations:
     mode = "rgb_array" if options.window else render_mode_for(options.env, kwargs)
     person = Person(_keys(options.keys) or None, screen or (Window() if options.window else Terminal()))
     with closing(make_env(options.env, env_kwargs=kwargs, render_mode=mode, training=False)) as env:
-        return record_episodes(person, env, options.episodes, seed=options.seed)
+        return record_episodes(person, env, options.episodes, seed=options.seed, max_steps=options.max_steps)
 
 
 def _keys(pairs: Sequence[str]) -> dict[str, Any]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from agentlib.shell.flags import Options, count, flag, whole_numbers
+from agentlib.shell.flags import Watched, count, flag, progress_of, whole_numbers
 from agentlib.shell.stopping import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample(Options):
+class Sample(Watched):
     """Draw examples by a generative model: as a picture (.png), or as arrays (.npz), which `--data` reads."""
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR|FILE", help_behavior_hint="")]
@@ -40,7 +39,7 @@ def run(arguments: list[str]) -> int:
         raise UsageError(f"{options.file} holds a {type(model).__name__}, which draws no samples: see agentlib predict")
     if options.n < 1:
         raise UsageError(f"--n must be a whole number from 1, not {options.n}")
-    with showing(sys.stderr.isatty()):
+    with showing(progress_of(options.progress)):
         x, label = _drawn(model, about, options)
     folder = options.file if options.file.is_dir() else options.file.parent
     is_drawable = (x.dim() == 4 and x.shape[1] in (1, 3)) or x.shape[1:] == (2,)

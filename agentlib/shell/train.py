@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -18,7 +17,7 @@ from agentlib.experience.evaluation import own_environment
 from agentlib.runs.folder import RunFolder
 from agentlib.runs.options import ORIGINS, RunOptions, read_record
 from agentlib.runs.plan import plan
-from agentlib.shell.flags import Options, count, flag, keywords, whole_numbers
+from agentlib.shell.flags import Options, Progress, count, flag, keywords, progress_of, whole_numbers
 from agentlib.shell.options import (
     Choice,
     choose,
@@ -37,7 +36,7 @@ NAMES = [field.name for field in dataclasses.fields(RunOptions)]
 SWITCH = tyro.conf.FlagCreatePairsOff[bool]
 SIZE = "Scale the images of a folder to this height and width: --image-size 32, or 32x48."
 SWITCHES = {
-    "compile": "Compile updates; the default does so in runs of 20,000 updates or more.",
+    "compile": "Compile updates; the default does so in runs of 20,000 updates or more, of large networks 5,000.",
     "no_compile": "Do not compile updates.",
     "verbose": "Print all hyperparameters, by where they come from.",
 }
@@ -53,7 +52,7 @@ class Resume(Options):
     """A new length of the whole run: it goes on with its replay memory, and schedules stretch over the new length."""
     env: Annotated[str | None, flag("ID")] = None
     """The environment's id, if the run does not name one."""
-    progress: Annotated[Literal["bar", "table", "none"] | None, flag("bar|table|none")] = None
+    progress: Progress = None
     """How to report progress; the default is a bar on a terminal, and elsewhere a table every few seconds."""
 
 
@@ -93,7 +92,7 @@ def _train(options: Any, choice: Choice) -> int:
         raise UsageError("--compile and --no-compile exclude each other")
     given = {name: getattr(options, name) for name in NAMES if hasattr(options, name)}
     given["compile"] = True if options.compile else False if options.no_compile else "auto"
-    given["progress"] = _progress(options.progress)
+    given["progress"] = progress_of(options.progress, "table")
     given |= {"env_kwargs": keywords(given.get("env_kwargs", ())), "threads": threads_of(options.threads)}
     if getattr(options, "image_size", None):
         given["data"] = f"{given['data']}#{options.image_size}"
@@ -126,7 +125,7 @@ def _resume(what: str | None, options: Resume) -> int:
             state = f"has finished its {count(steps or step, 'step')}{longer}"
     print(printable(f"{record.what} on {subject}, in {options.resume}: {state}") + "\n", flush=True)
     arguments = {"resume": options.resume, "env": options.env, "steps": options.steps}
-    return _learn(options.resume, own, arguments | {"progress": _progress(options.progress)})
+    return _learn(options.resume, own, arguments | {"progress": progress_of(options.progress, "table")})
 
 
 def _learn(folder: Path, what: Any, arguments: dict[str, Any]) -> int:
@@ -183,8 +182,3 @@ def _print_agent(folder: Path, agent: agentlib.Agent, metrics: dict[str, float])
     except ValueError:
         where = " --env ID"
     print(f"How good it is: agentlib evaluate {shlex.quote(folder.as_posix())}{where}")
-
-
-def _progress(asked: str | None) -> Any:
-    asked = asked or ("bar" if sys.stderr.isatty() else "table")
-    return {"bar": True, "table": "table", "none": False}[asked]

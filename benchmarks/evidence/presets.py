@@ -27,13 +27,19 @@ TASKS: dict[str, tuple[str, dict[str, Any], float | None]] = {
     "catch": ("agentlib/Catch-v0", {}, 9.5),
 }
 """By name: the environment, its arguments, and the return that is asked for."""
+NOTES = {
+    "preset_q_table_frozenlake_slippery": "With 40,000 steps and 100 episodes at the end it was 0.68 on these seeds. "
+    "60,000 were then chosen on seeds 100 to 104 (0.80 there, as with 100,000). On these seeds, with 100 episodes, the "
+    "first four were 0.67, 0.68, 0.73, 0.64: a number of 100 episodes has a standard error of 0.045. So 1,000 are "
+    "played, and 100 in each evaluation on the way, before these seeds were run again."
+}
 TABULAR = ("frozenlake", "frozenlake_slippery", "taxi", "cliffwalking", "blackjack")
 EVALUATIONS = 20
 
 
 def measure(learner: str, env: str, env_kwargs: dict[str, Any], seed: int) -> dict[str, float]:
     """The preset's run with its default length; its best agent by evaluations in mid-run, and its last, play again."""
-    episodes, final_episodes = (500, 5_000) if env == "Blackjack-v1" else (20, 100)
+    episodes, final_episodes = {"Blackjack-v1": (500, 5_000), LAKE: (100, 1_000)}.get(env, (20, 100))
     steps = settings_of(learner, env, {}).steps
     assert steps is not None
     with tempfile.TemporaryDirectory() as folder:
@@ -65,6 +71,7 @@ def experiment(learner: str, task: str) -> Experiment:
             Claim("last", f"{learner}, the last agent"),
             Claim("seconds", "seconds of one core, evaluations included"),
         ),
+        note=NOTES.get(f"preset_{learner}_{task}", ""),
         about={"learner": learner, "env": env, "env_kwargs": env_kwargs, "steps": steps},
     )
 

@@ -2,12 +2,18 @@
 
 import threading
 
+import pytest
 import torch
 from torch import nn
 
+import agentlib
+from agentlib.backbones import MLP, adam
 from agentlib.core.modes import in_eval_mode
+from agentlib.data import Batches, Dataset
+from agentlib.learners import Classifier, ClassifierConfig, run
 from agentlib.metrics.calibration import logits_of
 from agentlib.metrics.robustness import robust_accuracy
+from agentlib.policies import CategoricalPolicy
 
 
 def frozen():
@@ -51,3 +57,40 @@ def test_of_several_threads_the_last_one_puts_the_modes_back():
     leave.set()
     thread.join()
     assert modes_of(network) == modes
+
+
+def normalized(is_frozen):
+    """A network with a normalization by batches, in training mode, and that normalization."""
+    network = MLP(2, (8,), norm="batch")
+    [layer] = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)]
+    layer.train(not is_frozen)
+    return network, layer
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+@pytest.mark.parametrize("compile", ["eager", False])
+def test_learning_leaves_a_frozen_normalization_as_it_is(is_frozen, compile):
+    """Also after its caller has evaluated in between; and one that is not frozen learns its statistics."""
+    network, layer = normalized(is_frozen)
+    learner = Classifier(CategoricalPolicy(network, 2), adam(1e-2), ClassifierConfig())
+    data = Dataset(torch.rand(64, 2) + 3.0, torch.arange(64) % 2, ("a", "b"))
+    modes, weight = modes_of(learner.policy), layer.weight.detach().clone()
+    for clock, _ in run(learner, Batches(data, 16), 120, compile=compile):
+        assert modes_of(learner.policy) == modes
+        if clock.updates == 110:
+            learner.eval()
+    assert modes_of(learner.policy) == modes
+    assert torch.equal(layer.running_mean, torch.zeros(8)) == is_frozen
+    assert not torch.equal(layer.weight, weight)  # its weights learn in both cases
+
+
+def test_a_run_leaves_a_frozen_normalization_as_it_is():
+    """A network that is in eval mode as a whole, as files and finished runs give it, is trained."""
+    x, y = torch.rand(64, 2).numpy() + 3.0, torch.arange(64).numpy() % 2
+    network, layer = normalized(is_frozen=True)
+    agentlib.train("classifier", data=(x, y), steps=20, backbone=network, progress=False)
+    assert torch.equal(layer.running_mean, torch.zeros(8))
+    network, layer = normalized(is_frozen=True)
+    network.eval()
+    agentlib.train("classifier", data=(x, y), steps=20, backbone=network, progress=False)
+    assert not torch.equal(layer.running_mean, torch.zeros(8))

@@ -12,9 +12,15 @@ from agentlib import Agent
 from agentlib.core.numbers import whole
 from agentlib.data import Dataset, frames, split
 from agentlib.data.batches import Batches
+from agentlib.data.glyphs import draw_glyphs
+from agentlib.data.toys import eight_gaussians
 from agentlib.envs.experts import cartpole_expert
-from agentlib.envs.making import make_envs
+from agentlib.envs.making import make_env, make_envs
 from agentlib.experience import record_episodes
+from agentlib.learners.q_learning.watkins import TabularQConfig, q_learning
+from agentlib.learners.robustness.alarm import DynamicsAlarm, Transitions, played
+from agentlib.metrics import bootstrap_interval
+from agentlib.policies import EpsilonGreedy
 from tests.tiny import IDENTITY, tiny_run
 
 GOOD = [3, np.int64(3), np.uint8(3), np.int16(3), np.array(3), torch.tensor(3)]
@@ -45,6 +51,17 @@ def agent():
     return tiny_run(steps=30)
 
 
+class Balancing:
+    """CartPole's expert with `predict`."""
+
+    def predict(self, observation, *_args, **_kwargs):
+        return cartpole_expert(observation), None
+
+
+MOVES = Transitions(
+    np.zeros((20, 3), np.float32), np.arange(20) % 2, np.ones((20, 3), np.float32)
+)  # of an alarm that is quickly made
+
 CALLS: dict[str, Any] = {
     "episodes": lambda agent, n: agentlib.evaluate(agent, IDENTITY, episodes=n),
     "seed": lambda agent, n: agentlib.evaluate(agent, IDENTITY, episodes=1, seed=n),
@@ -60,6 +77,27 @@ CALLS: dict[str, Any] = {
     "n_envs of a run": lambda agent, n: tiny_run(steps=40, n_envs=n),
     "seed of a run": lambda agent, n: tiny_run(steps=40, seed=n),
     "n_eval_episodes": lambda agent, n: tiny_run(steps=40, n_eval_episodes=n),
+    "max_steps": lambda agent, n: agentlib.evaluate(agent, IDENTITY, episodes=1, max_steps=n),
+    "max_steps of a recording": lambda agent, n: record_episodes(cartpole_expert, "CartPole-v1", 1, max_steps=n),
+    "steps of a table": lambda agent, n: q_learning(make_env(IDENTITY), TabularQConfig(), steps=n, seed=0),
+    "seed of a table": lambda agent, n: q_learning(make_env(IDENTITY), TabularQConfig(), steps=5, seed=n),
+    "steps of play": lambda agent, n: played(Balancing(), make_env("CartPole-v1"), n),
+    "seed of play": lambda agent, n: played(Balancing(), make_env("CartPole-v1"), 5, seed=n),
+    "n_actions of an alarm": lambda agent, n: DynamicsAlarm(MOVES, n, updates=1),
+    "updates of an alarm": lambda agent, n: DynamicsAlarm(MOVES, 2, updates=n),
+    "seed of an alarm": lambda agent, n: DynamicsAlarm(MOVES, 2, updates=1, seed=n),
+    "n of an environment": lambda agent, n: make_env(IDENTITY, env_kwargs={"n": n}),
+    "n of a corridor": lambda agent, n: make_env("agentlib/Corridor-v0", env_kwargs={"n": n}),
+    "horizon": lambda agent, n: make_env("agentlib/Chain-v0", env_kwargs={"horizon": n}),
+    "dials": lambda agent, n: make_env("agentlib/Dials-v0", env_kwargs={"dials": n}),
+    "digits": lambda agent, n: make_env("agentlib/Dials-v0", env_kwargs={"digits": n}),
+    "n of points": lambda agent, n: eight_gaussians(n),
+    "seed of points": lambda agent, n: eight_gaussians(5, n),
+    "classes": lambda agent, n: draw_glyphs(n, 1),
+    "per_class": lambda agent, n: draw_glyphs(1, n),
+    "seed of glyphs": lambda agent, n: draw_glyphs(1, 1, n),
+    "seed of exploring": lambda agent, n: EpsilonGreedy(agent.action_space, seed=n),
+    "seed of an interval": lambda agent, n: bootstrap_interval([1.0, 2.0], seed=n),
 }
 
 

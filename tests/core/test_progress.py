@@ -9,6 +9,8 @@ import pytest
 import agentlib
 import agentlib.core.progress
 from agentlib.core.progress import showing, watched
+from agentlib.envs.experts import cartpole_expert
+from agentlib.experience import record_episodes
 from agentlib.shell.main import main
 from tests.tiny import tiny_run
 
@@ -71,3 +73,19 @@ def test_the_shell_shows_a_bar_on_a_terminal(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     assert main(["evaluate", path, "--episodes", "3"]) == 0
     assert "evaluating" in terminal.getvalue()
+    play = ["record", "scripted", "--env", "CartPole-v1", "--episodes", "3", "--max-steps", "5", "--out"]
+    assert main([*play, str(tmp_path / "shown.safetensors")]) == 0
+    assert "recording" in terminal.getvalue()
+    terminal.truncate(0)
+    assert main([*play, str(tmp_path / "silent.safetensors"), "--progress", "none"]) == 0
+    assert main(["evaluate", path, "--episodes", "3", "--progress", "none"]) == 0
+    assert terminal.getvalue() == ""
+
+
+@pytest.mark.usefixtures("_at_once")
+@pytest.mark.parametrize("progress", ["table", False])
+def test_recording_is_shown(progress, capsys):
+    with showing(progress):
+        demonstrations = record_episodes(cartpole_expert, "CartPole-v1", 3, max_steps=5)
+    assert len(demonstrations) == 3
+    assert ("recording: 1 of 3, " in capsys.readouterr().out) == (progress == "table")

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -285,3 +286,42 @@ def is_running(pid):
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except FileNotFoundError:
         return False
+
+
+def on_a_terminal(program, **environment):
+    """What a program shows on one, with the seconds at which it does."""
+    terminal, end = pytest.importorskip("pty").openpty()
+    settings = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"} | environment
+    began, shown = time.monotonic(), []
+    with subprocess.Popen(
+        [sys.executable, *program], stdin=end, stdout=end, stderr=end, env=settings, cwd=environment["XDG_CACHE_HOME"]
+    ) as process:
+        os.close(end)
+        while True:
+            try:
+                text = os.read(terminal, 65536).decode(errors="replace")
+            except OSError:  # the other end is closed
+                break
+            shown.append((time.monotonic() - began, text))
+    os.close(terminal)
+    assert process.returncode == 0, "".join(text for _, text in shown)
+    return shown
+
+
+TRAINED = (
+    "-m agentlib train dqn --env CartPole-v1 --steps 60 --learning-starts 20 --buffer-size 100 --compile --out run"
+)
+PARTS = "from tests.engine.test_fallback import trained; trained(True)"
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("program", [TRAINED.split(), ["-c", PARTS]], ids=["the shell", "a loop of one's own"])
+def test_compiling_is_not_silent(program, tmp_path):
+    """Where nothing is kept from before, a line says so at the beginning, and stays while it lasts."""
+    shown = on_a_terminal(program, XDG_CACHE_HOME=str(tmp_path), AGENTLIB_CACHE="")
+    began, ended = (
+        next(at for at, text in shown if word in text) for word in ("compiling, half a minute", "compiled in")
+    )
+    assert began < 0.6 * ended
+    assert "compiling" in [text for at, text in shown if at < ended][-1]

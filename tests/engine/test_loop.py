@@ -230,6 +230,16 @@ def test_without_a_compiler(monkeypatch):
         next(run(learner, source, 20, compile="eager"))
 
 
+def test_large_networks_are_compiled_in_shorter_runs(monkeypatch):
+    monkeypatch.setattr(loop, "compiler_found", lambda: True)
+    learner, lengths = Fit(), (4_999, 5_000, 19_999, 20_000)
+    assert [loop.compiles(learner, updates, "auto") for updates in lengths] == [False, False, False, True]
+    learner.frozen = nn.Linear(512, 512).requires_grad_(False)
+    assert [loop.compiles(learner, updates, "auto") for updates in lengths] == [False, False, False, True]
+    learner.large = nn.Linear(512, 512)
+    assert [loop.compiles(learner, updates, "auto") for updates in lengths] == [False, True, True, True]
+
+
 def test_torch_optimizers_run_eager(monkeypatch):
     monkeypatch.setattr(loop, "AUTO_COMPILE_UPDATES", 2)
     monkeypatch.setattr(loop, "library", None)

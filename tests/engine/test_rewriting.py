@@ -9,7 +9,15 @@ from torch import Tensor, fx, nn
 from agentlib.core.recipe import Problem
 from agentlib.engine import run
 from agentlib.engine.compiled import compiler_found
-from agentlib.engine.rewriting import OUT_OF_CACHE, convolution_and_relu, linear, norm_of_product, rewrite
+from agentlib.engine.rewriting import (
+    OUT_OF_CACHE,
+    convolution_and_relu,
+    linear,
+    norm_of_product,
+    product,
+    rewrite,
+    tanh,
+)
 from agentlib.engine.tape import Tape
 from agentlib.runs.plan import job_of
 
@@ -57,6 +65,28 @@ def test_linear_layers():
 def test_other_numbers_than_float32_are_added_up_as_before():
     bias, x, weight = (torch.randn(*shape, dtype=torch.bfloat16) for shape in [(7,), (5, 3), (7, 3)])
     assert torch.equal(linear(bias, x, weight.t()), torch.addmm(bias, x, weight.t()))
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+@pytest.mark.parametrize("columns", [1, 4, 16, 17])
+def test_narrow_products(batch, columns):
+    """The same numbers in the same order in memory, whichever way they are multiplied."""
+    a, b, targets = torch.randn(*batch, 40, 30), torch.randn(*batch, 30, columns), []
+    expected, found, _ = both_ways(torch.matmul if not batch else torch.bmm, a, b, targets=targets)
+    assert product in targets
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert found.is_contiguous()
+    assert torch.equal(product(a.double(), b.double()), a.double() @ b.double())
+
+
+def test_tanh_is_that_of_torch_but_for_rounding():
+    x = torch.cat([torch.linspace(-12.0, 12.0, 100_001), torch.logspace(-30, 2, 1_000), torch.tensor([0.0, torch.inf])])
+    exact, (_, found, _) = x.double().tanh(), both_ways(torch.tanh, x)
+    assert ((found - exact).abs() <= 4e-7 * exact.abs()).all()
+    assert found.abs().max() <= 1.0
+    assert (tanh(-x) == -found).all()
+    assert tanh(torch.tensor([torch.nan])).isnan()
+    assert torch.equal(tanh(x.double()), exact)
 
 
 @pytest.mark.parametrize("biased", [True, False])

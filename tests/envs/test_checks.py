@@ -16,7 +16,7 @@ from agentlib.envs.checks import number_of, truth_of
 from agentlib.envs.subprocesses import Subprocesses
 from agentlib.envs.vector import EnvironmentFailure, Environments
 from agentlib.experience import ReplayBuffer, evaluate, record_episodes
-from agentlib.learners.q_learning.tabular import TabularQConfig, q_learning
+from agentlib.learners.q_learning.watkins import TabularQConfig, q_learning
 from tests.tiny import tiny_run
 
 BOX = spaces.Box(0, 1, (3,))

@@ -16,7 +16,7 @@ from agentlib.envs.subprocesses import Subprocesses
 from agentlib.envs.vector import Environments
 from agentlib.experience import Aggregate, ReplayBuffer, record_episodes
 from agentlib.experience.replay import Collector
-from agentlib.learners.q_learning.tabular import TabularQConfig, q_learning
+from agentlib.learners.q_learning.watkins import TabularQConfig, q_learning
 from agentlib.learners.robustness.alarm import played
 from agentlib.policies.student import Proposed
 from tests.tiny import tiny_run

@@ -217,7 +217,7 @@ def test_episodes_that_never_end_are_cut_off(tmp_path):
 
 def test_a_long_episode_is_warned_of_once_and_the_warning_names_the_cure(monkeypatch):
     monkeypatch.setattr(checks, "LONG_EPISODE", 50)
-    message = r"has not ended after 50 steps.*max_steps=N.*gymnasium\.wrappers\.TimeLimit.*max_episode_steps=N"
+    message = r"has not ended after 50 steps.*max_steps=N.*gymnasium\.wrappers\.TimeLimit.*--max-steps N"
     with pytest.warns(UserWarning, match=message) as warned:
         evaluate(First(), Endless(), episodes=1, max_steps=200)
     assert len(warned) == 1

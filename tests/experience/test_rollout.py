@@ -14,9 +14,11 @@ import agentlib
 from agentlib.backbones import MLP
 from agentlib.core.host import global_generators_kept
 from agentlib.core.randomness import fresh_weights
+from agentlib.core.source import Diverged
 from agentlib.core.trees import copied, difference
 from agentlib.engine import run
-from agentlib.experience.rollout import RewardScale, Rollout, gae
+from agentlib.experience.advantages import RewardScale, gae
+from agentlib.experience.rollout import Rollout
 from agentlib.learners import PPO
 from agentlib.policies import ActorCritic, policy_for
 from agentlib.runs.checkpoints import load_checkpoint, save_checkpoint
@@ -316,3 +318,72 @@ def test_a_rollout_of_steps_that_only_reset_is_made_again():
         assert source.collector.steps == number + 1
         assert source.weight.tolist() == [1.0]
     assert source.finished
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (spaces.Box(-1, 1, (2,)), r"the policy chose the action \[\[nan, nan\]"),
+        (spaces.Discrete(2), "the value of an observation or the log probability of an action is NaN or infinite"),
+    ],
+)
+def test_networks_of_nan_are_named_where_they_act(actions, message):
+    networks = networks_for(VECTOR, actions)
+    envs = SyncVectorEnv([partial(Takes, actions)] * 2)
+    source = Rollout(envs, networks, n_steps=8, n_epochs=1, batch_size=16)
+    source.advance()
+    networks.policy.head.bias.data[0] = torch.nan  # type: ignore[union-attr, operator]
+    networks.policy.head.bias.data[1] = torch.nan  # type: ignore[union-attr, operator]
+    with pytest.raises(
+        Diverged, match=message + ".* at step [0-9]+: a smaller learning_rate or max_grad_norm"
+    ) as found:
+        source.advance()
+    assert found.value.step == source.collector.steps
+
+
+def test_what_diverges_while_acting_leaves_the_last_good_checkpoint(tmp_path):
+    settings: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "n_epochs": 4, "max_grad_norm": None}
+    with pytest.raises(Diverged, match="at step 32") as found:
+        agentlib.train(
+            "ppo", env="Pendulum-v1", n_envs=2, steps=64, learning_rate=1e30, out=tmp_path / "run", progress=False,
+            **settings,
+        )  # fmt: skip
+    assert found.value.saved_in == tmp_path / "run"
+    assert any("the last good checkpoint is" in note for note in found.value.__notes__)
+    agent = agentlib.Agent.load(tmp_path / "run")
+    assert np.isfinite(agent.act(np.zeros(3, np.float32))).all()
+
+
+def scaled(factor: float) -> Any:
+    return gymnasium.wrappers.TransformReward(gymnasium.make("CartPole-v1"), lambda reward: factor * float(reward))
+
+
+@pytest.mark.parametrize("scale", [{}, {"normalize_reward": True}])
+def test_rewards_of_1e10_are_learned_from(scale):
+    settings: dict[str, Any] = {"n_steps": 32, "batch_size": 16, "n_epochs": 4, "net_arch": (8,), "progress": False}
+    agent: Any = agentlib.train("ppo", env=partial(scaled, 1e10), steps=128, **settings, **scale)
+    assert all(torch.isfinite(parameter).all() for parameter in agent.policy.parameters())
+
+
+def test_rewards_beyond_all_scales_say_how_to_scale_them():
+    settings: dict[str, Any] = {"n_steps": 32, "batch_size": 16, "n_epochs": 4, "net_arch": (8,), "progress": False}
+    with pytest.raises(Diverged, match=r"rewards are up to 1e\+30: normalize_reward=True scales them"):
+        agentlib.train("ppo", env=partial(scaled, 1e30), steps=128, **settings)
+    agentlib.train("ppo", env=partial(scaled, 1e30), steps=128, **settings, normalize_reward=True)
+
+
+@pytest.mark.parametrize(
+    ("what", "env", "message"),
+    [
+        ("dqn", "Pendulum-v1", "dqn needs a Discrete action space.*Learners that fit: sac, td3, ppo"),
+        ("sac", "CartPole-v1", "sac needs real-valued actions.*Learners that fit: dqn, ppo"),
+        (
+            "sac",
+            partial(Takes, spaces.Box(-np.inf, np.inf, (2,))),
+            "sac needs finite bounds of the actions.*wrap it in",
+        ),
+    ],
+)
+def test_actions_that_do_not_fit_name_learners_that_do(what, env, message):
+    with pytest.raises(ValueError, match=message):
+        agentlib.train(what, env=env, steps=200, progress=False)

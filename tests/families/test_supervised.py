@@ -1,6 +1,7 @@
 """Runs about data: what they leave behind, from names and from files, and what goes wrong."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ import torch
 import agentlib
 from agentlib import Agent
 from agentlib.backbones import RunningNorm
+from agentlib.core.recipe import Problem
 from agentlib.data import Batches, Dataset, Splits, parts
 from agentlib.families import examples
 from agentlib.learners import Classifier, ClassifierConfig
+from agentlib.runs.plan import job_of
 from agentlib.runs.result import Result
 
 
@@ -67,6 +70,27 @@ def test_adversarial_training():
     one_beyond = [Dataset(squeezed.x + (0.5 if i else 0.0), data.y, data.classes) for i in range(3)]
     with pytest.raises(ValueError, match=r"outside of bounds=0 to 1"):
         train("adversarial", Splits(*one_beyond), **settings)
+
+
+@pytest.mark.parametrize(("steps", "every"), [(60, 74), (600, 74), (2_000, 100)])
+def test_evaluating_under_attack_costs_a_tenth_of_a_run_at_most(steps, every):
+    """By the passes through the network: 250 and 240 examples and 11 passes, beside 64 examples and 8 passes.
+
+    An evaluation takes two thirds of the time that these say, since it has larger batches.
+    """
+    job: Any = job_of("adversarial", Problem(data=points(1_600), steps=steps), bounds=None, net_arch=(8,))
+    judge = job.judge
+    assert [len(part) for part in judge.splits] == [880, 240, 480]
+    assert judge.eval_every == every
+    assert 0.1 * judge.eval_every * 64 * 8 >= 2 / 3 * (250 + 240) * 11
+
+
+def test_the_curve_of_the_training_loss_costs_little_in_short_runs():
+    def looked_at(steps):
+        judge: Any = job_of("classifier", Problem(data=points(2_000), steps=steps)).judge
+        return judge.curve_examples
+
+    assert [looked_at(steps) for steps in (50, 200, 1_000, 2_000)] == [100, 128, 640, 1_000]
 
 
 @pytest.mark.slow

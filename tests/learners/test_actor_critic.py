@@ -16,9 +16,9 @@ from agentlib.backbones import MLP, adam
 from agentlib.core import Clock
 from agentlib.experience import Transition
 from agentlib.learners import SAC, TD3, SACConfig, TD3Config, run
-from agentlib.learners.actor_critic.sac import smallest, without_highest
 from agentlib.learners.actor_critic.td3 import smoothed
 from agentlib.policies import ActionNoise, Critics, DeterministicPolicy, GaussianPolicy, SampledActor
+from agentlib.policies.critics import smallest, without_highest
 
 HIDDEN, B = (16, 16), 32
 OBSERVATIONS, ACTIONS = spaces.Box(-8.0, 8.0, (3,)), spaces.Box(-2.0, 2.0, (1,))
@@ -288,6 +288,22 @@ def test_sampled_actions_follow_the_policy() -> None:
     assert not np.array_equal(actor(observation), found)
     actor.load_state(state)
     assert np.array_equal(actor(observation), found)
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("squashed", [True, False])
+@pytest.mark.parametrize("state_dependent_std", [True, False])
+def test_actions_sampled_by_numpy_are_those_of_the_network(
+    rows: int, squashed: bool, state_dependent_std: bool
+) -> None:
+    policy = GaussianPolicy(MLP(3, HIDDEN), ACTIONS, squashed=squashed, state_dependent_std=state_dependent_std)
+    actor, observation = SampledActor(policy, OBSERVATIONS, seed=0), np.eye(7, 3, dtype=np.float32)[:rows]
+    assert actor.shortcut is not None
+    noise = np.random.default_rng([0, 3]).standard_normal((rows, 1), np.float32)
+    mean, log_std = policy.mean_and_log_std(policy(torch.from_numpy(observation))[0])
+    u = mean + log_std.exp() * torch.from_numpy(noise)
+    expected = (policy.bounds.squash(u) if squashed else u).detach().numpy()
+    np.testing.assert_allclose(actor(observation), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("what", ["sac", "tqc", "td3", "ddpg"])

@@ -239,10 +239,13 @@ def test_td3_without_targets_values_its_own_next_actions() -> None:
     assert found == pytest.approx(float((values - y).square().mean(1).sum()), rel=1e-5)
 
 
-def test_dropout_stays_on_in_targets() -> None:
-    critics = Critics.for_spaces(OBSERVATIONS, ACTIONS, 1, (64, 64), dropout_rate=0.5).eval()
+def test_dropout_stays_on_in_targets_alone() -> None:
+    learner, _ = recipe_of("sac").tiny(SAC, SACConfig(dropout_rate=0.5), 0, env="Pendulum-v1")
+    learner.eval()
     seen, action = torch.randn(8, 3), torch.rand(8, 1)
-    assert not torch.equal(critics(seen, action), critics(seen, action))
+    assert learner.target is not None
+    assert not torch.equal(learner.target(seen, action), learner.target(seen, action))
+    assert torch.equal(learner.critics(seen, action), learner.critics(seen, action))
 
 
 def test_observations_of_policy_and_critics_have_one_normalization() -> None:

@@ -114,3 +114,13 @@ def test_cartpole_is_learned() -> None:
     agent: Any = agentlib.train("discrete_sac", env="CartPole-v1", steps=10_000, seed=0, progress=False, **settings)
     assert agentlib.evaluate(agent, "CartPole-v1", episodes=30).mean > 200.0
     assert agent.act(np.zeros(4, np.float32)) in (0, 1)
+
+
+def test_its_agent_has_a_critic() -> None:
+    settings: Any = {"learning_starts": 50, "net_arch": (16,), "batch_size": 16, "progress": False}
+    agent: Any = agentlib.train("discrete_sac", env="CartPole-v1", steps=80, **settings)
+    seen = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    learner = agent.training[2]
+    with torch.no_grad():
+        values = learner.critics(torch.from_numpy(seen)).amin(0).numpy()
+    assert agent.critic(seen) == pytest.approx(values[np.arange(5), agent.act(seen)])

@@ -48,6 +48,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"clip_range_vf": 0.1, "ent_coef": 0.01, "batch_size": 48, "normalize_advantage": True},
     ),
     "continuous": ("PPO", "Pendulum-v1", {"ent_coef": 0.01, "max_grad_norm": 0.3}),
+    "gsde": ("PPO", "Pendulum-v1", {"use_sde": True, "sde_sample_freq": 4, "ent_coef": 0.01}),
     "a2c": ("A2C", "CartPole-v1", {"ent_coef": 0.01}),
 }
 
@@ -125,7 +126,7 @@ def ours_of(model: Any, first: dict[str, Any], config: PPOConfig, dtype: torch.d
     space = model.action_space
     with fresh_weights(0):
         backbone = MLP(model.observation_space.shape[0], (64, 64), "tanh")
-        networks = ActorCritic(policy_for(space, backbone))
+        networks = ActorCritic(policy_for(space, backbone, use_sde=config.use_sde))
     copies = {f"policy.backbone.layers.{i}": f"mlp_extractor.policy_net.{i}" for i in (0, 2)}
     copies |= {f"critic.layers.{i}": f"mlp_extractor.value_net.{i}" for i in (0, 2)}
     copies |= {"policy.head": "action_net", "head": "value_net"}

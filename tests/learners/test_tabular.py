@@ -7,13 +7,12 @@ import pytest
 import agentlib.envs  # noqa: F401 (registers agentlib/Identity-v0)
 from agentlib.learners.q_learning.tabular import (
     TabularMDP,
-    TabularQConfig,
     greedy,
     policy_evaluation,
     policy_iteration,
-    q_learning,
     value_iteration,
 )
+from agentlib.learners.q_learning.watkins import TabularQConfig, q_learning
 
 
 def mdp_of(env_id, **kwargs):

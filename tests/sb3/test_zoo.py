@@ -292,5 +292,6 @@ def test_the_zoos_settings_of_ppo(tmp_path):
         "net_arch": (256, 64),
         "vf_arch": (32,),
     }
+    assert read_zoo(path, "Pendulum-v1", ppo).hyperparameters == {"use_sde": True, "sde_sample_freq": 4}
     with pytest.raises(ValueError, match="use_sde: True would change the run"):
-        read_zoo(path, "Pendulum-v1", ppo)
+        read_zoo(path, "Pendulum-v1", recipe_of("td3"))

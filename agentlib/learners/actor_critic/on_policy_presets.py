@@ -30,7 +30,7 @@ PPO_PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": Linear(1e-3, 0.0),
         "clip_range": Linear(0.2, 0.0),
     },
-    "Pendulum-v1": {  # the zoo explores by noise that depends on the state
+    "Pendulum-v1": {
         "steps": 100_000,
         "n_envs": 4,
         "n_steps": 1_024,
@@ -39,6 +39,8 @@ PPO_PRESETS: dict[str, dict[str, Any]] = {
         "n_epochs": 10,
         "learning_rate": 1e-3,
         "clip_range": 0.2,
+        "use_sde": True,
+        "sde_sample_freq": 4,
     },
     "Acrobot-v1": {
         "steps": 1_000_000,
@@ -56,6 +58,24 @@ PPO_PRESETS: dict[str, dict[str, Any]] = {
         "gae_lambda": 0.98,
         "gamma": 0.99,
         "n_epochs": 4,
+        **_NORMALIZED,
+    },
+    "MountainCarContinuous-v0": {
+        "steps": 20_000,
+        "n_envs": 1,
+        "n_steps": 8,
+        "batch_size": 8,  # the zoo has 256, which is more than a rollout has
+        "gae_lambda": 0.9,
+        "gamma": 0.9999,
+        "n_epochs": 10,
+        "ent_coef": 0.00429,
+        "vf_coef": 0.19,
+        "max_grad_norm": 5.0,
+        "learning_rate": 7.77e-5,
+        "clip_range": 0.1,
+        "use_sde": True,
+        "log_std_init": -3.29,
+        "ortho_init": False,
         **_NORMALIZED,
     },
     "LunarLander-v3": _LANDER,
@@ -85,4 +105,38 @@ PPO_PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-A2C_PRESETS: dict[str, dict[str, Any]] = {"CartPole-v1": {"steps": 500_000, "n_envs": 8}}
+_NOISY: dict[str, Any] = {
+    "n_steps": 8,
+    "gae_lambda": 0.9,
+    "vf_coef": 0.4,
+    "use_sde": True,
+    "log_std_init": -2.0,
+    "ortho_init": False,
+    **_NORMALIZED,
+}
+"""For real-valued actions."""
+
+A2C_PRESETS: dict[str, dict[str, Any]] = {
+    "CartPole-v1": {"steps": 500_000, "n_envs": 8},
+    "Acrobot-v1": {"steps": 500_000, "n_envs": 16, **_NORMALIZED},
+    "MountainCar-v0": {"steps": 1_000_000, "n_envs": 16, **_NORMALIZED},
+    "LunarLander-v3": {
+        "steps": 200_000,
+        "n_envs": 8,
+        "gamma": 0.995,
+        "learning_rate": Linear(8.3e-4, 0.0),
+        "ent_coef": 1e-5,
+    },
+    "Pendulum-v1": {"steps": 1_000_000, "n_envs": 8, "learning_rate": Linear(7e-4, 0.0), **_NOISY},
+    "LunarLanderContinuous-v3": {"steps": 5_000_000, "n_envs": 4, "learning_rate": Linear(7e-4, 0.0), **_NOISY},
+    "BipedalWalker-v3": {"steps": 5_000_000, "n_envs": 16, "learning_rate": Linear(9.6e-4, 0.0), **_NOISY},
+    "MountainCarContinuous-v0": {
+        "steps": 100_000,
+        "n_envs": 4,
+        "n_steps": 100,
+        "use_sde": True,
+        "sde_sample_freq": 16,
+        "ortho_init": False,
+        **_NORMALIZED,
+    },
+}

@@ -4,7 +4,8 @@
     L = -E[ min(r A, clip(r, 1 - eps, 1 + eps) A) ] + c_v E[ (V(s) - R)^2 ] - c_e E[ H(p(. | s)) ],     R = A + V_old(s)
 
 The steps are those of the present policy, and are learned from in a few epochs of minibatches, in which A is brought to
-mean 0 and deviation 1 (`agentlib.experience.Rollout`). Policy and critic have layers of their own on one encoder.
+mean 0 and deviation 1 (`agentlib.experience.Rollout`). Policy and critic have layers of their own on one encoder; where
+these have memory, minibatches are of sequences (`agentlib.experience.SequenceRollout`).
 
 Names, defaults and the order of things are Stable-Baselines3's, where the paper says otherwise too: gradients are
 clipped by their norm, and the weights start orthogonal. One thing differs: the minibatch at which `target_kl` ends the
@@ -20,15 +21,16 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones import Optimized, adam, initialize
+from agentlib.backbones import adam, initialize
 from agentlib.core import Counterpart, Learner, Optimizer, Recipe, Rule, Source, Step, Update, at
 from agentlib.core.config import Count, NonNegative, Rate, Unit
 from agentlib.experience.transition import Minibatch
 from agentlib.families.control import ControlFacts
 from agentlib.families.rollouts import on_rollouts
 from agentlib.learners.actor_critic.on_policy_presets import PPO_PRESETS
+from agentlib.learners.actor_critic.settings import StateDependentNoise
 from agentlib.policies import ActorCritic, StochasticPolicy, policy_for
-from agentlib.policies.base import is_policy, require_no_memory
+from agentlib.policies.base import is_policy
 
 
 def clipped_loss(ratio: Tensor, advantage: Tensor, clip_range: Any) -> Tensor:
@@ -45,7 +47,7 @@ def normalized(advantage: Tensor, weight: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig(Optimized):
+class PPOConfig(StateDependentNoise):
     """The numbers of a PPO run; names and defaults are those of Stable-Baselines3."""
 
     learning_rate: Rate = 3e-4
@@ -70,6 +72,8 @@ class PPOConfig(Optimized):
     vf_coef: NonNegative = 0.5
     """Weight of the critic's loss."""
     max_grad_norm: NonNegative | None = 0.5
+    sequence_length: Count | None = None
+    """Steps of a sequence where the network has memory; None for as many as a minibatch and the rollout have."""
     target_kl: NonNegative | None = None
     """End the epochs of a rollout once the divergence from the policy that acted is above 1.5 times this."""
     net_arch: tuple[int, ...] | None = None
@@ -81,7 +85,7 @@ class PPOConfig(Optimized):
     ortho_init: bool = True
     """Start with orthogonal weights."""
     log_std_init: float = 0.0
-    """Logarithm of the standard deviation of real-valued actions at the start."""
+    """Logarithm of the standard deviation of real-valued actions, or of the noise of `use_sde`, at the start."""
     normalize: bool = False
     """Standardize observations by running statistics, which are saved with the agent."""
     normalize_reward: bool = False
@@ -119,12 +123,11 @@ class PPO(Learner):
         """A learner on a backbone, or of a policy that gives a distribution over actions.
 
         Raises:
-            ValueError: another policy, one with memory, or an action space that no policy acts in.
+            ValueError: another policy, or an action space that no policy acts in.
         """
-        require_no_memory(backbone, "ppo")
         policy: Any = backbone
         if not is_policy(backbone):
-            policy = policy_for(facts.action_space, backbone, log_std=config.log_std_init)
+            policy = policy_for(facts.action_space, backbone, log_std=config.log_std_init, use_sde=config.use_sde)
         if not isinstance(policy, StochasticPolicy):
             raise ValueError(f"ppo goes on from an agent with a distribution of actions, not {type(policy).__name__}")
         networks = ActorCritic(policy, config.vf_arch)
@@ -135,10 +138,14 @@ class PPO(Learner):
                 initialize(policy.head, "orthogonal", 0.01)  # type: ignore[arg-type]
         return cls(networks, config.optimizer(), config)
 
+    def value(self, observation: Any) -> Tensor:
+        """The values `(B,)` of observations, by the critic."""
+        return self.networks(observation)[1]  # type: ignore[no-any-return]
+
     def update(self, batch: Minibatch) -> Update:
         """One step on a minibatch; `per_sample` holds estimates of the divergence from the old policy `(B,)`."""
         config, policy, weight = self.config, self.policy, batch.weight
-        output, value = self.networks(batch.observation)
+        output, value = self.networks(batch.observation, batch.state, batch.episode_start)
         if batch.mask is not None:
             output = policy.masked(output, batch.mask)  # type: ignore[operator]
         log_ratio = policy.log_prob(output, batch.action) - batch.log_prob

@@ -1,7 +1,4 @@
-"""Tuned settings by environment: those of the RL Baselines3 Zoo, so that results can be compared with it.
-
-Where the zoo explores by a noise that depends on the state (gSDE), there is no preset.
-"""
+"""Tuned settings by environment: those of the RL Baselines3 Zoo, so that results can be compared with it."""
 
 from __future__ import annotations
 
@@ -22,6 +19,32 @@ SAC_PRESETS: dict[str, dict[str, Any]] = {
         "tau": 0.01,
         "learning_starts": 10_000,
         "net_arch": (400, 300),
+    },
+    "BipedalWalker-v3": {
+        "steps": 500_000,
+        "learning_rate": 7.3e-4,
+        "buffer_size": 300_000,
+        "gamma": 0.98,
+        "tau": 0.02,
+        "train_freq": 64,
+        "gradient_steps": 64,
+        "learning_starts": 10_000,
+        "net_arch": (400, 300),
+        "use_sde": True,
+    },
+    "MountainCarContinuous-v0": {
+        "steps": 50_000,
+        "buffer_size": 50_000,
+        "batch_size": 512,
+        "ent_coef": 0.1,
+        "gamma": 0.9999,
+        "tau": 0.01,
+        "train_freq": 32,
+        "gradient_steps": 32,
+        "learning_starts": 0,
+        "net_arch": (64, 64),
+        "use_sde": True,
+        "log_std_init": -3.67,
     },
     **{env: {"steps": 1_000_000, "learning_starts": 10_000} for env in _MUJOCO},
     **dict.fromkeys(_PENDULUMS, _SMALL_MUJOCO),

@@ -9,7 +9,8 @@ a = tanh(u) with a normally distributed u, drawn so that gradients flow through 
 exact at the bounds, where Stable-Baselines3 adds 1e-6 inside the logarithm. Q' follows Q by the share tau at each
 update. Names, defaults and the order of things (temperature, critics, policy, targets) are Stable-Baselines3's.
 
-As options:
+With `use_sde` (gSDE) each action of a batch has noise of its own, where SB3 draws one for the whole batch: the
+distributions are the same. As options of the critics:
 
 - REDQ (Chen et al. 2021, arXiv:2101.05982): `target_subset` of many critics; the policy raises the mean of all.
 - "tqc" (Kuznetsov et al. 2020, arXiv:2005.04269): each critic gives `n_quantiles` of the return; the target are those
@@ -23,42 +24,33 @@ As options:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from agentlib.core import Clock, Counterpart, Learner, Optimizer, Recipe, Source, Step, Target, Update
+from agentlib.core import Clock, Counterpart, Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.core.config import Count, Range, Whole
 from agentlib.experience import Transition
 from agentlib.families.control import ControlFacts, on_replay
 from agentlib.learners.actor_critic import presets
-from agentlib.learners.actor_critic.settings import Entropic, RealValued, policy_on, require_squashed, values_with_next
+from agentlib.learners.actor_critic.parts import policy_on, require_squashed, target_of, values_with_next
+from agentlib.learners.actor_critic.settings import Entropic, RealValued, StateDependentNoise
 from agentlib.learners.q_learning.dqn import td_target
-from agentlib.policies import Critics, GaussianPolicy
+from agentlib.policies import Critics, GaussianPolicy, policy_for
+from agentlib.policies.critics import smallest, without_highest
 from agentlib.policies.value_losses import quantile_huber_loss
 
 
-def smallest(values: Tensor, subset: int | None) -> Tensor:
-    """The smallest value `(B,)` by each critic `(n, B)`, or by `subset` of them, drawn at random."""
-    if subset is None or subset >= len(values):
-        return values.amin(0)
-    chosen = torch.rand(len(values), dtype=torch.float32, device=values.device).argsort()[:subset]
-    return values[chosen].amin(0)
-
-
-def without_highest(quantiles: Tensor, drop: int) -> Tensor:
-    """The quantiles `(B, K)` of all critics `(n, B, m)` in their order, without the n `drop` highest."""
-    pooled = quantiles.transpose(0, 1).flatten(1).sort(1).values  # (B, n m)
-    return pooled[:, : pooled.shape[1] - len(quantiles) * drop]
-
-
 @dataclass(frozen=True, kw_only=True)
-class SACConfig(Entropic, RealValued):
+class SACConfig(Entropic, RealValued, StateDependentNoise):
     """The numbers of a SAC run; names and defaults are those of Stable-Baselines3."""
 
     target_entropy: float | Literal["auto"] = "auto"
     """Entropy that a learned weight aims at, of actions between -1 and 1; "auto" is minus their number."""
+    log_std_init: float = -3.0
+    """Logarithm of the standard deviation of the noise of `use_sde` at the start."""
     target_subset: Count | None = None
     """Critics, chosen at random, whose smallest value is the target (REDQ); the policy then raises the mean of all."""
     n_quantiles: Annotated[int, Range(2)] | None = None
@@ -94,7 +86,7 @@ class SAC(Learner):
         super().__init__()
         require_squashed("sac", policy)
         self.config, self.policy, self.critics = config, policy, critics
-        self.target = Target(critics, tau=config.tau) if config.target_networks else None
+        self.target = target_of(critics, config)
         self.policy_step = Step(policy, optimizer, config.max_grad_norm)
         self.critics_step = Step(critics, optimizer, config.max_grad_norm)
         self.log_ent_coef = config.log_ent_coef()
@@ -105,12 +97,18 @@ class SAC(Learner):
     @classmethod
     def build(cls, backbone: nn.Module, config: SACConfig, facts: ControlFacts) -> Self:
         """On a backbone for its policy, or of an agent's policy, with new critics; raises what `policy_on` raises."""
-        policy = policy_on("sac", backbone, facts, GaussianPolicy, state_dependent_std=True)
+        noise: Any = {"use_sde": True, "log_std": config.log_std_init} if config.use_sde else {}
+        make = partial(policy_for, state_dependent_std=True, **noise)
+        policy = policy_on("sac", backbone, facts, GaussianPolicy, make)
         return cls(policy, config.critics(facts, policy, config.n_quantiles), config.optimizer(), config)
 
     def before_update(self, clock: Clock) -> None:
         """Whether the policy learns in the coming update."""
         self.phase = (int(clock.updates) + 1) % self.config.policy_delay == 0
+
+    def value(self, observation: Any) -> Tensor:
+        """The values `(B,)` of the policy's best actions."""
+        return self.critics.of_policy(self.policy, observation)
 
     def update(self, batch: Transition) -> Update:
         """One step of the critics, and of the rest if it is due; `per_sample` holds their mean TD errors `(B,)`."""

@@ -1,4 +1,4 @@
-"""What the learners of a policy and critics from replay share: fields of their configs, checks, values."""
+"""Fields that configs of actors with critics share."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
-from gymnasium import spaces
-from torch import Tensor, nn
+from torch import nn
 
 from agentlib.backbones import Optimized, adam
-from agentlib.core import Linear, Rule, Target
+from agentlib.core import Linear, Rule
 from agentlib.core.config import Config, Count, NonNegative, Range, Rate, Share, Unit, Whole
-from agentlib.experience import Transition
 from agentlib.policies import Critics
-from agentlib.policies.base import is_policy, require_no_memory
 from agentlib.policies.critics import CriticNorm
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateDependentNoise(Optimized):
+    """Exploration of PPO, A2C and SAC in real-valued actions; names and defaults are Stable-Baselines3's."""
+
+    use_sde: bool = False
+    """Explore by noise that depends on the state and is kept for several steps (gSDE, Raffin et al. 2022)."""
+    sde_sample_freq: Annotated[int, Range(-1)] = -1
+    """Steps after which this noise is drawn again within a rollout; -1 draws it at the start of each alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +79,7 @@ class RealValued(OffPolicy):
     qf_arch: tuple[int, ...] | None = None
     """Widths of the hidden layers of each critic; the default is `net_arch`."""
     dropout_rate: Annotated[float, Range(0.0, 0.99)] = 0.0
-    """Share of each critic's units that every pass leaves out, those of target networks too (DroQ)."""
+    """Share of each critic's units that a pass leaves out, those of target networks too (DroQ)."""
     critic_norm: CriticNorm = "none"
     """Normalization in the critics: of each sample ("layer", DroQ), or by the batch ("batch_renorm", CrossQ)."""
     target_networks: bool = True
@@ -114,61 +120,3 @@ class Entropic(Config):
         first = self.initial_ent_coef if self.ent_coef == "auto" else self.ent_coef
         value = torch.tensor([math.log(first) if first > 0.0 else -math.inf], dtype=torch.float32)
         return nn.Parameter(value, requires_grad=self.ent_coef == "auto")
-
-
-def require_bounded(learner: str, space: spaces.Space[Any]) -> spaces.Box:
-    """The action space, if it is a Box with finite bounds.
-
-    Raises:
-        ValueError: it is another one; the message names learners that fit.
-    """
-    if not isinstance(space, spaces.Box):
-        raise ValueError(
-            f"{learner} needs real-valued actions, and this environment has {space}. Learners that fit: dqn, ppo"
-            + ", discrete_sac" * isinstance(space, spaces.Discrete)
-        )
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()):
-        raise ValueError(
-            f"{learner} needs finite bounds of the actions, and this environment has {space}: wrap it in "
-            "gymnasium.wrappers.RescaleAction, or clip its actions and give it an action space with bounds"
-        )
-    return space
-
-
-def require_squashed(learner: str, policy: Any) -> None:
-    """Raises ValueError for a policy with memory, or whose actions are not squashed into finite bounds."""
-    require_no_memory(policy, learner)
-    require_bounded(learner, policy.action_space)
-    if not policy.squashed:
-        name = type(policy).__name__
-        raise ValueError(f"{learner} needs a policy whose actions are squashed: {name}(..., squashed=True)")
-
-
-def policy_on(learner: str, backbone: nn.Module, facts: Any, kind: type[Any], **arguments: Any) -> Any:
-    """A policy of a kind on a backbone, squashed into the bounds; or the one that is given in its place.
-
-    Raises:
-        ValueError: actions without finite bounds, a backbone with memory, or a policy of another kind.
-    """
-    actions = require_bounded(learner, facts.action_space)
-    require_no_memory(backbone, learner)
-    policy = backbone if is_policy(backbone) else kind(backbone, actions, squashed=True, **arguments)
-    if not isinstance(policy, kind):
-        found = type(policy).__name__
-        raise ValueError(f"{learner} goes on from an agent whose policy is a {kind.__name__}, not a {found}")
-    return policy
-
-
-def values_with_next(
-    critics: Critics, target: Target | None, batch: Transition, action: Tensor, next_action: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Q_i(s, a), and Q'_i(s', a') without gradients, each `(n, B)`, of quantiles `(n, B, m)`; actions are `(B, d)`.
-
-    Without a target both come of one pass of the critics over both batches (CrossQ).
-    """
-    if target is None:
-        values, next_values = critics.joint((batch.observation, action), (batch.next_observation, next_action))
-        return values, next_values.detach()
-    with torch.no_grad():
-        next_values = target(batch.next_observation, next_action)
-    return critics(batch.observation, action), next_values

@@ -22,13 +22,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from agentlib.core import Clock, Counterpart, Learner, Optimizer, Recipe, Source, Step, Target, Update
+from agentlib.core import Clock, Counterpart, Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.core.config import Count, NonNegative, Rate
 from agentlib.experience import Transition
 from agentlib.families.control import ControlFacts, on_replay
 from agentlib.families.demonstrations import on_transitions
 from agentlib.learners.actor_critic import presets
-from agentlib.learners.actor_critic.settings import RealValued, policy_on, require_squashed, values_with_next
+from agentlib.learners.actor_critic.parts import policy_on, require_squashed, target_of, values_with_next
+from agentlib.learners.actor_critic.settings import RealValued
 from agentlib.learners.q_learning.dqn import td_target
 from agentlib.policies import Critics, DeterministicPolicy
 
@@ -75,20 +76,24 @@ class TD3(Learner):
         super().__init__()
         require_squashed("td3", policy)
         self.config, self.policy, self.critics = config, policy, critics
-        self.target_policy = Target(policy, tau=config.tau) if config.target_networks else None
-        self.target = Target(critics, tau=config.tau) if config.target_networks else None
+        self.target_policy = target_of(policy, config)
+        self.target = target_of(critics, config)
         self.policy_step = Step(policy, optimizer, config.max_grad_norm)
         self.critics_step = Step(critics, optimizer, config.max_grad_norm)
 
     @classmethod
     def build(cls, backbone: nn.Module, config: TD3Config, facts: ControlFacts) -> Self:
         """On a backbone for its policy, or of an agent's policy, with new critics; raises what `policy_on` raises."""
-        policy = policy_on("td3", backbone, facts, DeterministicPolicy)
+        policy = policy_on("td3", backbone, facts, DeterministicPolicy, DeterministicPolicy)
         return cls(policy, config.critics(facts, policy), config.optimizer(), config)
 
     def before_update(self, clock: Clock) -> None:
         """Whether the policy learns in the coming update."""
         self.phase = (int(clock.updates) + 1) % self.config.policy_delay == 0
+
+    def value(self, observation: Any) -> Tensor:
+        """The values `(B,)` of the policy's best actions."""
+        return self.critics.of_policy(self.policy, observation)
 
     def update(self, batch: Transition) -> Update:
         """One step of the critics, and of the policy if it is due; `per_sample` holds their mean TD errors `(B,)`."""

@@ -149,7 +149,7 @@ RAINBOW_PRESETS: dict[str, dict[str, Any]] = {
 RAINBOW_PRESETS["agentlib/Catch-v0"] |= {"head_arch": (128,), "n_quantiles": 32}  # for speed
 
 Q_TABLE_PRESETS: dict[str, dict[str, Any]] = {
-    "FrozenLake-v1": {"steps": 40_000},
+    "FrozenLake-v1": {"steps": 60_000},
     "Taxi-v4": {"steps": 30_000},
     "CliffWalking-v1": {"steps": 10_000},
     "Blackjack-v1": {"steps": 100_000, "gamma": 1.0, "exploration_fraction": 1.0, "exploration_final_eps": 0.1},

@@ -3,14 +3,10 @@ r"""Tabular values and policies of small Markov decision processes.
     policy evaluation   V(s) = sum_a pi(a|s) [r(s, a) + gamma sum_s' P(s'|s, a) V(s')]
     value iteration     V(s) <- max_a [r(s, a) + gamma sum_s' P(s'|s, a) V(s')]
     policy iteration    evaluate pi, make it greedy for its own values, until it no longer changes
-    Q-learning          Q(s, a) <- Q(s, a) + alpha [r + gamma (1 - terminated) max_a' Q(s', a') - Q(s, a)]
 
 P counts only the moves after which the episode goes on, so that nothing is bootstrapped past its end. Sutton and
-Barto, Reinforcement Learning (2nd edition, 2018), chapters 4 and 6.5; Watkins, Learning from Delayed Rewards (1989).
-
-Where the lecture notes write r + max Q, here stand a discount and the terminal mask, without which values leak from one
-episode into the next; where they assign the target, Q-learning moves a step alpha towards it, as sampled targets need.
-A time limit is not terminal. Everything is float64; among equally good actions the lowest is taken.
+Barto, Reinforcement Learning (2nd edition, 2018), chapter 4. A time limit is not terminal. Everything is float64; among
+equally good actions the lowest is taken.
 """
 
 from collections.abc import Callable
@@ -19,11 +15,7 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
-
-from agentlib.core.config import Config, NonNegative, Unit
-from agentlib.envs.wrappers import Checked
 
 Array = NDArray[np.float64]
 Policy = NDArray[np.int64]
@@ -50,12 +42,11 @@ class TabularMDP:
         Raises:
             TypeError: the environment has no such table.
         """
-        table = getattr(env.unwrapped, "P", None)
-        start = getattr(env.unwrapped, "initial_state_distrib", None)
+        table, start = (getattr(env.unwrapped, name, None) for name in ("P", "initial_state_distrib"))
         if table is None or start is None:
             raise TypeError(f"{env} has no transition table `P` and `initial_state_distrib`, as toy_text's have")
-        transition = np.zeros((len(table), len(table[0]), len(table)))
-        reward = np.zeros(transition.shape[:2])
+        reward = np.zeros((len(table), len(table[0])))
+        transition = np.zeros((*reward.shape, len(table)))
         for s, a in np.ndindex(reward.shape):
             for probability, next_state, r, terminated in table[s][a]:
                 reward[s, a] += probability * r
@@ -124,63 +115,15 @@ def policy_iteration(mdp: TabularMDP, *, gamma: float) -> Solution:
     Raises:
         ValueError: gamma is 1 and a policy on the way never terminates from some state.
     """
-    states = np.arange(len(mdp.reward))
-    value = policy_evaluation(mdp, np.full_like(mdp.reward, 1 / mdp.reward.shape[1]), gamma=gamma)
-    policy, evaluations = greedy(mdp.q_values(value, gamma)), 1
-    while True:
-        value = policy_evaluation(mdp, policy, gamma=gamma)
-        evaluations += 1
+    n_states, n_actions = mdp.reward.shape
+    value = policy_evaluation(mdp, np.full_like(mdp.reward, 1 / n_actions), gamma=gamma)
+    policy, evaluations, is_better = greedy(mdp.q_values(value, gamma)), 1, np.ones(n_states, np.bool_)
+    while is_better.any():
+        value, evaluations = policy_evaluation(mdp, policy, gamma=gamma), evaluations + 1
         q = mdp.q_values(value, gamma)
-        improved = np.where(q.max(axis=1) > q[states, policy] + TIE, greedy(q), policy)
-        if np.array_equal(improved, policy):
-            return Solution(value, policy, evaluations)
-        policy = improved
-
-
-@dataclass(frozen=True, kw_only=True)
-class TabularQConfig(Config):
-    """The numbers of tabular Q-learning."""
-
-    gamma: Unit = 0.99
-    """Discount factor per environment step."""
-    learning_rate_power: NonNegative = 0.55
-    """The learning rate of a pair (s, a) at its n-th visit is n ** -power; it converges for powers in (0.5, 1]."""
-    exploration_fraction: Unit = 0.5
-    """Share of the steps over which epsilon, the probability of a random action, falls linearly from 1."""
-    exploration_final_eps: Unit = 0.1
-    """Epsilon after it has fallen."""
-
-
-def q_learning(env: gymnasium.Env[Any, Any], config: TabularQConfig, *, steps: int, seed: int) -> Array:
-    """Watkins' Q-learning, by stepping the environment with an epsilon-greedy policy; gives Q `(S, A)`.
-
-    Args:
-        env: with Discrete observations and actions, both from 0.
-        steps: environment steps.
-        seed: of the environment's first reset and of the exploration.
-
-    Raises:
-        TypeError: a space is not Discrete.
-    """
-    states, actions = env.observation_space, env.action_space
-    if not isinstance(states, spaces.Discrete) or not isinstance(actions, spaces.Discrete):
-        raise TypeError(f"tabular Q-learning needs Discrete observations and actions, got {states} and {actions}")
-    rng = np.random.default_rng([seed, 1])  # default_rng(seed) is the stream that the environment draws from
-    q = [[0.0] * int(actions.n) for _ in range(int(states.n))]  # lists: numpy is ten times slower on single numbers
-    visits = [[0] * int(actions.n) for _ in range(int(states.n))]
-    env, state = Checked(env), int(env.reset(seed=seed)[0])  # a number of ours, not an array of the environment
-    for step in range(steps):
-        progress = min(1.0, step / max(1.0, config.exploration_fraction * steps))
-        if rng.random() < 1 + progress * (config.exploration_final_eps - 1):
-            action = int(rng.integers(actions.n))
-        else:
-            action = q[state].index(max(q[state]))
-        next_state, reward, terminated, truncated, _ = env.step(action)
-        target = float(reward) + config.gamma * (not terminated) * max(q[next_state])
-        visits[state][action] += 1
-        q[state][action] += visits[state][action] ** -config.learning_rate_power * (target - q[state][action])
-        state = int(env.reset()[0] if terminated or truncated else next_state)
-    return np.array(q)
+        is_better = q.max(axis=1) > q[np.arange(n_states), policy] + TIE
+        policy = np.where(is_better, greedy(q), policy)
+    return Solution(value, policy, evaluations)
 
 
 def _always_ends(transition: Array) -> bool:

@@ -55,7 +55,7 @@ class AdversarialTrainingConfig(Supervised):
     average: Unit = 0.0
     """Share of the averaged weights that stays at each update, such as 0.995; 0 keeps the last weights."""
     patience: Count | None = None
-    """Evaluations under attack (20 per run) without a smaller loss before the run stops; None never stops."""
+    """Evaluations under attack (20 per run at most) without a smaller loss before the run stops; None never stops."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,6 +21,7 @@ from torch import Tensor
 from agentlib.backbones import MLP, Chain, RunningNorm, adam
 from agentlib.core import Cosine
 from agentlib.core.host import plain_torch
+from agentlib.core.numbers import whole
 from agentlib.core.randomness import fresh_weights
 from agentlib.core.spaces import ACTION_MASK
 from agentlib.data import Batches, Dataset
@@ -59,12 +60,13 @@ def played(
 
     Raises:
         TypeError: other observations or actions.
+        ValueError: `steps` is no whole number from 1, or `seed` none from 0.
     """
     box, action_space = env.observation_space, env.action_space
     if not isinstance(box, spaces.Box) or len(box.shape) != 1 or not isinstance(action_space, spaces.Discrete):
         raise TypeError(f"this needs vectors to observe and discrete actions, not {box} and {action_space}")
-    generator = np.random.default_rng(seed)
-    env = Checked(env)
+    steps, seed = whole("steps", steps, 1), whole("seed", seed)
+    generator, env = np.random.default_rng(seed), Checked(env)
     observation, info = begin(env, seed)
     rows: list[tuple[Any, int, Any]] = []
     for _ in range(steps):
@@ -92,6 +94,9 @@ class DynamicsAlarm:
         hidden: widths of the network's layers.
         updates: of its training.
         seed: of weights and batches.
+
+    Raises:
+        ValueError: a number of these is no whole number.
     """
 
     @plain_torch()
@@ -104,7 +109,7 @@ class DynamicsAlarm:
         updates: int = 1500,
         seed: int = 0,
     ) -> None:
-        self.n_actions = n_actions
+        self.n_actions, seed = whole("n_actions", n_actions, 1), whole("seed", seed)
         x, change = self._inputs(usual), _changes(usual)
         kept = len(x) - int(HELD_OUT * len(x))
         with fresh_weights(seed):
@@ -115,7 +120,7 @@ class DynamicsAlarm:
         config = RegressorConfig(learning_rate=Cosine(LEARNING_RATE), batch_size=BATCH_SIZE)
         learner = Regressor(self.model, adam(config.learning_rate), config)
         source = Batches(Dataset(x[:kept], change[:kept]), BATCH_SIZE, seed=seed)
-        for _ in run(learner, source, updates, compile=False):
+        for _ in run(learner, source, whole("updates", updates, 1), compile=False):
             pass
         self.model.eval()
         errors = self._errors(x[kept:], change[kept:])
