@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 LEARNERS: dict[str, tuple[str, str]] = {
     "dqn": ("q_learning.dqn:RECIPE", "deep Q-learning (Mnih et al. 2015), discrete actions"),
     "rainbow": ("q_learning.dqn:RAINBOW", "dqn with all its options on (Hessel et al. 2018)"),
+    "cql": (
+        "q_learning.dqn:CQL",
+        "conservative Q-learning (Kumar et al. 2020) from recorded episodes with rewards; discrete actions",
+    ),
     "recurrent_dqn": (
         "q_learning.recurrent_dqn:RECIPE",
         "deep Q-learning with memory (Kapturowski et al. 2019), discrete actions",
@@ -25,10 +29,26 @@ LEARNERS: dict[str, tuple[str, str]] = {
     ),
     "sac": ("actor_critic.sac:RECIPE", "soft actor-critic (Haarnoja et al. 2018), real-valued actions"),
     "tqc": ("actor_critic.sac:TQC", "sac with truncated quantiles of the return as critics (Kuznetsov et al. 2020)"),
+    "droq": (
+        "actor_critic.sac:DROQ",
+        "sac with dropout and layer normalization in its critics, many updates (Hiraoka et al. 2022)",
+    ),
+    "crossq": (
+        "actor_critic.sac:CROSSQ",
+        "sac without target networks, with batch renormalization in its critics (Bhatt et al. 2024)",
+    ),
+    "discrete_sac": (
+        "actor_critic.discrete_sac:RECIPE",
+        "soft actor-critic for discrete actions (Christodoulou 2019)",
+    ),
     "td3": ("actor_critic.td3:RECIPE", "twin delayed DDPG (Fujimoto et al. 2018), real-valued actions"),
     "ddpg": (
         "actor_critic.td3:DDPG",
         "td3 with one critic, without delay and noise on targets (Lillicrap et al. 2016)",
+    ),
+    "td3_bc": (
+        "actor_critic.td3:TD3_BC",
+        "td3 near recorded actions (Fujimoto and Gu 2021), from episodes with rewards; real-valued actions",
     ),
     "iql": (
         "actor_critic.iql:RECIPE",

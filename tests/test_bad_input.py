@@ -360,6 +360,7 @@ def test_a_run_goes_on_after_trouble(tmp_path):
     assert json.loads((tmp_path / "run" / "results.json").read_text())["steps"] in range(300, 304)
 
 
+@pytest.mark.filterwarnings("ignore:the reward 1e:UserWarning")
 def test_a_loss_that_is_nan_keeps_the_last_good_checkpoint(capsys, tmp_path, troubled, monkeypatch):
     monkeypatch.setattr(agentlib.runs.training, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     message = r"loss became (inf|nan) by step 1[5-9]\d: .*the last good checkpoint is "

@@ -110,6 +110,7 @@ EXAMPLES = {
     "diffusion_policy.py": ["--steps", "100", "--episodes", "2"],
     "embed_agent.py": ["--steps", "1500", "--episodes", "1"],
     "few_shot_imitation.py": ["--tasks", "6", "--updates", "20", "--new", "1"],
+    "goals_with_her.py": ["--steps", "700"],
     "pretrain_then_imitate.py": [
         *("--frames", "300", "--updates", "5", "--demonstrations", "1", "--cloning", "10", "--episodes", "2"),
     ],

@@ -12,6 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+import agentlib
 from agentlib import Agent
 from agentlib.backbones import CNN, GRU, MLP, Chain, ResNet, ReturnConditioned, RunningNorm, Swin
 from agentlib.backbones.choice import backbone_for
@@ -146,6 +147,15 @@ def test_every_kind_of_action(name, squashed, tmp_path):
 def test_every_kind_of_policy(name, tmp_path):
     action_space, build = POLICIES[name]
     check(agent_for(OBSERVATIONS, action_space, build), tmp_path / "policy.onnx")
+
+
+@pytest.mark.slow
+def test_a_trained_agent_with_squashing_and_a_normalizer(tmp_path):
+    settings: Any = {"learning_starts": 50, "net_arch": (16,), "batch_size": 16, "progress": False, "seed": 0}
+    agent: Any = agentlib.train("sac", env="Pendulum-v1", steps=200, normalize=True, **settings)
+    assert agent.policy.squashed
+    assert [float(m.count) for m in agent.policy.modules() if isinstance(m, RunningNorm)] == [202.0]
+    check(agent, tmp_path / "policy.onnx")
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -23,6 +23,12 @@ class Diverged(FloatingPointError):
     def __init__(self, message: str, step: int = 0, saved_in: Path | None = None) -> None:
         super().__init__(message)
         self.step, self.saved_in = step, saved_in
+
+    @classmethod
+    def at(cls, clock: Clock, fault: str) -> Self:
+        """The error of networks whose numbers are no longer finite."""
+        step = int(clock.steps)
+        return cls(f"{fault} at step {step}: a smaller learning_rate or max_grad_norm may help", step)
 
 
 class Source(nn.Module, ABC):

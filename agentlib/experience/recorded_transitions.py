@@ -9,7 +9,7 @@ from agentlib.experience.transition import Transition
 
 
 class RecordedTransitions(Source):
-    """Batches of transitions, each step of all episodes equally likely.
+    """Batches of transitions, each step of all episodes equally likely. Checkpoints do not hold the data.
 
     Args:
         demonstrations: the episodes to learn from, good and bad ones alike.
@@ -38,6 +38,10 @@ class RecordedTransitions(Source):
         space, actions = demonstrations.observation_space, demonstrations.action_space
         self.buffer = ReplayBuffer(space, actions, demonstrations.steps)
         demonstrations.fill(self.buffer)
+        self.buffer.is_saved = False
+
+    def fingerprint(self) -> str:
+        return self.buffer.fingerprint()
 
     def sample(self) -> Transition:
         """A batch of transitions."""

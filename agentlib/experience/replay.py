@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,8 @@ environment gives masks of legal actions, these are a second argument, `(n, A)`.
 Exploration = Callable[..., NDArray[Any]]
 """(actor, batched observations, clock) -> batched actions; masks of legal actions are a fourth argument."""
 
+LARGE_REWARD = 1e6
+"""Rewards beyond it, or below minus it, are warned of."""
 WINDOW = 100
 """Episodes over which returns and lengths are averaged, as in SB3's logs."""
 
@@ -52,14 +55,16 @@ class Collector:
         exploration: Exploration,
         observe: Callable[[Any], None] | None = None,
     ) -> None:
-        self.envs, self.actor, self.exploration, self.observe = envs, actor, exploration, observe
+        self.envs, self.actor, self.observe = envs, actor, observe
+        self.exploration: Any = exploration
+        self.begins = hasattr(exploration, "begin")  # it is told where episodes begin
         self.buffer: Any = buffer
         space = envs.action_space
         # Actors give int64 counted from 0: nothing to change, at every step of most environments.
         self.as_they_come = space.dtype == np.int64 and not np.any(getattr(space, "start", 0))
         self.is_real = isinstance(space, spaces.Box)
         self.with_memory = isinstance(buffer, SequenceBuffer)
-        self.steps = 0
+        self.steps, self.has_warned = 0, False
         self.episodes = 0
         self.returns: deque[float] = deque(maxlen=WINDOW)
         self.lengths: deque[int] = deque(maxlen=WINDOW)
@@ -72,6 +77,8 @@ class Collector:
         self.observation = self.envs.reset(seed=seed)
         self._return, self._length = [0.0] * self.envs.num_envs, [0] * self.envs.num_envs
         self.buffer.begin(self.observation, mask=self.envs.action_mask)
+        if self.begins:
+            self.exploration.begin()
         if self.with_memory:
             self.actor.begin(self.envs.num_envs)
         if self.observe is not None:
@@ -96,6 +103,8 @@ class Collector:
             self._observe(self.observe, after)
         self.steps += envs.num_envs if valid is None else int(valid.sum())
         for row, reward in enumerate(rewards.tolist()):
+            if not -LARGE_REWARD <= reward <= LARGE_REWARD:
+                self._warn_once(reward)
             self._return[row] += reward
             self._length[row] += 1 if valid is None else int(valid[row])
         if stepped.any_ended:
@@ -106,8 +115,19 @@ class Collector:
                 self._return[row], self._length[row] = 0.0, 0
         if stepped.any_begun:
             buffer.begin(self.observation, stepped.begun, envs.action_mask)
+            if self.begins:
+                self.exploration.begin(np.asarray(stepped.begun))
             if self.with_memory:
                 self.actor.begin(envs.num_envs, np.asarray(stepped.begun))
+
+    def _warn_once(self, reward: float) -> None:
+        if not self.has_warned and isinstance(self.buffer, ReplayBuffer | SequenceBuffer):
+            self.has_warned = True
+            warnings.warn(
+                f"the reward {reward:g} by step {self.steps}: values so large are hardly learned, as each update moves "
+                "them by little; scale the rewards, such as by gymnasium.wrappers.TransformReward",
+                stacklevel=2,
+            )
 
     def _observe(self, observe: Callable[[Any], None], observation: Any) -> None:
         space = self.buffer.observation_space

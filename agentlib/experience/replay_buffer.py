@@ -12,6 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agentlib.backbones.files import checksum
 from agentlib.core.spaces import (
     action_dtype,
     choices,
@@ -99,6 +100,8 @@ class ReplayBuffer(ReplayMemory):
         self._stacks: list[NDArray[Any]] = []  # the last observation, to check that stacks slide
         self.priorities = Priorities(num_envs * self.capacity).to(device) if prioritized else None
         self.register_buffer("top", torch.ones((), dtype=torch.float32, device=device))  # the largest priority so far
+        self.is_saved = True
+        """Whether a state holds the transitions; otherwise they are data that come from elsewhere."""
         self._changed: dict[int, bool] = {}  # entries written (True) or dropped (False) since the last `flush`
 
     @staticmethod
@@ -323,12 +326,19 @@ class ReplayBuffer(ReplayMemory):
 
     def get_extra_state(self) -> dict[str, Any]:
         """The filled part of the columns, how far they are filled, and the last stacks."""
+        if not self.is_saved:
+            return {}
         return super().get_extra_state() | {"stacks": [torch.from_numpy(stack) for stack in self._stacks]}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Puts back what `get_extra_state` gave; raises what `ReplayMemory` raises."""
-        super().set_extra_state(state)
-        self._stacks = [stack.numpy().copy() for stack in state["stacks"]]
+        if self.is_saved:
+            super().set_extra_state(state)
+            self._stacks = [stack.numpy().copy() for stack in state["stacks"]]
+
+    def fingerprint(self) -> str:
+        """A digest of all columns."""
+        return checksum("", {name: getattr(self, name) for name in (*self._names, *self._others)})
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Before loading, makes the priorities of a smaller buffer those of this one."""

@@ -36,12 +36,6 @@ CHUNK = 1_024
 """Observations that the networks see at once after a rollout."""
 
 
-def diverged(fault: str, clock: Clock) -> Diverged:
-    """The error of networks whose numbers are NaN or infinite."""
-    advice = "a smaller learning_rate or max_grad_norm may help"
-    return Diverged(f"{fault} at step {int(clock.steps)}: {advice}", int(clock.steps))
-
-
 class Steps:
     """The last n_steps of n environments, `(T, n, ...)` in numpy: the buffer and the exploration of a `Collector`.
 
@@ -75,7 +69,7 @@ class Steps:
         """The actor's actions, kept with what they were chosen for."""
         t, action = self.size, actor(observation, *(() if mask is None else (mask,)))
         if action.dtype.kind == "f" and not np.isfinite(action).all():
-            raise diverged(f"the policy chose the action {action.tolist()}", clock)
+            raise Diverged.at(clock, f"the policy chose the action {action.tolist()}")
         for column, leaf in zip(self.leaves, flatten(self.observation_space, observation), strict=True):
             column[t] = leaf
         if mask is not None and self.mask is None:
@@ -129,7 +123,7 @@ class Rollout(Source):
         observe: takes the observations of each rollout (trees of tensors) after it was learned from, for running
             statistics, which so stand still from a step to its last update.
         normalize_reward: see `RewardScale`.
-        sde_sample_freq: see `StateDependentNoiseActor`.
+        sde_sample_freq: see `agentlib.policies.NoiseMatrices`, as `sample_freq`.
         seed: of environments, actions and shuffling.
 
     Raises:
@@ -316,8 +310,8 @@ class Rollout(Source):
         self.advantage.copy_(torch.from_numpy(advantage.ravel()))
         self.returns.copy_(torch.from_numpy((advantage + value).ravel()))
         if not np.isfinite(value.sum() + float(self.log_prob.sum())):
-            raise diverged(
-                "the value of an observation or the log probability of an action is NaN or infinite", self.clock
+            raise Diverged.at(
+                self.clock, "the value of an observation or the log probability of an action is NaN or infinite"
             )
         spread = float((advantage + value).var())
         self.explained_variance = 1.0 - float(advantage.var()) / spread if spread > 0.0 else 0.0

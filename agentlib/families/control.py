@@ -106,10 +106,12 @@ def _assembled(
 
 
 def exploration_for(config: Any, envs: Environments, seed: int) -> Any:
-    """Noise on real-valued actions, epsilon-greedy choices among discrete ones."""
+    """Noise on real-valued actions, epsilon-greedy choices among discrete ones where the config has an epsilon."""
     if isinstance(envs.action_space, spaces.Box):
-        return ActionNoise(envs.action_space, envs.num_envs, config.action_noise, config.learning_starts, seed)
-    epsilon = Linear(config.exploration_initial_eps, config.exploration_final_eps, config.exploration_fraction)
+        kind: Any = getattr(config, "action_noise_kind", "normal")
+        return ActionNoise(envs.action_space, envs.num_envs, config.action_noise, config.learning_starts, seed, kind)
+    names = ("exploration_initial_eps", "exploration_final_eps", "exploration_fraction")
+    epsilon = Linear(*[getattr(config, name) for name in names]) if hasattr(config, names[0]) else 0.0
     return EpsilonGreedy(envs.action_space, envs.num_envs, epsilon, config.learning_starts, seed)
 
 

@@ -101,8 +101,12 @@ def on_returns(recipe: Recipe, problem: Problem) -> Job:
 def on_transitions(recipe: Recipe, problem: Problem) -> Job:
     """Learning from recorded transitions and their rewards."""
     config, recorded = problem.config, _recorded(problem)
-    learner, agent = built(recipe, problem, recorded)
-    source = RecordedTransitions(recorded, config.batch_size, gamma=config.gamma, seed=problem.seed)
+    for name in ("prioritized", "n_sampled_goal"):
+        if getattr(config, name, False):
+            raise ValueError(f"{recipe.name} draws recorded transitions evenly, as they are: leave out {name}")
+    learner, agent = built(recipe, problem, recorded, observes=True)
+    n_steps = getattr(config, "n_steps", 1)
+    source = RecordedTransitions(recorded, config.batch_size, n_steps=n_steps, gamma=config.gamma, seed=problem.seed)
     judge = EpisodesJudge(problem, agent)
     judge.facts |= {"episodes": len(recorded), "mean_return": float(recorded.returns.mean())}
     return job_for(problem, learner, source, agent, judge)
@@ -135,14 +139,26 @@ def _recorded(problem: Problem) -> Demonstrations:
     return demonstrations
 
 
-def built(recipe: Recipe, problem: Problem, demonstrations: Demonstrations) -> tuple[Any, Agent]:
-    """The learner, and the agent that acts by its policy (by its `model`, if it has one beside the policy)."""
+def built(
+    recipe: Recipe, problem: Problem, demonstrations: Demonstrations, observes: bool = False
+) -> tuple[Any, Agent]:
+    """The learner, and the agent that acts by its policy (by its `model`, if it has one beside the policy).
+
+    With `observes`, running statistics are those of the demonstrations before the learner is built.
+    """
     seen, done = demonstrations.observation_space, demonstrations.action_space
     if problem.agent is not None:
         problem.agent.check_spaces(seen, done)
     network = partial(network_for, problem, seen, done if getattr(problem.config, "previous_action", False) else None)
+
+    def observed() -> nn.Module:
+        backbone = network()
+        observe_all(backbone, demonstrations)
+        return backbone
+
     another = no_other_backbone if isinstance(problem.backbone, nn.Module) else network
-    learner = learner_for(recipe, problem, network, DemonstrationFacts(seen, done, demonstrations, another))
+    facts = DemonstrationFacts(seen, done, demonstrations, another)
+    learner = learner_for(recipe, problem, observed if observes else network, facts)
     about = {"trained_on": demonstrations.env_id}  # where the run has an environment of its own, it is that one
     return learner, Agent(getattr(learner, "model", learner.policy), seen, done, about=about, seed=problem.seed)
 
@@ -260,8 +276,8 @@ def reads_actions(policy: nn.Module) -> bool:
 
 
 def observe_all(policy: Any, demonstrations: Demonstrations, first: int = 0) -> None:
-    """Brings the demonstrations' observations, from this episode on, into the policy's running statistics, if any."""
-    if any(isinstance(module, RunningNorm) for module in policy.modules()):
+    """Brings the demonstrations' observations, from this episode on, into a network's running statistics, if any."""
+    if hasattr(policy, "observe") and any(isinstance(module, RunningNorm) for module in policy.modules()):
         for index in range(first, len(demonstrations)):
             observations = demonstrations[index].observations
             policy.observe(to_tensors(demonstrations.observation_space, observations, device_of(policy)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from gymnasium import spaces
@@ -12,6 +12,8 @@ from torch import nn
 
 from agentlib.core.numbers import whole
 from agentlib.core.schedules import Clock
+from agentlib.core.source import Diverged
+from agentlib.core.spaces import finite_sum
 from agentlib.policies.acting import GreedyActor, decide
 
 
@@ -51,7 +53,10 @@ class SampledActor(GreedyActor):
 
 
 class ActionNoise:
-    """Uniformly random actions at the start, then the actor's with normally distributed noise, cut to the bounds.
+    """Uniformly random actions at the start, then the actor's with noise, cut to the bounds.
+
+    The noise is normal and drawn for each step; or it drifts through an episode, from 0 on, as Ornstein and Uhlenbeck
+    have it: x <- x - THETA x DT + noise sqrt(DT) e, with a normal e. The numbers are Stable-Baselines3's.
 
     Args:
         action_space: a Box with finite bounds.
@@ -59,14 +64,31 @@ class ActionNoise:
         noise: standard deviation of the noise, in units of half the range between the bounds.
         random_steps: number of environment steps at the start in which all actions are random.
         seed: of its own generator.
+        kind: "normal", or "ornstein-uhlenbeck".
     """
 
+    THETA, DT = 0.15, 0.01
+
     def __init__(
-        self, action_space: spaces.Box, num_envs: int = 1, noise: float = 0.0, random_steps: int = 0, seed: int = 0
+        self,
+        action_space: spaces.Box,
+        num_envs: int = 1,
+        noise: float = 0.0,
+        random_steps: int = 0,
+        seed: int = 0,
+        kind: Literal["normal", "ornstein-uhlenbeck"] = "normal",
     ) -> None:
         self.space, self.num_envs, self.noise, self.random_steps = action_space, num_envs, noise, random_steps
-        self.low, self.high = action_space.low, action_space.high
+        self.low, self.high, self.drifts = action_space.low, action_space.high, kind != "normal"
         self.generator = np.random.default_rng([whole("seed", seed), 1])
+        self.begin()
+
+    def begin(self, where: NDArray[np.bool_] | None = None) -> None:
+        """New episodes in the environments `where` (all by default): noise that drifts starts at 0."""
+        if where is None:
+            self.drift = np.zeros((self.num_envs, *self.space.shape))
+        else:
+            self.drift[where] = 0.0
 
     def __call__(
         self,
@@ -75,20 +97,30 @@ class ActionNoise:
         clock: Clock,
         mask: NDArray[np.bool_] | None = None,
     ) -> NDArray[Any]:
-        """Actions `(num_envs, *shape)` for batched observations, within the bounds."""
+        """Actions `(num_envs, *shape)` for batched observations, within the bounds.
+
+        Raises:
+            Diverged: the actor's are not finite.
+        """
         shape = (self.num_envs, *self.space.shape)
         if clock.steps < self.random_steps:
             return self.generator.uniform(self.low, self.high, shape).astype(np.float32)
         action = actor(observation)
+        if not finite_sum(action) and not np.isfinite(action).all():
+            raise Diverged.at(clock, f"the policy chose the action {action.tolist()}")
         if not self.noise:
             return action
         spread = self.noise * (self.high - self.low) / 2.0
-        return np.clip(action + spread * self.generator.standard_normal(shape), self.low, self.high).astype(np.float32)
+        noise = self.generator.standard_normal(shape)
+        if self.drifts:
+            self.drift = self.drift * (1.0 - self.THETA * self.DT) + self.noise * np.sqrt(self.DT) * noise
+            spread, noise = (self.high - self.low) / 2.0, self.drift
+        return np.clip(action + spread * noise, self.low, self.high).astype(np.float32)
 
     def state(self) -> dict[str, Any]:
-        """The generator's state, for a checkpoint."""
-        return dict(self.generator.bit_generator.state)
+        """The generator's state and the drift, for a checkpoint."""
+        return {"generator": dict(self.generator.bit_generator.state), "drift": self.drift.copy()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Puts back what `state` gave."""
-        self.generator.bit_generator.state = state
+        self.generator.bit_generator.state, self.drift = state["generator"], np.array(state["drift"])

@@ -117,6 +117,19 @@ class QPolicy(Policy):
         picked = output.gather(axis, index)
         return picked if self.is_branched else picked.select(axis, 0)
 
+    def excess(self, output: Tensor, action: Tensor, mask: Tensor | None = None) -> Tensor:
+        """log sum_b exp Q(s, b) - Q(s, a), `(B,)`; of several branches, the mean of theirs.
+
+        Args:
+            output: `(B, A)`, or `(B, A, n_atoms)`.
+            action: `(B,)`, or `(B, D)`.
+            mask: `(B, A)` bool, true where an action is legal: the sum is over these.
+        """
+        values, chosen = self.values(output), self.values(self.pick(output, action))
+        values = values if mask is None else values.masked_fill(~mask, -torch.inf)
+        total = torch.stack([branch.logsumexp(-1) for branch in values.split(self.branches, -1)], -1)  # (B, D)
+        return (total - (chosen if self.is_branched else chosen[:, None])).mean(-1)
+
     def backed_up(self, output: Tensor, backup: Callable[[Tensor], Tensor]) -> Tensor:
         """The goals of `losses`: the returns that outputs stand for, moved by `backup`.
 

@@ -279,7 +279,7 @@ def _look_at(recipe: Recipe, env: EnvSource, env_kwargs: dict[str, Any] | None) 
     with closing(_make(env, env_kwargs)) as world:
         algorithm = recipe.sb3.algorithm if recipe.sb3 is not None else ""
         kind, named = (spaces.Discrete, "discrete") if algorithm == "DQN" else (spaces.Box, "real-valued")
-        if algorithm in ("DQN", "SAC", "TQC", "TD3", "DDPG") and not isinstance(world.action_space, kind):
+        if algorithm in ("DQN", "SAC", "TQC", "CrossQ", "TD3", "DDPG") and not isinstance(world.action_space, kind):
             raise TypeError(f"{algorithm} takes {named} actions, but the environment takes {world.action_space}")
         name = world.spec.id if world.spec is not None else type(world.unwrapped).__name__
         flat = isinstance(world, FlattenObservation)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 from gymnasium import spaces
 
 from agentlib.agent import Agent
@@ -15,7 +14,7 @@ from agentlib.backbones.layers import ACTIVATIONS
 from agentlib.core.host import global_generators_kept
 from agentlib.core.names import close_matches
 from agentlib.envs.making import make_env
-from agentlib.sb3.training import import_sb3, sb3_schedule
+from agentlib.sb3.training import import_sb3, sb3_noise, sb3_schedule
 from agentlib.sb3.zoo_file import Named, ZooSection, read_zoo_section
 
 ALGORITHMS = ("a2c", "ddpg", "dqn", "ppo", "sac", "td3")
@@ -86,7 +85,7 @@ def sb3_arguments_of(section: ZooSection, action_space: spaces.Space[Any]) -> di
     if kwargs:
         arguments["policy_kwargs"] = kwargs
     if section.noise_type is not None:
-        arguments["action_noise"] = _noise(section.noise_type, section.noise_std, action_space)
+        arguments["action_noise"] = sb3_noise(section.noise_type, section.noise_std, action_space)
     return {"policy": section.policy or "MlpPolicy", **arguments}
 
 
@@ -116,13 +115,3 @@ def _known_class(argument: str, name: str) -> Any:
 
         return RMSpropTFLike
     raise ValueError(f"{argument}: the class {name} is not known here")
-
-
-def _noise(kind: str, std: float, action_space: spaces.Space[Any]) -> Any:
-    from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
-
-    kinds = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
-    if kind not in kinds:
-        raise ValueError(f"unknown noise_type {kind!r}{close_matches(kind, list(kinds))}")
-    zeros = np.zeros(action_space.shape or ())
-    return kinds[kind](mean=zeros, sigma=zeros + std)

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from agentlib.agent import Agent
 from agentlib.backbones.choice import DEFAULT_WIDTHS
 from agentlib.backbones.layers import ACTIVATIONS
+from agentlib.core.names import close_matches
 from agentlib.core.recipe import Recipe
 
 _REWRITTEN = (
@@ -25,6 +26,8 @@ _REWRITTEN = (
     "n_quantiles",
     "initial_ent_coef",
     "action_noise",
+    "action_noise_kind",
+    "qf_arch",
     "log_std_init",
 )
 """Hyperparameters that SB3 has as well, written in another way."""
@@ -97,6 +100,8 @@ def sb3_arguments(
         arguments["max_grad_norm"] = math.inf if config.max_grad_norm is None else config.max_grad_norm
     elif config.max_grad_norm is not None:
         raise ValueError(f"Stable-Baselines3's {algorithm.__name__} clips no gradients: leave max_grad_norm out")
+    if arguments.get("action_noise"):
+        arguments["action_noise"] = config.action_noise_kind, config.action_noise
     if arguments.get("ent_coef") == "auto":
         arguments["ent_coef"] = f"auto_{config.initial_ent_coef}"
     if arguments.get("batch_size", 0) is None:
@@ -107,6 +112,8 @@ def sb3_arguments(
         shape = {}
         if config.net_arch is not None:  # None is the same on both sides: 64 and 64, or nothing behind a CNN
             shape["net_arch"] = list(config.net_arch)
+            if getattr(config, "qf_arch", None) is not None:
+                shape["net_arch"] = {"pi": [*config.net_arch], "qf": [*config.qf_arch]}
         if "n_critics" not in built_in and hasattr(config, "n_critics"):
             shape["n_critics"] = config.n_critics
         if getattr(config, "use_sde", False):
@@ -218,12 +225,25 @@ def train_sb3(
             self.bar.close()
 
     if noise := arguments.pop("action_noise", None):
-        from stable_baselines3.common.noise import NormalActionNoise
-
-        zero = np.zeros(env.action_space.shape or ())  # of actions between -1 and 1, as ours is
-        arguments["action_noise"] = NormalActionNoise(zero, zero + noise)
+        kind, std = noise
+        arguments["action_noise"] = sb3_noise(kind, std, env.action_space)
     model = algorithm(env=env, seed=seed, device=device, verbose=0, **arguments)
     return model.learn(total_timesteps=steps, callback=Bar() if progress or check is not None else None)
+
+
+def sb3_noise(kind: str, std: float, action_space: spaces.Space[Any]) -> Any:
+    """Noise of SB3 on actions, for SB3 between -1 and 1, of a kind that the zoo names.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+
+    kinds = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
+    if kind not in kinds:
+        raise ValueError(f"unknown noise_type {kind!r}{close_matches(kind, list(kinds))}")
+    zeros = np.zeros(action_space.shape or ())
+    return kinds[kind](mean=zeros, sigma=zeros + std)
 
 
 def _policy(space: spaces.Space[Any]) -> str:

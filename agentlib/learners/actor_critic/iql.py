@@ -24,7 +24,7 @@ from agentlib.backbones.choice import backbone_for
 from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Target, Update
 from agentlib.core.config import Count, NonNegative, Range, Rate, Unit
 from agentlib.experience import Demonstration, Demonstrations, Transition
-from agentlib.families.demonstrations import DemonstrationFacts, observe_all, on_transitions
+from agentlib.families.demonstrations import DemonstrationFacts, on_transitions
 from agentlib.learners.q_learning.dqn import td_target
 from agentlib.policies import Critics, GaussianPolicy, StochasticPolicy, policy_for
 from agentlib.policies.base import is_policy, require_no_memory
@@ -96,7 +96,6 @@ class IQL(Learner):
         """On a backbone for the policy, or of a policy that is one already, with new values."""
         require_no_memory(backbone, "iql")
         policy: Any = backbone if is_policy(backbone) else policy_for(facts.action_space, backbone)
-        observe_all(policy, facts.demonstrations)
         network: Any = backbone_for(facts.observation_space, "auto", config.net_arch)
         value = nn.Sequential(network, nn.Linear(network.feature_dim, 1), nn.Flatten(0))
         critics = Critics.for_spaces(facts.observation_space, facts.action_space, config.n_critics, config.net_arch)

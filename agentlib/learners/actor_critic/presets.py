@@ -68,3 +68,32 @@ DDPG_PRESETS: dict[str, dict[str, Any]] = {
     "": DDPG_NUMBERS,
     **{env: {**settings, **DDPG_NUMBERS} for env, settings in TD3_PRESETS.items()},
 }
+DROQ_NUMBERS: dict[str, Any] = {
+    "dropout_rate": 0.01,
+    "critic_norm": "layer",
+    "target_subset": 2,
+    "gradient_steps": 20,
+    "policy_delay": 20,
+}
+"""The numbers of SAC that make it DroQ: both critics for the target, and one update of the policy for each step."""
+DROQ_PRESETS: dict[str, dict[str, Any]] = {
+    "": DROQ_NUMBERS,  # in known environments a quarter of SAC's steps, since each has 20 updates
+    **{env: {**settings, **DROQ_NUMBERS, "steps": settings["steps"] // 4} for env, settings in SAC_PRESETS.items()},
+}
+CROSSQ_BUILT_IN: dict[str, Any] = {"critic_norm": "batch_renorm", "target_networks": False, "adam_beta1": 0.5}
+"""The numbers of SAC that make it CrossQ, whatever the environment."""
+CROSSQ_NUMBERS: dict[str, Any] = {
+    **CROSSQ_BUILT_IN,
+    "learning_rate": 1e-3,
+    "policy_delay": 3,
+    "qf_arch": (1024, 1024),
+}
+"""These, and sb3-contrib's defaults for it."""
+CROSSQ_PRESETS: dict[str, dict[str, Any]] = {
+    "": CROSSQ_NUMBERS,
+    **{env: {**settings, **CROSSQ_NUMBERS} for env, settings in SAC_PRESETS.items()},
+}
+TD3_BC_PRESETS: dict[str, dict[str, Any]] = {
+    "": {"bc_alpha": 2.5, "learning_rate": 3e-4, "net_arch": (256, 256), "normalize": True}
+}
+"""The numbers of the paper."""

@@ -1,16 +1,19 @@
-"""Fields that configs of actors with critics share, and the check of their action spaces."""
+"""Fields that configs of actors with critics share."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from gymnasium import spaces
+import torch
+from torch import nn
 
-from agentlib.backbones import Optimized
-from agentlib.core import Linear
-from agentlib.core.config import Count, NonNegative, Range, Rate, Share, Unit, Whole
+from agentlib.backbones import Optimized, adam
+from agentlib.core import Linear, Rule
+from agentlib.core.config import Config, Count, NonNegative, Range, Rate, Share, Unit, Whole
+from agentlib.policies import Critics
+from agentlib.policies.critics import CriticNorm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +51,6 @@ class OffPolicy(Optimized):
     """Widths of the hidden layers of the policy and of each critic."""
     n_steps: Count = 1
     """Steps of the return before bootstrapping."""
-    action_noise: NonNegative = 0.0
-    """Standard deviation of normal noise on the actions while training, in units of half the range of the bounds."""
     prioritized: bool = False
     """Sample transitions in proportion to their errors (Schaul et al. 2016)."""
     priority_exponent: NonNegative = 0.6
@@ -63,19 +64,59 @@ class OffPolicy(Optimized):
     max_grad_norm: NonNegative | None = None
 
 
-def require_bounded(learner: str, space: spaces.Space[Any]) -> spaces.Box:
-    """The action space, if it is a Box with finite bounds.
+@dataclass(frozen=True, kw_only=True)
+class RealValued(OffPolicy):
+    """What SAC and TD3 have in common beside that: noise on actions, and the kind of critics."""
 
-    Raises:
-        ValueError: it is another one; the message names learners that fit.
-    """
-    if not isinstance(space, spaces.Box):
-        raise ValueError(
-            f"{learner} needs real-valued actions, and this environment has {space}. Learners that fit: dqn, ppo"
+    action_noise: NonNegative = 0.0
+    """Standard deviation of noise on the actions while training, in units of half the range of the bounds."""
+    action_noise_kind: Literal["normal", "ornstein-uhlenbeck"] = "normal"
+    """Noise that is drawn for each step, or that drifts through an episode."""
+    policy_delay: Count = 1
+    """Updates of the critics for each one of the policy."""
+    normalize: bool = False
+    """Standardize observations by running statistics, which are saved with the agent."""
+    qf_arch: tuple[int, ...] | None = None
+    """Widths of the hidden layers of each critic; the default is `net_arch`."""
+    dropout_rate: Annotated[float, Range(0.0, 0.99)] = 0.0
+    """Share of each critic's units that a pass leaves out, those of target networks too (DroQ)."""
+    critic_norm: CriticNorm = "none"
+    """Normalization in the critics: of each sample ("layer", DroQ), or by the batch ("batch_renorm", CrossQ)."""
+    target_networks: bool = True
+    """Value next actions by networks that follow slowly; without them, one pass serves both batches (CrossQ)."""
+    adam_beta1: Unit = 0.9
+    """Share of its mean gradient that Adam keeps at each step; CrossQ has 0.5."""
+
+    def optimizer(self) -> Rule:
+        is_adam = self.optimizer_name == "adam"
+        return adam(self.learning_rate, (self.adam_beta1, 0.999)) if is_adam else super().optimizer()
+
+    def critics(self, facts: Any, policy: nn.Module, n_quantiles: int | None = None) -> Critics:
+        """New critics for the spaces of a problem; with the running statistics of the policy, if it keeps any."""
+        widths = self.net_arch if self.qf_arch is None else self.qf_arch
+        return Critics.for_spaces(
+            facts.observation_space,
+            facts.action_space,
+            self.n_critics,
+            widths,
+            n_quantiles,
+            dropout_rate=self.dropout_rate,
+            norm=self.critic_norm,
+            like=policy if self.normalize else None,
         )
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()):
-        raise ValueError(
-            f"{learner} needs finite bounds of the actions, and this environment has {space}: wrap it in "
-            "gymnasium.wrappers.RescaleAction, or clip its actions and give it an action space with bounds"
-        )
-    return space
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entropic(Config):
+    """The weight of the entropy, alpha, of SAC in its kinds."""
+
+    ent_coef: NonNegative | Literal["auto"] = "auto"
+    """Weight alpha of the entropy; "auto" learns it."""
+    initial_ent_coef: Annotated[float, Range(1e-8)] = 1.0
+    """Weight of the entropy at the start, where it is learned."""
+
+    def log_ent_coef(self) -> nn.Parameter:
+        """log alpha `(1,)` at the start; trained if it is learned."""
+        first = self.initial_ent_coef if self.ent_coef == "auto" else self.ent_coef
+        value = torch.tensor([math.log(first) if first > 0.0 else -math.inf], dtype=torch.float32)
+        return nn.Parameter(value, requires_grad=self.ent_coef == "auto")

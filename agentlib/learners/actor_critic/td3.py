@@ -7,7 +7,11 @@
 
 Actions are between -1 and 1 here, whatever the bounds. Names, defaults and the order of things are
 Stable-Baselines3's; it explores without noise unless it is given some, we by the paper's 0.1. One critic, no delay and
-no noise on a' is DDPG (Lillicrap et al. 2016, arXiv:1509.02971), trained as "ddpg".
+no noise on a' is DDPG (Lillicrap et al. 2016, arXiv:1509.02971), trained as "ddpg". The options of critics are SAC's.
+
+From recorded transitions, "td3_bc" stays near to their actions (Fujimoto and Gu 2021, arXiv:2106.06860):
+
+    L_pi = -alpha E[ Q_1(s, pi(s)) ] / E[ |Q_1(s, pi(s))| ] + E[ (pi(s) - a)^2 ]
 """
 
 from __future__ import annotations
@@ -18,15 +22,16 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from agentlib.core import Clock, Counterpart, Learner, Optimizer, Recipe, Source, Step, Target, Update
+from agentlib.core import Clock, Counterpart, Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.core.config import Count, NonNegative, Rate
 from agentlib.experience import Transition
 from agentlib.families.control import ControlFacts, on_replay
-from agentlib.learners.actor_critic.presets import DDPG_NUMBERS, DDPG_PRESETS, TD3_PRESETS
-from agentlib.learners.actor_critic.settings import OffPolicy, require_bounded
+from agentlib.families.demonstrations import on_transitions
+from agentlib.learners.actor_critic import presets
+from agentlib.learners.actor_critic.parts import policy_on, require_squashed, target_of, values_with_next
+from agentlib.learners.actor_critic.settings import RealValued
 from agentlib.learners.q_learning.dqn import td_target
 from agentlib.policies import Critics, DeterministicPolicy
-from agentlib.policies.base import is_policy, require_no_memory
 
 
 def smoothed(action: Tensor, noise: float, clip: float) -> Tensor:
@@ -37,18 +42,19 @@ def smoothed(action: Tensor, noise: float, clip: float) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TD3Config(OffPolicy):
+class TD3Config(RealValued):
     """The numbers of a TD3 run; names and, but for the noise, defaults are those of Stable-Baselines3."""
 
     learning_rate: Rate = 1e-3
     net_arch: tuple[int, ...] | None = (400, 300)
     action_noise: NonNegative = 0.1
     policy_delay: Count = 2
-    """Updates of the critics for each one of the policy and the targets."""
     target_policy_noise: NonNegative = 0.2
     """Standard deviation of the noise on the target's actions, which are between -1 and 1."""
     target_noise_clip: NonNegative = 0.5
     """Largest noise on the target's actions."""
+    bc_alpha: NonNegative | None = None
+    """Weight of the values against the distance to the actions of the data (TD3+BC); None leaves the distance out."""
 
 
 class TD3(Learner):
@@ -68,30 +74,18 @@ class TD3(Learner):
         self, policy: DeterministicPolicy, critics: Critics, optimizer: Optimizer, config: TD3Config = TD3Config()
     ) -> None:
         super().__init__()
-        require_no_memory(policy, "td3")
-        require_bounded("td3", policy.action_space)
-        if not policy.squashed:
-            raise ValueError("td3 needs a policy whose actions are squashed: DeterministicPolicy(..., squashed=True)")
+        require_squashed("td3", policy)
         self.config, self.policy, self.critics = config, policy, critics
-        self.target_policy, self.target = Target(policy, tau=config.tau), Target(critics, tau=config.tau)
+        self.target_policy = target_of(policy, config)
+        self.target = target_of(critics, config)
         self.policy_step = Step(policy, optimizer, config.max_grad_norm)
         self.critics_step = Step(critics, optimizer, config.max_grad_norm)
 
     @classmethod
     def build(cls, backbone: nn.Module, config: TD3Config, facts: ControlFacts) -> Self:
-        """A TD3 on a backbone for its policy, or of an agent's policy, with new critics.
-
-        Raises:
-            ValueError: actions without finite bounds, or another kind of policy.
-        """
-        actions = require_bounded("td3", facts.action_space)
-        require_no_memory(backbone, "td3")
-        if not is_policy(backbone):
-            backbone = DeterministicPolicy(backbone, actions, squashed=True)
-        if not isinstance(backbone, DeterministicPolicy):
-            raise ValueError(f"td3 goes on from an agent with one action each time, not {type(backbone).__name__}")
-        critics = Critics.for_spaces(facts.observation_space, actions, config.n_critics, config.net_arch)
-        return cls(backbone, critics, config.optimizer(), config)
+        """On a backbone for its policy, or of an agent's policy, with new critics; raises what `policy_on` raises."""
+        policy = policy_on("td3", backbone, facts, DeterministicPolicy, DeterministicPolicy)
+        return cls(policy, config.critics(facts, policy), config.optimizer(), config)
 
     def before_update(self, clock: Clock) -> None:
         """Whether the policy learns in the coming update."""
@@ -104,21 +98,27 @@ class TD3(Learner):
     def update(self, batch: Transition) -> Update:
         """One step of the critics, and of the policy if it is due; `per_sample` holds their mean TD errors `(B,)`."""
         config, bounds = self.config, self.policy.bounds
+        done = bounds.relative(bounds.flat(batch.action))  # (B, d)
         with torch.no_grad():
-            next_action = bounds.relative(self.target_policy(batch.next_observation)[0])  # (B, d)
+            next_action = bounds.relative((self.target_policy or self.policy)(batch.next_observation)[0])  # (B, d)
             next_action = smoothed(next_action, config.target_policy_noise, config.target_noise_clip)
-            next_value = self.target(batch.next_observation, next_action).amin(0)  # (B,)
-            y = td_target(batch.reward, batch.discount, batch.terminated, next_value)
-        error = self.critics(batch.observation, bounds.relative(bounds.flat(batch.action))) - y  # (n, B)
+        values, next_values = values_with_next(self.critics, self.target, batch, done, next_action)
+        y = td_target(batch.reward, batch.discount, batch.terminated, next_values.amin(0))  # (B,)
+        error = values - y  # (n, B)
         loss = (batch.weight * error.square()).mean(1).sum()
         norm = self.critics_step(loss, batch.clock)
         metrics = {"critic_loss": loss.detach(), "q_value": y.mean(), "grad_norm": norm}
         if self.phase is not False:
             action = bounds.relative(self.policy(batch.observation)[0])
-            actor_loss = -self.critics.value(0, batch.observation, action).mean()
+            value = self.critics.value(0, batch.observation, action)  # (B,)
+            actor_loss = -value.mean()
+            if config.bc_alpha is not None:
+                scale = config.bc_alpha / value.detach().abs().mean()
+                actor_loss = scale * actor_loss + (action - done).square().mean()
             self.policy_step(actor_loss, batch.clock)
-            self.target_policy.follow()
-            self.target.follow()
+            for target in (self.target_policy, self.target):
+                if target is not None:
+                    target.follow()
             metrics["actor_loss"] = actor_loss.detach()
         return Update(metrics, per_sample=error.detach().mean(0))
 
@@ -137,13 +137,22 @@ RECIPE = Recipe(
     on_replay,
     "twin delayed DDPG (Fujimoto et al. 2018), real-valued actions",
     steps=100_000,
-    presets=TD3_PRESETS,
+    presets=presets.TD3_PRESETS,
     sb3=Counterpart("TD3"),
 )
 DDPG = replace(
     RECIPE,
     name="ddpg",
     summary="td3 with one critic, without delay and noise on targets (Lillicrap et al. 2016)",
-    presets=DDPG_PRESETS,
-    sb3=Counterpart("DDPG", DDPG_NUMBERS),
+    presets=presets.DDPG_PRESETS,
+    sb3=Counterpart("DDPG", presets.DDPG_NUMBERS),
+)
+TD3_BC = replace(
+    RECIPE,
+    name="td3_bc",
+    family=on_transitions,
+    summary="td3 near recorded actions (Fujimoto and Gu 2021), from episodes with rewards; real-valued actions",
+    steps=20_000,
+    presets=presets.TD3_BC_PRESETS,
+    sb3=None,
 )

@@ -6,6 +6,8 @@
 Q' is a target network that follows Q; the maximum is over legal actions. With `double`, Q chooses the action that Q'
 values (van Hasselt et al. 2016, doi:10.1609/aaai.v30i1.10295). Dueling, noise, distributions and branches are the
 policy's (`QPolicy`); returns over several steps, priorities and masks the source's (`agentlib.experience.Replay`).
+`cql_alpha` times E[ log sum_b exp Q(s, b) - Q(s, a) ] is added to L (Kumar et al. 2020, arXiv:2006.04779, equation 4);
+"cql" learns so from recorded transitions.
 
 Names, defaults and the order of things are Stable-Baselines3's, where the paper says otherwise too: Adam in place of
 RMSProp, Huber's loss, gradients clipped by their norm. The lecture notes leave out the discount, the terminal mask and
@@ -26,7 +28,8 @@ from agentlib.core import Clock, Counterpart, Learner, Linear, Optimizer, Recipe
 from agentlib.core.config import Count, NonNegative, Range, Rate, Share
 from agentlib.experience import Transition
 from agentlib.families.control import ControlFacts, on_replay
-from agentlib.learners.q_learning.presets import DQN_PRESETS, RAINBOW_PRESETS
+from agentlib.families.demonstrations import on_transitions
+from agentlib.learners.q_learning.presets import CQL_PRESETS, DQN_PRESETS, RAINBOW_PRESETS
 from agentlib.learners.q_learning.settings import QLearning
 from agentlib.policies import QPolicy
 from agentlib.policies.base import is_policy
@@ -75,6 +78,8 @@ class DQNConfig(QLearning):
     """Explore by noise of a learned size on the weights of the head (Fortunato et al. 2018)."""
     head_arch: tuple[int, ...] | None = None
     """Widths of the layers of each stream of the head; by default one, of the features' width, if there are streams."""
+    cql_alpha: NonNegative = 0.0
+    """Weight of the loss that holds down the values of actions that the data do not have (Kumar et al. 2020)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -150,6 +155,8 @@ class DQN(Learner):
             y = policy.backed_up(policy.pick(next_output, best), bellman)
         chosen = policy.pick(output, batch.action)
         losses, error = policy.losses(chosen, y, self.config.loss)  # (B,)
+        if self.config.cql_alpha:
+            losses = losses + self.config.cql_alpha * policy.excess(output, batch.action, batch.mask)
         loss = (batch.weight * losses).mean()
         norm = self.step(loss, batch.clock)
         metrics = {"loss": loss.detach(), "q_value": policy.values(chosen.detach()).mean(), "grad_norm": norm}
@@ -181,3 +188,5 @@ RECIPE = Recipe(
 RAINBOW = replace(
     RECIPE, name="rainbow", summary="dqn with all its options on (Hessel et al. 2018)", presets=RAINBOW_PRESETS
 )
+_CQL = "conservative Q-learning (Kumar et al. 2020) from recorded episodes with rewards; discrete actions"
+CQL = replace(RECIPE, name="cql", family=on_transitions, summary=_CQL, steps=20_000, presets=CQL_PRESETS, sb3=None)
