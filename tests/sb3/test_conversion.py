@@ -548,7 +548,7 @@ def test_state_dependent_noise_comes_along(name):
     mean, log_std = policy.mean_and_log_std(policy(observation)[0])
     torch.testing.assert_close(mean, distribution.mean)
     torch.testing.assert_close(log_std.exp(), distribution.stddev)
-    settings = {"n_steps": 16} if name.startswith("ppo") else {"learning_starts": 20}
+    settings: Any = {"n_steps": 16} if name.startswith("ppo") else {"learning_starts": 20}
     more: Any = agentlib.train(
         name[:3], env=lambda: Blank(VECTOR, BOX), agent=agent, steps=40, batch_size=8, max_steps=10, progress=False,
         **settings,
