@@ -82,8 +82,8 @@ def load(name: str) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.is_file() else {"seeds": {}}
 
 
-def keep(experiment: Experiment, seeds: Mapping[str, Mapping[str, float]]) -> None:
-    """Writes what was measured, and what follows from it."""
+def keep(experiment: Experiment, seeds: Mapping[str, Mapping[str, float]], versions: Any = None) -> None:
+    """Writes what was measured, and what follows from it; `versions` of what it was measured with, by default now's."""
     RESULTS.mkdir(exist_ok=True)
     rows = [dict(seeds[seed]) for seed in sorted(seeds, key=int)]
     result = {
@@ -92,7 +92,7 @@ def keep(experiment: Experiment, seeds: Mapping[str, Mapping[str, float]]) -> No
         "seeds": {seed: seeds[seed] for seed in sorted(seeds, key=int)},
         "claims": [judged(claim, rows, experiment) for claim in experiment.claims],
         **({"about": dict(experiment.about)} if experiment.about else {}),
-        "versions": provenance()["versions"],
+        "versions": versions or provenance()["versions"],
     }
     (RESULTS / f"{experiment.name}.json").write_text(json.dumps(result, indent=1) + "\n")
 

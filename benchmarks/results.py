@@ -43,7 +43,8 @@ def main() -> int:
     for name in arguments.names or list(found):
         if arguments.page:
             if (RESULTS / f"{name}.json").is_file():
-                keep(found[name], load(name)["seeds"])
+                known = load(name)
+                keep(found[name], known["seeds"], known["versions"])
         else:
             measure(found[name], arguments.seeds or found[name].seeds, arguments.jobs, arguments.fresh)
     PAGE.write_text(page(found))

@@ -1,6 +1,7 @@
 """Every Python block of the documents runs, every example with a small budget, and the documents name what is there."""
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 import agentlib
 from agentlib.catalog import LEARNERS
+from benchmarks.experiments import RESULTS, experiments
 from tests.test_architecture import FLOORS
 
 ROOT = Path(__file__).parent.parent
@@ -82,8 +84,8 @@ def test_shell_lines_run(document, tmp_path):
             continue
         words = shortened(line).split("#")[0].split()[1:]
         words = ["1" if before == "--seeds" else word for before, word in zip(["", *words], words, strict=False)]
-        if words[0] == "train" and "--env" in words and "--steps" not in words and not FULL:
-            words += ["--steps", "1500"]
+        if words[0] == "train" and not {"--steps", "--resume"} & set(words) and not FULL:
+            words += ["--steps", "1500" if "--env" in words else "40"]
         if words[0] == "compare":
             words += ["--steps", "1500", "--episodes", "2"] if "--steps" not in words else ["--episodes", "2"]
         done = subprocess.run(
@@ -239,6 +241,14 @@ def test_one_run_goes_the_way_that_is_described():
 def test_the_types_that_are_described_are_in_their_files():
     for name, file, _ in rows_of("docs/architecture.md", "type", "file"):
         assert re.search(rf"^class {name}\b", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), name
+
+
+def test_every_claim_is_judged():
+    """Also one that was made of an experiment after it was measured: `python benchmarks/results.py --page NAME`."""
+    found = experiments()
+    measured = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
+    claimed = {name: [claim["number"] for claim in one["claims"]] for name, one in measured.items() if name in found}
+    assert claimed == {name: [claim.number for claim in found[name].claims] for name in claimed}
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -16,6 +17,8 @@ SECONDS_BEFORE = 2.0
 """What is over sooner shows nothing."""
 SECONDS_BETWEEN = 5.0
 """Between two lines where there is no terminal."""
+
+USUAL_SIZE = {"ncols": 100, "nrows": 24}
 
 _show: ContextVar[Show | None] = ContextVar("show", default=None)
 
@@ -37,11 +40,20 @@ def showing(progress: bool | Literal["table"]) -> Iterator[None]:
         _show.reset(before)
 
 
+def bar_size() -> dict[str, Any]:
+    """Arguments of tqdm: the terminal's size, also while that changes; for one that says 0, the usual size."""
+    try:
+        is_known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError, AttributeError):  # no terminal
+        is_known = True
+    return {"dynamic_ncols": True} if is_known else USUAL_SIZE
+
+
 def _bar(items: Iterable[Item], name: str) -> Iterator[Item]:
     from tqdm import tqdm
 
     interval = 0.2 if sys.stderr.isatty() else SECONDS_BETWEEN  # a file keeps every refresh
-    common: Any = {"leave": False, "dynamic_ncols": True, "delay": SECONDS_BEFORE, "mininterval": interval}
+    common: Any = {"leave": False, "delay": SECONDS_BEFORE, "mininterval": interval, **bar_size()}
     for item in tqdm(items, desc=name, **common):
         with showing(False):  # one bar at a time, that of the outermost work
             yield item

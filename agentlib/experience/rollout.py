@@ -123,7 +123,7 @@ class Rollout(Source):
         observe: takes the observations of each rollout (trees of tensors) after it was learned from, for running
             statistics, which so stand still from a step to its last update.
         normalize_reward: see `RewardScale`.
-        sde_sample_freq: see `StateDependentNoiseActor`.
+        sde_sample_freq: see `agentlib.policies.NoiseMatrices`, as `sample_freq`.
         seed: of environments, actions and shuffling.
 
     Raises:

@@ -19,7 +19,7 @@ from agentlib.experience.advantages import Floats, RewardScale
 from agentlib.experience.replay import Collector
 from agentlib.experience.rollout import Rollout, Steps
 from agentlib.experience.transition import Minibatch
-from agentlib.policies import ActorCritic
+from agentlib.policies import ActorCritic, NoiseMatrices, StateDependentNoisePolicy
 
 
 class RecurrentActor:
@@ -29,15 +29,25 @@ class RecurrentActor:
         networks: the policy and its critic.
         observation_space: of one environment.
         num_envs: environments that it acts in, side by side.
+        rollout_length, sample_freq: see `NoiseMatrices`, for a policy with such noise.
         seed: of its own generator.
     """
 
     def __init__(
-        self, networks: ActorCritic, observation_space: spaces.Space[Any], num_envs: int, seed: int = 0
+        self,
+        networks: ActorCritic,
+        observation_space: spaces.Space[Any],
+        num_envs: int,
+        rollout_length: int,
+        sample_freq: int = -1,
+        seed: int = 0,
     ) -> None:
         self.networks, self.space = networks, observation_space
         self.generator = np.random.default_rng([seed, 3])
         self.memory = networks.initial_state(num_envs)
+        self.noise: NoiseMatrices | None = None
+        if isinstance(networks.policy, StateDependentNoisePolicy):
+            self.noise = NoiseMatrices(networks.policy, num_envs, rollout_length, sample_freq, seed)
         self.starts = np.ones(num_envs, bool)
         """Where the memory is reset before the next observations are read."""
         self.value, self.log_prob = np.zeros(num_envs), np.zeros(num_envs)
@@ -46,29 +56,34 @@ class RecurrentActor:
     def __call__(self, observation: Any, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Actions `(n, ...)` for a batch of observations, among the legal ones if a `mask (n, A)` is given."""
         policy: Any = self.networks.policy
-        output, self.value, self.memory = self.read(observation)
+        features, self.value, self.memory = self.read(observation)
         self.starts = np.zeros(len(self.starts), bool)
-        with torch.no_grad():
+        with in_eval_mode(self.networks):
+            output = policy.output_of(features)
             if mask is not None:
                 output = policy.masked(output, torch.as_tensor(mask, device=output.device))
-            generator = torch.Generator(output.device).manual_seed(int(self.generator.integers(2**63)))
-            action = policy.sample(output, generator)
+            if self.noise is None:
+                generator = torch.Generator(output.device).manual_seed(int(self.generator.integers(2**63)))
+                action = policy.sample(output, generator)
+            else:
+                action = policy.sample_with(features, self.noise.next())
             self.log_prob = policy.log_prob(output, action).cpu().double().numpy()
         return action.cpu().numpy()  # type: ignore[no-any-return]
 
     def read(self, observation: Any) -> tuple[Tensor, Floats, Any]:
-        """The policy's output `(n, k)` for the next observations, their values `(n,)`, and the memory behind them."""
+        """The policy's features `(n, k)` of the next observations, their values `(n,)`, and the memory behind them."""
         device = self.networks.head.weight.device
         tensors = mapped(to_tensors(self.space, observation, device), lambda leaf: leaf[:, None])  # (n, 1, ...)
         starts = torch.as_tensor(self.starts, device=device)[:, None]
         with in_eval_mode(self.networks):
-            output, value, memory = self.networks.read(tensors, self.memory, starts)
-        return output[:, 0], value[:, 0].cpu().double().numpy(), memory
+            features, value, memory = self.networks.read(tensors, self.memory, starts)
+        return features[:, 0], value[:, 0].cpu().double().numpy(), memory
 
     def state(self) -> dict[str, Any]:
         """The memory and the generator's state, for a checkpoint."""
         generator = self.generator.bit_generator.state
-        return {"memory": leaves(self.memory), "starts": self.starts.copy(), "generator": generator}
+        noise = {} if self.noise is None else self.noise.state()
+        return {"memory": leaves(self.memory), "starts": self.starts.copy(), "generator": generator, "noise": noise}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Puts back what `state` gave."""
@@ -76,6 +91,8 @@ class RecurrentActor:
         self.memory = mapped(self.memory, lambda like: next(parts).to(like.device))
         self.starts = np.array(state["starts"])
         self.generator.bit_generator.state = state["generator"]
+        if self.noise is not None:
+            self.noise.load_state(state["noise"])
 
 
 class RecurrentSteps(Steps):
@@ -155,10 +172,12 @@ class SequenceRollout(Rollout):
         n_steps: int = 128,
         batch_size: int | None = 128,
         sequence_length: int | None = None,
+        sde_sample_freq: int = -1,
         seed: int = 0,
         **arguments: Any,
     ) -> None:
-        super().__init__(envs, networks, n_steps=n_steps, batch_size=batch_size, seed=seed, **arguments)
+        arguments |= {"n_steps": n_steps, "batch_size": batch_size, "seed": seed}
+        super().__init__(envs, networks, **arguments)
         longest = min(n_steps, self.batch_size)
         length = longest if sequence_length is None else sequence_length
         if length > longest:
@@ -167,7 +186,7 @@ class SequenceRollout(Rollout):
                 "holds whole sequences of one rollout"
             )
         envs, space, scale = self.collector.envs, self.observation_space, self.made.reward_scale
-        actor = RecurrentActor(networks, space, envs.num_envs, seed)
+        actor = RecurrentActor(networks, space, envs.num_envs, n_steps, sde_sample_freq, seed)
         self.sequence_length, self.n_sequences = length, envs.num_envs * -(-n_steps // length)
         self.epoch_size = self.n_sequences * length
         self.batch_size = self.epoch_size if batch_size is None else batch_size // length * length

@@ -14,6 +14,7 @@ from agentlib.policies.fitting import policy_for
 from agentlib.policies.predictor import Predictor
 from agentlib.policies.q_policy import QPolicy
 from agentlib.policies.state_dependent_noise import (
+    NoiseMatrices,
     StateDependentNoiseActor,
     StateDependentNoisePolicy,
     exploring_actor,
@@ -37,6 +38,7 @@ __all__ = [
     "GreedyActor",
     "MemoryActor",
     "MultiCategoricalPolicy",
+    "NoiseMatrices",
     "Policy",
     "Predictor",
     "QPolicy",

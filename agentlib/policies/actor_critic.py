@@ -49,8 +49,8 @@ class ActorCritic(nn.Module):
         With memory, of sequences `(S, L, ...)`, as `read` takes them: B = S L, one sequence behind the other.
         """
         if self.memory is not None:
-            output, value, _ = self.read(observation, state, episode_start)
-            return output.flatten(0, 1), value.flatten()
+            features, value, _ = self.read(observation, state, episode_start)
+            return self.policy.output_of(features.flatten(0, 1)), value.flatten()
         backbone, layers = self.policy.backbone, _layers(self.policy.backbone)
         if layers is None:
             encoded = features = backbone(observation)
@@ -62,7 +62,7 @@ class ActorCritic(nn.Module):
     def read(
         self, observation: Observation, state: Any = None, episode_start: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Any]:
-        """With memory: the policy's output `(S, L, n)`, values `(S, L)`, and the next state of both.
+        """With memory: the policy's features `(S, L, n)`, values `(S, L)`, and the next state of both.
 
         Args:
             observation: a tree of tensors `(S, L, ...)`.
@@ -76,7 +76,7 @@ class ActorCritic(nn.Module):
         features, of_policy = _memory(backbone)(inputs, of_policy, episode_start)
         seen, of_critic = self.memory(inputs, of_critic, episode_start)
         values = self.head(self.critic(seen.flatten(0, 1))).reshape(seen.shape[:2])
-        return self.policy.output_of(features), values, (of_policy, of_critic)
+        return features, values, (of_policy, of_critic)
 
     def initial_state(self, batch_size: int) -> Any:
         """The memory of both at the start of `batch_size` episodes."""

@@ -62,7 +62,9 @@ class NumpyShortcut:
         self.is_small = all(weight.size <= SMALL_PRODUCT for weight, _ in self.layers)
         self.policy = policy if isinstance(policy, GaussianPolicy | DeterministicPolicy) else None
         log_std: Any = getattr(policy, "log_std_head", None)
-        self.log_std = None if log_std is None else (log_std.weight.detach().numpy().T, log_std.bias.detach().numpy())
+        self.log_std: Any = (
+            None if log_std is None else (log_std.weight.detach().numpy().T, log_std.bias.detach().numpy())
+        )
         modules = (*convolutions, *linears, *([] if log_std is None else [log_std]))
         parameters = [parameter for module in modules for parameter in module.parameters()]
         self.addresses = [(parameter, parameter.data_ptr()) for parameter in parameters]

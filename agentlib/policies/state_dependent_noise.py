@@ -35,7 +35,7 @@ class StateDependentNoisePolicy(GaussianPolicy):
     features learn from the noise, too; else they do not. Both are SB3's ways.
 
     Args:
-        backbone: any network without memory and with a `feature_dim`.
+        backbone: any network with a `feature_dim`.
         action_space: a Box, or its description by `space_to_json`.
         squashed: squash actions into the bounds by tanh.
         log_std: log sigma at the start.
@@ -51,8 +51,6 @@ class StateDependentNoisePolicy(GaussianPolicy):
         log_std: float = 0.0,
     ) -> None:
         super().__init__(backbone, action_space, squashed, log_std=log_std)
-        if self.is_sequence:
-            raise ValueError("state-dependent noise is for networks without memory: leave out use_sde")
         self.log_std = nn.Parameter(torch.full((self.feature_dim, self.bounds.size), self.initial_log_std))
 
     def output_of(self, features: Tensor) -> Tensor:
@@ -72,13 +70,12 @@ class StateDependentNoisePolicy(GaussianPolicy):
         return self.bounds.shaped(self.bounds.squash(u) if self.squashed else u)
 
 
-class StateDependentNoiseActor:
-    """Actions with noise whose matrices, one for each environment, stay the same for a while.
+class NoiseMatrices:
+    """The matrices theta of a policy's noise, one for each environment, which stay the same for a while.
 
     Args:
         policy: a `StateDependentNoisePolicy`.
-        observation_space: of one environment.
-        num_envs: environments that it acts in, side by side.
+        num_envs: environments side by side.
         rollout_length: steps of a rollout; each begins with other matrices.
         sample_freq: steps after which matrices are drawn within a rollout; -1 draws none there.
         seed: of its own generator.
@@ -87,30 +84,26 @@ class StateDependentNoiseActor:
     def __init__(
         self,
         policy: StateDependentNoisePolicy,
-        observation_space: spaces.Space[Any],
         num_envs: int,
         rollout_length: int,
         sample_freq: int = -1,
         seed: int = 0,
     ) -> None:
-        self.policy, self.space, self.num_envs = policy, observation_space, num_envs
+        self.policy, self.num_envs = policy, num_envs
         self.rollout_length, self.sample_freq = rollout_length, sample_freq
         self.generator = np.random.default_rng([seed, 3])
         self.steps, self.theta = 0, torch.zeros(0)
 
-    def __call__(self, observation: Any, mask: None = None) -> NDArray[Any]:
-        """Actions `(num_envs, *shape)` for a batch of observations; plain ones are not cut to their bounds."""
-        policy, step = self.policy, self.steps % self.rollout_length
-        assert policy.log_std is not None
-        with in_eval_mode(policy):
-            if step == 0 or (self.sample_freq > 0 and step % self.sample_freq == 0):
-                shape = (self.num_envs, *policy.log_std.shape)
-                noise = torch.from_numpy(self.generator.standard_normal(shape, np.float32))
-                self.theta = noise.to(policy.log_std) * policy.log_std.exp()
-            features = policy.backbone(to_tensors(self.space, observation, self.theta.device))
-            action = policy.sample_with(features, self.theta)
+    @torch.no_grad()
+    def next(self) -> Tensor:
+        """Those of the next step, `(num_envs, n, d)`."""
+        step, log_std = self.steps % self.rollout_length, self.policy.log_std
+        assert log_std is not None
+        if step == 0 or (self.sample_freq > 0 and step % self.sample_freq == 0):
+            noise = torch.from_numpy(self.generator.standard_normal((self.num_envs, *log_std.shape), np.float32))
+            self.theta = noise.to(log_std) * log_std.exp()
         self.steps += 1
-        return action.cpu().numpy()
+        return self.theta
 
     def state(self) -> dict[str, Any]:
         """The present matrices and the generator's state, for a checkpoint."""
@@ -122,6 +115,27 @@ class StateDependentNoiseActor:
         self.generator.bit_generator.state = state["generator"]
 
 
+class StateDependentNoiseActor(NoiseMatrices):
+    """Actions of a policy with this noise; without memory. The arguments are those of `NoiseMatrices`, and:
+
+    Args:
+        observation_space: of one environment.
+    """
+
+    def __init__(
+        self, policy: StateDependentNoisePolicy, observation_space: spaces.Space[Any], *arguments: int
+    ) -> None:
+        super().__init__(policy, *arguments)
+        self.space = observation_space
+
+    def __call__(self, observation: Any, mask: None = None) -> NDArray[Any]:
+        """Actions `(num_envs, *shape)` for a batch of observations; plain ones are not cut to their bounds."""
+        with in_eval_mode(self.policy):
+            theta = self.next()
+            features = self.policy.backbone(to_tensors(self.space, observation, theta.device))
+            return self.policy.sample_with(features, theta).cpu().numpy()
+
+
 def exploring_actor(
     policy: nn.Module,
     observation_space: spaces.Space[Any],
@@ -130,7 +144,7 @@ def exploring_actor(
     sample_freq: int = -1,
     seed: int = 0,
 ) -> SampledActor | StateDependentNoiseActor:
-    """The actor that draws from a policy as its kind wants it; the arguments are those of the second."""
+    """The actor that draws from a policy without memory as its kind wants it; see `NoiseMatrices`."""
     if isinstance(policy, StateDependentNoisePolicy):
         return StateDependentNoiseActor(policy, observation_space, num_envs, rollout_length, sample_freq, seed)
     return SampledActor(policy, observation_space, seed)

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from agentlib.core.progress import bar_size
 from agentlib.core.schedules import Clock
 
 Progress = bool | Literal["table"]
@@ -39,7 +40,7 @@ class Log:
             from tqdm import tqdm
 
             interval = 0.2 if sys.stderr.isatty() else SECONDS_BETWEEN_TABLES  # a file keeps every refresh
-            self._bar = tqdm(total=total, desc=name, unit="step", dynamic_ncols=True, mininterval=interval)
+            self._bar = tqdm(total=total, desc=name, unit="step", mininterval=interval, **bar_size())
             self._bar.update(min(first, total))
         self.started = time.monotonic()
 

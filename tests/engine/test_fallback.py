@@ -318,7 +318,10 @@ PARTS = "from tests.engine.test_fallback import trained; trained(True)"
 @needs_compiler
 @pytest.mark.parametrize("program", [TRAINED.split(), ["-c", PARTS]], ids=["the shell", "a loop of one's own"])
 def test_compiling_is_not_silent(program, tmp_path):
-    """Where nothing is kept from before, a line says so at the beginning, and stays while it lasts."""
+    """Where nothing is kept from before, a line says so at the beginning, and stays while it lasts.
+
+    Also on a terminal that does not say how wide it is, as this one and those of some containers.
+    """
     shown = on_a_terminal(program, XDG_CACHE_HOME=str(tmp_path), AGENTLIB_CACHE="")
     began, ended = (
         next(at for at, text in shown if word in text) for word in ("compiling, half a minute", "compiled in")

@@ -71,7 +71,8 @@ def test_other_numbers_than_float32_are_added_up_as_before():
 @pytest.mark.parametrize("columns", [1, 4, 16, 17])
 def test_narrow_products(batch, columns):
     """The same numbers in the same order in memory, whichever way they are multiplied."""
-    a, b, targets = torch.randn(*batch, 40, 30), torch.randn(*batch, 30, columns), []
+    a, b = torch.randn(*batch, 40, 30), torch.randn(*batch, 30, columns)
+    targets: list[Any] = []
     expected, found, _ = both_ways(torch.matmul if not batch else torch.bmm, a, b, targets=targets)
     assert product in targets
     assert torch.allclose(found, expected, atol=1e-5)

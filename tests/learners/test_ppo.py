@@ -14,7 +14,7 @@ from agentlib.core.randomness import fresh_weights
 from agentlib.experience.transition import Minibatch
 from agentlib.learners import PPO, A2CConfig, PPOConfig, run
 from agentlib.learners.actor_critic.ppo import clipped_loss, normalized
-from agentlib.policies import ActorCritic, policy_for
+from agentlib.policies import ActorCritic, StateDependentNoisePolicy, policy_for
 
 
 def test_the_loss_is_clipped_where_that_makes_it_larger():
@@ -209,6 +209,14 @@ def test_an_agent_that_acts_by_values_cannot_go_on(tmp_path):
 def test_it_learns_cartpole(what, steps, least):
     agent: Any = agentlib.train(what, env="CartPole-v1", steps=steps, seed=0, progress=False)
     assert agentlib.evaluate(agent, "CartPole-v1", episodes=30).mean >= least
+
+
+@pytest.mark.slow
+def test_it_learns_pendulum_with_noise_that_depends_on_the_state():
+    """By the RL Zoo's settings, whose own agent has -172."""
+    agent: Any = agentlib.train("ppo", env="Pendulum-v1", steps=100_000, seed=0, progress=False)
+    assert isinstance(agent.policy, StateDependentNoisePolicy)
+    assert agentlib.evaluate(agent, "Pendulum-v1", episodes=100).mean >= -250
 
 
 def test_the_clock_stands_still_while_a_rollout_is_learned_from():

@@ -15,8 +15,8 @@ from agentlib.backbones import MLP
 from agentlib.core import Source
 from agentlib.core.host import global_generators_kept
 from agentlib.core.randomness import fresh_weights
-from agentlib.core.trees import difference
-from agentlib.learners import PPO, SAC, PPOConfig, SACConfig
+from agentlib.core.trees import copied, difference
+from agentlib.learners import PPO, SAC, PPOConfig, SACConfig, run
 from agentlib.learners.actor_critic.ppo import RECIPE as PPO_RECIPE
 from agentlib.learners.actor_critic.sac import RECIPE as SAC_RECIPE
 from agentlib.policies import StateDependentNoiseActor, StateDependentNoisePolicy
@@ -63,7 +63,8 @@ def test_distribution_and_noise_are_those_of_stable_baselines3(squashed):
     torch.testing.assert_close(log_prob, expected, **tolerance)
     parameters: Any = [policy.log_std, policy.head.weight, features[0]]
     ours = torch.autograd.grad(log_prob.sum(), parameters)
-    slopes = torch.autograd.grad(expected.sum(), [log_std, net.weight, features[1]])
+    others: Any = [log_std, net.weight, features[1]]
+    slopes = torch.autograd.grad(expected.sum(), others)
     for one, other in zip(ours, slopes, strict=True):
         bound = 1e-3 if squashed else 1e-6
         torch.testing.assert_close(one, other, atol=bound, rtol=10 * bound)
@@ -84,12 +85,12 @@ def test_drawn_actions_have_the_deviation_of_the_noise():
 def test_matrices_are_drawn_as_by_stable_baselines3(freq, drawn):
     """At the start of each rollout, and every so often within it; each environment has its own; resumed bit for bit."""
     policy = policy_of()
-    actor = StateDependentNoiseActor(policy, VECTOR, num_envs=2, rollout_length=6, sample_freq=freq, seed=0)
+    actor = StateDependentNoiseActor(policy, VECTOR, 2, 6, freq, 0)
     observation = np.ones((2, WIDTH), np.float32)
     before, found, again = torch.zeros(0), set(), actor
     for step in range(14):
         if step == 8:
-            again = StateDependentNoiseActor(policy, VECTOR, num_envs=2, rollout_length=6, sample_freq=freq, seed=1)
+            again = StateDependentNoiseActor(policy, VECTOR, 2, 6, freq, 1)
             again.load_state(actor.state())
         action = actor(observation)
         if step >= 8:
@@ -151,5 +152,38 @@ def test_agents_act_without_the_noise(what, tmp_path):
 def test_bad_input():
     with pytest.raises(ValueError, match="use_sde explores with real-valued actions, not in Discrete"):
         agentlib.train("ppo", env="CartPole-v1", steps=64, use_sde=True)
-    with pytest.raises(ValueError, match="state-dependent noise is for networks without memory: leave out use_sde"):
-        agentlib.train("ppo", env="Pendulum-v1", steps=64, use_sde=True, backbone="lstm")
+
+
+def test_with_memory_the_noise_is_of_its_features():
+    """Deviations from the mean are of one matrix as long as it stays; a run goes on bit for bit."""
+
+    class Remembering(PPO):
+        """PPO with gSDE and a GRU."""
+
+        @classmethod
+        def tiny(cls, seed: int = 0) -> tuple[Any, Source]:
+            config = PPOConfig(n_steps=16, batch_size=16, n_epochs=2, net_arch=(4,), use_sde=True, sde_sample_freq=8)
+            return PPO_RECIPE.tiny(cls, config, seed, env="Pendulum-v1", n_envs=2, backbone="gru")
+
+    learner, source = Remembering.tiny(0)
+    source.advance()
+    batch: Any = source.sample()
+    assert batch.weight.gt(0).all()
+    features = learner.networks.read(batch.observation, batch.state, batch.episode_start)[0][0]  # (16, 4)
+    mean, _ = learner.policy.mean_and_log_std(learner.policy.output_of(features))
+    noise = (batch.action[:16] - mean).detach()
+    for half in (slice(0, 8), slice(8, 16)):
+        theta = torch.linalg.lstsq(features[half].detach(), noise[half]).solution
+        torch.testing.assert_close(features[half] @ theta, noise[half], atol=1e-3, rtol=1e-3)
+    states = []
+    for updates in (3, 0):
+        again = Remembering.tiny(updates)
+        if updates:
+            list(run(*again, updates, compile="eager"))
+            saved = copied([dict(part.state_dict()) for part in again])
+        else:
+            for part, state in zip(again, saved, strict=True):
+                part.load_state_dict(state)
+        list(run(*again, 4, compile="eager"))
+        states.append(copied([dict(part.state_dict()) for part in again]))
+    assert difference(*states) is None

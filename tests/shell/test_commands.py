@@ -122,7 +122,7 @@ def test_random_actions_and_scripted_experts_are_baselines(capsys):
 def test_an_episode_is_cut_off_after_max_steps(capsys):
     """Which its environment would end after 500."""
     who = ["scripted", "--env", "CartPole-v1", "--episodes", "2", "--max-steps", "7"]
-    assert "mean return 7.000 +/- 0.000" in output(capsys, "evaluate", *who)
+    assert "mean return 7.00 +/- 0.000" in output(capsys, "evaluate", *who)
     assert "mean return 7\n" in output(capsys, "record", *who, "--out", "short.safetensors")
     assert Demonstrations.load("short.safetensors").lengths.tolist() == [7, 7]
     assert "max_steps must be a whole number from 1, not 0" in output(capsys, "evaluate", *who[:-1], "0", code=1)
