@@ -96,7 +96,7 @@ class RecurrentActor:
 
 
 class RecurrentSteps(Steps):
-    """`Steps` with what the memory has to do with them: where it was reset, its states, and the values while acting."""
+    """`Steps`, and beside them where the memory was reset, its states, and the values while acting."""
 
     def __init__(
         self,

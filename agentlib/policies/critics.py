@@ -34,7 +34,7 @@ class BatchRenorm(nn.Module):
         y = gain (r (x - m_B) / s_B + d) + shift,    r = clip(s_B / s, 1/3, 3),    d = clip((m_B - m) / s, -5, 5)
 
     m and s are running means and deviations. For the first `warmup` batches r is 1 and d is 0, which is plain batch
-    normalization. Only while it is `following` does a batch count, as in `Critics.joint`; otherwise m and s take the
+    normalization. Only while it is `counting` does a batch count, as in `Critics.joint`; otherwise m and s take the
     place of m_B and s_B, and stay as they are. The numbers are sb3-contrib's.
 
     Args:
@@ -50,7 +50,7 @@ class BatchRenorm(nn.Module):
 
     def __init__(self, width: int, momentum: float = 0.01, eps: float = 1e-3, warmup: int = 100_000) -> None:
         super().__init__()
-        self.momentum, self.eps, self.warmup, self.following = momentum, eps, warmup, False
+        self.momentum, self.eps, self.warmup, self.counting = momentum, eps, warmup, False
         self.gain, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("variance", torch.ones(width))
@@ -58,7 +58,7 @@ class BatchRenorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         usual = (self.variance + self.eps).sqrt()
-        if not self.following:
+        if not self.counting:
             return self.gain * (x - self.mean) / usual + self.shift
         mean, variance = x.mean(0), x.var(0)
         deviation = (variance + self.eps).sqrt()
@@ -142,10 +142,10 @@ class Critics(nn.Module):
         others, size = iter(leaves(second)), len(first[1])
         layers = [layer for layer in self.modules() if isinstance(layer, BatchRenorm)]
         for layer in layers:
-            layer.following = True
+            layer.counting = True
         values = self(*mapped(first, lambda leaf: torch.cat([leaf, next(others)])))
         for layer in layers:
-            layer.following = False
+            layer.counting = False
         return values[:, :size], values[:, size:]
 
 

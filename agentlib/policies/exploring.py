@@ -78,6 +78,8 @@ class ActionNoise:
         seed: int = 0,
         kind: Literal["normal", "ornstein-uhlenbeck"] = "normal",
     ) -> None:
+        if kind not in ("normal", "ornstein-uhlenbeck"):
+            raise ValueError(f'noise on actions is "normal" or "ornstein-uhlenbeck", not {kind!r}')
         self.space, self.num_envs, self.noise, self.random_steps = action_space, num_envs, noise, random_steps
         self.low, self.high, self.drifts = action_space.low, action_space.high, kind != "normal"
         self.generator = np.random.default_rng([whole("seed", seed), 1])

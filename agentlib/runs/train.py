@@ -45,7 +45,7 @@ def train(
     demos: str | Path | Demonstrations | Any = None,
     expert: str | Path | Agent | Callable[..., Any] | Any = None,
     steps: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     backbone: str | Path | Mapping[str, Any] | nn.Module = "auto",
     device: str | torch.device = "auto",
     agent: Agent | str | Path | None = None,
@@ -67,7 +67,8 @@ def train(
             `DQNConfig(...)`, which is taken literally; or a `Recipe` of your own, or its place, "my_module:RECIPE".
         env, n_envs, env_kwargs, max_steps: an id, an instance or a factory; how many, arguments, longest episode.
         data, demos, expert: names, paths or objects.
-        steps, seed: environment steps, or updates without an environment, with a default; of everything random.
+        steps, seed: environment steps, or updates without an environment, with a default; the seed of all that is
+            random, 0 by default, and another one where an agent goes on.
         backbone: "auto", another name, a saved file, a spec, or a built module with a `feature_dim`.
         device, precision, compile, threads: see `agentlib.engine.run`; threads is a number, "auto" or the host's, None.
         agent, resume: an agent to start from, or its file, or one that was trained here and goes on, optimizer and all,
@@ -91,7 +92,7 @@ def train(
     if resume is not None:
         return _resumed(what, resume, options, callback, [*_changed(options), *hyperparameters])
     if what is None and options.agent is not None and options.agent.training is not None:
-        return _continued(options, callback, hyperparameters)
+        return _continued(options, seed, callback, hyperparameters)
     planned = plan(what, options, hyperparameters)
     return _trained(planned.recipe, planned.fill(options), callback)
 
@@ -111,12 +112,17 @@ def _changed(options: RunOptions) -> list[str]:
     return [name for name in _given(options) if name not in (*ORIGINS, "backbone", "progress", "compile", "steps")]
 
 
-def _continued(given: RunOptions, callback: Callbacks | None, hyperparameters: dict[str, Any]) -> Agent | Result:
+def _continued(
+    given: RunOptions, seed: int | None, callback: Callbacks | None, hyperparameters: dict[str, Any]
+) -> Agent | Result:
     """Goes on with the learner that trained an agent: its critic, its optimizer's state, and its options."""
     assert given.agent is not None
     recipe, before, learner = given.agent.training
-    options = replace(before, **{"out": None, "seed": before.seed + 1} | _given(given))
-    return _trained(recipe, replace(options, config=replace(before.config, **hyperparameters)), callback, None, learner)
+    options = replace(
+        before, **{"out": None} | _given(given) | {"seed": before.seed + 1 if seed is None else given.seed}
+    )
+    config = plan(before.config, options, hyperparameters).config
+    return _trained(recipe, replace(options, config=config), callback, None, learner)
 
 
 def _resumed(

@@ -58,7 +58,7 @@ class Training:
         self, recipe: Recipe, job: Job, options: RunOptions, folder: RunFolder | None, callback: Callbacks | None
     ) -> None:
         self.recipe, self.job, self.options, self.folder = recipe, job, options, folder
-        self.callbacks, self.is_told_to_end = by_moment(callback) or {}, False
+        self.callbacks, self.is_ended = by_moment(callback) or {}, False
         # By the whole run's length, not by what is left of it: a resumed run goes on as it began.
         self.compile = compiles(job.learner, job.length.updates, options.compile)
         judge, steps = job.judge, job.length.steps
@@ -97,7 +97,7 @@ class Training:
                 self._save()
             self.next_save = self.step + self.save_every
             self._tell("start", self.job.source.clock, {})
-            for clock, update in self._updates():
+            for clock, update in () if self.is_ended else self._updates():
                 steps = int(clock.steps)
                 asked = self.options.eval_every is not None and steps >= self.now.next_eval
                 if steps >= self.now.next_log or asked:
@@ -111,7 +111,7 @@ class Training:
                     self._numbers(clock, update)
                     self._save()
                     self._tell("checkpoint", clock, self.now.metrics)
-                if self.is_told_to_end:
+                if self.is_ended:
                     break
             self._tell("end", self.job.source.clock, self.now.metrics)
             return self._finish(self.folder)
@@ -239,7 +239,7 @@ class Training:
     def _tell(self, moment: str, clock: Clock, metrics: dict[str, float]) -> None:
         """Calls the functions of a moment."""
         if functions := self.callbacks.get(moment):
-            self.is_told_to_end |= call(functions, clock, metrics, self.job.product)
+            self.is_ended |= call(functions, clock, metrics, self.job.product)
 
     def _numbers(self, clock: Clock, update: Update) -> dict[str, float]:
         """The update's metrics as numbers; raises `Diverged` where one is not finite."""

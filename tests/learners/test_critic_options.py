@@ -19,7 +19,7 @@ from agentlib.backbones.choice import backbone_for
 from agentlib.catalog import recipe_of
 from agentlib.core import Clock
 from agentlib.learners import SAC, TD3, SACConfig, TD3Config, run
-from agentlib.learners.actor_critic.presets import CROSSQ_NUMBERS, DROQ_NUMBERS
+from agentlib.learners.actor_critic.presets import CROSSQ_NUMBERS, DROQ_NUMBERS, DROQ_PRESETS
 from agentlib.policies import Critics, DeterministicPolicy, GaussianPolicy
 from agentlib.policies.critics import BatchRenorm
 from agentlib.runs.plan import settings_of
@@ -272,6 +272,15 @@ def test_names_are_sac_with_other_numbers() -> None:
         config, plain = settings_of(name, "Pendulum-v1", {}).config, settings_of("sac", "Pendulum-v1", {}).config
         assert vars(config) == vars(plain) | numbers
     assert recipe_of(config).name == "sac"
+    for env in DROQ_PRESETS:
+        droq: Any = settings_of("droq", env or "MyOwn-v0", {}).config
+        assert (droq.train_freq, droq.gradient_steps, droq.policy_delay) == (1, 20, 20)
+
+
+def test_batch_renormalization_needs_the_pass_over_both_batches() -> None:
+    for config in (SACConfig, TD3Config):
+        with pytest.raises(ValueError, match=r"batch_renorm.*target_networks=False"):
+            config(critic_norm="batch_renorm")
 
 
 @pytest.mark.slow

@@ -100,6 +100,23 @@ def test_illegal_actions_have_no_part() -> None:
     agentlib.train("discrete_sac", env=partial(Moody, (5,)), steps=120, **settings)
 
 
+@pytest.mark.parametrize("legal", [2, 3, 4])
+def test_the_entropy_that_is_aimed_at_is_that_of_legal_actions(legal: int) -> None:
+    """A policy that is nearly uniform has more of it than is aimed at, so its weight falls, whatever is legal."""
+    learner, generator = built().double(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        learner.policy.head.weight.zero_()
+        learner.policy.head.bias.zero_()
+    mask = torch.arange(4).expand(B, -1) < legal
+    batch = batch_of(generator, mask=mask, next_mask=mask)
+    update = learner.update(batch._replace(action=batch.action % legal))
+    assert float(update.metrics["entropy"]) == pytest.approx(math.log(legal))
+    assert float(learner.log_ent_coef.detach()) < 0.0  # 0 at the start
+    fixed = built(target_entropy=2.0).double()
+    fixed.update(batch._replace(action=batch.action % legal))
+    assert float(fixed.log_ent_coef.detach()) > 0.0
+
+
 def test_other_actions_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"discrete_sac needs a Discrete action space.*sac, td3, ppo"):
         agentlib.train("discrete_sac", env="Pendulum-v1", steps=200, progress=False)

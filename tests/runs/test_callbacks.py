@@ -109,6 +109,7 @@ def test_each_moment_can_end_a_run(moment, tmp_path):
     tiny_run(out=tmp_path / "run", eval_every=60, callback=callback)
     assert len(ends) == 1
     assert ends[0] < 100
+    assert moment != "start" or ends == [0]
 
 
 def test_usual_callbacks(monkeypatch, tmp_path):
@@ -172,6 +173,10 @@ def test_a_trained_agent_goes_on_with_its_critic_and_its_optimizer(what):
     assert again.training[1].config.learning_rate == 1e-3
     assert again.training[1].n_envs == CONTINUED[what].get("n_envs", 1)
     assert again.about["steps"] == 32
+    seeded: Any = agentlib.train(agent=agent, steps=32, seed=0, progress=False)
+    assert seeded.training[1].seed == 0
+    with pytest.raises(ValueError, match="learnig_rate"):
+        agentlib.train(agent=agent, steps=32, learnig_rate=1e-3)
 
 
 def test_critics_are_in_memory_alone(tmp_path):

@@ -3,7 +3,7 @@
     V'(s') = sum_a pi(a | s') [ min_i Q'_i(s', a) - alpha log pi(a | s') ],    y = r + gamma (1 - terminated) V'(s')
     L_Q = 1/2 sum_i E[ w (Q_i(s, a) - y)^2 ]
     L_pi = E[ sum_a pi(a | s) (alpha log pi(a | s) - min_i Q_i(s, a)) ]
-    L_alpha = log alpha E[ entropy of pi(. | s) - H ],    H = 0.98 log(number of actions)
+    L_alpha = log alpha E[ entropy of pi(. | s) - H ],    H = 0.98 log(number of legal actions)
 
 The critics give the values of all actions at once, so that expectations are sums in place of samples. Names, defaults
 and the order of things are those of `sac`. Illegal actions have no probability.
@@ -39,7 +39,7 @@ class DiscreteSACConfig(Entropic, OffPolicy):
     """The numbers of a run of discrete SAC; names and defaults are those of SAC."""
 
     target_entropy: float | Literal["auto"] = "auto"
-    """Entropy in nats that a learned weight aims at; "auto" is 0.98 of that of uniformly random actions."""
+    """Entropy in nats that a learned weight aims at; "auto" is 0.98 of that of uniformly random legal actions."""
 
 
 class DiscreteSAC(Learner):
@@ -71,7 +71,7 @@ class DiscreteSAC(Learner):
         self.log_ent_coef = config.log_ent_coef()
         self.ent_coef_step = Step(self.log_ent_coef, optimizer) if self.log_ent_coef.requires_grad else None
         given = config.target_entropy
-        self.target_entropy = 0.98 * math.log(policy.n_actions) if given == "auto" else given
+        self.target_entropy: Any = 0.98 * math.log(policy.n_actions) if given == "auto" else given
 
     @classmethod
     def build(cls, backbone: nn.Module, config: DiscreteSACConfig, facts: ControlFacts) -> Self:
@@ -112,7 +112,10 @@ class DiscreteSAC(Learner):
         entropy = -(pi * log_pi).sum(1)  # (B,)
         metrics = {"ent_coef": ent_coef.squeeze(), "entropy": entropy.detach().mean()}
         if self.ent_coef_step is not None:
-            loss = (self.log_ent_coef * (entropy.detach() - self.target_entropy)).mean()
+            target = self.target_entropy
+            if batch.mask is not None and self.config.target_entropy == "auto":
+                target = 0.98 * batch.mask.sum(1).log()  # (B,)
+            loss = (self.log_ent_coef * (entropy.detach() - target)).mean()
             self.ent_coef_step(loss, batch.clock)
             metrics["ent_coef_loss"] = loss.detach()
 

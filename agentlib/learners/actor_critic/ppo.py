@@ -130,6 +130,7 @@ class PPO(Learner):
             policy = policy_for(facts.action_space, backbone, log_std=config.log_std_init, use_sde=config.use_sde)
         if not isinstance(policy, StochasticPolicy):
             raise ValueError(f"ppo goes on from an agent with a distribution of actions, not {type(policy).__name__}")
+        config.look_at_noise_of(policy)
         networks = ActorCritic(policy, config.vf_arch)
         if config.ortho_init:
             initialize(networks.critic, "orthogonal", math.sqrt(2.0))

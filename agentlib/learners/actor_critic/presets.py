@@ -72,6 +72,7 @@ DROQ_NUMBERS: dict[str, Any] = {
     "dropout_rate": 0.01,
     "critic_norm": "layer",
     "target_subset": 2,
+    "train_freq": 1,
     "gradient_steps": 20,
     "policy_delay": 20,
 }

@@ -100,6 +100,7 @@ class SAC(Learner):
         noise: Any = {"use_sde": True, "log_std": config.log_std_init} if config.use_sde else {}
         make = partial(policy_for, state_dependent_std=True, **noise)
         policy = policy_on("sac", backbone, facts, GaussianPolicy, make)
+        config.look_at_noise_of(policy)
         return cls(policy, config.critics(facts, policy, config.n_quantiles), config.optimizer(), config)
 
     def before_update(self, clock: Clock) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from agentlib.core import Linear, Rule
 from agentlib.core.config import Config, Count, NonNegative, Range, Rate, Share, Unit, Whole
 from agentlib.policies import Critics
 from agentlib.policies.critics import CriticNorm
+from agentlib.policies.state_dependent_noise import StateDependentNoisePolicy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,11 @@ class StateDependentNoise(Optimized):
     """Explore by noise that depends on the state and is kept for several steps (gSDE, Raffin et al. 2022)."""
     sde_sample_freq: Annotated[int, Range(-1)] = -1
     """Steps after which this noise is drawn again within a rollout; -1 draws it at the start of each alone."""
+
+    def look_at_noise_of(self, policy: nn.Module) -> None:
+        """Warns where `use_sde` has no effect, since the policy that was given has noise of its own."""
+        if self.use_sde and not isinstance(policy, StateDependentNoisePolicy):
+            warnings.warn("use_sde has no effect: the agent that goes on keeps its own noise", stacklevel=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +93,14 @@ class RealValued(OffPolicy):
     """Value next actions by networks that follow slowly; without them, one pass serves both batches (CrossQ)."""
     adam_beta1: Unit = 0.9
     """Share of its mean gradient that Adam keeps at each step; CrossQ has 0.5."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.critic_norm == "batch_renorm" and self.target_networks:
+            raise ValueError(
+                'critic_norm="batch_renorm" needs target_networks=False: its statistics are those of one pass over '
+                "both batches, which takes the place of target networks (CrossQ)"
+            )
 
     def optimizer(self) -> Rule:
         is_adam = self.optimizer_name == "adam"
