@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agentlib.core.source import Source
 from agentlib.experience.demonstrations import Demonstrations
+from agentlib.experience.replay import LARGE_REWARD, warn_of_reward
 from agentlib.experience.replay_buffer import ReplayBuffer
 from agentlib.experience.transition import Transition
 
@@ -39,6 +40,9 @@ class RecordedTransitions(Source):
         self.buffer = ReplayBuffer(space, actions, demonstrations.steps)
         demonstrations.fill(self.buffer)
         self.buffer.is_saved = False
+        largest = float(self.buffer.reward.abs().max())
+        if largest > LARGE_REWARD:
+            warn_of_reward(largest, "in the data")
 
     def fingerprint(self) -> str:
         return self.buffer.fingerprint()

@@ -33,6 +33,15 @@ WINDOW = 100
 """Episodes over which returns and lengths are averaged, as in SB3's logs."""
 
 
+def warn_of_reward(reward: float, where: str) -> None:
+    """The warning that a reward is too large to be learned from."""
+    warnings.warn(
+        f"the reward {reward:g} {where}: values so large are hardly learned, as each update moves them by little; "
+        "scale the rewards, such as by gymnasium.wrappers.TransformReward",
+        stacklevel=2,
+    )
+
+
 class Collector:
     """Steps environments into a replay buffer, and keeps the returns of the last episodes.
 
@@ -123,11 +132,7 @@ class Collector:
     def _warn_once(self, reward: float) -> None:
         if not self.has_warned and isinstance(self.buffer, ReplayBuffer | SequenceBuffer):
             self.has_warned = True
-            warnings.warn(
-                f"the reward {reward:g} by step {self.steps}: values so large are hardly learned, as each update moves "
-                "them by little; scale the rewards, such as by gymnasium.wrappers.TransformReward",
-                stacklevel=2,
-            )
+            warn_of_reward(reward, f"by step {self.steps}")
 
     def _observe(self, observe: Callable[[Any], None], observation: Any) -> None:
         space = self.buffer.observation_space
@@ -295,6 +300,11 @@ class Replay(Source):
         rate = getattr(self.collector.exploration, "rate", None)
         explored = {} if rate is None else {"rollout/exploration_rate": float(rate(self.clock))}
         return self.collector.measures() | explored
+
+    def trouble(self) -> str | None:
+        """Large rewards."""
+        largest = float(self.buffer.reward.abs().max())
+        return f"rewards are up to {largest:.3g}: scale them" if largest > LARGE_REWARD else None
 
     def about(self) -> dict[str, Any]:
         """Whether there were masks of legal actions in infos."""

@@ -301,3 +301,13 @@ def test_interpreted_they_do_the_same(settings: dict[str, Any]) -> None:
     assert results[0][0] == results[1][0]
     assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
     assert math.isfinite(results[0][0][-1])
+
+
+def test_a_run_goes_on_with_its_statistics_and_its_drifting_noise(tmp_path: Any) -> None:
+    settings: Any = {"normalize": True, "action_noise_kind": "ornstein-uhlenbeck", "learning_starts": 50}
+    settings |= {"net_arch": (8,), "batch_size": 8, "progress": False, "compile": False, "env": "Pendulum-v1"}
+    whole: Any = agentlib.train("td3", steps=150, **settings)
+    agentlib.train("td3", steps=90, out=tmp_path / "run", **settings)
+    longer: Any = agentlib.train(resume=tmp_path / "run", steps=150, progress=False)
+    for name, tensor in whole.policy.state_dict().items():
+        assert torch.equal(tensor, longer.policy.state_dict()[name]), name

@@ -160,3 +160,10 @@ def test_other_actions_are_refused_by_name() -> None:
         agentlib.train("td3_bc", demos=cartpole, steps=2, progress=False)
     with pytest.raises(ValueError, match="dqn needs a Discrete action space"):
         agentlib.train("cql", demos=swings(), steps=2, progress=False)
+
+
+def test_data_with_huge_rewards_are_told_of() -> None:
+    demonstrations = Demonstrations(spaces.Box(-1.0, 1.0, (1,), np.float32), ACTIONS)
+    demonstrations.append(Demonstration(np.zeros((3, 1)), np.zeros((2, 1), np.float32), np.array([1.0, -1e10])))
+    with pytest.warns(UserWarning, match=r"the reward 1e\+10 in the data: values so large .*TransformReward"):
+        RecordedTransitions(demonstrations, 8)
