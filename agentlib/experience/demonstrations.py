@@ -202,8 +202,8 @@ class Demonstrations:
         self._episodes.append(place)
         self.steps += count
         added = [*leaves, actions, labels, rewards, labelled, interventions]  # in the order of the columns
-        for column, rows in zip(self._columns.values(), added, strict=True):
-            column.extend(rows)
+        for column, values in zip(self._columns.values(), added, strict=True):
+            column.extend(values)
 
     @classmethod
     def from_episodes(
