@@ -219,6 +219,7 @@ def test_a_task_that_needs_memory_and_masks_at_once(backbone):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_it_learns_cartpole_without_velocities():
     """Where policies of single observations keep the pole up for about 40 steps."""
     settings: dict[str, Any] = {"n_steps": 128, "batch_size": 256, "sequence_length": 32, "net_arch": (64,)}
