@@ -361,8 +361,7 @@ class Agent:
         """An agent that acts as a model of Stable-Baselines3 does: DQN, PPO, A2C, SAC, TD3 or DDPG.
 
         Nothing is unpickled, and Stable-Baselines3 need not be installed. A file does not hold the statistics of
-        `VecNormalize`; those of a model in memory become part of the agent. Of a model with `use_sde` the noise is left
-        out.
+        `VecNormalize`; those of a model in memory become part of the agent. `act` is without the noise of `use_sde`.
 
         Args:
             model: a file that the model's `save` wrote, or the model itself.

@@ -12,7 +12,7 @@ Each layer needs what came in on the way forward and what comes back from the la
 
     python examples/backprop_by_hand.py [--steps 1000]
 
-Needs no extra, and writes no file.
+Needs no extra, and writes no file. It takes about 2 seconds.
 """
 
 import argparse

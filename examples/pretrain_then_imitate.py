@@ -1,4 +1,6 @@
-"""Five demonstrations teach more if the encoder has watched the game before: SimCLR on frames of random play.
+"""Imitation with an encoder that has watched the game before; it takes minutes, since three CNNs learn from frames.
+
+Five demonstrations teach more if SimCLR has seen frames of random play.
 
 python examples/pretrain_then_imitate.py [--frames 8000] [--updates 800] [--demonstrations 5] [--cloning 3000]
     [--episodes 50]

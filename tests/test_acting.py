@@ -169,6 +169,39 @@ def test_numpys_shortcut_for_one_observation_is_the_network(kind, activation):
     assert GreedyActor(type("Own", (DeterministicPolicy,), {})(backbone, box), OBSERVATIONS).shortcut is None
 
 
+def halved(policy):
+    policy.head.weight = nn.Parameter(policy.head.weight.detach() / 2.0)
+
+
+CHANGES: dict[str, Any] = {
+    "replaced weights": halved,
+    "a replaced layer": lambda policy: setattr(policy, "head", nn.Linear(16, policy.head.out_features)),
+    "a layer without a bias": lambda policy: setattr(
+        policy, "head", nn.Linear(16, policy.head.out_features, bias=False)
+    ),
+    "a parametrization": lambda policy: nn.utils.parametrizations.spectral_norm(policy.head),
+    "a hook on the head": lambda policy: policy.head.register_forward_hook(lambda module, args, output: output * 0.5),
+    "a hook on the backbone": lambda policy: policy.backbone.register_forward_pre_hook(lambda module, args: -args[0]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("is_before", [True, False])
+def test_numpys_shortcut_sees_what_is_done_to_a_network(change, is_before):
+    with fresh_weights(0):
+        policies: list[Any] = [
+            CategoricalPolicy(MLP(3, (16,)), 4),
+            DeterministicPolicy(MLP(3, (16,)), ACTIONS["box"], squashed=True),
+        ]
+        for policy in policies:
+            actor = None if is_before else GreedyActor(policy, OBSERVATIONS)
+            change(policy)
+            actor = actor or GreedyActor(policy, OBSERVATIONS)
+            batch = observations(100)
+            np.testing.assert_allclose(actor(batch), decide(policy, OBSERVATIONS, batch)[0], rtol=1e-4, atol=1e-6)
+            np.testing.assert_equal(actor(batch[:0]), decide(policy, OBSERVATIONS, batch[:0])[0])
+
+
 @pytest.mark.parametrize(
     "options",
     [

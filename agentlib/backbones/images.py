@@ -65,7 +65,9 @@ class ImageLayout:
         """
         self._check(tuple(observation.shape))
         image = observation.reshape(-1, *self.shape)
-        if self.channels_last:
+        if self.channels == 1:  # turned, an axis of one would have a stride that no view of other types takes
+            image = image.reshape(-1, 1, *self.sides)
+        elif self.channels_last:
             image = image.movedim(-1, -3)  # (B, C, H, W) or (B, S, C, H, W)
             image = image.flatten(1, -3)  # (B, S * C, H, W)
         return image if dtype is None else scaled(image, dtype)

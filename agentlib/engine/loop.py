@@ -66,8 +66,7 @@ def run(
     step = (
         TracedCycle(library) if compiles(learner, updates, compile) else _uncompiled(learner, source, updates, compile)
     )
-    trained = [network for network in learner.children() if network.training]
-    still = [module for network in trained for module in network.modules() if not module.training]
+    still = [module for network in learner.children() if network.training for module in _frozen(network)]
     _train(learner, still)
     source.planned_updates = max(source.planned_updates, source.updates + updates)
     device = source.ticks.device.type
@@ -94,6 +93,15 @@ def run(
                         warnings.warn(f"training runs uncompiled and slower: {in_one_line(error)}", stacklevel=2)
             source.updates += 1
         yield source.clock, update
+
+
+def _frozen(network: nn.Module) -> Iterator[nn.Module]:
+    """Modules in eval mode inside a network in training mode; no whole backbone, as loading gives it."""
+    for child in network.children():
+        if child.training:
+            yield from _frozen(child)
+        elif not hasattr(child, "feature_dim"):
+            yield from (module for module in child.modules() if not module.training)
 
 
 def _train(learner: Learner, still: list[nn.Module]) -> None:

@@ -112,7 +112,7 @@ def tanh(x: Tensor) -> Tensor:
         return aten.tanh(x)  # type: ignore[no-any-return]
     x = x.clamp(-8.0, 8.0)  # beyond, it is 1 but for rounding
     square = x * x
-    return x * _polynomial(TANH_ABOVE, square) / _polynomial(TANH_BELOW, square)
+    return x * _polynomial(TANH_ABOVE, square) / _polynomial(TANH_BELOW, square)  # type: ignore[no-any-return]
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Any:

@@ -198,8 +198,8 @@ class Demonstrations:
         finite = np.abs(rewards) <= LARGEST_REWARD
         if not finite.all():
             raise ValueError(f"{where}: the reward at step {int(finite.argmin())} is not finite in float32")
-        rows = self._columns["reward"].size, self._columns["observation_0"].size
-        self._episodes.append(_Place(*rows, count, terminated))
+        place = _Place(self._columns["reward"].size, self._columns["observation_0"].size, count, terminated)
+        self._episodes.append(place)
         self.steps += count
         added = [*leaves, actions, labels, rewards, labelled, interventions]  # in the order of the columns
         for column, rows in zip(self._columns.values(), added, strict=True):

@@ -166,10 +166,8 @@ class GreedyActor:
         shortcut = self.shortcut
         if shortcut is None or not shortcut.takes(observation):
             return None
-        for parameter, address in shortcut.addresses:  # `to` moves weights, and so does sending them to another process
-            if parameter.data_ptr() != address:
-                self.shortcut = numpy_shortcut(self.policy)
-                break
+        if not shortcut.is_current():
+            self.shortcut = numpy_shortcut(self.policy)
         return self.shortcut
 
     def state(self) -> dict[str, Any]:

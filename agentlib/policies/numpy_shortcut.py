@@ -65,14 +65,32 @@ class NumpyShortcut:
         self.log_std: Any = (
             None if log_std is None else (log_std.weight.detach().numpy().T, log_std.bias.detach().numpy())
         )
-        modules = (*convolutions, *linears, *([] if log_std is None else [log_std]))
-        parameters = [parameter for module in modules for parameter in module.parameters()]
-        self.addresses = [(parameter, parameter.data_ptr()) for parameter in parameters]
+        held = [module._parameters for module in (*convolutions, *linears, *([] if log_std is None else [log_std]))]
+        self.addresses = [
+            (one, name, weight.data_ptr()) for one in held for name, weight in one.items() if weight is not None
+        ]
+        self.places = [
+            (one._modules, name, module) for one in policy.modules() for name, module in one._modules.items()
+        ]
+        self.hooks = [
+            hooks for module in policy.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        ]
         self.gives_logits = self.policy is None and type(policy.head) is nn.Linear  # others only rank the actions
         if self.policy is not None:
             bounds = self.policy.bounds
             sides = bounds.low, bounds.high, bounds.middle, bounds.half_range, bounds.bounded
             self.low, self.high, self.middle, self.half_range, self.bounded = (side.numpy() for side in sides)
+
+    def is_current(self) -> bool:
+        """Whether the views are of the present weights: `to` moves these, and they and layers may be replaced."""
+        for held, name, module in self.places:
+            if held.get(name) is not module:
+                return False
+        for held, name, address in self.addresses:
+            weight = held.get(name)
+            if weight is None or weight.data_ptr() != address:
+                return False
+        return not any(self.hooks)
 
     def takes(self, observation: Any) -> bool:
         """Whether it is a batch for which this is quicker than torch."""
@@ -80,7 +98,7 @@ class NumpyShortcut:
             return type(observation) is np.ndarray and observation.shape == (1, *self.shape)
         if self.encode is not None and type(observation) is not np.ndarray:
             return isinstance(observation, tuple) and all(type(part) is np.ndarray for part in observation)
-        return len(observation) <= NUMPY_ROWS
+        return 0 < len(observation) <= NUMPY_ROWS
 
     def output(self, observation: NDArray[Any], with_log_std: bool = False) -> NDArray[np.float32]:
         """The last layer's numbers `(B, n)`, or their means, for observations `(B, ...)`.
@@ -246,7 +264,7 @@ NUMPY_ACTIVATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {"relu": 
 def numpy_shortcut(policy: nn.Module) -> NumpyShortcut | None:
     """The shortcut for action values, one choice or real numbers on a network that it knows, on the CPU; else None.
 
-    Those are the plain MLP, a table, and the Nature CNN of images `(C, H, W)`.
+    Those are the plain MLP, a table, and the Nature CNN of images `(C, H, W)`, of torch's own layers without hooks.
     """
     if type(policy) not in (QPolicy, CategoricalPolicy, GaussianPolicy, DeterministicPolicy):
         return None
@@ -272,8 +290,11 @@ def numpy_shortcut(policy: nn.Module) -> NumpyShortcut | None:
     linears = [module for module in (*layers, *head) if isinstance(module, nn.Linear)]
     log_std = getattr(policy, "log_std_head", None)
     for module in (*convolutions, *linears, *([] if log_std is None else [log_std])):
+        if type(module) not in (nn.Linear, nn.Conv2d, BlockConv2d) or module.bias is None:
+            return None
         weight = module.weight
         if weight.device.type != "cpu" or weight.dtype != torch.float32 or not weight.is_contiguous():
             return None
     encode = _entries(backbone) if type(backbone) is Table else None
-    return NumpyShortcut(convolutions, shape, linears, NUMPY_ACTIVATIONS[activation], policy, n_atoms, encode)
+    found = NumpyShortcut(convolutions, shape, linears, NUMPY_ACTIVATIONS[activation], policy, n_atoms, encode)
+    return None if any(found.hooks) else found

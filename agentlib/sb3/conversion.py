@@ -26,6 +26,7 @@ from agentlib.core.spaces import choices
 from agentlib.policies.continuous import DeterministicPolicy
 from agentlib.policies.fitting import policy_for
 from agentlib.policies.q_policy import QPolicy
+from agentlib.policies.state_dependent_noise import LARGEST_MEAN, StateDependentNoisePolicy
 from agentlib.sb3.files import SB3Model, Statistics, read_sb3_file
 
 Layer = tuple[Tensor, Tensor]
@@ -149,10 +150,8 @@ class _Conversion:
         space = self.model.action_space
         self._require(head, _outputs_for(space), backbone)
         policy: nn.Module
-        if self.weights.get("log_std", head[1]).dim() == 2:  # gSDE: its noise is left out
-            self._take("log_std")
-            squashed = bool(self.model.policy_kwargs.get("squash_output", False))
-            policy = DeterministicPolicy(backbone, _box(space), squashed)
+        if self.weights.get("log_std", head[1]).dim() == 2:
+            policy = self._noisy(backbone, "log_std", bool(self.model.policy_kwargs.get("squash_output", False)))
         else:
             policy = policy_for(space, backbone)
             if isinstance(space, spaces.Box):
@@ -161,7 +160,7 @@ class _Conversion:
         return policy
 
     def _actor(self) -> nn.Module:
-        """SAC, TD3 or DDPG. Of SAC with gSDE the noise is left out, and means are clipped before they are squashed."""
+        """SAC, TD3 or DDPG."""
         space = _box(self.model.action_space)
         is_gaussian, has_sde = "actor.log_std.weight" in self.weights, "actor.log_std" in self.weights
         limit = float(self.model.policy_kwargs.get("clip_mean", 2.0)) if has_sde else 0.0
@@ -175,11 +174,22 @@ class _Conversion:
         if is_gaussian:
             policy = policy_for(space, backbone, squashed=True, state_dependent_std=True)
             self._fill(policy.log_std_head, self._layer("actor.log_std"))
+        elif has_sde:
+            policy = self._noisy(backbone, "actor.log_std", True, limit)
         else:
-            self.used.add("actor.log_std")
-            policy = DeterministicPolicy(backbone, space, squashed=True, limit=limit if limit > 0 else None)
+            policy = DeterministicPolicy(backbone, space, squashed=True)
         self._fill(policy.head, head)
         return policy  # type: ignore[no-any-return]
+
+    def _noisy(self, backbone: nn.Module, name: str, squashed: bool, limit: float = 0.0) -> nn.Module:
+        """A policy with gSDE; without it where the settings are not those of our policy."""
+        space, log_std = _box(self.model.action_space), self._take(name)
+        usual = limit == (LARGEST_MEAN if squashed else 0.0) and not self.model.policy_kwargs.get("use_expln", False)
+        if not usual or log_std.shape != (backbone.feature_dim, _outputs_for(space)):
+            return DeterministicPolicy(backbone, space, squashed, limit if limit > 0 else None)
+        policy = StateDependentNoisePolicy(backbone, space, squashed)
+        _copy(policy.log_std, log_std, name)
+        return policy
 
     # Parts ---------------------------------------------------------------------------------------------------------
 

@@ -191,6 +191,17 @@ def test_both_layouts_give_the_same():
     torch.testing.assert_close(stacked(stack), expected)  # other strides, other rounding
 
 
+@pytest.mark.parametrize("shape", [(40, 44, 1), (1, 40, 44, 1), (43, 47, 1)])
+def test_grey_bytes_with_their_channel_last_are_taken(shape):
+    *_, height, width, _ = shape
+    last, first = (
+        seeded(lambda: NatureCNN(shape, 16, channels_last=True)),
+        seeded(lambda: NatureCNN((1, height, width), 16)),
+    )
+    images = torch.randint(0, 256, (3, *shape), dtype=torch.uint8)
+    torch.testing.assert_close(last(images), first(images.reshape(3, 1, height, width)))
+
+
 def test_one_channel_needs_no_axis_and_flat_images_are_taken():
     network, x = CNN((1, 8, 8)), torch.rand(3, 1, 8, 8)
     assert torch.equal(network(x), network(x[:, 0]))

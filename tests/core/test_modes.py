@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import agentlib
-from agentlib.backbones import MLP, adam
+from agentlib.backbones import MLP, adam, load_backbone, save_backbone
 from agentlib.core.modes import in_eval_mode
 from agentlib.data import Batches, Dataset
 from agentlib.learners import Classifier, ClassifierConfig, run
@@ -94,3 +94,16 @@ def test_a_run_leaves_a_frozen_normalization_as_it_is():
     network.eval()
     agentlib.train("classifier", data=(x, y), steps=20, backbone=network, progress=False)
     assert not torch.equal(layer.running_mean, torch.zeros(8))
+
+
+def test_a_backbone_that_was_loaded_learns_its_statistics(tmp_path):
+    network = load_backbone(save_backbone(MLP(2, (8,), norm="batch"), tmp_path / "backbone"))
+    assert not network.training
+    [layer] = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)]
+    learner = Classifier(CategoricalPolicy(network, 2), adam(1e-2), ClassifierConfig())
+    x = torch.rand(64, 2)
+    for _ in run(learner, Batches(Dataset(x, (x[:, 0] > 0.5).long()), 16), 20):
+        pass
+    assert network.training
+    assert layer.training
+    assert layer.running_mean.abs().min() > 0.0

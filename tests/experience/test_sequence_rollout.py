@@ -218,6 +218,25 @@ def test_a_task_that_needs_memory_and_masks_at_once(backbone):
     assert mean >= 0.95 if backbone == "lstm" else 0.3 <= mean <= 0.7
 
 
+@pytest.mark.slow
+def test_it_learns_cartpole_without_velocities():
+    """Where policies of single observations keep the pole up for about 40 steps."""
+    settings: dict[str, Any] = {"n_steps": 128, "batch_size": 256, "sequence_length": 32, "net_arch": (64,)}
+    env, backbone = "agentlib/CartPoleNoVel-v0", "lstm"
+    agent: Any = agentlib.train(
+        "ppo",
+        env=env,
+        n_envs=8,
+        steps=80_000,
+        seed=0,
+        learning_rate=1e-3,
+        backbone=backbone,
+        progress=False,
+        **settings,
+    )
+    assert agentlib.evaluate(agent, env, episodes=30).mean >= 300
+
+
 def test_lengths_that_do_not_fit():
     with pytest.raises(ValueError, match="sequence_length=40 is longer than n_steps=16 or batch_size=20"):
         SequenceRollout(SyncVectorEnv([Counting] * 2), networks_of(), n_steps=16, batch_size=20, sequence_length=40)

@@ -19,6 +19,8 @@ from agentlib.core import Cosine, Linear
 from agentlib.core.host import global_generators_kept, torch_threads
 from agentlib.experience import Evaluation, evaluate
 from agentlib.learners import DQNConfig
+from agentlib.policies import StateDependentNoisePolicy
+from agentlib.runs.plan import settings_of
 from agentlib.sb3 import Comparison
 from agentlib.sb3.comparison import Run
 from agentlib.sb3.comparison_report import _pace
@@ -428,3 +430,29 @@ def test_ppo_beside_sb3s_in_several_environments(settings, tmp_path):
     for pair in (found.ours[0], found.sb3[0]):
         assert len(pair.log.episode_returns) >= 3
         assert pair.evaluation.mean > 5
+
+
+def test_state_dependent_noise_is_asked_of_both_sides():
+    """By the presets of the RL Zoo; SB3 takes the arguments."""
+    import stable_baselines3
+
+    cases: Any = (
+        ("ppo", "Pendulum-v1", {"use_sde": True, "sde_sample_freq": 4}),
+        ("a2c", "MountainCarContinuous-v0", {"use_sde": True, "sde_sample_freq": 16}),
+        (
+            "sac",
+            "MountainCarContinuous-v0",
+            {"use_sde": True, "policy_kwargs": {"net_arch": [64, 64], "log_std_init": -3.67}},
+        ),
+    )
+    for what, env, kwargs in cases:
+        world = gymnasium.make(env)
+        algorithm = getattr(stable_baselines3, what.upper())
+        arguments = sb3_arguments(settings_of(what, env, {}).config, algorithm, world.observation_space)
+        for name, value in kwargs.items():
+            found = arguments[name]
+            assert found.items() >= value.items() if isinstance(value, dict) else found == value
+        with global_generators_kept():
+            model = algorithm(env=world, device="cpu", **arguments | {"learning_rate": 1e-3})
+        assert model.use_sde
+        assert isinstance(agentlib.Agent.from_sb3(model).policy, StateDependentNoisePolicy)

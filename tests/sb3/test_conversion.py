@@ -23,7 +23,7 @@ import agentlib
 from agentlib import Agent
 from agentlib.backbones import MLP, Chain, NatureCNN, Nested, RunningNorm
 from agentlib.core.spaces import space_from_json
-from agentlib.policies import DeterministicPolicy
+from agentlib.policies import StateDependentNoisePolicy
 from agentlib.sb3 import files as sb3_file
 from agentlib.sb3.files import read_sb3_file
 from tests.tiny import host_generators
@@ -468,13 +468,6 @@ def test_spaces_that_do_not_fit_the_weights_are_refused_before_anything_is_built
     assert read.observation_space == VECTOR
 
 
-def test_what_is_left_out_of_state_dependent_exploration_is_the_noise():
-    agent = Agent.from_sb3(model_of("ppo, state-dependent exploration"))
-    assert isinstance(agent.policy, DeterministicPolicy)
-    observations = observations_of(VECTOR, 10)
-    np.testing.assert_array_equal(agent.predict(observations)[0], agent.act(observations))
-
-
 def deflated(source, target, name, content):
     """A copy of a model's file in which one entry is another, and packed."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
@@ -537,3 +530,27 @@ def test_names_in_a_file_are_shown_without_control_characters(saved, tmp_path):
         Agent.from_sb3(path)
     assert str(caught.value).isprintable()
     assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("name", ["ppo, state-dependent exploration", "sac, state-dependent exploration"])
+def test_state_dependent_noise_comes_along(name):
+    """The distribution is the model's, and ours goes on from it."""
+    model = model_of(name)
+    agent = agentlib.Agent.from_sb3(model)
+    policy = agent.policy
+    assert isinstance(policy, StateDependentNoisePolicy)
+    observation = torch.from_numpy(observations_of(VECTOR, 20)).float()
+    if name.startswith("ppo"):
+        distribution = model.policy.get_distribution(observation).distribution
+    else:
+        mean, log_std, features = model.actor.get_action_dist_params(observation)
+        distribution = model.actor.action_dist.proba_distribution(mean, log_std, **features).distribution
+    mean, log_std = policy.mean_and_log_std(policy(observation)[0])
+    torch.testing.assert_close(mean, distribution.mean)
+    torch.testing.assert_close(log_std.exp(), distribution.stddev)
+    settings: Any = {"n_steps": 16} if name.startswith("ppo") else {"learning_starts": 20}
+    more: Any = agentlib.train(
+        name[:3], env=lambda: Blank(VECTOR, BOX), agent=agent, steps=40, batch_size=8, max_steps=10, progress=False,
+        **settings,
+    )  # fmt: skip
+    assert isinstance(more.policy, StateDependentNoisePolicy)
