@@ -42,6 +42,7 @@ from agentlib.experience import record_episodes
 from agentlib.plots.report import provenance
 from agentlib.runs.checkpoints import load_state
 from agentlib.runs.folder import RunFolder
+from agentlib.runs.models import load_model
 from agentlib.runs.segments import StoredRing
 
 RESULT = ROOT / "docs" / "guarantees" / "kills.json"
@@ -148,10 +149,11 @@ def damaged(folder: Path) -> list[str]:
     found = []
     for path in [*(folder / "checkpoints").glob("*.safetensors"), *folder.glob("*.safetensors")]:
         try:
-            if path.parent == folder:
-                agentlib.Agent.load(path) if "agent" in path.name else agentlib.backbones.load_backbone(path)
-            else:
+            if path.parent != folder:
                 load_state(path, RunFolder(folder).segments)
+            else:
+                read = {"model": load_model, "backbone": agentlib.backbones.load_backbone}
+                read.get(path.stem, agentlib.Agent.load)(path)
         except Exception as error:
             found.append(f"{path.name}: {error!r}")
     if (folder / "config.json").exists():

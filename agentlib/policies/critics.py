@@ -180,7 +180,7 @@ def without_highest(quantiles: Tensor, drop: int) -> Tensor:
 
 
 def _prepared(layers: nn.Sequential, width: int, dropout_rate: float, norm: CriticNorm) -> nn.Sequential:
-    """Linear layers and activations, with what belongs before and after each linear layer, and before the head."""
+    """Linear layers and activations, with the layers that belong beside each linear one, and before the head."""
     found: list[nn.Module] = []
     for layer in layers:
         if not isinstance(layer, nn.Linear):

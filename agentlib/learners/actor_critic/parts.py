@@ -61,6 +61,20 @@ def policy_on(learner: str, backbone: nn.Module, facts: Any, kind: type[Any], ma
     return policy
 
 
+def critics_for(config: RealValued, facts: Any, policy: nn.Module, n_quantiles: int | None = None) -> Critics:
+    """New critics for the spaces of a problem, of the kind that the config says; they share the policy's statistics."""
+    return Critics.for_spaces(
+        facts.observation_space,
+        facts.action_space,
+        config.n_critics,
+        config.net_arch if config.qf_arch is None else config.qf_arch,
+        n_quantiles,
+        dropout_rate=config.dropout_rate,
+        norm=config.critic_norm,
+        like=policy if config.normalize else None,
+    )
+
+
 def target_of(network: nn.Module, config: RealValued) -> Target | None:
     """The network that follows, if the config wants one; its dropout, if any, is on."""
     if not config.target_networks:

@@ -35,7 +35,7 @@ from agentlib.core.config import Count, Range, Whole
 from agentlib.experience import Transition
 from agentlib.families.control import ControlFacts, on_replay
 from agentlib.learners.actor_critic import presets
-from agentlib.learners.actor_critic.parts import policy_on, require_squashed, target_of, values_with_next
+from agentlib.learners.actor_critic.parts import critics_for, policy_on, require_squashed, target_of, values_with_next
 from agentlib.learners.actor_critic.settings import Entropic, RealValued, StateDependentNoise
 from agentlib.learners.q_learning.dqn import td_target
 from agentlib.policies import Critics, GaussianPolicy, policy_for
@@ -101,7 +101,7 @@ class SAC(Learner):
         make = partial(policy_for, state_dependent_std=True, **noise)
         policy = policy_on("sac", backbone, facts, GaussianPolicy, make)
         config.look_at_noise_of(policy)
-        return cls(policy, config.critics(facts, policy, config.n_quantiles), config.optimizer(), config)
+        return cls(policy, critics_for(config, facts, policy, config.n_quantiles), config.optimizer(), config)
 
     def before_update(self, clock: Clock) -> None:
         """Whether the policy learns in the coming update."""

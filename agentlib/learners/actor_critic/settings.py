@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
@@ -13,7 +13,6 @@ from torch import nn
 from agentlib.backbones import Optimized, adam
 from agentlib.core import Linear, Rule
 from agentlib.core.config import Config, Count, NonNegative, Range, Rate, Share, Unit, Whole
-from agentlib.policies import Critics
 from agentlib.policies.critics import CriticNorm
 from agentlib.policies.state_dependent_noise import StateDependentNoisePolicy
 
@@ -73,7 +72,7 @@ class OffPolicy(Optimized):
 
 @dataclass(frozen=True, kw_only=True)
 class RealValued(OffPolicy):
-    """What SAC and TD3 have in common beside that: noise on actions, and the kind of critics."""
+    """The further fields that SAC and TD3 share: noise on actions, and the kind of critics."""
 
     action_noise: NonNegative = 0.0
     """Standard deviation of noise on the actions while training, in units of half the range of the bounds."""
@@ -91,7 +90,7 @@ class RealValued(OffPolicy):
     """Normalization in the critics: of each sample ("layer", DroQ), or by the batch ("batch_renorm", CrossQ)."""
     target_networks: bool = True
     """Value next actions by networks that follow slowly; without them, one pass serves both batches (CrossQ)."""
-    adam_beta1: Unit = 0.9
+    adam_beta1: Annotated[float, Range(0.0, 0.999)] = 0.9
     """Share of its mean gradient that Adam keeps at each step; CrossQ has 0.5."""
 
     def __post_init__(self) -> None:
@@ -105,20 +104,6 @@ class RealValued(OffPolicy):
     def optimizer(self) -> Rule:
         is_adam = self.optimizer_name == "adam"
         return adam(self.learning_rate, (self.adam_beta1, 0.999)) if is_adam else super().optimizer()
-
-    def critics(self, facts: Any, policy: nn.Module, n_quantiles: int | None = None) -> Critics:
-        """New critics for the spaces of a problem; with the running statistics of the policy, if it keeps any."""
-        widths = self.net_arch if self.qf_arch is None else self.qf_arch
-        return Critics.for_spaces(
-            facts.observation_space,
-            facts.action_space,
-            self.n_critics,
-            widths,
-            n_quantiles,
-            dropout_rate=self.dropout_rate,
-            norm=self.critic_norm,
-            like=policy if self.normalize else None,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from agentlib.experience import Transition
 from agentlib.families.control import ControlFacts, on_replay
 from agentlib.families.demonstrations import on_transitions
 from agentlib.learners.actor_critic import presets
-from agentlib.learners.actor_critic.parts import policy_on, require_squashed, target_of, values_with_next
+from agentlib.learners.actor_critic.parts import critics_for, policy_on, require_squashed, target_of, values_with_next
 from agentlib.learners.actor_critic.settings import RealValued
 from agentlib.learners.q_learning.dqn import td_target
 from agentlib.policies import Critics, DeterministicPolicy
@@ -85,7 +85,7 @@ class TD3(Learner):
     def build(cls, backbone: nn.Module, config: TD3Config, facts: ControlFacts) -> Self:
         """On a backbone for its policy, or of an agent's policy, with new critics; raises what `policy_on` raises."""
         policy = policy_on("td3", backbone, facts, DeterministicPolicy, DeterministicPolicy)
-        return cls(policy, config.critics(facts, policy), config.optimizer(), config)
+        return cls(policy, critics_for(config, facts, policy), config.optimizer(), config)
 
     def before_update(self, clock: Clock) -> None:
         """Whether the policy learns in the coming update."""
