@@ -192,7 +192,7 @@ def test_renormalized_features_have_the_running_statistics() -> None:
     with torch.no_grad():
         layer.mean.copy_(torch.tensor([1.0, -1.0, 0.0]))
         layer.variance.copy_(torch.tensor([2.0, 1.0, 0.5]))
-    layer.following = True
+    layer.counting = True
     x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     by_batch = layer(x)  # the first batch: plain normalization
     assert by_batch.mean(0).abs().max() < 1e-12
@@ -205,7 +205,7 @@ def test_renormalized_features_have_the_running_statistics() -> None:
         layer.variance.fill_(1e-8)
     expected = 3.0 * (x - x.mean(0)) / (x.var(0) + 1e-3).sqrt() - 5.0  # r and d at their clips
     assert torch.allclose(layer(x), expected)
-    layer.following, before = False, layer.mean.clone()
+    layer.counting, before = False, layer.mean.clone()
     assert torch.allclose(layer(x), (x - layer.mean) / (layer.variance + 1e-3).sqrt())
     assert torch.equal(layer.mean, before)
 
