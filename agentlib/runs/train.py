@@ -67,8 +67,7 @@ def train(
             `DQNConfig(...)`, which is taken literally; or a `Recipe` of your own, or its place, "my_module:RECIPE".
         env, n_envs, env_kwargs, max_steps: an id, an instance or a factory; how many, arguments, longest episode.
         data, demos, expert: names, paths or objects.
-        steps, seed: environment steps, or updates without an environment, with a default; the seed of all that is
-            random, 0 by default, and another one where an agent goes on.
+        steps, seed: environment steps, or else updates; the seed is 0, or another one where an agent goes on.
         backbone: "auto", another name, a saved file, a spec, or a built module with a `feature_dim`.
         device, precision, compile, threads: see `agentlib.engine.run`; threads is a number, "auto" or the host's, None.
         agent, resume: an agent to start from, or its file, or one that was trained here and goes on, optimizer and all,
