@@ -161,5 +161,5 @@ def test_glyphs_are_drawn_alike_within_a_class_only():
     same = (data.y[:, None] == data.y) & ~torch.eye(len(data), dtype=torch.bool)
     between = distance[data.y[:, None] != data.y].mean()
     assert float(distance[same].mean()) < 0.95 * float(between)
-    with pytest.raises(ValueError, match="nothing to draw"):
+    with pytest.raises(ValueError, match="classes must be a whole number from 1, not 0"):
         draw_glyphs(classes=0)

@@ -15,7 +15,7 @@ from torch import nn
 import agentlib
 from agentlib.backbones import RunningNorm
 from agentlib.core import Linear
-from agentlib.policies import DeterministicPolicy
+from agentlib.policies import StateDependentNoisePolicy
 from agentlib.sb3.experts import sb3_arguments_of, train_sb3_expert
 from agentlib.sb3.zoo_file import Named, literal, read_zoo_section
 from tests.tiny import host_generators
@@ -193,7 +193,7 @@ def test_an_expert_is_trained_and_the_host_is_left_alone(zoo):
 @pytest.mark.slow
 def test_experts_of_every_algorithm_come_with_their_normalization(zoo, tmp_path):
     ppo = train_sb3_expert("ppo", "Pendulum-v1", zoo, steps=128)
-    assert isinstance(ppo.policy, DeterministicPolicy)  # use_sde
+    assert isinstance(ppo.policy, StateDependentNoisePolicy)  # use_sde
     norms = [module for module in ppo.policy.modules() if isinstance(module, RunningNorm)]
     assert float(norms[0].count) >= 128
     section = read_zoo_section(zoo, "MountainCarContinuous-v0")
