@@ -25,6 +25,7 @@ from agentlib.shell.flags import keywords
 from agentlib.shell.main import _short_warnings, main
 from tests.tiny import FLAGS, IDENTITY, tiny_run
 
+pytestmark = pytest.mark.slow
 SHORT = ["--env", IDENTITY, "--steps", "60", *FLAGS]
 
 

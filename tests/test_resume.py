@@ -25,6 +25,8 @@ from agentlib.runs.folder import RunFolder
 from agentlib.runs.segments import DamagedFile, Segments
 from tests.moody import Moody
 
+pytestmark = pytest.mark.slow
+
 CONTROL: dict[str, Any] = {"net_arch": (16,), "learning_starts": 60, "batch_size": 16, "steps": 600}
 CONTROL |= {"train_freq": 4, "gradient_steps": 1}  # whatever the preset says
 MEMORY: dict[str, Any] = {"backbone": "gru", "net_arch": (8,), "learning_starts": 60, "batch_size": 4, "train_freq": 8}

@@ -28,6 +28,7 @@ from agentlib.shell.main import main
 from tests.test_resume import Killed
 from tests.tiny import FLAGS, IDENTITY, tiny_run
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

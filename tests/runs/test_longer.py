@@ -13,6 +13,8 @@ from agentlib.runs.checkpoints import load_state, save_state
 from agentlib.runs.folder import RunFolder
 from tests.tiny import IDENTITY
 
+pytestmark = pytest.mark.slow
+
 STEADY: dict[str, Any] = {"exploration_initial_eps": 0.2, "exploration_final_eps": 0.2, "learning_rate": 1e-3}
 """Nothing that depends on the length of the run."""
 CONTROL: dict[str, Any] = {"env": "CartPole-v1", "net_arch": (8,), "learning_starts": 60, "batch_size": 8, **STEADY}

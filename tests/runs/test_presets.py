@@ -125,8 +125,9 @@ def test_a_length_is_a_whole_number(steps):
 
 @pytest.mark.parametrize(
     ("learner", "env_kwargs"),
-    [("q_table", "is_slippery=False"), pytest.param("dqn", "is_slippery=False", marks=pytest.mark.slow)],
+    [("q_table", "is_slippery=False"), ("dqn", "is_slippery=False")],
 )
+@pytest.mark.slow
 def test_frozen_lake_is_solved_without_further_flags(learner, env_kwargs, tmp_path):
     arguments = ["train", learner, "--env", "FrozenLake-v1", "--env-kwargs", env_kwargs]
     assert main([*arguments, "--out", str(tmp_path / "run"), "--progress", "none"]) == 0

@@ -317,6 +317,7 @@ def test_threads_and_generators_are_restored_after_an_error(globals_untouched):
 # Runs that end at a return --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_runs_end_at_their_first_evaluation_with_the_return(tmp_path):
     """By one rule on both sides; the report has the curve of evaluations and the video."""
     found = run(tmp_path, seeds=2, steps=3_000, until=20.0, eval_every=500, video=True)

@@ -23,6 +23,7 @@ from agentlib.runs.models import load_model
 from agentlib.shell.main import main
 from tests.tiny import FLAGS, IDENTITY, tiny_run
 
+pytestmark = pytest.mark.slow
 TAXI = max(env_id for env_id in gymnasium.registry if env_id.startswith("Taxi-v"))
 SHORT = ["--env", IDENTITY, "--steps", "60", *FLAGS]
 
