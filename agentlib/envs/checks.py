@@ -104,6 +104,14 @@ def number_of(reward: Any) -> float:
     return float(value.item())
 
 
+def finite_number_of(reward: Any) -> float:
+    """The same, and of what is not finite in float32."""
+    value = number_of(reward)
+    if not abs(value) <= LARGEST_REWARD:  # also for NaN
+        raise Unfit(f"the reward {value}, which is not finite in float32")
+    return value
+
+
 def truths_of(flags: Any, name: str, num_envs: int) -> Bools:
     """The flags `(n,)` of a vector environment; raises `Unfit`."""
     if type(flags) is np.ndarray and flags.dtype is BOOL and flags.shape == (num_envs,):

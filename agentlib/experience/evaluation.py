@@ -20,7 +20,7 @@ from agentlib.core.names import readable, shown
 from agentlib.core.numbers import whole
 from agentlib.core.progress import watched
 from agentlib.core.spaces import ACTION_MASK
-from agentlib.envs.checks import EnvironmentFailure, Unfit, begin, number_of, truth_of, warn_of_length
+from agentlib.envs.checks import EnvironmentFailure, Unfit, begin, finite_number_of, truth_of, warn_of_length
 from agentlib.envs.making import limited, make_env
 from agentlib.experience.asking import best_action
 from agentlib.metrics.intervals import Interval, bootstrap_interval, interquartile_mean
@@ -170,12 +170,13 @@ def _play(agent: Predictor, env: gymnasium.Env[Any, Any], seed: int) -> tuple[fl
     while not ended:
         action, state = best_action(agent, observation, info.get(ACTION_MASK), state, start)
         # A discrete action comes as a 0-dim array, which environments cannot use as a key: [()] makes it a number.
-        observation, reward, terminated, truncated, info = env.step(
-            action[()] if isinstance(action, np.ndarray) else action
-        )
+        stepped = env.step(action[()] if isinstance(action, np.ndarray) else action)
         length += 1
         try:
-            total += number_of(reward)
+            if len(stepped) != 5:
+                raise Unfit(f"{len(stepped)} values in place of observation, reward, terminated, truncated and info")
+            observation, reward, terminated, truncated, info = stepped
+            total += finite_number_of(reward)
             ended = truth_of(terminated, "terminated") or truth_of(truncated, "truncated")
         except Unfit as error:
             raise EnvironmentFailure(f"the environment gave {error} at step {length} of an episode") from None

@@ -74,7 +74,7 @@ def train(
             where `what` is left out; the folder of a run to go on with, longer by `steps`.
         callback: called a hundred times per run and at evaluations with the clock and the latest numbers; a false
             answer but None stops the run. `agentlib.runs.callbacks` has usual ones, and other moments.
-        eval_every, n_eval_episodes: steps from one evaluation to the next, and its episodes; the best agent is kept.
+        eval_every, n_eval_episodes: steps between evaluations, which come after updates; and their episodes.
         out, progress: the folder of agent, checkpoints, log and report, none by default; True for a bar, or "table".
         hyperparameters: fields of the config.
 

@@ -10,6 +10,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 import agentlib
 from agentlib.envs import checks
+from agentlib.envs.vector import EnvironmentFailure
 from agentlib.experience import evaluate, record_episodes
 from agentlib.experience.evaluation import FIRST_EPISODE_SEED, episode_seed
 from agentlib.experience.video import record
@@ -249,3 +250,32 @@ def test_a_runs_episodes_are_cut_off(n_envs, tmp_path):
         tiny_run(env=gymnasium.vector.SyncVectorEnv([Endless]), max_steps=25)
     with pytest.raises(ValueError, match="max_steps must be a whole number from 1, not 0"):
         tiny_run(env=Endless, max_steps=0)
+
+
+class Odd(gymnasium.Env):
+    """One step, with a result of one's choice."""
+
+    observation_space, action_space = spaces.Box(-1.0, 1.0, (2,)), spaces.Discrete(2)
+
+    def __init__(self, *result):
+        self.result = result
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), *self.result
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ((1e300, True, False, {}), r"gave the reward 1e\+300, which is not finite in float32 at step 1"),
+        ((float("nan"), True, False, {}), "gave the reward nan, which is not finite"),
+        ((None, True, False, {}), "gave the reward None in place of a number"),
+        ((1.0, True, {}), "gave 4 values in place of observation, reward, terminated, truncated and info"),
+    ],
+)
+def test_results_of_steps_that_are_none(result, message):
+    with pytest.raises(EnvironmentFailure, match=message):
+        evaluate(Counting(), Odd(*result), episodes=1)

@@ -173,8 +173,10 @@ def test_an_agent_that_learned_with_masks_says_once_that_it_acts_without():
         agent.predict(observation)
         other = tiny_run(env=Strict(), steps=100)
         other.act(observation, action_mask=info["action_mask"])
-        other.act(observation)  # it was given one: here all may be legal
+        agentlib.evaluate(other, Strict(), episodes=1)
         tiny_run(env="CartPole-v1", steps=30).act(observation)
+    with pytest.warns(UserWarning, match="acts without one"):
+        other.act(observation)  # also after it was given some
 
 
 def test_the_files_of_agents_know_that_they_learned_with_masks(tmp_path):
