@@ -34,7 +34,10 @@ class RunOptions(Problem):
     """All that `agentlib.train` takes beside the learner, its hyperparameters, `resume` and `callback`."""
 
     eval_every: int | None = option(
-        None, "Evaluate every this many steps, after an update, and keep the best agent too.", flag=int | None, metavar="N"
+        None,
+        "Evaluate every this many steps, after an update, and keep the best agent too.",
+        flag=int | None,
+        metavar="N",
     )
     out: str | Path | None = option(
         None,
