@@ -72,7 +72,7 @@ class Agent:
         self.training: Any = None
         """The recipe, the options and the learner that trained it here: not in files, nor in copies."""
         self._actor = GreedyActor(policy, observation_space)
-        self._has_warned = False  # that it acts without a mask
+        self._knows_masks = False  # whether it was given one, or warned that it acts without
         self._memory: tuple[Any, NDArray[np.bool_]] | None = None  # the state, and the rows to be reset before use
 
     @property
@@ -133,8 +133,8 @@ class Agent:
         parts, single = to_batch(self.observation_space, observation)
         batch, size = unflatten(self.observation_space, parts), len(parts[0])
         if action_mask is None:
-            if self.about.get(LEARNED_WITH_MASKS) and not self._has_warned:
-                self._has_warned = True
+            if self.about.get(LEARNED_WITH_MASKS) and not self._knows_masks:
+                self._knows_masks = True
                 warnings.warn(
                     "this agent learned with masks of legal actions, and acts without one: give it action_mask=, such "
                     'as info["action_mask"]',
@@ -145,6 +145,7 @@ class Agent:
             raise TypeError(f"an action mask was given, but {type(self.policy).__name__} knows none")
         reader = Checks(self.observation_space, self.action_space)
         masks = np.stack([reader.one(mask) for mask in ([action_mask] if single else action_mask)])
+        self._knows_masks = True
         if len(masks) != size:
             raise ValueError(f"{len(masks)} action masks do not fit a batch of {size} observations")
         if reader.without_choice(masks) is not None:

@@ -30,6 +30,7 @@ def train(what, data, steps=60, **settings) -> Result:
     return result
 
 
+@pytest.mark.slow
 def test_a_classifier_is_an_agent_with_measures_and_pictures(tmp_path):
     pytest.importorskip("matplotlib")
     data = points()

@@ -75,6 +75,7 @@ def test_a_run_with_evaluations_leaves_their_curve(tmp_path):
     assert isinstance(Agent.load(tmp_path / "run"), Agent)
 
 
+@pytest.mark.slow
 def test_the_curve_of_a_resumed_classifier_is_whole(tmp_path):
     settings: dict[str, Any] = {"data": "digits", "net_arch": (8,), "progress": False}
     agentlib.train("classifier", steps=60, eval_every=10, out=tmp_path / "run", **settings)

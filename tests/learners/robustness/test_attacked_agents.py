@@ -32,6 +32,7 @@ def test_a_linear_policy_in_closed_form(agent):
         assert np.array_equal(before != after, np.abs(observation @ w) < epsilon * np.abs(scale * w).sum())
 
 
+@pytest.mark.slow
 def test_returns_fall_under_attack_and_less_under_noise(agent):
     plain, noisy, attacked = (
         agentlib.evaluate(one, "CartPole-v1", episodes=8).mean
