@@ -28,11 +28,13 @@ TASKS: dict[str, tuple[str, dict[str, Any], float | None]] = {
 }
 """By name: the environment, its arguments, and the return that is asked for."""
 NOTES = {
-    "preset_q_table_frozenlake_slippery": "With 40,000 steps and 100 episodes at the end it was 0.68 on these seeds. "
-    "60,000 were then chosen on seeds 100 to 104 (0.80 there, as with 100,000). On these seeds, with 100 episodes, the "
-    "first four were 0.67, 0.68, 0.73, 0.64: a number of 100 episodes has a standard error of 0.045. So 1,000 are "
-    "played, and 100 in each evaluation on the way, before these seeds were run again."
+    "preset_q_table_frozenlake_slippery": "Seeds 5 to 9. On seeds 0 to 4 it was 0.68 with 40,000 steps and 100 episodes "
+    "at the end (not met). 60,000 steps were chosen on seeds 100 to 104 (0.80 there). With these, seeds 0 to 3 gave 0.67, "
+    "0.68, 0.73, 0.64 of 100 episodes, and seeds 0 to 4 a median of 0.727 of 1,000, with 100 in each evaluation on the "
+    "way. So steps and episodes were chosen with a look at seeds 0 to 4, and are judged on others."
 }
+FIRST_SEED = {"preset_q_table_frozenlake_slippery": 5}
+"""Where others than the seeds from 0 on are run."""
 TABULAR = ("frozenlake", "frozenlake_slippery", "taxi", "cliffwalking", "blackjack")
 EVALUATIONS = 20
 
@@ -59,19 +61,20 @@ def measure(learner: str, env: str, env_kwargs: dict[str, Any], seed: int) -> di
 def experiment(learner: str, task: str) -> Experiment:
     """One preset on one task."""
     env, env_kwargs, goal = TASKS[task]
+    name = f"preset_{learner}_{task}"
     steps = settings_of(learner, env, {}).steps
     given = "".join(f", {name}={value}" for name, value in env_kwargs.items())
     return Experiment(
-        name=f"preset_{learner}_{task}",
+        name=name,
         family="Presets",
         data=f"{env}{given}, {steps:,} steps",
-        measure=partial(measure, learner, env, env_kwargs),
+        measure=lambda seed: measure(learner, env, env_kwargs, seed + FIRST_SEED.get(name, 0)),
         claims=(
             Claim("best", f"{learner}, the best of {EVALUATIONS} evaluations, played again", at_least=goal),
             Claim("last", f"{learner}, the last agent"),
             Claim("seconds", "seconds of one core, evaluations included"),
         ),
-        note=NOTES.get(f"preset_{learner}_{task}", ""),
+        note=NOTES.get(name, ""),
         about={"learner": learner, "env": env, "env_kwargs": env_kwargs, "steps": steps},
     )
 
