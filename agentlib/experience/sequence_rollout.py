@@ -138,13 +138,12 @@ class RecurrentSteps(Steps):
         terminated: NDArray[np.bool_],
         truncated: NDArray[np.bool_],
         after: Any,
-        valid: NDArray[np.bool_] | None = None,
-        next_mask: Any = None,
+        *rest: Any,
     ) -> None:
         self.cut[self.size] = cut = truncated & ~terminated
         if cut.any():  # the memory goes on to the true final observation
             self.value_at_cut[self.size] = self.actor.read(after)[1]
-        super().add(action, reward, terminated, truncated, after, valid, next_mask)
+        super().add(action, reward, terminated, truncated, after, *rest)
 
 
 class SequenceRollout(Rollout):

@@ -28,10 +28,10 @@ TASKS: dict[str, tuple[str, dict[str, Any], float | None]] = {
 }
 """By name: the environment, its arguments, and the return that is asked for."""
 NOTES = {
-    "preset_q_table_frozenlake_slippery": "Seeds 5 to 9. On seeds 0 to 4 it was 0.68 with 40,000 steps and 100 episodes "
-    "at the end (not met). 60,000 steps were chosen on seeds 100 to 104 (0.80 there). With these, seeds 0 to 3 gave 0.67, "
-    "0.68, 0.73, 0.64 of 100 episodes, and seeds 0 to 4 a median of 0.727 of 1,000, with 100 in each evaluation on the "
-    "way. So steps and episodes were chosen with a look at seeds 0 to 4, and are judged on others."
+    "preset_q_table_frozenlake_slippery": "Seeds 5 to 9. On seeds 0 to 4 it was 0.68 with 40,000 steps and 100 "
+    "episodes at the end (not met). 60,000 steps were chosen on seeds 100 to 104 (0.80 there). Seeds 0 to 3 then "
+    "gave 0.67, 0.68, 0.73, 0.64 of 100 episodes, and seeds 0 to 4 a median of 0.727 of 1,000, with 100 in each "
+    "evaluation on the way. So steps and episodes were chosen with a look at seeds 0 to 4, and are judged on others."
 }
 FIRST_SEED = {"preset_q_table_frozenlake_slippery": 5}
 """Where others than the seeds from 0 on are run."""
