@@ -124,6 +124,26 @@ def sizes(found) -> list[str]:
     return [*lines, ""]
 
 
+def memory(rows) -> list[str]:
+    """The most memory of a process on each side, of the rows that `benchmarks/memory.py` knows."""
+    if not (KEPT / "memory.json").is_file():
+        return []
+    found, sides = json.loads((KEPT / "memory.json").read_text())["bytes"], ("ours", "theirs")
+    lines = [
+        "The most memory of a process on each side, in MB (`python benchmarks/memory.py`); each is alone in its "
+        "process, and a compiler that it starts, or the peer's interpreter, counts where it is the larger one:",
+        "",
+        "| work | against | ours | theirs |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.work} | {row.against} | " + " | ".join(f"{found[row.name][side] / 1e6:,.0f}" for side in sides) + " |"
+        for row in rows
+        if row.name in found
+    ]
+    return [*lines, ""]
+
+
 def page() -> str:
     kept = {
         row: json.loads((KEPT / f"{row.name}.json").read_text())
@@ -147,6 +167,7 @@ def page() -> str:
         "",
         *table([(row, one) for row, one in kept.items() if row.name not in FIRST]),
         *sizes({row.name: one["times"] for row, one in kept.items() if row.name.startswith("size_")}),
+        *memory(ROWS),
         *gpu_lines(),
         "How cost grows (`python benchmarks/growth.py`); a dashed line would be cost in proportion to size:",
         "",
