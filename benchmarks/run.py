@@ -128,13 +128,13 @@ def memory(rows) -> list[str]:
     """The most memory of a process on each side, of the rows that `benchmarks/memory.py` knows."""
     if not (KEPT / "memory.json").is_file():
         return []
-    found, sides = json.loads((KEPT / "memory.json").read_text())["bytes"], ("ours", "theirs")
+    found, sides = json.loads((KEPT / "memory.json").read_text())["bytes"], ("compiling", "ours", "theirs")
     lines = [
         "The most memory of a process on each side, in MB (`python benchmarks/memory.py`); each is alone in its "
         "process, and a compiler that it starts, or the peer's interpreter, counts where it is the larger one:",
         "",
-        "| work | against | ours | theirs |",
-        "|---|---|---|---|",
+        "| work | against | ours, compiling | ours | theirs |",
+        "|---|---|---|---|---|",
     ]
     lines += [
         f"| {row.work} | {row.against} | " + " | ".join(f"{found[row.name][side] / 1e6:,.0f}" for side in sides) + " |"
