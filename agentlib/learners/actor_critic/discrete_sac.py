@@ -93,9 +93,9 @@ class DiscreteSAC(Learner):
         networks = [QPolicy(backbone_for(seen, "auto", config.net_arch), n) for _ in range(config.n_critics)]
         return cls(policy, DiscreteCritics(networks), config.optimizer(), config)
 
-    def value(self, observation: Any) -> Tensor:
-        """The values `(B,)` of the likeliest actions."""
-        likeliest = self.policy.choose(self.policy(observation)[0])  # (B,)
+    def value(self, observation: Any, mask: Tensor | None = None) -> Tensor:
+        """The values `(B,)` of the likeliest actions, among the legal ones if a mask `(B, A)` is given."""
+        likeliest = self.policy.choose(self.policy(observation)[0], mask)  # (B,)
         values: Tensor = self.critics(observation).amin(0)  # (B, A)
         return values.gather(1, likeliest[:, None]).squeeze(1)
 

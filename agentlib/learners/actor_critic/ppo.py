@@ -139,8 +139,8 @@ class PPO(Learner):
                 initialize(policy.head, "orthogonal", 0.01)  # type: ignore[arg-type]
         return cls(networks, config.optimizer(), config)
 
-    def value(self, observation: Any) -> Tensor:
-        """The values `(B,)` of observations, by the critic."""
+    def value(self, observation: Any, mask: Tensor | None = None) -> Tensor:
+        """The values `(B,)` of observations, by the critic, which does not look at masks."""
         return self.networks(observation)[1]  # type: ignore[no-any-return]
 
     def update(self, batch: Minibatch) -> Update:
