@@ -105,8 +105,8 @@ class Collector:
         stepped = envs.step(executed)
         observation, after, rewards, terminated, truncated = stepped[:5]
         valid = None if stepped.all_valid else stepped.valid
-        done = executed if self.is_real else action  # beyond a bound nothing was done
-        buffer.add(done, rewards, terminated, truncated, after, valid, stepped.next_mask)
+        kept = executed if self.is_real else action  # beyond a bound nothing happened
+        buffer.add(kept, rewards, terminated, truncated, after, valid, stepped.next_mask)
         self.observation = observation
         if self.observe is not None:
             self._observe(self.observe, after)

@@ -24,7 +24,7 @@ from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Target, Upda
 from agentlib.core.spaces import without_mask
 from agentlib.experience import Transition
 from agentlib.families.control import ControlFacts, on_replay
-from agentlib.learners.actor_critic.settings import Entropic, OffPolicy
+from agentlib.learners.actor_critic.settings import Entropic, Hindsight, OffPolicy
 from agentlib.learners.q_learning.dqn import td_target
 from agentlib.policies import CategoricalPolicy, QPolicy
 from agentlib.policies.base import is_policy, require_no_memory
@@ -35,7 +35,7 @@ ILLEGAL = -1e9
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiscreteSACConfig(Entropic, OffPolicy):
+class DiscreteSACConfig(Entropic, Hindsight, OffPolicy):
     """The numbers of a run of discrete SAC; names and defaults are those of SAC."""
 
     target_entropy: float | Literal["auto"] = "auto"

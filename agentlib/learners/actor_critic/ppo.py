@@ -83,7 +83,7 @@ class PPOConfig(StateDependentNoise):
     activation: Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu"] = "tanh"
     """Nonlinearity of these layers."""
     ortho_init: bool = True
-    """Start with orthogonal weights."""
+    """Start with orthogonal weights; those of a memory, and of a backbone that is ready, stay as they are."""
     log_std_init: float = 0.0
     """Logarithm of the standard deviation of real-valued actions, or of the noise of `use_sde`, at the start."""
     normalize: bool = False
