@@ -86,7 +86,8 @@ def test_updates_equal_those_of_sb3_contrib(env, dtype, rollouts, tolerance, mon
         model.learn(rollouts * 128)
     assert len(batches) == 9 * rollouts  # of 48, 48 and 32 steps
     with fresh_weights(0):
-        backbone = WithMemory(MLP(envs.observation_space.shape[0], ()), LSTM(envs.observation_space.shape[0], 8))
+        width = first["lstm_actor.weight_ih_l0"].shape[1]
+        backbone = WithMemory(MLP(width, ()), LSTM(width, 8))
         networks = ActorCritic(policy_for(envs.action_space, backbone)).to(dtype)
     networks.load_state_dict(of_theirs(first))
     config = PPOConfig(**settings)

@@ -190,5 +190,5 @@ RECIPE = Recipe(
     "proximal policy optimization (Schulman et al. 2017), any actions",
     steps=100_000,
     presets=PPO_PRESETS,
-    sb3=Counterpart("PPO"),
+    sb3=Counterpart("PPO", variants={("backbone", "lstm"): "RecurrentPPO", ("masks", True): "MaskablePPO"}),
 )
