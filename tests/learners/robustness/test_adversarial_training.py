@@ -117,6 +117,17 @@ def test_the_share_of_unchanged_examples_and_the_hinge():
     assert (hinge(attacked) > hinge(clean)).double().mean() > 0.6
 
 
+@pytest.mark.parametrize("random_start", [True, False])
+def test_where_the_inner_attack_starts(random_start):
+    """With steps of no length it ends where it starts: uniform in the ball, or at the example."""
+    observation = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+    data = Dataset(observation, torch.arange(500) % 2, ("left", "right"))
+    x, _, seen, _ = changed_and_losses(linear(4), data, attack_step_size=1e-9, random_start=random_start)
+    moved = seen[1][0] - x
+    assert float(moved.abs().max()) <= 0.3 + 1e-6
+    assert float(moved.std()) == pytest.approx(0.3 / math.sqrt(3) if random_start else 0.0, abs=0.01)
+
+
 def test_a_linear_model_becomes_robust():
     """At eps .2 standard training is below .45, adversarial training 30 points better, without loss on clean data."""
     splits = threes_and_sevens()
