@@ -162,6 +162,11 @@ def page() -> str:
         "cannot be avoided: the environment's steps, one forward for each action and the updates' matrix products, "
         "each measured alone in the same run.",
         "",
+        "One update of a learner's `tiny()` has a network of mostly 16 units in a layer: it measures what Python costs "
+        "around the arithmetic, not the arithmetic. The other side of these rows is no other library but our own "
+        "learner, done eagerly with `backward()` and the fused Adam of `torch.optim`. Networks of the size that people "
+        "train have rows of their own, from ResNet-18 on.",
+        "",
         *table([(row, one) for row, one in kept.items() if row.name in FIRST]),
         "All others:",
         "",

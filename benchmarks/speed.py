@@ -590,8 +590,8 @@ ROWS = [
     *(
         Row(
             f"update_{name}",
-            f"one update of {name}",
-            "plain PyTorch",
+            f"one update of {name}, the tiny network of `tiny()`",
+            "our own learner, eager",
             partial(learner_update, name),
             1.3,
             2.5,
