@@ -40,19 +40,11 @@ def ours(what: str, env: str, steps: int, compile: bool | str = True, precision:
 
 def sb3(what: str, env: str, steps: int, **early: Any) -> None:
     """Stable-Baselines3's algorithm with the settings that `what` selects there."""
-    import gymnasium
-    from stable_baselines3.common.monitor import Monitor
-
     from agentlib.core.recipe import Problem
     from agentlib.runs.plan import plan
-    from agentlib.sb3.training import algorithm_of, sb3_arguments, train_sb3, vector_of
+    from benchmarks.control import sb3_learns
 
-    planned = plan(what, Problem(env=env, steps=steps, device="cpu", seed=0), early)
-    algorithm, space = algorithm_of(planned.recipe), gymnasium.make(env).observation_space
-    built_in = planned.recipe.sb3.built_in  # type: ignore[union-attr]
-    arguments = sb3_arguments(planned.config, algorithm, space, built_in=built_in, n_envs=planned.n_envs)
-    envs = vector_of(lambda: Monitor(gymnasium.make(env)), planned.n_envs, planned.config)
-    train_sb3(algorithm, arguments, envs, steps=steps, seed=0, device="cpu", progress=False)
+    sb3_learns(plan(what, Problem(env=env, steps=steps, device="cpu", seed=0), early), env, steps, seed=0)
 
 
 def script(file: str, side: str, **given: Any) -> None:
