@@ -67,7 +67,7 @@ def act(side: str) -> None:
         return
     import agentlib
 
-    agent = agentlib.train("dqn", env="CartPole-v1", steps=100, net_arch=(64, 64), progress=False)
+    agent = agentlib.train("dqn", env="CartPole-v1", steps=2_000, net_arch=(64, 64), progress=False)
     for _ in range(1_000):
         agent.act(observation)  # type: ignore[union-attr]
 
