@@ -32,6 +32,8 @@ LARGE_REWARD = 1e6
 TRANSFORM = "gymnasium.wrappers.TransformReward"
 WINDOW = 100
 """Episodes over which returns and lengths are averaged, as in SB3's logs."""
+FEW = 16
+"""Environments up to whose number lists of numbers are quicker than arrays."""
 
 
 def warn_of_reward(reward: float, where: str, remedy: str = TRANSFORM) -> None:
@@ -80,13 +82,12 @@ class Collector:
         self.returns: deque[float] = deque(maxlen=WINDOW)
         self.lengths: deque[int] = deque(maxlen=WINDOW)
         self.observation: Any = None
-        # Python's numbers: arrays of one are slower.
-        self._return, self._length = [0.0] * envs.num_envs, [0] * envs.num_envs
+        self._count_from(np.zeros(envs.num_envs), np.zeros(envs.num_envs))
 
     def reset(self, seed: int) -> None:
         """Starts new episodes everywhere."""
         self.observation = self.envs.reset(seed=seed)
-        self._return, self._length = [0.0] * self.envs.num_envs, [0] * self.envs.num_envs
+        self._count_from(np.zeros(self.envs.num_envs), np.zeros(self.envs.num_envs))
         self.buffer.begin(self.observation, mask=self.envs.action_mask)
         if self.begins:
             self.exploration.begin()
@@ -113,15 +114,11 @@ class Collector:
         if self.observe is not None:
             self._observe(self.observe, after)
         self.steps += envs.num_envs if valid is None else int(valid.sum())
-        for row, reward in enumerate(rewards.tolist()):
-            if not -LARGE_REWARD <= reward <= LARGE_REWARD:
-                self._warn_once(reward)
-            self._return[row] += reward
-            self._length[row] += 1 if valid is None else int(valid[row])
+        self._count(rewards, valid)
         if stepped.any_ended:
             for row in np.flatnonzero(terminated | truncated).tolist():
-                self.returns.append(self._return[row])
-                self.lengths.append(self._length[row])
+                self.returns.append(float(self._return[row]))
+                self.lengths.append(int(self._length[row]))
                 self.episodes += 1
                 self._return[row], self._length[row] = 0.0, 0
         if stepped.any_begun:
@@ -130,6 +127,28 @@ class Collector:
                 self.exploration.begin(np.asarray(stepped.begun))
             if self.with_memory:
                 self.actor.begin(envs.num_envs, np.asarray(stepped.begun))
+
+    def _count_from(self, returns: Any, lengths: Any) -> None:
+        """Sets the return and the length of each episode under way."""
+        self._return: Any = np.array(returns, np.float64)
+        self._length: Any = np.array(lengths, np.int64)
+        if self.envs.num_envs <= FEW:
+            self._return, self._length = self._return.tolist(), self._length.tolist()
+
+    def _count(self, rewards: NDArray[np.float64], valid: NDArray[np.bool_] | None) -> None:
+        """Takes a step into the returns and lengths."""
+        if self.envs.num_envs > FEW:
+            self._return += rewards
+            self._length += 1 if valid is None else valid
+            too_large = np.abs(rewards) > LARGE_REWARD
+            if too_large.any():
+                self._warn_once(float(rewards[too_large.argmax()]))
+            return
+        for row, reward in enumerate(rewards.tolist()):
+            if not -LARGE_REWARD <= reward <= LARGE_REWARD:
+                self._warn_once(reward)
+            self._return[row] += reward
+            self._length[row] += 1 if valid is None else int(valid[row])
 
     def _warn_once(self, reward: float) -> None:
         remedy = getattr(self.buffer, "remedy", TRANSFORM)
@@ -166,7 +185,7 @@ class Collector:
     def load_state(self, state: dict[str, Any]) -> None:
         """Puts back what `state` gave; environments that cannot be brought back start new episodes at the next step."""
         self.observation = self.envs.load_state(state["envs"])
-        self._return, self._length = np.array(state["return"]).tolist(), np.array(state["length"]).tolist()
+        self._count_from(state["return"], state["length"])
         self.steps, self.episodes = state["steps"], state["episodes"]
         self.returns = deque(state["returns"], WINDOW)
         self.lengths = deque(state["lengths"], WINDOW)
