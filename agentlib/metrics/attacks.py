@@ -38,7 +38,7 @@ LossName = Literal["cross_entropy", "margin"]
 def attack(
     model: Model,
     x: Tensor,
-    y: Tensor | None = None,
+    y: Tensor | NDArray[Any] | None = None,
     *,
     epsilon: float,
     norm: Norm = "linf",
@@ -59,7 +59,7 @@ def attack(
     Args:
         model: a classifier or policy, or any function with logits `(B, n)`.
         x: `(B, ...)`, floating-point.
-        y: labels or actions, `(B, ...)`; by default the model's own predictions for x.
+        y: labels, integers of any dtype, or actions, `(B, ...)`; by default the model's own predictions for x.
         epsilon: radius of the ball, measured by `norm` in units of `scale`.
         norm: "linf", "l2" or "l1".
         steps: of projected ascent.
@@ -74,7 +74,8 @@ def attack(
         generator: of the random starts; by default torch's own, as inside an update.
 
     Raises:
-        ValueError: epsilon and data are in different scales, or an argument is out of range.
+        ValueError: epsilon and data are in different scales, an argument is out of range, or labels are none of the
+            model's classes or do not fit.
         TypeError: x is no floating-point tensor.
     """
     random_start = steps > 1 if random_start is None else random_start
@@ -83,15 +84,9 @@ def attack(
         check_scale(x, epsilon, norm, bounds, scale)
     if y is None and targeted:
         raise ValueError("a targeted attack needs the label y that the model shall predict")
-    loss = loss if callable(loss) else loss_of(model, loss)
     with attackable(model):
         x = x.detach().clone()  # one made in inference mode would not take a gradient
-        y, sign = y.clone() if y is not None else _choice(model, x), -1.0 if targeted else 1.0
-
-        def height(point: Tensor) -> Tensor:
-            return sign * loss(_output(model, point), y)
-
-        scale = units(scale, x)
+        scale, height = units(scale, x), _height(model, x, y, -1.0 if targeted else 1.0, loss)
         search = partial(perturb, height, x, epsilon=epsilon, norm=norm, steps=steps, step_size=step_size,
                          bounds=bounds, scale=scale, random_start=random_start, generator=generator)  # fmt: skip
         return search() if restarts == 1 else _worst(height, [search() for _ in range(restarts)])
@@ -216,11 +211,38 @@ def _output(model: Model, x: Tensor) -> Any:
     return output[0] if isinstance(output, tuple) else output
 
 
-def _choice(model: Model, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        output = _output(model, x)
-        choice: Tensor = model.choose(output) if hasattr(model, "choose") else output.argmax(-1)
-        return choice
+def _height(model: Model, x: Tensor, y: Any, sign: float, loss: Loss | LossName | None) -> Callable[[Tensor], Tensor]:
+    """The loss of points `(B, ...)`, which the attack makes large; the first output tells the classes of labels y."""
+    is_checked = y is None or callable(loss)
+    measure = loss if callable(loss) else loss_of(model, loss)
+    if y is None:
+        with torch.no_grad():
+            y = _choice(model, _output(model, x))
+    elif is_checked:
+        y = torch.as_tensor(y, device=x.device).clone()
+
+    def height(point: Tensor) -> Tensor:
+        nonlocal y, is_checked
+        output = _output(model, point)
+        if not is_checked:
+            y, is_checked = _target(model, output, y, x.device), True
+        return sign * measure(output, y)
+
+    return height
+
+
+def _target(model: Any, output: Any, y: Any, device: torch.device) -> Tensor:
+    """Labels or actions y as the loss of a model takes them; labels are looked at."""
+    branches = getattr(model, "branches", ())
+    if not branches and hasattr(model, "log_prob"):  # real-valued actions
+        return torch.as_tensor(y, device=device).clone()
+    *shape, classes = (*model.choose(output).shape, max(branches)) if branches else logits_from(model, output).shape
+    return labels_for(shape, y, classes, "y").to(device).clone()
+
+
+def _choice(model: Any, output: Any) -> Tensor:
+    choice: Tensor = model.choose(output) if hasattr(model, "choose") else output.argmax(-1)
+    return choice
 
 
 def _check(x: Tensor, epsilon: float, norm: str, steps: int, restarts: int, random_start: bool) -> None:

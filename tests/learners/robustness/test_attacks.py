@@ -299,7 +299,7 @@ def test_labels_of_other_integers(kind):
     expected = attack(net, x, y, epsilon=0.1, steps=3, generator=seeded())
     for labels in (y.to(kind), y[:, None]):
         assert torch.equal(attack(net, x, labels, epsilon=0.1, steps=3, generator=seeded()), expected)
-    with pytest.raises(ValueError, match=r"labels of classes are integers from 0, not torch.float64"):
+    with pytest.raises(ValueError, match=r"each of the 3 classes 0 to 2, not torch\.float64"):
         attack(net, x, y.double(), epsilon=0.1)
 
 
