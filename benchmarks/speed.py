@@ -36,22 +36,8 @@ from agentlib.runs.plan import job_of
 from benchmarks.control import ROWS as CONTROL
 from benchmarks.peers import run_peer
 from benchmarks.rows import MICRO, Row, Times, each, threads_of_all, through, timed
+from benchmarks.settings import DAGGER, DEFAULTS, OTHERS, PONG, ZOO
 from benchmarks.sizes import PEERS, UPDATES, WARM_UP, WORKS
-
-DEFAULTS: dict[str, Any] = {"net_arch": [64, 64]}
-ZOO: dict[str, Any] = {
-    "net_arch": [256, 256],
-    "learning_rate": 2.3e-3,
-    "batch_size": 64,
-    "buffer_size": 100_000,
-    "learning_starts": 1_000,
-    "train_freq": 256,
-    "gradient_steps": 128,
-    "target_update_interval": 10,
-    "exploration_fraction": 0.16,
-    "exploration_final_eps": 0.04,
-}
-"""The RL Zoo's settings for CartPole-v1."""
 
 
 def dqn_job(settings: Mapping[str, Any], env: Any, steps: int, seed: int, n_envs: int = 1) -> Any:
@@ -253,8 +239,6 @@ def act(pair: int, n: int | None = None) -> Times:
 
 # Pixels --------------------------------------------------------------------------------------------------------------
 
-PONG: dict[str, Any] = {"buffer_size": 5_000, "learning_starts": 400, "train_freq": 4, "batch_size": 32}
-
 
 def pong(pair: int, precision: str = "float32", threads: int = 1, steps: int = 1_600) -> Times:
     """From the first update on, each side in a process of its own: the loop, not the start."""
@@ -361,9 +345,6 @@ def bc(pair: int) -> Times:
     }
 
 
-DAGGER: dict[str, Any] = {"rounds": 5, "round_steps": 500, "round_episodes": 3, "epochs": 4, "batch_size": 32}
-
-
 def dagger(seed: int, compile: bool = True) -> Times:
     config = DAggerConfig(
         rounds=DAGGER["rounds"],
@@ -424,23 +405,6 @@ def learner_update(name: str, pair: int) -> Times:
     with torch.random.fork_rng(devices=[]):
         return {side: each(work, 20) for side, work in sides.items()}
 
-
-OTHERS = (
-    "BC",
-    "Classifier",
-    "Regressor",
-    "AdversarialTraining",
-    "VAE",
-    "GAN",
-    "WGAN",
-    "Diffusion",
-    "DiffusionBC",
-    "SimCLR",
-    "MAML",
-    "Prototypical",
-    "DecisionTransformer",
-    "RecurrentDQN",
-)
 
 CARTPOLE = "DQN, CartPole-v1"
 ROWS = [
@@ -516,8 +480,8 @@ ROWS = [
     *(
         Row(
             f"update_{name}",
-            f"one update of {name}",
-            "plain PyTorch",
+            f"one update of {name}, the tiny network of `tiny()`",
+            "our own learner, eager",
             partial(learner_update, name),
             1.3,
             2.5,

@@ -29,17 +29,18 @@ Exploration = Callable[..., NDArray[Any]]
 
 LARGE_REWARD = 1e6
 """Rewards beyond it, or below minus it, are warned of."""
+TRANSFORM = "gymnasium.wrappers.TransformReward"
 WINDOW = 100
 """Episodes over which returns and lengths are averaged, as in SB3's logs."""
 FEW = 16
 """Environments up to whose number lists of numbers are quicker than arrays."""
 
 
-def warn_of_reward(reward: float, where: str) -> None:
-    """The warning that a reward is too large to be learned from."""
+def warn_of_reward(reward: float, where: str, remedy: str = TRANSFORM) -> None:
+    """The warning that a reward is too large to be learned from, and how to scale it."""
     warnings.warn(
         f"the reward {reward:g} {where}: values so large are hardly learned, as each update moves them by little; "
-        "scale the rewards, such as by gymnasium.wrappers.TransformReward",
+        f"scale the rewards, such as by {remedy}",
         stacklevel=2,
     )
 
@@ -52,7 +53,8 @@ class Collector:
 
     Args:
         envs: the environments to step.
-        buffer: where transitions go.
+        buffer: where transitions go. Where rewards are too large its `remedy`, if any, is advised; None says that
+            they are scaled anyway.
         actor: chooses actions.
         exploration: how actions are varied.
         observe: takes each batch of new observations (trees of tensors), for running statistics.
@@ -106,8 +108,8 @@ class Collector:
         stepped = envs.step(executed)
         observation, after, rewards, terminated, truncated = stepped[:5]
         valid = None if stepped.all_valid else stepped.valid
-        done = executed if self.is_real else action  # beyond a bound nothing was done
-        buffer.add(done, rewards, terminated, truncated, after, valid, stepped.next_mask)
+        kept = executed if self.is_real else action  # beyond a bound nothing happened
+        buffer.add(kept, rewards, terminated, truncated, after, valid, stepped.next_mask)
         self.observation = observation
         if self.observe is not None:
             self._observe(self.observe, after)
@@ -149,9 +151,10 @@ class Collector:
             self._length[row] += 1 if valid is None else int(valid[row])
 
     def _warn_once(self, reward: float) -> None:
-        if not self.has_warned and isinstance(self.buffer, ReplayBuffer | SequenceBuffer):
+        remedy = getattr(self.buffer, "remedy", TRANSFORM)
+        if not self.has_warned and remedy is not None:
             self.has_warned = True
-            warn_of_reward(reward, f"by step {self.steps}")
+            warn_of_reward(reward, f"by step {self.steps}", remedy)
 
     def _observe(self, observe: Callable[[Any], None], observation: Any) -> None:
         space = self.buffer.observation_space
