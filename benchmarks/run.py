@@ -112,6 +112,26 @@ def sizes(found) -> list[str]:
     return [*lines, ""]
 
 
+def memory(rows) -> list[str]:
+    """The most memory of a process on each side, of the rows that `benchmarks/memory.py` knows."""
+    if not (KEPT / "memory.json").is_file():
+        return []
+    found, sides = json.loads((KEPT / "memory.json").read_text())["bytes"], ("compiling", "ours", "theirs")
+    lines = [
+        "The most memory of a process on each side, in MB (`python benchmarks/memory.py`); each is alone in its "
+        "process, and a compiler that it starts, or the peer's interpreter, counts where it is the larger one:",
+        "",
+        "| work | against | ours, compiling | ours | theirs |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.work} | {row.against} | " + " | ".join(f"{found[row.name][side] / 1e6:,.0f}" for side in sides) + " |"
+        for row in rows
+        if row.name in found
+    ]
+    return [*lines, ""]
+
+
 def page() -> str:
     kept = {
         row: json.loads((KEPT / f"{row.name}.json").read_text())
@@ -130,11 +150,17 @@ def page() -> str:
         "cannot be avoided: the environment's steps, one forward for each action and the updates' matrix products, "
         "each measured alone in the same run.",
         "",
+        "One update of a learner's `tiny()` has a network of mostly 16 units in a layer: it measures what Python costs "
+        "around the arithmetic, not the arithmetic. The other side of these rows is no other library but our own "
+        "learner, done eagerly with `backward()` and the fused Adam of `torch.optim`. Networks of the size that people "
+        "train have rows of their own, from ResNet-18 on.",
+        "",
         *table([(row, one) for row, one in kept.items() if row.name in FIRST]),
         "All others:",
         "",
         *table([(row, one) for row, one in kept.items() if row.name not in FIRST]),
         *sizes({row.name: one["times"] for row, one in kept.items() if row.name.startswith("size_")}),
+        *memory(ROWS),
         *gpu_lines(),
         "How cost grows (`python benchmarks/growth.py`); a dashed line would be cost in proportion to size:",
         "",

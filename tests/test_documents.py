@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import agentlib
@@ -249,6 +250,42 @@ def test_every_claim_is_judged():
     measured = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
     claimed = {name: [claim["number"] for claim in one["claims"]] for name, one in measured.items() if name in found}
     assert claimed == {name: [claim.number for claim in found[name].claims] for name in claimed}
+
+
+SAID = [
+    ("docs/meta.md", "squared error {:.2f} after one step, {:.2f} after ten",
+     "maml_sinusoids_10_shot/loss_after_1 maml_sinusoids_10_shot/loss_after_10"),
+    ("docs/meta.md", "{:.2f} of five new signs from one example of each", "prototypical_glyphs/5_way_1_shot"),
+    ("docs/self_supervised.md", "about {:.2f} of the test images, {:.2f} more than on the features of an untrained "
+     "encoder. SimCLR reaches {:.2f}", "byol_digits/probe byol_digits/above_random simclr_digits/probe"),
+    ("docs/generative.md", "squared error of {:.2f} per image where the best linear map leaves {:.2f}",
+     "denoising_autoencoder_digits/error denoising_autoencoder_digits/linear"),
+    ("docs/memory.md", "about {:.0f} steps, one with memory for all {:.0f}",
+     "dqn_without_memory/position_best recurrent_dqn_lstm/best"),
+    ("docs/performance.md", "{:.2f} in place of {:.2f}, paired over ten seeds",
+     "bfloat16_catch/bfloat16_last bfloat16_catch/float32_last"),
+    ("README.md", "{:.1f} times as fast as Stable-Baselines3 once it is compiled, {:.1f} times uncompiled, {:.1f} "
+     "times in the first run on a machine, and {:.1f} times as fast as SBX; PPO {:.1f} times",
+     "dqn_warm dqn_eager first_run dqn_sbx ppo"),
+    ("README.md", "Pong's pixels {:.1f} times, SAC and TD3 on Pendulum {:.1f} and {:.1f} times", "pong sac td3"),
+    ("README.md", "ResNet-18 takes as long as plain PyTorch's ({:.1f} times)", "size_resnet18"),
+]  # fmt: skip
+"""Pages, their words, and the numbers in them: of `docs/results`, and ratios of `docs/benchmarks`."""
+
+
+def measured(name):
+    file, _, number = name.partition("/")
+    if number:
+        claims = json.loads((RESULTS / f"{file}.json").read_text())["claims"]
+        return next(claim["value"] for claim in claims if claim["number"] == number)
+    times = json.loads((ROOT / "docs" / "benchmarks" / f"{file}.json").read_text())["times"]
+    return float(np.median(np.array(times["theirs"]) / times["ours"]))
+
+
+@pytest.mark.parametrize(("document", "words", "names"), SAID)
+def test_numbers_in_pages_are_those_that_were_measured(document, words, names):
+    text = words.format(*map(measured, names.split()))
+    assert text in " ".join((ROOT / document).read_text(encoding="utf-8").split()), f"{document} must say: {text}"
 
 
 @pytest.mark.slow

@@ -45,6 +45,10 @@ _HOMES = {
 }
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     # Late, so that what needs no torch, such as `agentlib.plots`, does not bring it.
     for module, names in _HOMES.items():

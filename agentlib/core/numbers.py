@@ -1,14 +1,16 @@
-"""Whole numbers as callers give them."""
+"""Numbers as callers give them: whole ones, and arrays that may hold something else."""
 
 from __future__ import annotations
 
 import math
 import operator
+from numbers import Real
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from agentlib.core.names import shown
+from agentlib.core.names import one_line, shown
 
 
 def whole(name: str, value: Any, low: int = 0, below: float = math.inf) -> int:
@@ -24,3 +26,27 @@ def whole(name: str, value: Any, low: int = 0, below: float = math.inf) -> int:
         pass
     most = "" if below == math.inf else f" and below {below:.0f}"
     raise ValueError(f"{name} must be a whole number from {low}{most}, not {shown(value)}")
+
+
+def array_of(name: str, value: Any) -> NDArray[Any]:
+    """An argument as an array; raises ValueError, with the name, if its parts differ in shape."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} has parts of different shapes: {one_line(error)}") from None
+
+
+def first_odd(array: NDArray[Any]) -> str:
+    """The first thing in an array that is no number, such as "None at index 3"; empty if there is none."""
+    if array.dtype.kind in "biuf":
+        return ""
+    for index, value in np.ndenumerate(array.astype(object)):
+        if not isinstance(value, Real):
+            return shown(value) + (f" at index {index[0] if len(index) == 1 else index}" if index else "")
+    return ""
+
+
+def kind_of(array: NDArray[Any]) -> str:
+    """The dtype of an array for a message, with the first thing that is no number: "object (None at index 3)"."""
+    odd = first_odd(array)
+    return f"{array.dtype} ({odd})" if odd else str(array.dtype)

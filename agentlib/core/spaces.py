@@ -16,6 +16,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from agentlib.core.names import one_line, shown
+from agentlib.core.numbers import array_of, kind_of
 
 LARGEST = 1 << 22
 """Numbers in the largest observation that a file may describe, all its parts together; Gymnasium allocates bounds."""
@@ -188,7 +189,7 @@ def to_batch(space: spaces.Space[Any], value: Any) -> tuple[list[NDArray[Any]], 
         if array.dtype != leaf.dtype and not (
             array.dtype != object and np.can_cast(array.dtype, np.dtype(leaf.dtype), "same_kind")
         ):
-            raise TypeError(f"an observation of dtype {array.dtype} does not fit {leaf}")
+            raise TypeError(f"an observation of dtype {kind_of(array)} does not fit {leaf}")
         is_single = array.shape == shape
         if (not is_single and array.shape[1:] != shape) or (single is not None and single != is_single):
             raise ValueError(
@@ -252,13 +253,13 @@ def to_actions(space: spaces.Space[Any], value: Any) -> NDArray[Any]:
     leaf = leaf_spaces(space)[0]
     if leaf is not space:
         raise TypeError(f"actions of several parts are not supported: flatten {space} first")
-    array, shape = np.asarray(value), leaf_shape(leaf)
+    array, shape = array_of("actions", value), leaf_shape(leaf)
     dtype = np.dtype(leaf.dtype)
     # Whole numbers of any type: they are compared with the bounds below.
     if array.dtype == object or not (
         np.can_cast(array.dtype, dtype, "same_kind") or {array.dtype.kind, dtype.kind} <= {"i", "u"}
     ):
-        raise TypeError(f"actions of dtype {array.dtype} do not fit {leaf}")
+        raise TypeError(f"actions of dtype {kind_of(array)} do not fit {leaf}")
     if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
         wanted = "".join(f", {size}" for size in shape) or ","
         raise ValueError(f"actions of shape {array.shape} do not fit {leaf}: a batch of n has the shape (n{wanted})")

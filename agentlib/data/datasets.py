@@ -55,12 +55,7 @@ class Dataset:
             row = int((~torch.isfinite(self.y.reshape(len(self.y), -1))).any(1).nonzero()[0])
             raise ValueError(f"the target of example {row} is NaN or infinite: mend it, or leave the example out")
         if self.classes:
-            object.__setattr__(self, "y", labels_for(self.x.shape[:1], self.y))
-        if self.classes and len(self.y):
-            low, high = int(self.y.min()), int(self.y.max())
-            if low < 0 or high >= len(self.classes):
-                raise ValueError(f"labels go from {low} to {high}, but with {len(self.classes)} classes from 0 to "
-                                 f"{len(self.classes) - 1}")  # fmt: skip
+            object.__setattr__(self, "y", labels_for(self.x.shape[:1], self.y, len(self.classes), "y"))
 
     def __len__(self) -> int:
         return len(self.x)

@@ -20,6 +20,7 @@ from agentlib.core.schedules import Clock
 from agentlib.core.source import Source
 from agentlib.core.spaces import action_from_space, leaf_dtype, leaf_shape, leaf_spaces
 from agentlib.data.datasets import Dataset
+from agentlib.metrics.targets import labels_for
 
 
 class Pairs(NamedTuple):
@@ -149,7 +150,7 @@ class Pools(Source):
         seed: of the choice.
 
     Raises:
-        ValueError: x and y do not fit, or have too few tasks or examples.
+        ValueError: x and y do not fit, or have too few tasks or examples; or a label is negative.
     """
 
     x: Tensor
@@ -166,6 +167,8 @@ class Pools(Source):
                 f"batches of {tasks} tasks with {shots} shots and {queries} queries cannot be drawn from "
                 f"{len(x)} tasks with {x.shape[1]} examples each"
             )
+        if not y.is_floating_point():
+            y = labels_for(x.shape[:2], y, int(y.max()) + 1, "y")
         self.shots, self.queries, self.tasks = shots, queries, tasks
         self.register_buffer("x", x, persistent=False)
         self.register_buffer("y", y, persistent=False)

@@ -19,6 +19,8 @@ VIEWS = (aten.t.default, aten.detach.default)
 """Through which a matrix keeps its norm."""
 NARROW = 16
 """Columns up to which a product is narrow."""
+FEW = 8
+"""Up to so many tanh in a graph are replaced. Each takes about half a second of compiling, and an LSTM has hundreds."""
 OUT_OF_CACHE = 1 << 20
 """From so many numbers on, reading a matrix takes longer than what it costs to do without."""
 
@@ -32,6 +34,7 @@ def rewrite(graph: fx.Graph) -> None:
 
     What is new stands where the first operation of its pattern stood: later ones may change tensors in place.
     """
+    tanh_is_replaced = sum(node.target is aten.tanh.default for node in graph.nodes) <= FEW
     for node in list(graph.nodes):
         if node.target is aten.view.default and not _is_written_elsewhere(node):
             node.target = aten.reshape.default  # what it views may be laid out otherwise in a compiled graph
@@ -39,7 +42,7 @@ def rewrite(graph: fx.Graph) -> None:
             _replace(node, node, linear, node.args)
         elif node.target in (aten.mm.default, aten.bmm.default):
             _replace(node, node, product, node.args)
-        elif node.target is aten.tanh.default:
+        elif node.target is aten.tanh.default and tanh_is_replaced:
             _replace(node, node, tanh, node.args)
         elif node.target is aten.relu.default:
             before = node.args[0]

@@ -7,18 +7,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from agentlib.core.numbers import array_of, first_odd
+
 
 def per_step(name: str, values: Any, steps: int, dtype: type[Any], default: float = 0) -> NDArray[Any]:
     """An argument with one number, or one truth value, for each step `(steps,)`; None is the default everywhere.
 
     Raises:
-        ValueError: another shape, or truth values that are neither 0 nor 1; the message names the argument.
+        ValueError: another shape, what is no number, or truth values that are neither 0 nor 1; the message names the
+            argument.
     """
-    array = np.full(steps, default) if values is None else np.asarray(values)
+    array = np.full(steps, default) if values is None else array_of(name, values)
     if array.shape != (steps,):
         raise ValueError(f"{name} has the shape {array.shape}: one value for each of {steps} steps has ({steps},)")
-    if dtype is np.bool_ and not (array.dtype.kind in "biuf" and np.isin(array, (0, 1)).all()):
-        raise ValueError(f"{name} must be True or False at each step, and holds others")
+    is_flag = dtype is np.bool_
+    odd = first_odd(array)
+    if is_flag and not odd and not (fits := np.isin(array, (0, 1))).all():
+        odd = f"{array[fits.argmin()]} at index {fits.argmin()}"
+    if odd:
+        raise ValueError(f"{name} must be {'True or False' if is_flag else 'a number'} at each step, and holds {odd}")
     return array.astype(dtype)
 
 

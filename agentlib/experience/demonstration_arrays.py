@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
+from agentlib.core.numbers import array_of
 from agentlib.core.spaces import to_batch, unflatten
 from agentlib.experience.columns import per_step
 
@@ -31,12 +32,12 @@ def episodes_of(
     """
     leaves, _ = to_batch(observation_space, observations)
     next_leaves = leaves if next_observations is None else to_batch(observation_space, next_observations)[0]
-    actions, count = np.asarray(actions), len(leaves[0])
+    actions, count = array_of("actions", actions), len(leaves[0])
     if count == 0:
         raise ValueError("the arrays are empty")
     flags = {"terminated": terminated, "truncated": truncated}
     for name, given in {"next_observations": next_leaves[0], "actions": actions, "rewards": rewards, **flags}.items():
-        if given is not None and (found := len(np.atleast_1d(given))) != count:
+        if given is not None and (found := len(np.atleast_1d(array_of(name, given)))) != count:
             raise ValueError(f"there are {count} observations and {found} {name}")
     rewards = per_step("rewards", rewards, count, np.float64)
     task_ends, cuts = (per_step(name, given, count, np.bool_) for name, given in flags.items())

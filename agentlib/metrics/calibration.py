@@ -79,17 +79,20 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> 
     return Reliability(edges, counts.astype(np.int64), *means)
 
 
-def reliability_of(logits: Tensor, labels: Tensor, temperature: float = 1.0, bins: int = BINS) -> Reliability:
+def reliability_of(
+    logits: Tensor, labels: Tensor | NDArray[Any], temperature: float = 1.0, bins: int = BINS
+) -> Reliability:
     """The reliability of softmax(logits / temperature), for logits `(N, K)` and right labels `(N,)`.
 
     Raises:
-        ValueError: labels that do not fit, or logits that give no probabilities.
+        ValueError: labels that are none of the K classes or do not fit, or logits that give no probabilities.
     """
     confidence, predicted = (checked(logits).double() / temperature).softmax(1).max(1)
-    return reliability(confidence.cpu().numpy(), (predicted == labels_for(predicted.shape, labels)).cpu().numpy(), bins)
+    right = predicted == labels_for(predicted.shape, labels, logits.shape[1]).to(predicted.device)
+    return reliability(confidence.cpu().numpy(), right.cpu().numpy(), bins)
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+def fit_temperature(logits: Tensor, labels: Tensor | NDArray[Any]) -> float:
     """The temperature with the smallest negative log likelihood; it changes no prediction.
 
     Fit it on validation data: on training data a model is surer of itself, and with more reason.
@@ -102,13 +105,10 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         ValueError: no examples, labels that are none of the K classes or are ruled out, or logits that give no
             probabilities.
     """
-    if logits.dim() != 2 or not len(logits) or len(labels) != len(logits):
-        raise ValueError(f"logits (N, K) and labels (N,) are needed, not {tuple(logits.shape)}, {tuple(labels.shape)}")
-    labels = labels_for(logits.shape[:1], labels)
-    if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
-        raise ValueError(f"labels go from {int(labels.min())} to {int(labels.max())}, but there are {logits.shape[1]} "
-                         "classes, from 0")  # fmt: skip
-    z, y = checked(logits).detach().double(), labels.to(logits.device)
+    if logits.dim() != 2 or not len(logits):
+        raise ValueError(f"logits (N, K) of at least one example are needed, not {tuple(logits.shape)}")
+    y = labels_for(logits.shape[:1], labels, logits.shape[1]).to(logits.device)
+    z = checked(logits).detach().double()
     impossible = (z.gather(1, y[:, None])[:, 0] == -math.inf).nonzero()
     if len(impossible):
         row = int(impossible[0])

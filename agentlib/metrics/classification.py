@@ -27,7 +27,7 @@ def classification_measures(
         temperature: fitted to the validation part.
         seed: of the draws for the floor of the calibration error.
     """
-    labels = labels_for(logits.shape[:1], labels)
+    labels = labels_for(logits.shape[:1], labels, logits.shape[1])
     floor = float((labels == shares.argmax()).double().mean())
     guess = float(-shares.double().log()[labels].mean())
     scaled = reliability_of(logits, labels, temperature).ece
@@ -43,6 +43,7 @@ def classification_measures(
 
 def shares_of(labels: Tensor, n_classes: int) -> Tensor:
     """The share of each class `(K,)` among labels `(N,)`, float64."""
+    labels = labels_for((len(labels),), labels, n_classes)
     return torch.bincount(labels, minlength=n_classes).double() / len(labels)
 
 

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agentlib.core.progress import watched
-from agentlib.metrics.attacks import attack
+from agentlib.metrics.attacks import attack, loss_name
 from agentlib.metrics.calibration import logits_of
 from agentlib.metrics.targets import labels_for
 
@@ -24,45 +25,58 @@ CHUNK = 512
 """Examples that are attacked at once."""
 
 
+class RobustAccuracy(float):
+    """A share of examples, from 0 to 1, and the loss that the attack made large."""
+
+    loss: str
+    """"cross_entropy", "margin", or "own" for a function."""
+
+
 def robust_accuracy(
     model: nn.Module,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | NDArray[Any],
     *,
     epsilon: float,
     restarts: int = 1,
     seed: int = 0,
     **settings: Any,
-) -> float:
+) -> RobustAccuracy:
     """The share of examples `(N, ...)` that a model gets right under PGD; with epsilon 0, its plain accuracy.
 
     Args:
         model: a classifier or policy, attacked in eval mode.
         x: examples, floating-point.
-        y: true classes `(N,)`.
+        y: true classes `(N,)`, integers of any dtype.
         epsilon: radius of the ball.
         restarts: an example must survive all of them.
         seed: of the random starts.
-        settings: other arguments of `attack`: norm, steps, step_size, bounds and scale.
+        settings: other arguments of `attack`: norm, steps, step_size, bounds, scale and loss.
+
+    Returns:
+        The share, whose `loss` names the loss of the attack.
 
     Raises:
-        ValueError: labels that do not fit, and what `attack` raises.
+        ValueError: labels that do not fit or are none of the model's classes, and what `attack` raises.
     """
     generator = torch.Generator(x.device).manual_seed(seed)
-    y = labels_for(x.shape[:1], y)
-    right = []
-    batches = list(zip(x.split(CHUNK), y.split(CHUNK), strict=True))
-    for points, labels in watched(batches, "attacking"):
-        standing = logits_of(model, points).argmax(1) == labels
+    right = list[Tensor]()
+    for points in watched(x.split(CHUNK), "attacking"):
+        logits = logits_of(model, points)
+        y = labels_for(x.shape[:1], y, logits.shape[1], "y").to(x.device)
+        labels = y[CHUNK * len(right) :][: len(points)]
+        standing = logits.argmax(1) == labels
         for _ in range(restarts if epsilon > 0.0 else 0):
             changed = attack(model, points, labels, epsilon=epsilon, generator=generator, **settings)
             standing &= logits_of(model, changed).argmax(1) == labels
         right.append(standing)
-    return float(torch.cat(right).double().mean())
+    share = RobustAccuracy(torch.cat(right).double().mean())
+    share.loss = loss_name(model, settings.get("loss"))
+    return share
 
 
 def accuracy_curve(
-    model: nn.Module, x: Tensor, y: Tensor, epsilons: Sequence[float], **settings: Any
+    model: nn.Module, x: Tensor, y: Tensor | NDArray[Any], epsilons: Sequence[float], **settings: Any
 ) -> dict[float, float]:
     """`robust_accuracy` at each epsilon, with its other arguments as `settings`."""
     return {

@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from agentlib.metrics.targets import labels_for
@@ -117,7 +119,7 @@ def wasserstein(real: Tensor, fake: Tensor) -> float:
     return float(cost[rows, columns].mean())
 
 
-def agreement(classify: Callable[[Tensor], Tensor], samples: Tensor, label: Tensor) -> float:
+def agreement(classify: Callable[[Tensor], Tensor], samples: Tensor, label: Tensor | NDArray[Any]) -> float:
     """The share of samples `(N, ...)` that a classifier gives the label `(N,)` that was asked for.
 
     Args:
@@ -125,14 +127,15 @@ def agreement(classify: Callable[[Tensor], Tensor], samples: Tensor, label: Tens
         samples: of the model.
         label: the labels asked for.
     """
-    found, wanted = (labels_for(samples.shape[:1], one).cpu() for one in (classify(samples), label))
+    found = labels_for(samples.shape[:1], classify(samples), name="the labels of classify").cpu()
+    wanted = labels_for(samples.shape[:1], label, name="label").cpu()
     return float((found == wanted).double().mean())
 
 
-def pixel_deviation(samples: Tensor, label: Tensor) -> float:
+def pixel_deviation(samples: Tensor, label: Tensor | NDArray[Any]) -> float:
     """The mean deviation of samples `(N, ...)` of one label `(N,)`, over all numbers and labels.
 
     Beside that of real examples it measures variety: a model with one picture for each label has 0.
     """
-    flat, label = samples.flatten(1), labels_for(samples.shape[:1], label)
+    flat, label = samples.flatten(1), labels_for(samples.shape[:1], label, name="label").to(samples.device)
     return float(torch.stack([flat[label == one].std(0, correction=0).mean() for one in label.unique()]).mean())

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import agentlib
-from agentlib.catalog import LEARNERS, unknown
 from agentlib.core.names import close_matches
 from agentlib.shell.stopping import Terminated, UsageError
 
@@ -92,18 +91,12 @@ def _run(arguments: list[str]) -> int:
         return 0 if arguments else 2
     if name not in COMMANDS:
         raise UsageError(f"unknown command {name!r}{close_matches(name, list(COMMANDS))}; agentlib --help lists them")
-    if name in ("train", "compile") and not {"-h", "--help", "--resume"} & {word.split("=")[0] for word in rest}:
-        _check_learner(name, rest)
+    if name in ("train", "compile", "compare"):
+        from agentlib.shell.mistakes import check_words
+
+        check_words(name, rest)
     module = import_module("agentlib.shell.listing" if name == "list" else f"agentlib.shell.{name}")
     return int(module.run(rest))
-
-
-def _check_learner(command: str, rest: list[str]) -> None:
-    """Raises UsageError if no learner is named, or none that there is: before torch is imported."""
-    if not rest or rest[0].startswith("-"):
-        raise UsageError(f"say first what to {command}: agentlib {command} WHAT ...; there is {', '.join(LEARNERS)}")
-    if ":" not in rest[0] and rest[0] not in LEARNERS:
-        raise UsageError(unknown(rest[0]))
 
 
 def _help() -> str:

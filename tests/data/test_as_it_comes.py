@@ -161,8 +161,11 @@ def test_a_folder_of_images_without_classes_is_unlabelled(pictures):
 
 
 def test_names_of_the_package():
-    assert {"Agent", "train", "evaluate", "compare", "Recipe"} <= set(dir(agentlib))
-    assert "train" in dir(agentlib)
+    names = ["Agent", "Comparison", "Evaluation", "Recipe", "Result", "__version__", "compare", "evaluate", "train"]
+    assert dir(agentlib) == names
+    assert all(hasattr(agentlib, name) for name in names)
+    assert not {"Any", "TYPE_CHECKING", "import_module", "annotations"} & {*dir(agentlib.core), *dir(agentlib.learners)}
+    assert {"Learner", "Step"} <= set(dir(agentlib.core))
     import pydoc
 
     text = pydoc.plain(pydoc.render_doc(agentlib))

@@ -43,7 +43,7 @@ def test_parts_are_stratified_disjoint_and_repeatable():
 @pytest.mark.parametrize(
     ("x", "y", "classes", "message"),
     [
-        (torch.zeros(3, 2), torch.tensor([0, 1, 2]), ("a", "b"), "labels go from 0 to 2, but with 2 classes"),
+        (torch.zeros(3, 2), torch.tensor([0, 1, 2]), ("a", "b"), "each of the 2 classes 0 to 1, not 0 to 2"),
         (torch.zeros(3, 2), torch.tensor([0, 1]), ("a", "b"), "3 examples and 2 labels"),
         (torch.tensor([[0.0], [float("nan")]]), None, (), "example 1 holds NaN"),
     ],

@@ -134,6 +134,8 @@ def test_more_than_there_is():
         Pools(torch.zeros(3, 8, 1), torch.zeros(3, 8), shots=5, queries=4, tasks=2)
     with pytest.raises(ValueError, match=r"\(3, 8\) .* have \(3, 7\) targets"):
         Pools(torch.zeros(3, 8, 1), torch.zeros(3, 7), shots=1, queries=1, tasks=2)
+    with pytest.raises(ValueError, match=r"y must be integers of shape .3, 8., each .* not -1 to 0"):
+        Pools(torch.zeros(3, 8, 1), -torch.eye(3, 8).long(), shots=1, queries=1, tasks=2)
 
 
 def test_classes_are_held_out_whole():

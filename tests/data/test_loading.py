@@ -94,7 +94,7 @@ def test_grey_images_numbers_and_names():
     assert numbers.targets.shape == (6,)
     named = from_arrays(grey, np.array([0, 1, 1, 0, 0, 1]), ("no", "yes"))
     assert named.classes == ("no", "yes")
-    with pytest.raises(ValueError, match="labels go from 0 to 2, but with 2 classes"):
+    with pytest.raises(ValueError, match="each of the 2 classes 0 to 1, not 0 to 2"):
         from_arrays(grey, np.array([0, 1, 2, 0, 0, 1]), ("no", "yes"))
     with pytest.raises(ValueError, match="label 'maybe' is none of the classes no, yes"):
         from_arrays(grey, np.array(["no", "maybe"] * 3), ("no", "yes"))

@@ -10,6 +10,7 @@ from agentlib.core.recipe import Problem
 from agentlib.engine import run
 from agentlib.engine.compiled import compiler_found
 from agentlib.engine.rewriting import (
+    FEW,
     OUT_OF_CACHE,
     convolution_and_relu,
     linear,
@@ -88,6 +89,16 @@ def test_tanh_is_that_of_torch_but_for_rounding():
     assert (tanh(-x) == -found).all()
     assert tanh(torch.tensor([torch.nan])).isnan()
     assert torch.equal(tanh(x.double()), exact)
+
+
+@pytest.mark.parametrize("count", [FEW, FEW + 1])
+def test_many_tanh_are_left_as_they_are(count):
+    """Each that is replaced costs compiling."""
+    targets: list[Any] = []
+    both_ways(
+        lambda x: torch.stack([torch.tanh(x * number) for number in range(count)]), torch.randn(3), targets=targets
+    )
+    assert [targets.count(tanh), targets.count(aten.tanh.default)] == ([count, 0] if count == FEW else [0, count])
 
 
 @pytest.mark.parametrize("biased", [True, False])

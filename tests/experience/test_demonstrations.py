@@ -209,10 +209,16 @@ def test_columns_of_numbers_are_refused_by_name_and_shape(name):
         make(observations, actions, **{name: np.zeros((6, 1))})
     with pytest.raises(ValueError, match=rf"there are 6 observations and 1 {name}"):
         make(observations, actions, **{name: 1})
+    odd = "a number" if name == "rewards" else "True or False"
+    for wrong, shown in (([0, 0, None, 0, 0, 1], "None at index 2"), (["False"] * 6, "'False' at index 0")):
+        with pytest.raises(ValueError, match=f"^{name} must be {odd} at each step, and holds {shown}"):
+            make(observations, actions, **{name: wrong})
+    with pytest.raises(ValueError, match=f"^{name} has parts of different shapes"):
+        make(observations, actions, **{name: [[1], [0, 1], 0, 0, 0, 0]})
     if name != "rewards":
-        for wrong in ([2, 0, 0, 0, 0, 1], ["False"] * 6, [np.nan] * 6, [None] * 6):
-            with pytest.raises(ValueError, match=f"^{name} must be True or False at each step, and holds others"):
-                make(observations, actions, **{name: wrong})
+        for flag in (2, np.nan):
+            with pytest.raises(ValueError, match=f"must be True or False at each step, and holds {flag}.* at index 2"):
+                make(observations, actions, **{name: [0, 0, flag, 0, 0, 1]})
         for kind in (int, float, bool):
             flags = np.array([0, 0, 1, 0, 0, 1], kind)
             assert make(observations, actions, next_observations=observations, **{name: flags}).lengths.tolist() == [
@@ -224,11 +230,20 @@ def test_columns_of_numbers_are_refused_by_name_and_shape(name):
 def test_arrays_that_say_where_they_are_wrong():
     space, action_space = LEAVES["vector"], ACTIONS["discrete"]
     observations, actions = np.zeros((6, 3), np.float32), np.full(6, 3)
-    make = partial(Demonstrations.from_arrays, observation_space=space, action_space=action_space)
+    make: Any = partial(Demonstrations.from_arrays, observation_space=space, action_space=action_space)
     with pytest.raises(ValueError, match="there are 6 observations and 4 truncated"):
         make(observations, actions, truncated=np.zeros(4, bool))
     with pytest.raises(ValueError, match="the arrays are empty"):
         make(observations[:0], actions[:0])
+    for wrong in ([3, 3, None, 3, 3, 3], [[3], [3, 3], 3, 3, 3, 3]):
+        with pytest.raises((TypeError, ValueError), match=r"actions (of dtype object .None at index 2. do|has parts)"):
+            make(observations, wrong)
+    objects = observations.astype(object)
+    objects[4, 1] = None
+    with pytest.raises(TypeError, match=r"an observation of dtype object .None at index .4, 1.. does not fit Box"):
+        make(objects, actions)
+    with pytest.raises(TypeError, match=r"an observation of dtype object .None. does not fit Box"):
+        make(None, actions)
     observations[4, 1] = np.nan
     with pytest.raises(ValueError, match="the observation at index 4 contains NaN"):
         make(observations, actions)
@@ -290,7 +305,7 @@ WRONG = [
     ),
     ({"rewards": np.array([0.0, np.inf, 0.0])}, ValueError, "episode 1: the reward at step 1 is not finite"),
     ({"rewards": np.array([0.0, 0.0, 1e39])}, ValueError, "the reward at step 2 is not finite in float32"),
-    ({"rewards": [0.0, None, 0.0]}, ValueError, "the reward at step 1 is not finite"),
+    ({"rewards": [0.0, None, 0.0]}, ValueError, "episode 1: rewards must be a number .* holds None at index 1"),
     ({"rewards": np.zeros((3, 1))}, ValueError, r"episode 1: rewards has the shape \(3, 1\): one value .* has \(3,\)"),
     ({"labelled": np.ones((3, 1), bool)}, ValueError, r"episode 1: labelled has the shape \(3, 1\)"),
     ({"interventions": np.ones(2, bool)}, ValueError, r"episode 1: interventions has the shape \(2,\)"),

@@ -219,7 +219,7 @@ def test_labels_of_int32_are_adapted_to_all_the_same():
     learner, (support, _) = learner_of("cross_entropy", 2), tasks("cross_entropy")
     x, y = support.x[0], support.y[0]
     expected = learner.adapt(Pairs(x, y))
-    for labels in (y.int(), y[:, None]):
+    for labels in (y.int(), y[:, None], y.numpy().astype(np.int32)):
         torch.testing.assert_close(learner.adapt(Pairs(x, labels))(x), expected(x))
     with pytest.raises(ValueError, match=r"the support has the labels \[5, 6\], and the network no output for each"):
         learner.adapt(Pairs(x, y + 5))

@@ -109,9 +109,9 @@ def test_temperature_of_what_is_always_right_or_never():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0, 1, 3], "labels go from 0 to 3, but there are 3 classes"),
-        ([0, 1], "are needed"),
-        ([0, 1, -1], "from -1 to 1"),
+        ([0, 1, 3], "each of the 3 classes 0 to 2, not 0 to 3"),
+        ([0, 1], "of shape .3,., each of the 3 classes 0 to 2, not torch.int64 of shape .2,."),
+        ([0, 1, -1], "not -1 to 1"),
     ],
 )
 def test_labels_that_do_not_fit(labels, message):
@@ -196,7 +196,7 @@ def test_labels_of_other_integers(kind):
     assert fit_temperature(logits, labels.to(kind)) == fit_temperature(logits, labels)
     assert fit_temperature(logits, labels[:, None]) == fit_temperature(logits, labels)
     assert reliability_of(logits, labels.to(kind)).ece == reliability_of(logits, labels).ece
-    with pytest.raises(ValueError, match=r"labels of classes are integers from 0, not torch.float32"):
+    with pytest.raises(ValueError, match=r"each of the 10 classes 0 to 9, not torch\.float32"):
         fit_temperature(logits, labels.float())
 
 

@@ -1,5 +1,6 @@
 """The command line as a newcomer uses it: what a run leaves is evaluated, sampled, asked and drawn by its folder."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -19,7 +20,10 @@ from agentlib.catalog import LEARNERS, recipe_of
 from agentlib.data import load
 from agentlib.envs.experts import cartpole_expert
 from agentlib.experience import Demonstrations, record_episodes
+from agentlib.runs import options
 from agentlib.runs.models import load_model
+from agentlib.runs.options import RunOptions
+from agentlib.shell import compare, mistakes
 from agentlib.shell.main import main
 from tests.tiny import FLAGS, IDENTITY, tiny_run
 
@@ -332,6 +336,11 @@ def test_an_agent_to_start_from(capsys):
         ("train --env CartPole-v1", "say first what to train"),
         ("evaluate", "required"),
         ("record x --seed many", "many"),
+        ("train dqn --env CartPole-v1 --nope 1", "unknown option --nope; agentlib train dqn --help lists them"),
+        ("train ppo --learning-rat=1e-3", "unknown option --learning-rat; close matches: --learning-rate"),
+        ("train dqn --env CartPole-v1 --steps many", "--steps takes a whole number, not 'many'"),
+        ("train --resume run --stpes 5", "close matches: --steps"),
+        ("compare sac --env Pendulum-v1 --steps 10 --seedz 3", "close matches: --seed"),
     ],
 )
 def test_a_mistake_does_not_wait_for_torch(arguments, message):
@@ -342,6 +351,17 @@ def test_a_mistake_does_not_wait_for_torch(arguments, message):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
     assert message in done.stdout + done.stderr
     assert done.stdout.endswith("False\n")
+
+
+def test_no_option_is_called_unknown():
+    """The names are read from the text of the package, which may come to be written in another way."""
+    for name in LEARNERS:
+        assert {field.name for field in dataclasses.fields(recipe_of(name).config)} <= mistakes.option_names(), name
+    names = {field.name for field in dataclasses.fields(RunOptions)} | {name for name, *_ in compare.FIELDS}
+    names |= {"compile", "verbose", "zoo", "image_size", "resume", "debug", "optimizer"}
+    assert names <= mistakes.option_names()
+    assert set(mistakes.WHOLE) == set(options.WHOLE)
+    assert len(mistakes.option_names()) < 300
 
 
 def test_every_learner_is_listed_where_it_can_be_given(capsys):

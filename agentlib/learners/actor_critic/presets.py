@@ -94,7 +94,3 @@ CROSSQ_PRESETS: dict[str, dict[str, Any]] = {
     "": CROSSQ_NUMBERS,
     **{env: {**settings, **CROSSQ_NUMBERS} for env, settings in SAC_PRESETS.items()},
 }
-TD3_BC_PRESETS: dict[str, dict[str, Any]] = {
-    "": {"bc_alpha": 2.5, "learning_rate": 3e-4, "net_arch": (256, 256), "normalize": True}
-}
-"""The numbers of the paper."""

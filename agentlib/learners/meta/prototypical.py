@@ -35,8 +35,13 @@ def prototypes(features: Tensor, labels: Tensor, ways: int) -> Tensor:
     return member @ features / member.sum(-1, keepdim=True)
 
 
-def check_support(labels: Tensor, ways: int) -> None:
-    """Raises ValueError unless each class 0 .. ways - 1, and no other, has an example among the labels `(tasks, n)`."""
+def checked_support(support: Pairs, ways: int) -> Pairs:
+    """The support with labels `(tasks, n)` as int64.
+
+    Raises:
+        ValueError: they do not fit; or a class of 0 .. ways - 1 has no example in some task, or another class has one.
+    """
+    labels = labels_for(support.x.shape[:2], support.y, name="support.y").to(support.x.device)
     for task, row in enumerate(labels.tolist()):
         missing, others = sorted(set(range(ways)) - set(row)), sorted(set(row) - set(range(ways)))
         if missing or others:
@@ -46,6 +51,7 @@ def check_support(labels: Tensor, ways: int) -> None:
                 f"0 to {ways - 1}: {without}. Number the classes of each task from 0, such as by "
                 "labels.unique(return_inverse=True)[1]"
             )
+    return support._replace(y=labels)
 
 
 def distance_logits(features: Tensor, centers: Tensor) -> Tensor:
@@ -85,9 +91,7 @@ class PrototypicalNetwork(Described):
         Raises:
             ValueError: in some task the labels are not those of the classes 0 .. ways - 1.
         """
-        support = support._replace(y=labels_for(support.x.shape[:2], support.y))
-        check_support(support.y, ways)
-        return self.logits(support, x, ways)
+        return self.logits(checked_support(support, ways), x, ways)
 
     def logits(self, support: Pairs, x: Tensor, ways: int) -> Tensor:
         """The same, without a look at the labels: tensor work alone, for inside an update."""
@@ -128,8 +132,8 @@ class Prototypical(Learner):
         Raises:
             ValueError: in some task a class from 0 to the largest label has no example.
         """
-        support, ways = tasks.support, int(tasks.support.y.max()) + 1
-        check_support(support.y, ways)
+        ways = int(tasks.support.y.max()) + 1
+        support = checked_support(tasks.support, ways)
         return distance_logits(tasks.query.x, prototypes(support.x, support.y, ways))
 
     def update(self, batch: Tasks) -> Update:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -48,8 +49,9 @@ def cross_entropy(
     return losses if class_weights is None else class_weights[labels] * losses
 
 
-def balanced_weights(labels: Tensor, n_classes: int) -> tuple[float, ...]:
+def balanced_weights(labels: Tensor | NDArray[Any], n_classes: int) -> tuple[float, ...]:
     """N / (K n_k) for each of the K classes that occur, 0 for others: all weigh the same, the average example 1."""
+    labels = labels_for((len(labels),), labels, n_classes)
     counts = torch.bincount(labels, minlength=n_classes).double()
     weights = torch.full_like(counts, len(labels)) / (counts * (counts > 0).sum())
     return tuple(weights.where(counts > 0, 0.0).tolist())
