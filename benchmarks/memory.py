@@ -171,7 +171,7 @@ def main() -> int:
         print(f"no row called {', '.join(unknown)}; there are {', '.join(SIDES)}", file=sys.stderr)
         return 2
     from agentlib.plots.report import provenance
-    from benchmarks.run import commit
+    from benchmarks.experiments import commit
 
     found = json.loads(KEPT.read_text())["bytes"] if KEPT.is_file() else {}
     for name in sys.argv[1:] or SIDES:
