@@ -99,8 +99,7 @@ class Agent:
     def act(self, observation: Any, *, action_mask: Any = None) -> Any:
         """The best action for one observation, or the actions for a batch of them.
 
-        An agent with memory keeps it from call to call, for each row of the batch; tell it by `reset` when an episode
-        has ended.
+        An agent with memory keeps it from call to call, for each row of the batch; call `reset` when an episode ends.
 
         Args:
             observation: one, or a batch.
@@ -189,12 +188,14 @@ class Agent:
 
     def _varied(self, actions: NDArray[Any], batch: Any, mask: NDArray[np.bool_] | None) -> NDArray[Any]:
         """A share of the actions random among the legal ones. (SB3 draws once per call, we once per observation.)"""
-        sizes, count = choices(self.action_space), len(actions)
-        if mask is None and observes_mask(self.observation_space, self.action_space):
-            mask = observed_mask(batch, sum(sizes))
-        random = self.generator.random(count) < self.exploration_rate
-        others = random_actions(self.generator, sizes, count, mask).reshape(actions.shape)
-        return np.where(random.reshape(-1, *[1] * (actions.ndim - 1)), others, actions)
+        random = self.generator.random(len(actions)) < self.exploration_rate
+        others = random_actions(self.generator, choices(self.action_space), len(actions), self._legal(batch, mask))
+        return np.where(random.reshape(-1, *[1] * (actions.ndim - 1)), others.reshape(actions.shape), actions)
+
+    def _legal(self, batch: Any, mask: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+        """The masks of legal actions that were given, or else those in the observations, if any."""
+        observed = mask is None and observes_mask(self.observation_space, self.action_space)
+        return observed_mask(batch, sum(choices(self.action_space))) if observed else mask
 
     def confidence(self, observation: Any) -> Any:
         """The probability that the policy gives to the action that `act` takes: of one observation, or `(B,)`.
@@ -210,18 +211,19 @@ class Agent:
             probability = self.policy.log_prob(output, chosen).exp().cpu().numpy()  # type: ignore[operator]
         return probability[0] if single else probability
 
-    def critic(self, observation: Any) -> Any:
+    def critic(self, observation: Any, *, action_mask: Any = None) -> Any:
         """The value of one observation, or the values `(B,)` of a batch, by the critic that learned with the policy.
 
-        Critics of actions, as of SAC and TD3, value the one that `act` takes. Raises TypeError where there is none: in
-        another learner's agents, with memory, and from files and copies, which hold the policy alone.
+        Critics of actions, as of SAC and TD3, value the one that `act` takes. Raises what `act` raises, and TypeError
+        in other learners' agents, with memory, and in those from files and copies, which hold the policy alone.
         """
         value = getattr(self.training and self.training[2], "value", None)
         if value is None or self.has_memory:
             raise TypeError(f"there is no critic here: an agent has one where ppo, sac or their kin trained it; {self}")
-        batch, _, single, _ = self._batch(observation)
+        batch, _, single, mask = self._batch(observation, action_mask)
+        masks = () if (mask := self._legal(batch, mask)) is None else (torch.as_tensor(mask, device=self.device),)
         with in_eval_mode(self.training[2]):
-            values = value(to_tensors(self.observation_space, batch, self.device)).cpu().numpy()
+            values = value(to_tensors(self.observation_space, batch, self.device), *masks).cpu().numpy()
         return values[0] if single else values
 
     def __getstate__(self) -> dict[str, Any]:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from agentlib.core.names import readable
-from agentlib.metrics import bootstrap_interval, interquartile_mean
+from agentlib.metrics import bootstrap_interval, interquartile_mean, t_interval
 from agentlib.plots.report import provenance
 
 ROOT = Path(__file__).parent.parent
 EVIDENCE = ROOT / "benchmarks" / "evidence"
 RESULTS = ROOT / "docs" / "results"
 STATISTICS: dict[str, Callable[..., Any]] = {"median": np.median, "mean": np.mean, "iqm": interquartile_mean}
+
+INTERVALS = (
+    "Intervals are 95% intervals over seeds: Student's t interval for means; the percentile bootstrap for medians and "
+    "interquartile means, which is too narrow where seeds are few (it covers about 75% with 3 and 90% with 5)."
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,9 @@ class Experiment:
     """One seed: trains, measures, and returns numbers by name."""
     claims: tuple[Claim, ...]
     seeds: int = 5
+    """How many are planned."""
+    first_seed: int = 0
+    """Others follow it; 200 where lower ones have been looked at."""
     note: str = ""
     """A sentence under the table."""
     summarize: Callable[[list[dict[str, float]]], Mapping[str, Any]] | None = None
@@ -77,22 +87,58 @@ def known(numbers: Mapping[tuple[str, str], tuple[float, str]], data: str, measu
 
 
 def load(name: str) -> dict[str, Any]:
-    """What was measured of an experiment so far."""
+    """What was measured of an experiment so far: "seeds", and by what they were "measured"."""
     path = RESULTS / f"{name}.json"
-    return dict(json.loads(path.read_text())) if path.is_file() else {"seeds": {}}
+    found = dict(json.loads(path.read_text())) if path.is_file() else {"seeds": {}, "measured": []}
+    if "measured" not in found:  # a file from before these were kept
+        found["measured"] = [{"seeds": list(found["seeds"]), "versions": found["versions"]}]
+    return found
 
 
-def keep(experiment: Experiment, seeds: Mapping[str, Mapping[str, float]], versions: Any = None) -> None:
-    """Writes what was measured, and what follows from it; `versions` of what it was measured with, by default now's."""
+def origin() -> dict[str, Any]:
+    """By what is measured: commit, versions and machine."""
+    made = provenance()
+    return {"commit": commit(), "versions": made["versions"], "machine": made["machine"]}
+
+
+def commit() -> str | None:
+    """The commit that is measured, with a + where its code was changed since."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True).stdout
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "-uno", "agentlib", "benchmarks"], check=True, capture_output=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.strip() + ("+" if changed else "")
+
+
+def noted(measured: list[dict[str, Any]], seed: str, of: Mapping[str, Any], seconds: float) -> None:
+    """Adds a seed that was measured now, in so many seconds of the processor, to those of the same origin."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    last = measured[-1] if measured else {}
+    if any(last.get(name) != value for name, value in of.items()):
+        last = {"seeds": [], "first": now, "seconds": 0.0, **of}
+        measured.append(last)
+    last["seeds"].append(seed)
+    last |= {"last": now, "seconds": round(last["seconds"] + seconds, 1)}
+
+
+def keep(
+    experiment: Experiment, seeds: Mapping[str, Mapping[str, float]], measured: Sequence[Mapping[str, Any]]
+) -> None:
+    """Writes what was measured and by what, and what follows from it."""
     RESULTS.mkdir(exist_ok=True)
     rows = [dict(seeds[seed]) for seed in sorted(seeds, key=int)]
+    groups = [{**group, "seeds": [seed for seed in group["seeds"] if seed in seeds]} for group in measured]
     result = {
         "name": experiment.name,
         "command": f"python benchmarks/results.py {experiment.name} --seeds {len(rows)}",
         "seeds": {seed: seeds[seed] for seed in sorted(seeds, key=int)},
         "claims": [judged(claim, rows, experiment) for claim in experiment.claims],
         **({"about": dict(experiment.about)} if experiment.about else {}),
-        "versions": versions or provenance()["versions"],
+        "measured": [group for group in groups if group["seeds"]],
     }
     (RESULTS / f"{experiment.name}.json").write_text(json.dumps(result, indent=1) + "\n")
 
@@ -106,7 +152,8 @@ def judged(claim: Claim, rows: Sequence[Mapping[str, float]], experiment: Experi
     else:
         each = np.array([row[claim.number] for row in rows], dtype=np.float64)
         found = {"value": float(STATISTICS[claim.statistic](each)), "each": each.tolist()}
-        low, high = bootstrap_interval(each, STATISTICS[claim.statistic])
+        is_mean = claim.statistic == "mean"
+        low, high = t_interval(each) if is_mean else bootstrap_interval(each, STATISTICS[claim.statistic])
     found |= {"number": claim.number, "low": float(low), "high": float(high)}
     value = found["value"]
     lowest, highest = {"statistic": (value, value), "interval": (low, high), "part": (high, low)}[claim.of]
@@ -121,7 +168,7 @@ def judged(claim: Claim, rows: Sequence[Mapping[str, float]], experiment: Experi
 def page(found: Mapping[str, Experiment]) -> str:
     """The page of results, from the files alone."""
     source = "Written by `make results` from the files in `docs/results`; nothing is typed in by hand."
-    lines = ["# Results", "", source, "Intervals are 95% bootstrap intervals over seeds.", ""]
+    lines = ["# Results", "", source, INTERVALS, ""]
     measured = [one for one in found.values() if (RESULTS / f"{one.name}.json").is_file()]
     families = dict.fromkeys(experiment.family for experiment in measured)
     for family in families:
@@ -139,6 +186,8 @@ def page(found: Mapping[str, Experiment]) -> str:
                 if claim.number in numbers
             ]
             notes += [f"`{experiment.name}`: {experiment.note}"] if experiment.note else []
+            if len(result["seeds"]) < experiment.seeds:
+                notes += [f"`{experiment.name}`: {len(result['seeds'])} of {experiment.seeds} planned seeds were run."]
         lines += ["", *[line for note in notes for line in (note, "")]]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -2,10 +2,11 @@
 
     python benchmarks/memory.py [NAME ...]
 
-Each side does the row's work once in a process of its own, and imports only what it needs. The system says how much
-of the main memory that process, or the largest that it started (a compiler, the peer's interpreter), had at most. Where
-the peer is plain PyTorch it is the same learner with `backward()` and PyTorch's fused Adam. The rows of sizes hold
-theirs themselves. The bytes are kept in docs/benchmarks/memory.json, and `benchmarks/run.py --page` shows them.
+Each side does the row's work in a process of its own, and imports only what it needs; ours does it twice, with an empty
+cache of compiled updates ("compiling") and with a filled one. The system says how much of the main memory that process,
+or the largest that it started (a compiler, the peer's interpreter), had at most. Where the peer is plain PyTorch it is
+the same learner with `backward()` and PyTorch's fused Adam. The rows of sizes hold theirs themselves. What it prints is
+kept in docs/benchmarks/memory.json, and `benchmarks/run.py --page` shows it.
 """
 
 import json
@@ -39,30 +40,16 @@ def ours(what: str, env: str, steps: int, compile: bool | str = True, precision:
 
 def sb3(what: str, env: str, steps: int, **early: Any) -> None:
     """Stable-Baselines3's algorithm with the settings that `what` selects there."""
-    import gymnasium
-    from stable_baselines3.common.monitor import Monitor
-
     from agentlib.core.recipe import Problem
     from agentlib.runs.plan import plan
-    from agentlib.sb3.training import algorithm_of, sb3_arguments, train_sb3, vector_of
+    from benchmarks.control import sb3_learns
 
-    planned = plan(what, Problem(env=env, steps=steps, device="cpu", seed=0), early)
-    algorithm, space = algorithm_of(planned.recipe), gymnasium.make(env).observation_space
-    built_in = planned.recipe.sb3.built_in  # type: ignore[union-attr]
-    arguments = sb3_arguments(planned.config, algorithm, space, built_in=built_in, n_envs=planned.n_envs)
-    envs = vector_of(lambda: Monitor(gymnasium.make(env)), planned.n_envs, planned.config)
-    train_sb3(algorithm, arguments, envs, steps=steps, seed=0, device="cpu", progress=False)
+    sb3_learns(plan(what, Problem(env=env, steps=steps, device="cpu", seed=0), early), env, steps, seed=0)
 
 
 def script(file: str, side: str, **given: Any) -> None:
     path = Path(__file__).parent / file
     subprocess.run([sys.executable, path, side, json.dumps(given)], check=True, stdout=subprocess.DEVNULL)
-
-
-def first_run() -> None:
-    with tempfile.TemporaryDirectory() as caches:
-        os.environ.update(dict.fromkeys(("AGENTLIB_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TMPDIR"), caches))
-        script("cold.py", "ours", settings=ZOO, steps=20_000, seed=0, compile="auto")
 
 
 def act(side: str) -> None:
@@ -80,15 +67,9 @@ def act(side: str) -> None:
         return
     import agentlib
 
-    agent = agentlib.train("dqn", env="CartPole-v1", steps=100, net_arch=(64, 64), progress=False)
+    agent = agentlib.train("dqn", env="CartPole-v1", steps=2_000, net_arch=(64, 64), progress=False)
     for _ in range(1_000):
         agent.act(observation)  # type: ignore[union-attr]
-
-
-def sampling(prioritized: bool) -> None:
-    """A million transitions, and batches of 256 of them."""
-    settings: dict[str, Any] = {"learning_starts": 1_000_000, "buffer_size": 1_000_000, "train_freq": 100}
-    ours("dqn", "CartPole-v1", 1_010_000, batch_size=256, prioritized=prioritized, net_arch=(64, 64), **settings)
 
 
 def imitation(what: str, side: str) -> None:
@@ -141,7 +122,7 @@ def scripts(file: str, **given: Any) -> dict[str, Callable[[], None]]:
 
 
 SIDES: dict[str, dict[str, Callable[[], None]]] = {
-    "first_run": {"ours": first_run, "theirs": partial(script, "cold.py", "sb3", settings=ZOO, steps=20_000, seed=0)},
+    "first_run": scripts("cold.py", settings=ZOO, steps=20_000, seed=0, compile="auto"),
     "dqn_warm": scripts("cold.py", settings=DEFAULTS, steps=100_000, seed=0, compile=True),
     "dqn_eager": scripts("cold.py", settings=DEFAULTS, steps=20_000, seed=0, compile=False),
     "dqn_zoo_cold": scripts("cold.py", settings=ZOO, steps=50_000, seed=0, compile=True),
@@ -156,7 +137,6 @@ SIDES: dict[str, dict[str, Callable[[], None]]] = {
     "bc": {side: partial(imitation, "bc", side) for side in ("ours", "theirs")},
     "dagger": {side: partial(imitation, "dagger", side) for side in ("ours", "theirs")},
     "act": {"ours": partial(act, "ours"), "theirs": partial(act, "sb3")},
-    "prioritized": {"ours": partial(sampling, True), "theirs": partial(sampling, False)},
     **{
         f"update_{name}": {"ours": partial(updates, name, "ours"), "theirs": partial(updates, name, "plain")}
         for name in OTHERS
@@ -164,9 +144,10 @@ SIDES: dict[str, dict[str, Callable[[], None]]] = {
 }
 
 
-def peak(name: str, side: str) -> int:
-    """Bytes, at most, of the largest process."""
-    process = subprocess.Popen([sys.executable, __file__, "--side", name, side])
+def peak(name: str, side: str, caches: str) -> int:
+    """Bytes, at most, of the largest process; `caches` is a folder for all that is compiled."""
+    environment = os.environ | dict.fromkeys(("AGENTLIB_CACHE", "TORCHINDUCTOR_CACHE_DIR"), caches)
+    process = subprocess.Popen([sys.executable, __file__, "--side", name, side], env=environment)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -183,11 +164,13 @@ def main() -> int:
         print(f"no row called {', '.join(unknown)}; there are {', '.join(SIDES)}", file=sys.stderr)
         return 2
     from agentlib.plots.report import provenance
-    from benchmarks.run import commit
+    from benchmarks.experiments import commit
 
     found = json.loads(KEPT.read_text())["bytes"] if KEPT.is_file() else {}
     for name in sys.argv[1:] or SIDES:
-        found[name] = {side: peak(name, side) for side in SIDES[name]}
+        with tempfile.TemporaryDirectory() as caches:
+            sides = {"compiling": "ours", "ours": "ours", "theirs": "theirs"}
+            found[name] = {shown: peak(name, side, caches) for shown, side in sides.items()}
         print(name, {side: f"{count / 1e6:,.0f} MB" for side, count in found[name].items()}, flush=True)
         KEPT.write_text(json.dumps({"bytes": found, "commit": commit(), **provenance()}, indent=1) + "\n")
     return 0

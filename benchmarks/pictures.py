@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from agentlib.metrics import bootstrap_interval
+from agentlib.metrics import t_interval
 from benchmarks.experiments import ROOT, load
 
 PICTURES = ROOT / "docs" / "pictures"
@@ -86,7 +86,7 @@ def draw_panel(axes: Axes, panel: Panel, seeds: Sequence[dict[str, float]]) -> N
     for row, number in enumerate(panel.ways):
         values = np.array([seed[number] for seed in seeds])
         colour = OPTION if row else PLAIN
-        low, high = bootstrap_interval(values)
+        low, high = t_interval(values)
         if np.isfinite([low, high]).all():
             axes.plot([low, high], [row, row], color=colour, linewidth=7, alpha=0.3, solid_capstyle="butt")
         axes.plot(values, np.full(len(values), row), "o", color=colour, markersize=4.5, alpha=0.7, markeredgewidth=0)

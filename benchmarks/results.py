@@ -8,11 +8,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from benchmarks.experiments import RESULTS, ROOT, experiments, keep, load, page
+from benchmarks.experiments import RESULTS, ROOT, experiments, keep, load, noted, origin, page
 from benchmarks.pictures import draw
 
 PAGE = ROOT / "docs" / "results.md"
@@ -31,7 +32,8 @@ def main() -> int:
     found = experiments()
     if arguments.one:
         name, seed = arguments.one
-        print(json.dumps({key: float(value) for key, value in found[name].measure(int(seed)).items()}))
+        numbers = {key: float(value) for key, value in found[name].measure(int(seed)).items()}
+        print(json.dumps([numbers, time.process_time()]))
         return 0
     if arguments.list:
         print("\n".join(f"{name}: {one.data}, {one.seeds} seeds" for name, one in found.items()))
@@ -44,7 +46,7 @@ def main() -> int:
         if arguments.page:
             if (RESULTS / f"{name}.json").is_file():
                 known = load(name)
-                keep(found[name], known["seeds"], known["versions"])
+                keep(found[name], known["seeds"], known["measured"])
         else:
             measure(found[name], arguments.seeds or found[name].seeds, arguments.jobs, arguments.fresh)
     PAGE.write_text(page(found))
@@ -54,21 +56,27 @@ def main() -> int:
 
 def measure(experiment, seeds: int, jobs: int, fresh: bool) -> None:
     """Measures the seeds that are not measured yet, each in a process of its own, and keeps each at once."""
-    known = {} if fresh else load(experiment.name)["seeds"]
-    missing = [seed for seed in range(seeds) if str(seed) not in known]
+    found = {"seeds": {}, "measured": []} if fresh else load(experiment.name)
+    known, measured = found["seeds"], found["measured"]
+    planned = [str(experiment.first_seed + index) for index in range(seeds)]
+    missing = [seed for seed in planned if seed not in known]
     with ThreadPoolExecutor(jobs) as pool:
-        for seed, numbers in zip(missing, pool.map(lambda seed: one(experiment.name, seed), missing), strict=True):
-            known[str(seed)] = numbers
-            keep(experiment, known)
-            print(f"{experiment.name}, seed {seed}: {numbers}", flush=True)
-    keep(experiment, {seed: known[seed] for seed in known if int(seed) < seeds})
+        for seed, done in zip(missing, pool.map(lambda seed: one(experiment.name, seed), missing), strict=True):
+            known[seed], seconds, of = done
+            noted(measured, seed, of, seconds)
+            keep(experiment, known, measured)
+            print(f"{experiment.name}, seed {seed}: {known[seed]}, {seconds:.0f} s of the processor", flush=True)
+    keep(experiment, {seed: known[seed] for seed in planned}, measured)
 
 
-def one(name: str, seed: int) -> dict[str, float]:
+def one(name: str, seed: str) -> tuple[dict[str, float], float, dict]:
+    """The numbers of a seed, the seconds of the processor that it took, and by what it was measured."""
+    of = origin()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, "--one", name, str(seed)]
+    command = [sys.executable, __file__, "--one", name, seed]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    numbers, seconds = json.loads(done.stdout.splitlines()[-1])
+    return numbers, seconds, of
 
 
 if __name__ == "__main__":

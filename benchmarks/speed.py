@@ -7,10 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -22,15 +19,12 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN as SB3DQN
 from stable_baselines3.common.buffers import ReplayBuffer as SB3ReplayBuffer
-from stable_baselines3.common.monitor import Monitor
-from threadpoolctl import threadpool_limits
 from torch import nn
 
 import agentlib
 from agentlib import learners
 from agentlib.backbones import MLP
 from agentlib.core import Step
-from agentlib.core.host import torch_threads
 from agentlib.core.learner import cycle
 from agentlib.core.recipe import Problem
 from agentlib.engine.compiled import library
@@ -38,67 +32,17 @@ from agentlib.engine.traced import TracedCycle
 from agentlib.envs.experts import expert_for
 from agentlib.experience import ReplayBuffer
 from agentlib.learners import BCConfig, DAggerConfig, DQNConfig, run
-from agentlib.runs.plan import job_of, plan
-from agentlib.sb3.training import algorithm_of, sb3_arguments, train_sb3, vector_of
+from agentlib.runs.plan import job_of
+from benchmarks.control import ROWS as CONTROL
 from benchmarks.peers import run_peer
+from benchmarks.rows import MICRO, Row, Times, each, threads_of_all, through, timed
 from benchmarks.settings import DAGGER, DEFAULTS, OTHERS, PONG, ZOO
 from benchmarks.sizes import PEERS, UPDATES, WARM_UP, WORKS
-
-Times = dict[str, float]
-"""Of one pair: seconds for the same work, by side; "limit" is the sum of what cannot be avoided."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One comparison."""
-
-    name: str
-    work: str
-    against: str
-    measure: Callable[[int], Times]
-    """One pair, by its number: both sides, one after the other."""
-    floor: float
-    """Asked: their time over ours is at least so much."""
-    goal: float | None = None
-    peer: str = "theirs"
-    unit: tuple[str, float] = ("s", 1.0)
-    """In which seconds are shown."""
-    inverse: bool = False
-    """Asked is that ours over theirs is at most `floor`."""
-    pairs: int = 5
-    note: str = ""
-    steps: Callable[[], Any] | None = None
-    """Done once before: what is compiled or installed."""
-
-
-@contextmanager
-def threads_of_all(count: int) -> Iterator[None]:
-    """torch's threads, and those that numpy's products have of their own."""
-    with torch_threads(count), threadpool_limits(count):
-        yield
-
-
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    started = time.perf_counter()
-    result = work()
-    return time.perf_counter() - started, result
-
-
-def each(work: Callable[[], Any], times: int) -> float:
-    """Seconds of one call, the median over ten series of calls."""
-    work()
-    series = [timed(lambda: [work() for _ in range(times)])[0] / times for _ in range(10)]
-    return float(np.median(series))
 
 
 def dqn_job(settings: Mapping[str, Any], env: Any, steps: int, seed: int, n_envs: int = 1) -> Any:
     config = DQNConfig(**{**settings, "net_arch": tuple(settings["net_arch"]) if "net_arch" in settings else None})
     return job_of(config, Problem(env=env, steps=steps, n_envs=n_envs, device="cpu", seed=seed))
-
-
-def through(updates: Iterator[Any]) -> None:
-    for _ in updates:
-        pass
 
 
 # Whole runs ----------------------------------------------------------------------------------------------------------
@@ -135,31 +79,6 @@ def dqn_warm(seed: int, steps: int = 100_000) -> Times:
     theirs, their_return = sb3_run(DEFAULTS, steps, seed)
     limit = cartpole_limit(DEFAULTS, steps, batch_size=32, updates=steps // 4)
     return {"ours": ours, "theirs": theirs, "our_return": our_return, "their_return": their_return, "limit": limit}
-
-
-def beside_sb3(what: str, env: str, steps: int, seed: int, **early: Any) -> Times:
-    """A whole run compiled, both sides with the settings that `what` selects there, but for those that are given."""
-    problem = Problem(env=env, steps=steps, device="cpu", seed=seed)
-    planned = plan(what, problem, early)
-    sb3, returns = planned.recipe.sb3, {}
-
-    def ours() -> None:
-        job = job_of(what, problem, **early)
-        through(run(job.learner, job.source, job.length.updates, compile=True))
-        job.source.close()
-        returns["our_return"] = job.source.measures()["rollout/ep_rew_mean"]
-
-    def theirs() -> None:
-        algorithm, world = algorithm_of(planned.recipe), gymnasium.make(env)
-        given = (planned.config, algorithm, world.observation_space)
-        arguments = sb3_arguments(*given, built_in=sb3.built_in, n_envs=planned.n_envs)  # type: ignore[union-attr]
-        envs = vector_of(lambda: Monitor(gymnasium.make(env)), planned.n_envs, planned.config)
-        model: Any = train_sb3(algorithm, arguments, envs, steps=steps, seed=seed, device="cpu", progress=False)
-        envs.close()
-        returns["their_return"] = float(np.mean([episode["r"] for episode in model.ep_info_buffer]))
-
-    times = {"ours": timed(ours)[0], "theirs": timed(theirs)[0]}
-    return times | returns
 
 
 def dqn_eager(seed: int, steps: int = 20_000) -> Times:
@@ -487,7 +406,6 @@ def learner_update(name: str, pair: int) -> Times:
         return {side: each(work, 20) for side, work in sides.items()}
 
 
-MICRO = ("µs", 1e6)
 CARTPOLE = "DQN, CartPole-v1"
 ROWS = [
     Row(
@@ -531,35 +449,7 @@ ROWS = [
     Row("pong", "DQN, ALE/Pong-v5, one environment, batch 32, the loop", "SB3", pong, 2, 2.5, pairs=9),
     Row("pong_bfloat16", 'the same, `precision="bfloat16"`', "SB3", partial(pong, precision="bfloat16"), 3, 4, pairs=9),
     Row("pong_threads", "float32, each at its best thread count", "SB3", pong_at_best_threads, 2, 2.5),
-    Row(
-        "sac",
-        "SAC, Pendulum-v1, the zoo's settings, 3,000 steps, warm",
-        "SB3",
-        partial(beside_sb3, "sac", "Pendulum-v1", 3_000, learning_starts=500),
-        2,
-        2.8,
-        pairs=3,
-        steps=lambda: beside_sb3("sac", "Pendulum-v1", 600, 0, learning_starts=500),
-    ),
-    Row(
-        "td3",
-        "TD3, the same",
-        "SB3",
-        partial(beside_sb3, "td3", "Pendulum-v1", 3_000, learning_starts=500),
-        2,
-        2.8,
-        pairs=3,
-        steps=lambda: beside_sb3("td3", "Pendulum-v1", 600, 0, learning_starts=500),
-    ),
-    Row(
-        "ppo",
-        "PPO, CartPole-v1, the zoo's settings, 8 environments, 100,000 steps, warm",
-        "SB3",
-        partial(beside_sb3, "ppo", "CartPole-v1", 100_000),
-        6,
-        12,
-        steps=lambda: beside_sb3("ppo", "CartPole-v1", 2_000, 0),
-    ),
+    *CONTROL,
     Row("bc", "one update of BC, 32-32, batch 32", "imitation 1.0.1", bc, 10, 25, unit=MICRO),
     Row(
         "dagger",
@@ -590,8 +480,8 @@ ROWS = [
     *(
         Row(
             f"update_{name}",
-            f"one update of {name}",
-            "plain PyTorch",
+            f"one update of {name}, the tiny network of `tiny()`",
+            "our own learner, eager",
             partial(learner_update, name),
             1.3,
             2.5,

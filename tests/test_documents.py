@@ -7,7 +7,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from time import perf_counter
 
+import numpy as np
 import pytest
 
 import agentlib
@@ -28,6 +30,8 @@ LENGTH = re.compile(r"\b(steps|updates|updates_for|epochs)([=( ]|, )(\d[\d_]*)")
 PLAYED = re.compile(r"\b(episodes|rounds)([= ])(\d+)")
 ABOUT = re.compile(r"# .*?\babout (-?[\d.]*\d)")
 """A number that a line prints."""
+SECONDS = re.compile(r"# (?:[^\n]*?\b)?(\d+) s\b")
+"""How long a block, or a line of the shell, takes up to there since the number before."""
 
 
 def blocks(document, language):
@@ -53,6 +57,12 @@ def unprinted(code, output):
     return [one for one in said if not any(abs(one - other) <= 0.25 * abs(one) + 0.02 for other in printed)]
 
 
+def too_slow(code, seconds):
+    """Whether a block took far longer than it says: a machine may be a few times slower, and to start takes a while."""
+    said = sum(map(int, SECONDS.findall(code)))
+    return bool(said) and seconds > 3 * said + 15
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if blocks(d, "python")], ids=lambda d: d.name)
 def test_python_blocks_run(document, tmp_path):
@@ -61,13 +71,16 @@ def test_python_blocks_run(document, tmp_path):
         named = FILE_NAME.match(code)
         program = tmp_path / (named[1] if named else f"block_{number}.py")
         program.write_text(shortened(code))
+        began = perf_counter()
         done = subprocess.run(
             [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
         )
+        seconds = perf_counter() - began
         assert done.returncode == 0, f"{document.name}, block {number}:\n{code}\n{done.stderr[-3000:]}"
         assert not FULL or unprinted(code, done.stdout) == [], (
             f"{document.name}, block {number}:\n{done.stdout[-3000:]}"
         )
+        assert not FULL or not too_slow(code, seconds), f"{document.name}, block {number} took {seconds:.0f} s"
 
 
 @pytest.mark.slow
@@ -88,6 +101,7 @@ def test_shell_lines_run(document, tmp_path):
             words += ["--steps", "1500" if "--env" in words else "40"]
         if words[0] == "compare":
             words += ["--steps", "1500", "--episodes", "2"] if "--steps" not in words else ["--episodes", "2"]
+        began = perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", "agentlib", *words],
             cwd=tmp_path,
@@ -97,6 +111,7 @@ def test_shell_lines_run(document, tmp_path):
             check=False,
         )
         assert done.returncode == 0, f"{line}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
+        assert not FULL or not too_slow(line, perf_counter() - began), line
 
 
 EXAMPLES = {
@@ -251,6 +266,42 @@ def test_every_claim_is_judged():
     assert claimed == {name: [claim.number for claim in found[name].claims] for name in claimed}
 
 
+SAID = [
+    ("docs/meta.md", "squared error {:.2f} after one step, {:.2f} after ten",
+     "maml_sinusoids_10_shot/loss_after_1 maml_sinusoids_10_shot/loss_after_10"),
+    ("docs/meta.md", "{:.2f} of five new signs from one example of each", "prototypical_glyphs/5_way_1_shot"),
+    ("docs/self_supervised.md", "about {:.2f} of the test images, {:.2f} more than on the features of an untrained "
+     "encoder. SimCLR reaches {:.2f}", "byol_digits/probe byol_digits/above_random simclr_digits/probe"),
+    ("docs/generative.md", "squared error of {:.2f} per image where the best linear map leaves {:.2f}",
+     "denoising_autoencoder_digits/error denoising_autoencoder_digits/linear"),
+    ("docs/memory.md", "about {:.0f} steps, one with memory for all {:.0f}",
+     "dqn_without_memory/position_best recurrent_dqn_lstm/best"),
+    ("docs/performance.md", "{:.2f} in place of {:.2f}, paired over ten seeds",
+     "bfloat16_catch/bfloat16_last bfloat16_catch/float32_last"),
+    ("README.md", "{:.1f} times as fast as Stable-Baselines3 once it is compiled, {:.1f} times uncompiled, {:.1f} "
+     "times in the first run on a machine, and {:.1f} times as fast as SBX; PPO {:.1f} times",
+     "dqn_warm dqn_eager first_run dqn_sbx ppo"),
+    ("README.md", "Pong's pixels {:.1f} times, SAC and TD3 on Pendulum {:.1f} and {:.1f} times", "pong sac td3"),
+    ("README.md", "ResNet-18 takes as long as plain PyTorch's ({:.1f} times)", "size_resnet18"),
+]  # fmt: skip
+"""Pages, their words, and the numbers in them: of `docs/results`, and ratios of `docs/benchmarks`."""
+
+
+def measured(name):
+    file, _, number = name.partition("/")
+    if number:
+        claims = json.loads((RESULTS / f"{file}.json").read_text())["claims"]
+        return next(claim["value"] for claim in claims if claim["number"] == number)
+    times = json.loads((ROOT / "docs" / "benchmarks" / f"{file}.json").read_text())["times"]
+    return float(np.median(np.array(times["theirs"]) / times["ours"]))
+
+
+@pytest.mark.parametrize(("document", "words", "names"), SAID)
+def test_numbers_in_pages_are_those_that_were_measured(document, words, names):
+    text = words.format(*map(measured, names.split()))
+    assert text in " ".join((ROOT / document).read_text(encoding="utf-8").split()), f"{document} must say: {text}"
+
+
 @pytest.mark.slow
 def test_a_recipe_of_ones_own_leaves_what_the_readme_says(tmp_path):
     [(name, code)] = [(m[1], code) for code in blocks(ROOT / "README.md", "python") if (m := FILE_NAME.match(code))]
@@ -268,3 +319,6 @@ def test_budgets_are_cut_and_results_are_looked_for():
     block = 'print(agentlib.evaluate(agent, "CartPole-v1"))  # 20 s; the mean return is about 450'
     assert unprinted(block, "mean return 430.5 +/- 10.0") == []
     assert unprinted(block, "mean return 122.0 +/- 10.0") == [450]
+    assert too_slow(block, 76.0)
+    assert not too_slow(block, 74.0)
+    assert not too_slow("print(agent)  # about 500, after 10 steps", 1e6)

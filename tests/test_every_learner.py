@@ -15,10 +15,11 @@ from agentlib import Agent
 from agentlib.catalog import LEARNERS, recipe_of
 from agentlib.core.recipe import Problem
 from agentlib.core.trees import copied, difference
+from agentlib.engine import run
 from agentlib.experience import Demonstration, Demonstrations
 from agentlib.runs.checkpoints import load_state
 from agentlib.runs.folder import RunFolder
-from agentlib.runs.plan import job_of
+from agentlib.runs.plan import job_of, plan
 from tests.host import changes, host_state
 
 SMALL = {
@@ -114,3 +115,54 @@ def test_a_run_a_report_and_a_resume_that_equals_it(name, tmp_path):
     objects = {origin: value for origin, value in origins(name).items() if origin in record["objects"]}
     agentlib.train(resume=tmp_path / "two", progress=False, compile=False, **objects)
     assert difference(left(tmp_path / "whole"), left(tmp_path / "two")) is None
+
+
+ONLY_WITH = {
+    "clip": "constraint",
+    "goal_selection_strategy": "n_sampled_goal",
+    "log_std_init": "use_sde",
+    "n_atoms": "distributional",
+    "patience": "validation",
+    "sample_steps": "noise_steps",
+    "target_subset": "n_quantiles",
+    "tau": "target_networks",
+    "threshold": "gate",
+    "top_quantiles_to_drop_per_net": "n_quantiles",
+}
+"""Fields that are read for some values of another one alone, or later in a run."""
+
+
+def watched(config: Any) -> tuple[Any, set[str]]:
+    """A copy of a config, and the names of its attributes that have been read, which fill up."""
+    names = set[str]()
+
+    class Watched(type(config)):  # type: ignore[misc]
+        def __getattribute__(self, name: str) -> Any:
+            names.add(name)
+            return super().__getattribute__(name)
+
+    found = object.__new__(Watched)
+    found.__dict__.update(vars(config))
+    return found, names
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the last minibatch of each epoch:UserWarning")
+@pytest.mark.parametrize("name", LEARNERS)
+def test_each_field_of_its_config_is_read(name):
+    """By the learner or its family: one that is not has no effect."""
+    fields = recipe_of(name).config.__dataclass_fields__
+    small = {field: value for field, value in SMALL.items() if field in fields}
+    steps = STEPS_IN_ENVIRONMENTS if "env" in recipe_of(name).family.needs else None
+    problem = Problem(**origins(name), steps=steps, device="cpu")
+    planned = plan(name, problem, small)
+    config, read = watched(planned.config)
+    job = planned.recipe.job(planned._replace(config=config).fill(problem))
+    try:
+        for _ in run(job.learner, job.source, 2, compile=False):
+            pass
+        if job.judge.evaluates and "demos" not in planned.recipe.family.needs:
+            job.judge.evaluate()
+    finally:
+        job.source.close()
+    assert {field for field in fields if field not in read and ONLY_WITH.get(field) not in read} == set()

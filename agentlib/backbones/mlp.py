@@ -76,9 +76,9 @@ class MLP(Backbone):
         return features
 
     def _rows(self, observation: Tensor) -> Tensor:
-        """`(B, input_dim)`, also of `(B,)`."""
+        """`(B, input_dim)`, also of `(B,)`; without layers real numbers keep their type."""
         rows = observation.flatten(1) if observation.dim() > 1 else observation[:, None]
-        return rows.to(dtype_of(self))
+        return rows if not self.ends and rows.is_floating_point() else rows.to(dtype_of(self))
 
     def maps(self, observation: Tensor) -> list[Tensor]:
         """The output `(B, width)` of each hidden layer; the last are the features."""

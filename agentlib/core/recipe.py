@@ -218,6 +218,8 @@ class Counterpart(NamedTuple):
     """The name of its class."""
     built_in: Mapping[str, Any] = {}
     """Fields of our config whose values are fixed there, and no arguments."""
+    variants: Mapping[tuple[str, Any], str] = {}
+    """Other classes, by a field of our config and its value; or by "backbone" or "masks", and what the run has."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,12 @@ from __future__ import annotations
 import warnings
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from agentlib.core.names import shown
@@ -46,6 +48,11 @@ class EnvironmentFailure(RuntimeError):
     """The folder in which the run was saved."""
     step: int | None = None
     """Of the run's clock."""
+
+
+def is_single(env: Any) -> TypeGuard[gymnasium.Env[Any, Any]]:
+    """Whether it is one environment, and not several: those of EnvPool are instances of `gymnasium.Env` as well."""
+    return isinstance(env, gymnasium.Env) and not isinstance(env, VectorEnv)
 
 
 def mistake_of(error: Exception) -> str:

@@ -12,6 +12,7 @@ from gymnasium.vector import VectorEnv
 
 import agentlib.envs  # noqa: F401 - registers our environments
 from agentlib.core.numbers import whole
+from agentlib.envs.checks import is_single
 
 EnvLike = str | gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any] | Callable[[], Any]
 """An environment's id, an instance (also a vector environment), or a function that makes one."""
@@ -29,11 +30,11 @@ def make_env(
     Raises:
         ValueError: an unknown id (the message names close ones), or a factory that makes no environment.
     """
-    if isinstance(env, gymnasium.Env):
+    if is_single(env):
         return env
     if callable(env):
         made = env(**(env_kwargs or {}))
-        if not isinstance(made, gymnasium.Env):
+        if not is_single(made):
             raise ValueError(f"the environment factory returned {type(made).__name__}, not a gymnasium.Env")
         return made
     if not isinstance(env, str):
@@ -99,7 +100,7 @@ def limited(env: Any, max_steps: int | None) -> Any:
     """
     if max_steps is None:
         return env
-    if not isinstance(env, gymnasium.Env):
+    if not is_single(env):
         raise ValueError(f"max_steps is for single environments, not for {type(env).__name__}: limit those inside it")
     return gymnasium.wrappers.TimeLimit(env, whole("max_steps", max_steps, 1))
 
@@ -119,10 +120,19 @@ def frame_stack(env: Any) -> int:
     return 1
 
 
+NOT_ITS_OWN = ("render_mode", "num_envs", "vectorization_mode", "vector_kwargs")
+"""Arguments of `gymnasium.make` and `make_vec` that make the environment no other one."""
+
+
 def arguments_of(env: Any, env_kwargs: dict[str, Any]) -> Any:
     """The arguments with which an environment was made, for a file: a dict, or a text where JSON does not hold them."""
-    made = getattr(getattr(env, "spec", None), "kwargs", {})
-    kwargs = {name: value for name, value in (made | env_kwargs).items() if name != "render_mode"}
+    spec = getattr(env, "spec", None)
+    made, usual = getattr(spec, "kwargs", {}), {"max_episode_steps": getattr(spec, "max_episode_steps", None)}
+    kwargs = {
+        name: value
+        for name, value in (made | env_kwargs).items()
+        if name not in NOT_ITS_OWN and (name not in usual or value != usual[name])
+    }
     try:
         return json.loads(json.dumps(kwargs, allow_nan=False))
     except (TypeError, ValueError):

@@ -24,6 +24,7 @@ from agentlib.envs.checks import (
     EnvironmentFailure,
     Unfit,
     begin,
+    is_single,
     mistake_of,
     number_of,
     numbers_of,
@@ -85,7 +86,7 @@ class Environments:
     def __init__(self, env: Any, is_owned: bool = True) -> None:
         self.env, self.is_owned = env, is_owned
         self.steps = 0
-        is_single, self._checked_step = isinstance(env, gymnasium.Env), CheckedSteps(env)
+        single, self._checked_step = is_single(env), CheckedSteps(env)
         mode = _autoreset_mode(env) if isinstance(env, VectorEnv) else None
         if mode is not None:
             self._step = {
@@ -93,7 +94,7 @@ class Environments:
                 AutoresetMode.SAME_STEP: self._step_same_step,
                 AutoresetMode.DISABLED: self._step_disabled,
             }[mode]
-        elif is_single:
+        elif single:
             self._step = self._step_single
         elif all(hasattr(env, name) for name in ("num_envs", "step_wait", "reset", "observation_space")):
             self._step = self._step_sb3
@@ -105,11 +106,11 @@ class Environments:
         of_one = "" if mode is None else "single_"
         self.observation_space = getattr(env, f"{of_one}observation_space")
         self.action_space = getattr(env, f"{of_one}action_space")
-        self.num_envs = 1 if is_single else int(env.num_envs)
-        self.checks = Checks(self.observation_space, self.action_space, self.num_envs, is_single)
+        self.num_envs = 1 if single else int(env.num_envs)
+        self.checks = Checks(self.observation_space, self.action_space, self.num_envs, single)
         self.observation: Any = None
         """The observations to act on next, batched; None before the first reset."""
-        self._worlds: list[gymnasium.Env[Any, Any]] = [env] if is_single else []
+        self._worlds: list[gymnasium.Env[Any, Any]] = [env] if single else []
         if type(env) is SyncVectorEnv and mode is AutoresetMode.DISABLED:
             self._worlds = list(env.envs)
         self._seeds: np.random.Generator | None = None  # draws the seeds of episodes

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from agentlib.core.spaces import ACTION_MASK, action_to_space, flatten, leaf_shape, leaf_spaces, to_actions, unflatten
+from agentlib.envs.checks import is_single
 from agentlib.envs.playing import ExpertLeft as ExpertLeft
 from agentlib.envs.vector import Environments
 
@@ -183,7 +184,7 @@ def single_environments(envs: Environments) -> list[gymnasium.Env[Any, Any]]:
     Raises:
         TypeError: they are in other processes.
     """
-    if isinstance(envs.env, gymnasium.Env):
+    if is_single(envs.env):
         return [envs.env]
     inner = getattr(envs.env, "envs", None)
     if inner is None:

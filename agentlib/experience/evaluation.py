@@ -20,7 +20,7 @@ from agentlib.core.names import readable, shown
 from agentlib.core.numbers import whole
 from agentlib.core.progress import watched
 from agentlib.core.spaces import ACTION_MASK
-from agentlib.envs.checks import EnvironmentFailure, Unfit, begin, finite_number_of, truth_of, warn_of_length
+from agentlib.envs.checks import EnvironmentFailure, Unfit, begin, finite_number_of, is_single, truth_of, warn_of_length
 from agentlib.envs.making import limited, make_env
 from agentlib.experience.asking import best_action
 from agentlib.metrics.intervals import Interval, bootstrap_interval, interquartile_mean
@@ -138,7 +138,7 @@ def evaluate(
             numbers = watched(range(episodes), "evaluating")
             played = [_play(agent, played_in, episode_seed(seed, index)) for index in numbers]
     finally:
-        if not isinstance(env, gymnasium.Env):
+        if not is_single(env):
             world.close()
     returns, lengths = zip(*played, strict=True)
     return Evaluation(np.array(returns, dtype=np.float64), np.array(lengths, dtype=np.int64), seed)

@@ -29,15 +29,18 @@ Exploration = Callable[..., NDArray[Any]]
 
 LARGE_REWARD = 1e6
 """Rewards beyond it, or below minus it, are warned of."""
+TRANSFORM = "gymnasium.wrappers.TransformReward"
 WINDOW = 100
 """Episodes over which returns and lengths are averaged, as in SB3's logs."""
+FEW = 16
+"""Environments up to whose number lists of numbers are quicker than arrays."""
 
 
-def warn_of_reward(reward: float, where: str) -> None:
-    """The warning that a reward is too large to be learned from."""
+def warn_of_reward(reward: float, where: str, remedy: str = TRANSFORM) -> None:
+    """The warning that a reward is too large to be learned from, and how to scale it."""
     warnings.warn(
         f"the reward {reward:g} {where}: values so large are hardly learned, as each update moves them by little; "
-        "scale the rewards, such as by gymnasium.wrappers.TransformReward",
+        f"scale the rewards, such as by {remedy}",
         stacklevel=2,
     )
 
@@ -50,7 +53,8 @@ class Collector:
 
     Args:
         envs: the environments to step.
-        buffer: where transitions go.
+        buffer: where transitions go. Where rewards are too large its `remedy`, if any, is advised; None says that
+            they are scaled anyway.
         actor: chooses actions.
         exploration: how actions are varied.
         observe: takes each batch of new observations (trees of tensors), for running statistics.
@@ -78,13 +82,12 @@ class Collector:
         self.returns: deque[float] = deque(maxlen=WINDOW)
         self.lengths: deque[int] = deque(maxlen=WINDOW)
         self.observation: Any = None
-        # Python's numbers: arrays of one are slower.
-        self._return, self._length = [0.0] * envs.num_envs, [0] * envs.num_envs
+        self._count_from(np.zeros(envs.num_envs), np.zeros(envs.num_envs))
 
     def reset(self, seed: int) -> None:
         """Starts new episodes everywhere."""
         self.observation = self.envs.reset(seed=seed)
-        self._return, self._length = [0.0] * self.envs.num_envs, [0] * self.envs.num_envs
+        self._count_from(np.zeros(self.envs.num_envs), np.zeros(self.envs.num_envs))
         self.buffer.begin(self.observation, mask=self.envs.action_mask)
         if self.begins:
             self.exploration.begin()
@@ -105,21 +108,17 @@ class Collector:
         stepped = envs.step(executed)
         observation, after, rewards, terminated, truncated = stepped[:5]
         valid = None if stepped.all_valid else stepped.valid
-        done = executed if self.is_real else action  # beyond a bound nothing was done
-        buffer.add(done, rewards, terminated, truncated, after, valid, stepped.next_mask)
+        kept = executed if self.is_real else action  # beyond a bound nothing happened
+        buffer.add(kept, rewards, terminated, truncated, after, valid, stepped.next_mask)
         self.observation = observation
         if self.observe is not None:
             self._observe(self.observe, after)
         self.steps += envs.num_envs if valid is None else int(valid.sum())
-        for row, reward in enumerate(rewards.tolist()):
-            if not -LARGE_REWARD <= reward <= LARGE_REWARD:
-                self._warn_once(reward)
-            self._return[row] += reward
-            self._length[row] += 1 if valid is None else int(valid[row])
+        self._count(rewards, valid)
         if stepped.any_ended:
             for row in np.flatnonzero(terminated | truncated).tolist():
-                self.returns.append(self._return[row])
-                self.lengths.append(self._length[row])
+                self.returns.append(float(self._return[row]))
+                self.lengths.append(int(self._length[row]))
                 self.episodes += 1
                 self._return[row], self._length[row] = 0.0, 0
         if stepped.any_begun:
@@ -129,10 +128,33 @@ class Collector:
             if self.with_memory:
                 self.actor.begin(envs.num_envs, np.asarray(stepped.begun))
 
+    def _count_from(self, returns: Any, lengths: Any) -> None:
+        """Sets the return and the length of each episode under way."""
+        self._return: Any = np.array(returns, np.float64)
+        self._length: Any = np.array(lengths, np.int64)
+        if self.envs.num_envs <= FEW:
+            self._return, self._length = self._return.tolist(), self._length.tolist()
+
+    def _count(self, rewards: NDArray[np.float64], valid: NDArray[np.bool_] | None) -> None:
+        """Takes a step into the returns and lengths."""
+        if self.envs.num_envs > FEW:
+            self._return += rewards
+            self._length += 1 if valid is None else valid
+            too_large = np.abs(rewards) > LARGE_REWARD
+            if too_large.any():
+                self._warn_once(float(rewards[too_large.argmax()]))
+            return
+        for row, reward in enumerate(rewards.tolist()):
+            if not -LARGE_REWARD <= reward <= LARGE_REWARD:
+                self._warn_once(reward)
+            self._return[row] += reward
+            self._length[row] += 1 if valid is None else int(valid[row])
+
     def _warn_once(self, reward: float) -> None:
-        if not self.has_warned and isinstance(self.buffer, ReplayBuffer | SequenceBuffer):
+        remedy = getattr(self.buffer, "remedy", TRANSFORM)
+        if not self.has_warned and remedy is not None:
             self.has_warned = True
-            warn_of_reward(reward, f"by step {self.steps}")
+            warn_of_reward(reward, f"by step {self.steps}", remedy)
 
     def _observe(self, observe: Callable[[Any], None], observation: Any) -> None:
         space = self.buffer.observation_space
@@ -163,7 +185,7 @@ class Collector:
     def load_state(self, state: dict[str, Any]) -> None:
         """Puts back what `state` gave; environments that cannot be brought back start new episodes at the next step."""
         self.observation = self.envs.load_state(state["envs"])
-        self._return, self._length = np.array(state["return"]).tolist(), np.array(state["length"]).tolist()
+        self._count_from(state["return"], state["length"])
         self.steps, self.episodes = state["steps"], state["episodes"]
         self.returns = deque(state["returns"], WINDOW)
         self.lengths = deque(state["lengths"], WINDOW)

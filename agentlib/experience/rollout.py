@@ -44,6 +44,7 @@ class Steps:
 
     def __init__(self, envs: Environments, n_steps: int, reward_scale: RewardScale | None) -> None:
         self.observation_space, self.reward_scale = envs.observation_space, reward_scale
+        self.remedy = "normalize_reward=True" if reward_scale is None else None  # for rewards that are too large
         self.n_choices = sum(choices(envs.action_space))
         shape = (n_steps, envs.num_envs)
         parts = leaf_spaces(envs.observation_space)

@@ -16,7 +16,7 @@ from agentlib.core.source import Source
 from agentlib.data import Dataset, Splits
 from agentlib.families.building import predicted
 from agentlib.families.examples import EVALUATED, ExamplesJudge, assembled
-from agentlib.metrics.attacks import attack
+from agentlib.metrics.attacks import attack, loss_name
 from agentlib.metrics.norms import check_scale
 from agentlib.metrics.robustness import accuracy_curve, robust_accuracy
 from agentlib.plots import pictures
@@ -58,6 +58,8 @@ class AttackedJudge(ExamplesJudge):
         self.eval_every = max(int(problem.steps or 1) // EVALUATIONS, math.ceil(7 * cost))
         self.model, self.epsilon = self.agent.policy, config.epsilon
         self.ball: dict[str, Any] = {"norm": config.norm, "bounds": config.bounds, "scale": self.learner.scale}
+        self.ball["loss"] = loss = getattr(config, "attack_loss", None)
+        self.facts["attack_loss"] = loss_name(self.model, loss)
 
     def evaluate(self) -> dict[str, float]:
         training, _ = self.under_attack(self.splits.train, CURVE_EXAMPLES)

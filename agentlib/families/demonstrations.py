@@ -101,9 +101,6 @@ def on_returns(recipe: Recipe, problem: Problem) -> Job:
 def on_transitions(recipe: Recipe, problem: Problem) -> Job:
     """Learning from recorded transitions and their rewards."""
     config, recorded = problem.config, _recorded(problem)
-    for name in ("prioritized", "n_sampled_goal"):
-        if getattr(config, name, False):
-            raise ValueError(f"{recipe.name} draws recorded transitions evenly, as they are: leave out {name}")
     learner, agent = built(recipe, problem, recorded, observes=True)
     n_steps = getattr(config, "n_steps", 1)
     source = RecordedTransitions(recorded, config.batch_size, n_steps=n_steps, gamma=config.gamma, seed=problem.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from agentlib.metrics.generalization import fit_report, generalization
 from agentlib.plots import charts, pictures
 
 EVALUATIONS = 50
-"""Evaluations in a run."""
+"""Evaluations in a run, at most; there are fewer where they would take more than a tenth of its time."""
 CURVE_EXAMPLES, EVALUATED = 1_000, 2_000
 """Training and validation examples that each of them looks at, at most; of training ones fewer in short runs."""
 
@@ -96,9 +97,11 @@ class ExamplesJudge(Judge):
         super().__init__()
         self.learner, self.source, self.agent, self.splits, self.seed = learner, source, agent, splits, problem.seed
         self.patience = getattr(problem.config, "patience", None)
-        self.eval_every = max(int(problem.steps or 1) // EVALUATIONS, 1)
-        # The curve of the training loss decides nothing: it is to cost little beside the updates.
-        self.curve_examples = min(CURVE_EXAMPLES, max(self.eval_every * problem.config.batch_size // 2, 100))
+        # By the passes through the network, of which an update needs three for each example, an evaluation is to take a
+        # tenth of the time at most; the curve of the training loss, which decides nothing, only a part of that.
+        batch, fewest = problem.config.batch_size, min(EVALUATED, len(splits.validation)) + 100
+        self.eval_every = max(int(problem.steps or 1) // EVALUATIONS, math.ceil(fewest / (0.25 * batch)))
+        self.curve_examples = min(CURVE_EXAMPLES, max(self.eval_every * batch // 20, 100))
         self.classes = splits.train.classes
 
     def evaluate(self) -> dict[str, float]:

@@ -11,11 +11,12 @@ from agentlib.engine import run
 
 __all__ = ["Learner", "Update", "run"]
 
-_FILES = {place.partition(":")[0].rpartition(".")[2].replace("_", ""): place for place, _ in LEARNERS.values()}
+_FILES = {name.replace("_", ""): place for name, (place, _) in LEARNERS.items()}
+_FILES |= {place.partition(":")[0].rpartition(".")[2].replace("_", ""): place for place, _ in LEARNERS.values()}
 
 
 def __getattr__(name: str) -> Any:
-    # `DecisionTransformer` and `DecisionTransformerConfig` are in decision_transformer.py.
+    # `DecisionTransformerConfig` is in decision_transformer.py; `CQLConfig` is where the catalog has "cql".
     place = _FILES.get(name.removesuffix("Config").lower())
     if place is not None and not name.islower():
         module = import_module(f"agentlib.learners.{place.partition(':')[0]}")

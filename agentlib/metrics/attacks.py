@@ -17,14 +17,14 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.metrics.norms import Bounds, Norm, check_scale, project, random_point, steepest, units
+from agentlib.metrics.norms import Bounds, Norm, check_scale, nonzero, project, random_point, steepest, units
 from agentlib.metrics.scores import logits_from
 from agentlib.metrics.targets import labels_for
 
@@ -32,6 +32,7 @@ Model = Callable[[Tensor], Any]
 """Gives an output, or a pair of an output and a state as policies do."""
 Loss = Callable[[Any, Tensor], Tensor]
 """(output, y) -> `(B,)`."""
+LossName = Literal["cross_entropy", "margin"]
 
 
 def attack(
@@ -47,8 +48,8 @@ def attack(
     random_start: bool | None = None,
     targeted: bool = False,
     bounds: Bounds | None = (0.0, 1.0),
-    scale: float | Tensor = 1.0,
-    loss: Loss | None = None,
+    scale: float | Tensor | NDArray[Any] = 1.0,
+    loss: Loss | LossName | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Examples or observations `(B, ...)`, changed by at most epsilon so that a model errs: FGSM (`steps=1`) or PGD.
@@ -67,9 +68,9 @@ def attack(
         random_start: start anywhere in the ball; by default with more than one step.
         targeted: make the model predict y.
         bounds: smallest and largest value of the data; None for observations without any.
-        scale: the unit of epsilon, such as the standard deviation of each number of an observation; 0, of a number that
-            never varied, counts as 1, as it does where observations are normalized.
-        loss: (output, y) -> `(B,)`, which the attack makes large; by default the negative log probability of y.
+        scale: the unit of epsilon, such as the deviation of each number; 0, of a constant, counts as 1.
+        loss: that becomes large: "cross_entropy", the negative log probability of y; "margin", the largest other score
+            minus that of y; or (output, y) -> `(B,)`. By default the margin of action values, else the cross-entropy.
         generator: of the random starts; by default torch's own, as inside an update.
 
     Raises:
@@ -85,9 +86,9 @@ def attack(
         raise ValueError("a targeted attack needs the label y that the model shall predict")
     with attackable(model):
         x = x.detach().clone()  # one made in inference mode would not take a gradient
-        height = _height(model, x, y, -1.0 if targeted else 1.0, loss)
+        scale, height = units(scale, x), _height(model, x, y, -1.0 if targeted else 1.0, loss)
         search = partial(perturb, height, x, epsilon=epsilon, norm=norm, steps=steps, step_size=step_size,
-                         bounds=bounds, scale=units(scale), random_start=random_start, generator=generator)  # fmt: skip
+                         bounds=bounds, scale=scale, random_start=random_start, generator=generator)  # fmt: skip
         return search() if restarts == 1 else _worst(height, [search() for _ in range(restarts)])
 
 
@@ -114,7 +115,7 @@ def perturb(
         steps: of projected ascent.
         step_size: of each.
         bounds: of the data.
-        scale: a tensor of the shape of one example gives each number its own unit.
+        scale: a tensor of the shape of one example gives each number its own unit; 0 counts as 1.
         random_start: start anywhere in the ball, not at x.
         generator: of the start.
 
@@ -124,6 +125,7 @@ def perturb(
     if step_size is None:  # enough to get from one side of the ball to the other
         step_size = epsilon if steps == 1 else 2.5 * epsilon / steps
     with torch.no_grad():
+        scale = nonzero(scale)
         low, high = bounds if bounds is not None else (-math.inf, math.inf)
         room = [((side - x) / scale).flatten(1) for side in (low, high)]  # (B, n) each, in units of the perturbation
         delta = torch.zeros_like(x).flatten(1)
@@ -149,16 +151,44 @@ def _worst(height: Callable[[Tensor], Tensor], candidates: list[Tensor]) -> Tens
     return torch.stack(candidates)[heights.argmax(0), torch.arange(len(candidates[0]), device=heights.device)]
 
 
-def loss_of(model: Model) -> Loss:
-    """The negative log probability of y by a model's output: by its own `log_prob`, or by its scores as logits."""
-    if hasattr(model, "log_prob"):
-        return lambda output, y: -model.log_prob(output, y)
+def margin(scores: Tensor, y: Tensor) -> Tensor:
+    """The largest other score minus that of y, `(...)`, for scores `(..., n)`; above 0 where y is not the best.
 
-    def cross_entropy(output: Any, y: Tensor) -> Tensor:
-        logits = logits_from(model, output)
-        return functional.cross_entropy(logits, labels_for(logits.shape[:-1], y), reduction="none")
+    Its gradient has one direction whatever the scale of the scores, where that of the cross-entropy is 0 in float32
+    once a score leads by a hundred (Carlini & Wagner 2017, arXiv:1608.04644, f6 with kappa = infinity).
+    """
+    index = y.unsqueeze(-1)
+    return scores.scatter(-1, index, -math.inf).amax(-1) - scores.gather(-1, index).squeeze(-1)
 
-    return cross_entropy
+
+def loss_name(model: Model, loss: Loss | LossName | None = None) -> str:
+    """The name of the loss by which `attack` attacks a model; "own" of a function."""
+    if loss is None:
+        return "margin" if getattr(model, "gives_values", False) else "cross_entropy"
+    return "own" if callable(loss) else loss
+
+
+def loss_of(model: Model, name: LossName | None = None) -> Loss:
+    """The loss of a model's output and y by its name: on its own `log_prob`, or on its scores.
+
+    Raises:
+        ValueError: an unknown name, or the margin of a model without one score for each option.
+    """
+    name = loss_name(model, name)  # type: ignore[assignment]
+    if name not in get_args(LossName):
+        raise ValueError(f"unknown loss {name!r}; known: {', '.join(get_args(LossName))}, or a function of output, y")
+    is_stochastic = hasattr(model, "log_prob")
+    if name == "cross_entropy" and is_stochastic:
+        return lambda output, y: -model.log_prob(output, y)  # type: ignore[attr-defined]
+    if is_stochastic and len(getattr(model, "branches", ())) != 1:
+        raise ValueError(f"the margin needs one score for each option, which {type(model).__name__} does not give")
+
+    def on_scores(output: Any, y: Tensor) -> Tensor:
+        scores = logits_from(model, output)
+        y = labels_for(scores.shape[:-1], y)
+        return margin(scores, y) if name == "margin" else functional.cross_entropy(scores, y, reduction="none")
+
+    return on_scores
 
 
 @contextmanager
@@ -181,10 +211,10 @@ def _output(model: Model, x: Tensor) -> Any:
     return output[0] if isinstance(output, tuple) else output
 
 
-def _height(model: Model, x: Tensor, y: Any, sign: float, loss: Loss | None) -> Callable[[Tensor], Tensor]:
+def _height(model: Model, x: Tensor, y: Any, sign: float, loss: Loss | LossName | None) -> Callable[[Tensor], Tensor]:
     """The loss of points `(B, ...)`, which the attack makes large; the first output tells the classes of labels y."""
-    is_checked = y is None or loss is not None
-    measure = loss_of(model) if loss is None else loss
+    is_checked = y is None or callable(loss)
+    measure = loss if callable(loss) else loss_of(model, loss)
     if y is None:
         with torch.no_grad():
             y = _choice(model, _output(model, x))

@@ -4,16 +4,21 @@
     95% interval  =  the 2.5% and 97.5% quantiles of the statistic over resamples of x, drawn with replacement
 
 Sources: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
-(arXiv:2108.13264), for the interquartile mean over runs; Efron 1979 (doi:10.1214/aos/1176344552) for the bootstrap.
+(arXiv:2108.13264), for the interquartile mean over runs; Efron 1979 (doi:10.1214/aos/1176344552) for the bootstrap;
+Student 1908 (doi:10.1093/biomet/6.1.1) for the t interval, Abramowitz and Stegun, 26.7.3 and 26.7.4, for its t.
 
 A percentile bootstrap is too sure of few values: of normal data it covers the truth in about 94% of all cases with 50
-values, 85% with 5 and 50% with 2.
+values, 85% with 5 and 50% with 2. For the mean of few values there is Student's interval, which covers 95% of normal
+data, however few:
+
+    mean(x) +- t s / sqrt(n),     P(|T| <= t) = 95% of Student's distribution with n - 1 degrees of freedom
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,11 +105,7 @@ def bootstrap_interval(
     Raises:
         ValueError: if `values` is not a vector of at least one number, or `confidence` is not within (0, 1).
     """
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"values must be a vector of at least one number, not of shape {array.shape}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    array = _vector(values, confidence)
     if array.size == 1:
         return Interval(math.nan, math.nan)
     generator = np.random.default_rng(whole("seed", seed))
@@ -116,6 +117,53 @@ def bootstrap_interval(
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.concatenate(chosen_rows), [tail, 1 - tail])
     return Interval(float(low), float(high))
+
+
+def t_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Student's interval of the mean, for few values that are about normally distributed.
+
+    Args:
+        values: independent numbers, shape (n,), such as the scores of seeds, or their differences.
+        confidence: the share of cases that the interval covers.
+
+    Returns:
+        The interval, unknown for a single value.
+
+    Raises:
+        ValueError: if `values` is not a vector of at least one number, or `confidence` is not within (0, 1).
+    """
+    array = _vector(values, confidence)
+    if array.size == 1:
+        return Interval(math.nan, math.nan)
+    mean, error = float(array.mean()), float(array.std(ddof=1)) / math.sqrt(array.size)
+    half = _student(confidence, array.size - 1) * error
+    return Interval(mean - half, mean + half)
+
+
+@lru_cache(maxsize=64)
+def _student(confidence: float, freedom: int) -> float:
+    """t with P(|T| <= t) = confidence; the probability is a finite sum in the angle atan(t / sqrt(freedom))."""
+    odd = freedom % 2
+    steps = 2.0 * np.arange(1, freedom // 2) + odd
+    factors = np.concatenate([np.ones(min(1, freedom // 2)), np.cumprod((steps - 1) / steps)])
+    powers = 2.0 * np.arange(len(factors)) + odd
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        covered = math.sin(angle) * float((factors * math.cos(angle) ** powers).sum())
+        if odd:
+            covered = (angle + covered) * 2 / math.pi
+        low, high = (angle, high) if covered < confidence else (low, angle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _vector(values: ArrayLike, confidence: float) -> Floats:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"values must be a vector of at least one number, not of shape {array.shape}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    return array
 
 
 def estimate(values: ArrayLike, statistic: Statistic = np.mean, *, seed: int = 0) -> Estimate:

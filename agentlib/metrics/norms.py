@@ -9,9 +9,11 @@ steps in a large image: there it is the largest hundredth of |g|, alike in size 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Norm = Literal["linf", "l2", "l1"]
@@ -74,22 +76,33 @@ def random_point(like: Tensor, epsilon: float, norm: Norm, generator: torch.Gene
     return signs * epsilon * spacings[:, :-1] / spacings.sum(1, keepdim=True)
 
 
-def units(scale: float | Tensor) -> float | Tensor:
+def units(scale: float | Tensor | NDArray[Any], like: Tensor | None = None) -> float | Tensor:
     """A scale to measure and divide by: 1 in place of 0, the deviation of a number that never varied.
+
+    Args:
+        scale: a number, or one for each number of an example.
+        like: gives several numbers their dtype and device.
 
     Raises:
         ValueError: it has negative numbers, infinity or NaN.
     """
+    if isinstance(scale, np.ndarray) or (like is not None and isinstance(scale, Tensor)):
+        scale = torch.as_tensor(scale) if like is None else torch.as_tensor(scale, dtype=like.dtype, device=like.device)
     values = scale if isinstance(scale, Tensor) else torch.tensor(float(scale), device="cpu")
     if not bool((torch.isfinite(values) & (values >= 0.0)).all()):
         low, high = float(values.min()), float(values.max())
         raise ValueError(
             f"a scale is positive, such as a standard deviation, but its numbers go from {low:g} to {high:g}"
         )
+    return nonzero(scale)
+
+
+def nonzero(scale: float | Tensor) -> float | Tensor:
+    """A scale with 1 in place of 0: tensor work alone, for inside an update."""
     return torch.where(scale == 0.0, 1.0, scale) if isinstance(scale, Tensor) else scale or 1.0
 
 
-def check_scale(x: Tensor, epsilon: float, norm: Norm, bounds: Bounds, scale: float | Tensor = 1.0) -> None:
+def check_scale(x: Tensor, epsilon: float, norm: Norm, bounds: Bounds, scale: Any = 1.0) -> None:
     """Raises ValueError if examples `(B, ...)`, their bounds and epsilon are in different scales, and suggests one."""
     low, high = (torch.as_tensor(side, dtype=x.dtype, device=x.device) for side in bounds)
     if bool((x < low).any()) or bool((x > high).any()):

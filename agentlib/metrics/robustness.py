@@ -17,12 +17,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agentlib.core.progress import watched
-from agentlib.metrics.attacks import attack
+from agentlib.metrics.attacks import attack, loss_name
 from agentlib.metrics.calibration import logits_of
 from agentlib.metrics.targets import labels_for
 
 CHUNK = 512
 """Examples that are attacked at once."""
+
+
+class RobustAccuracy(float):
+    """A share of examples, from 0 to 1, and the loss that the attack made large."""
+
+    loss: str
+    """"cross_entropy", "margin", or "own" for a function."""
 
 
 def robust_accuracy(
@@ -34,7 +41,7 @@ def robust_accuracy(
     restarts: int = 1,
     seed: int = 0,
     **settings: Any,
-) -> float:
+) -> RobustAccuracy:
     """The share of examples `(N, ...)` that a model gets right under PGD; with epsilon 0, its plain accuracy.
 
     Args:
@@ -44,7 +51,10 @@ def robust_accuracy(
         epsilon: radius of the ball.
         restarts: an example must survive all of them.
         seed: of the random starts.
-        settings: other arguments of `attack`: norm, steps, step_size, bounds and scale.
+        settings: other arguments of `attack`: norm, steps, step_size, bounds, scale and loss.
+
+    Returns:
+        The share, whose `loss` names the loss of the attack.
 
     Raises:
         ValueError: labels that do not fit or are none of the model's classes, and what `attack` raises.
@@ -60,7 +70,9 @@ def robust_accuracy(
             changed = attack(model, points, labels, epsilon=epsilon, generator=generator, **settings)
             standing &= logits_of(model, changed).argmax(1) == labels
         right.append(standing)
-    return float(torch.cat(right).double().mean())
+    share = RobustAccuracy(torch.cat(right).double().mean())
+    share.loss = loss_name(model, settings.get("loss"))
+    return share
 
 
 def accuracy_curve(

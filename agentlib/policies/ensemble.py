@@ -58,7 +58,7 @@ class EnsemblePolicy(Described):
         self.members, self.vote = nn.ModuleList(policies), vote
         self.is_sequence = bool(getattr(policies[0], "is_sequence", False))
         self.is_stochastic = isinstance(policies[0], StochasticPolicy)
-        self.takes_masks = isinstance(policies[0], QPolicy)
+        self.takes_masks = self.gives_values = isinstance(policies[0], QPolicy)
         self.is_real = isinstance(policies[0], GaussianPolicy | DeterministicPolicy | Predictor)
         self.branches = [] if self.is_real else _sizes(policies[0])
         """Number of options of each choice; empty for real numbers."""
@@ -131,10 +131,17 @@ class EnsemblePolicy(Described):
         return torch.stack(self._each_part("probabilities", output)).mean(0)
 
     def as_logits(self, output: Tensor) -> Tensor:
-        """The logs of the averaged probabilities, for attacks and confidences.
+        """The logs of the averaged probabilities, or averaged action values, for attacks and confidences.
 
         From logarithms, so that a probability that is too small for a float, such as e^-200, does not become 0.
+
+        Raises:
+            TypeError: several components of action values, which have no single score for each option.
         """
+        if self.gives_values:
+            if len(self.branches) > 1:
+                raise TypeError("an action of several components has no single score for each option")
+            return output.mean(-2)
         each = torch.stack([part.log_softmax(-1) for part in self._each_part("by_choice", output)])  # (K, ..., k, n)
         return (each.logsumexp(0) - math.log(len(self.members))).squeeze(-2)
 

@@ -43,6 +43,8 @@ class QPolicy(Policy):
     kind = "q"
 
     takes_masks = True
+    gives_values = True
+    """Whether outputs are values of actions, whose scale is that of the rewards."""
     support: Tensor
     first_columns: Tensor
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from torch import nn
+
+from agentlib.backbones import Backbone, RunningNorm, from_spec, load_backbone
+from agentlib.backbones.choice import NAMED_BACKBONES
 from agentlib.catalog import recipe_of
 from agentlib.core.config import config_from_json
 from agentlib.core.names import close_matches
@@ -59,7 +64,8 @@ def plan(what: Any, problem: Problem, hyperparameters: Mapping[str, Any]) -> Pla
 
     Raises:
         ValueError: an unknown name, a hyperparameter that the config does not have or that has the wrong type, an
-            origin that the learner cannot use or lacks, or a length that is no whole number from 1.
+            origin that the learner cannot use or lacks, a length that is no whole number from 1, or layers that were
+            asked for and have no place in the backbone that was given.
     """
     family = recipe_of(what).family
     if problem.agent is not None and not family.makes_agent:
@@ -72,9 +78,42 @@ def plan(what: Any, problem: Problem, hyperparameters: Mapping[str, Any]) -> Pla
         if name in family.needs and not given:
             raise ValueError(f"{subject}: give {name}=, such as {example}")
     settings = settings_of(what, problem.key, hyperparameters)
+    _require_effect(what, problem, settings.config)
     steps = settings.steps if problem.steps is None else problem.steps
     n_envs = problem.n_envs or (1 if is_made(problem.env) else settings.n_envs)
     return settings._replace(steps=None if steps is None else whole("steps", steps, 1), n_envs=n_envs)
+
+
+def _require_effect(what: Any, problem: Problem, config: Any) -> None:
+    """Raises ValueError where other layers than usual are asked for, and the network is none that they could be in."""
+    backbone = problem.backbone
+    is_ready = not isinstance(backbone, str) or (backbone not in NAMED_BACKBONES and Path(backbone).is_file())
+    if problem.agent is not None or (isinstance(backbone, str) and backbone in ("auto", "mlp")):
+        return
+    usual = settings_of(what, problem.key, {}).config if isinstance(what, str | Recipe) else type(config)()
+    has_other_networks = problem.data is not None or hasattr(config, "n_critics")  # critics or a decoder, of net_arch
+    asked = {name: getattr(config, name, None) for name in ("net_arch", "activation", "normalize")}
+    for name, value in asked.items():
+        if not value or value == getattr(usual, name):
+            continue
+        if (name == "net_arch" and is_ready and not has_other_networks) or (
+            name == "activation" and (is_ready or backbone in NAMED_BACKBONES)
+        ):
+            kind = "a backbone that is ready" if is_ready else f"the backbone {backbone}"
+            raise ValueError(f"{name}={value!r} has no effect on {kind}: leave it out")
+        if name == "normalize" and is_ready and not _keeps_statistics(backbone):
+            raise ValueError(
+                "normalize=True has no effect on a backbone that is ready: leave it out, or give a network that keeps "
+                "statistics, such as Chain([RunningNorm(shape), network])"
+            )
+
+
+def _keeps_statistics(backbone: Any) -> bool:
+    """Whether a network, or that of a spec or a file, standardizes what it sees; one of the user's own may."""
+    if not isinstance(backbone, nn.Module):
+        backbone = from_spec(dict(backbone)) if isinstance(backbone, Mapping) else load_backbone(backbone)
+    kinds = [module for module in backbone.modules() if hasattr(module, "observe")]
+    return any(isinstance(module, RunningNorm) or not isinstance(module, Backbone) for module in kinds)
 
 
 def job_of(what: Any, problem: Problem, **hyperparameters: Any) -> Job:

@@ -29,6 +29,7 @@ from agentlib.agent import Agent
 from agentlib.core.host import global_generators_kept, torch_threads
 from agentlib.core.numbers import whole
 from agentlib.core.recipe import Problem, Recipe
+from agentlib.envs.checks import Checks
 from agentlib.envs.making import make_env
 from agentlib.experience.evaluation import FIRST_EPISODE_SEED, evaluate
 from agentlib.experience.video import record
@@ -39,10 +40,12 @@ from agentlib.runs.train import train
 from agentlib.sb3.comparison import Comparison, Run, Side
 from agentlib.sb3.recording import CHECK_EPISODES, VIDEO, Evaluated, Recorded, TrainingLog
 from agentlib.sb3.training import (
+    WithMask,
     acting,
     algorithm_of,
     import_sb3,
     lacks_space,
+    mask_in,
     sb3_arguments,
     train_sb3,
     unsupported_options,
@@ -58,6 +61,7 @@ def compare(
     env: EnvSource,
     steps: int,
     n_envs: int | None = None,
+    backbone: Literal["auto", "lstm"] = "auto",
     seeds: int | Sequence[int] = 5,
     out: str | Path | None = None,
     env_kwargs: dict[str, Any] | None = None,
@@ -75,9 +79,9 @@ def compare(
 
     Args:
         what: a name such as "dqn", which selects the preset for a known environment, or a config, taken literally.
-        env: an environment id, or a function that makes one; each run gets a fresh environment. Tuples and nested
-            dictionaries, which SB3 cannot take, are flattened for both sides.
+        env: an id, or a function that makes an environment; observations that SB3 cannot take are flattened.
         steps, n_envs: environment steps per run; environments side by side, by default as the preset says, or one.
+        backbone: "lstm" compares PPO with memory to RecurrentPPO; where there are masks, it is compared to MaskablePPO.
         seeds: the training seeds, or how many (then 0, 1, ...).
         out: a folder for both sides' agents, results.json, learning_curves.png and report.html; None writes nothing.
         env_kwargs, episodes: for `gymnasium.make`; evaluation episodes per final agent.
@@ -96,16 +100,15 @@ def compare(
     """
     _check_arguments(env, video, out)
     steps, episodes = whole("steps", steps, 1), whole("episodes", episodes, 1)
-    import_sb3()
     chosen, folder, every = _chosen(seeds), _empty(out), _spacing(eval_every, steps)
-    planned = plan(what, Problem(env=env, steps=steps, n_envs=n_envs), hyperparameters)
-    algorithm = algorithm_of(planned.recipe)
-    name, space = _look_at(planned.recipe, env, env_kwargs)
+    planned = plan(what, Problem(env=env, steps=steps, n_envs=n_envs, backbone=backbone), hyperparameters)
+    name, space, masks = _look_at(planned.recipe, env, env_kwargs)
+    algorithm = algorithm_of(planned.recipe, planned.config, backbone=backbone, masks=masks)
     arguments = sb3_arguments(planned.config, algorithm, space, strict, planned.recipe.built_in, planned.n_envs)
     device, make = _same_device(device, arguments["policy"]), partial(_make, env, env_kwargs)
     common = (planned, algorithm, arguments, make, env, env_kwargs, steps, episodes, device, progress, folder)
     with torch_threads(threads) as used, global_generators_kept():
-        pairs = _Pairs(*common, until, every)
+        pairs = _Pairs(*common, until, every, backbone)
         comparison = pairs.comparison(name, used, [pairs.run(s, ours_first=i % 2 == 0) for i, s in enumerate(chosen)])
     if folder is not None:
         if video:
@@ -135,6 +138,8 @@ class _Pairs:
     until: float | None
     every: int
     """Steps between the evaluations of runs that end at a return."""
+    backbone: str
+    """Of our side; the algorithm has the like of it."""
 
     def run(self, seed: int, *, ours_first: bool) -> dict[Side, Run]:
         """Train and evaluate both sides on one seed."""
@@ -143,7 +148,7 @@ class _Pairs:
 
     def comparison(self, environment: str, threads: int, runs: Sequence[dict[Side, Run]]) -> Comparison:
         """What the pairs found."""
-        n_envs = {"n_envs": self.plan.n_envs}
+        others = {"n_envs": self.plan.n_envs} | self._backbone()
         return Comparison(
             environment=environment,
             steps=self.steps,
@@ -151,11 +156,11 @@ class _Pairs:
             threads=threads,
             device=self.device,
             algorithm=self.algorithm.__name__,
-            hyperparameters=dataclasses.asdict(self.plan.config) | n_envs,
+            hyperparameters=dataclasses.asdict(self.plan.config) | others,
             sb3_hyperparameters={
                 name: "as ours" if callable(value) else value for name, value in self.arguments.items()
             }
-            | n_envs,
+            | others,
             differences=unsupported_options(self.plan.config, self.algorithm, self.plan.recipe.built_in),
             until=self.until,
             eval_every=self.every,
@@ -180,7 +185,7 @@ class _Pairs:
         shared: Any = {"steps": self.steps, "seed": seed, "device": self.device, "progress": self.progress is True}
         goes_on = partial(self._goes_on, log)
         if side == "ours":
-            shared |= vars(self.plan.config) | {"n_envs": self.plan.n_envs}
+            shared |= vars(self.plan.config) | {"n_envs": self.plan.n_envs} | self._backbone()
             if self.until is not None:
                 shared |= {"eval_every": self.every, "n_eval_episodes": CHECK_EPISODES}
                 shared["callback"] = lambda clock, metrics: goes_on(metrics.get("eval/mean_reward"))
@@ -198,7 +203,12 @@ class _Pairs:
 
             shared |= {"check_every": self.every, "check": check}
         worlds = count()
-        with closing(vector_of(lambda: self._world(log, next(worlds)), self.plan.n_envs, self.plan.config)) as envs:
+
+        def world() -> gymnasium.Env[Any, Any]:
+            made = self._world(log, next(worlds))
+            return WithMask(made) if self.algorithm.__name__ == "MaskablePPO" else made
+
+        with closing(vector_of(world, self.plan.n_envs, self.plan.config)) as envs:
             model = train_sb3(self.algorithm, self.arguments, envs, **shared)
             log.finish()
         return model
@@ -209,6 +219,9 @@ class _Pairs:
         if number < self.plan.n_envs:
             return Recorded(self.make(), log)
         return Evaluated(self.make(training=False), log, began)
+
+    def _backbone(self) -> dict[str, Any]:
+        return {} if self.backbone == "auto" else {"backbone": self.backbone}
 
     def _goes_on(self, log: TrainingLog, mean: float | None) -> bool:
         """Whether a run goes on after an evaluation, if there was one."""
@@ -241,6 +254,7 @@ def _check_arguments(env: EnvSource, video: bool, out: str | Path | None) -> Non
         raise TypeError("each run needs an environment of its own: pass an id or a function that makes one")
     if video and out is None:
         raise ValueError("a video is written into the folder of the comparison: give out=...")
+    import_sb3()
 
 
 def _spacing(eval_every: int | None, steps: int) -> int:
@@ -274,8 +288,12 @@ def _make(
     return FlattenObservation(world) if lacks_space(world.observation_space) else world
 
 
-def _look_at(recipe: Recipe, env: EnvSource, env_kwargs: dict[str, Any] | None) -> tuple[str, spaces.Space[Any]]:
-    """The environment's name and observation space; refuses actions that SB3's algorithm has no output for."""
+def _look_at(recipe: Recipe, env: EnvSource, env_kwargs: dict[str, Any] | None) -> tuple[str, spaces.Space[Any], bool]:
+    """The environment's name, observation space, and whether it has masks of legal actions.
+
+    Raises:
+        TypeError: SB3's algorithm has no output for such actions.
+    """
     with closing(_make(env, env_kwargs)) as world:
         algorithm = recipe.sb3.algorithm if recipe.sb3 is not None else ""
         kind, named = (spaces.Discrete, "discrete") if algorithm == "DQN" else (spaces.Box, "real-valued")
@@ -283,4 +301,5 @@ def _look_at(recipe: Recipe, env: EnvSource, env_kwargs: dict[str, Any] | None) 
             raise TypeError(f"{algorithm} takes {named} actions, but the environment takes {world.action_space}")
         name = world.spec.id if world.spec is not None else type(world.unwrapped).__name__
         flat = isinstance(world, FlattenObservation)
-        return f"{name} (observations flattened)" if flat else name, world.observation_space
+        masks = mask_in(Checks(world.observation_space, world.action_space), *world.reset(seed=CHECK_SEED)) is not None
+        return f"{name} (observations flattened)" if flat else name, world.observation_space, masks

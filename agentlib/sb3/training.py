@@ -12,11 +12,12 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from agentlib.agent import Agent
 from agentlib.backbones.choice import DEFAULT_WIDTHS
 from agentlib.backbones.layers import ACTIVATIONS
 from agentlib.core.names import close_matches
 from agentlib.core.recipe import Recipe
+from agentlib.core.spaces import ACTION_MASK, observed_mask
+from agentlib.envs.checks import Checks
 
 _REWRITTEN = (
     "net_arch",
@@ -36,8 +37,13 @@ _OF_ACTOR_CRITICS = ("vf_arch", "activation", "ortho_init", "normalize", "normal
 _SMALLEST_IMAGE = 36  # pixels; SB3's Nature CNN has no output for less
 
 
-def algorithm_of(recipe: Recipe) -> Any:
+def algorithm_of(recipe: Recipe, config: Any = None, **run: Any) -> Any:
     """The class of Stable-Baselines3 that is a recipe's counterpart.
+
+    Args:
+        recipe: what is trained.
+        config: its numbers; by default those of the class.
+        run: what else its counterpart depends on: `backbone`, and whether there are `masks`.
 
     Raises:
         ImportError: it is in sb3-contrib, which is not installed.
@@ -47,7 +53,13 @@ def algorithm_of(recipe: Recipe) -> Any:
 
     if recipe.sb3 is None:
         raise TypeError(f"Stable-Baselines3 has no counterpart of {recipe.name} to compare with")
-    name = recipe.sb3.algorithm
+    values = vars(recipe.config() if config is None else config) | run
+    named = [name for (key, value), name in recipe.sb3.variants.items() if values.get(key) == value]
+    if len(named) > 1:
+        raise TypeError(f"Stable-Baselines3 has {' and '.join(named)}, and none that is both")
+    if run.get("backbone", "auto") != "auto" and ("backbone", run["backbone"]) not in recipe.sb3.variants:
+        raise TypeError(f"Stable-Baselines3 has no counterpart of {recipe.name} on the backbone {run['backbone']!r}")
+    name = named[0] if named else recipe.sb3.algorithm
     if hasattr(stable_baselines3, name):
         return getattr(stable_baselines3, name)
     try:
@@ -64,6 +76,8 @@ def unsupported_options(config: Any, algorithm: Any, built_in: Mapping[str, Any]
     known, usual = {*inspect.signature(algorithm).parameters, *_REWRITTEN}, vars(type(config)()) | dict(built_in)
     if _is_on_policy(algorithm):
         known |= set(_OF_ACTOR_CRITICS)
+    if algorithm.__name__ == "QRDQN":
+        known.add("distributional")
     return {name: value for name, value in vars(config).items() if name not in known and value != usual[name]}
 
 
@@ -106,7 +120,10 @@ def sb3_arguments(
         arguments["ent_coef"] = f"auto_{config.initial_ent_coef}"
     if arguments.get("batch_size", 0) is None:
         arguments["batch_size"] = config.n_steps * n_envs
-    if _is_on_policy(algorithm):
+    if algorithm.__name__ == "RecurrentPPO":
+        shape = _lstm_kwargs(config, arguments["policy"])
+        arguments["policy"] = arguments["policy"].replace("Policy", "LstmPolicy")
+    elif _is_on_policy(algorithm):
         shape = _policy_kwargs(config, arguments["policy"])
     else:
         shape = {}
@@ -118,13 +135,13 @@ def sb3_arguments(
             shape["n_critics"] = config.n_critics
         if getattr(config, "use_sde", False):
             shape["log_std_init"] = config.log_std_init
-        if getattr(config, "n_quantiles", None) is not None and algorithm.__name__ == "TQC":
+        if getattr(config, "n_quantiles", None) is not None and algorithm.__name__ in ("TQC", "QRDQN"):
             shape["n_quantiles"] = config.n_quantiles
     return arguments | ({"policy_kwargs": shape} if shape else {})
 
 
 def _is_on_policy(algorithm: Any) -> bool:
-    return algorithm.__name__ in ("PPO", "A2C")
+    return algorithm.__name__ in ("PPO", "A2C", "MaskablePPO", "RecurrentPPO")
 
 
 def _policy_kwargs(config: Any, policy: str) -> dict[str, Any]:
@@ -136,11 +153,29 @@ def _policy_kwargs(config: Any, policy: str) -> dict[str, Any]:
         kwargs["net_arch"] = {"pi": [*widths], "vf": [*(widths if config.vf_arch is None else config.vf_arch)]}
     if config.activation != "tanh":
         kwargs["activation_fn"] = ACTIVATIONS[config.activation]
-    if not config.ortho_init:
-        kwargs["ortho_init"] = False
-    if config.log_std_init:
-        kwargs["log_std_init"] = config.log_std_init
-    return kwargs
+    return kwargs | _start_kwargs(config)
+
+
+def _lstm_kwargs(config: Any, policy: str) -> dict[str, Any]:
+    """The arguments of RecurrentPPO's policy that make our networks.
+
+    Raises:
+        ValueError: there are layers before the memory, and SB3 has them behind it alone.
+    """
+    widths = DEFAULT_WIDTHS if config.net_arch is None else config.net_arch
+    if len(widths) != 1:
+        raise ValueError(f"RecurrentPPO has no layers before its memory: give net_arch one number, not {widths}")
+    layers = {"pi": [], "vf": [*(config.vf_arch or ())]}
+    kwargs: dict[str, Any] = {"lstm_hidden_size": widths[0], "net_arch": layers, "activation_fn": ACTIVATIONS["relu"]}
+    if policy == "CnnPolicy":
+        kwargs["features_extractor_kwargs"] = {"features_dim": 256}
+    return kwargs | _start_kwargs(config)
+
+
+def _start_kwargs(config: Any) -> dict[str, Any]:
+    """How weights and deviations start, where not as by default."""
+    kwargs = {} if config.ortho_init else {"ortho_init": False}
+    return kwargs | ({"log_std_init": config.log_std_init} if config.log_std_init else {})
 
 
 def vector_of(make: Callable[[], gymnasium.Env[Any, Any]], n_envs: int, config: Any) -> Any:
@@ -157,10 +192,61 @@ def vector_of(make: Callable[[], gymnasium.Env[Any, Any]], n_envs: int, config: 
     return VecNormalize(envs, norm_obs=config.normalize, norm_reward=bool(rewards), gamma=config.gamma)
 
 
-def acting(model: Any) -> Any:
-    """What acts in environments as they are: our agent, or a model of SB3, with its normalization if it has one."""
-    normalization = getattr(model, "get_vec_normalize_env", lambda: None)()
-    return model if normalization is None else Agent.from_sb3(model)
+class Acting:
+    """A model of SB3 in environments as they are: with its normalization, and with their masks where it takes them.
+
+    Args:
+        model: as SB3 trains it.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.policy = model, model.policy
+        self.normalization = model.get_vec_normalize_env()
+        self.takes_masks = "action_masks" in inspect.signature(model.predict).parameters
+
+    def predict(self, observation: Any, *args: Any, action_mask: Any = None, **kwargs: Any) -> Any:
+        """As the model's; a mask goes by our name for it."""
+        if self.normalization is not None:
+            observation = self.normalization.normalize_obs(observation)
+        masks = {"action_masks": action_mask} if self.takes_masks else {}
+        return self.model.predict(observation, *args, **kwargs, **masks)
+
+
+def acting(agent: Any) -> Any:
+    """The agent of a side that acts in environments as they are."""
+    return Acting(agent) if hasattr(agent, "get_vec_normalize_env") else agent
+
+
+class WithMask(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An environment whose last mask of legal actions can be asked for, as sb3-contrib does."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self._reader = Checks(env.observation_space, env.action_space)
+        self._mask: Any = None
+
+    def reset(self, **kwargs: Any) -> Any:
+        """As the environment's own."""
+        observation, info = self.env.reset(**kwargs)
+        self._mask = mask_in(self._reader, observation, info)
+        return observation, info
+
+    def step(self, action: Any) -> Any:
+        """As the environment's own."""
+        stepped = self.env.step(action)
+        self._mask = mask_in(self._reader, stepped[0], stepped[4])
+        return stepped
+
+    def action_masks(self) -> Any:
+        """The mask `(A,)`."""
+        return np.ones(self._reader.width, bool) if self._mask is None else self._mask
+
+
+def mask_in(reader: Checks, observation: Any, info: dict[str, Any]) -> Any:
+    """The mask `(A,)` of legal actions in an observation or an info; None if there is none."""
+    if reader.masks_observed:
+        return observed_mask(observation, reader.width, 0)
+    return reader.one(info[ACTION_MASK]) if ACTION_MASK in info and reader.width else None
 
 
 def lacks_space(space: spaces.Space[Any]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import agentlib
 from agentlib.catalog import LEARNERS, recipe_of
@@ -23,12 +23,14 @@ from agentlib.shell.stopping import UsageError
 SUMMARY = "Train our agent and Stable-Baselines3's with the same settings and seeds, and compare returns and times."
 STRICT = "Refuse options that Stable-Baselines3 lacks; otherwise they are noted as a difference."
 UNTIL = "End each run at its first evaluation, of 20 episodes, with this mean return; --steps is the most then."
+BACKBONE = "Network of both sides: lstm compares PPO with memory to RecurrentPPO of sb3-contrib."
 OUT = (
     "Folder of the report and of both sides' agents; the default is runs/compare-WHAT-ENV-1, or the next number that "
     "is free."
 )
 FIELDS = [
     *run_flags(("env", "n_envs", "env_kwargs", "steps", "device")),
+    flag_field("backbone", Literal["auto", "lstm"], "auto", BACKBONE),
     flag_field("seeds", int, 5, "Number of seeds; each side trains once for each."),
     flag_field("episodes", int, 100, "Number of evaluation episodes of each final agent."),
     flag_field("threads", int | None, None, "Number of torch's threads for both sides; the default is torch's own."),
@@ -66,6 +68,7 @@ def run(arguments: list[str]) -> int:
             env=options.env,
             steps=options.steps,
             n_envs=options.n_envs,
+            backbone=options.backbone,
             seeds=options.seeds,
             out=folder,
             env_kwargs=keywords(options.env_kwargs),

@@ -14,6 +14,15 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "agentl
 PACKAGES = {
     "imitation": (["torch==2.13.0"], ["imitation==1.0.1", "setuptools<81"]),
     "sbx": (["torch==2.13.0"], ["sbx-rl==0.28.0"]),
+    "cleanrl": (
+        ["torch==2.13.0"],
+        ["--no-deps", "--ignore-requires-python", "cleanrl==1.2.0"],  # of 1.2.0 pip says that it is for Python < 3.11
+        ["gym==0.23.1", "pygame", "numpy<2", "tensorboard", "setuptools<81"],
+    ),
+    "envpool": (
+        ["torch==2.13.0"],
+        ["envpool==1.2.5", "gymnasium==1.4.0", "safetensors", "tensorboard", "tqdm", "tyro", "threadpoolctl"],
+    ),
     "lightning": (["torch==2.13.0"], ["lightning==2.6.6", "gymnasium==1.4.0", "safetensors"]),
     "transformers": (["torch==2.13.0"], ["transformers==5.24.0", "accelerate"]),
 }

@@ -14,9 +14,11 @@ import agentlib
 from agentlib import Agent
 from agentlib.backbones import CNN, MLP, Chain, NatureCNN, ResNet, RunningNorm, UNet, adam, load_backbone, save_backbone
 from agentlib.backbones.choice import NAMED_BACKBONES, backbone_for
+from agentlib.core.recipe import Problem
 from agentlib.learners import DQN, DQNConfig
 from agentlib.policies import QPolicy
 from agentlib.runs.folder import RunFolder
+from agentlib.runs.plan import job_of, plan
 from agentlib.shell.main import main
 from tests.tiny import FLAGS, host_generators, tiny_run
 
@@ -142,9 +144,9 @@ def pretrained(tmp_path_factory):
 def test_a_file_is_where_the_next_learner_starts(pretrained, tmp_path):
     start = load_backbone(pretrained)
     assert start.stages[0].stages[0].count > 0  # type: ignore[union-attr, index]
-    still = tiny_run(env="CartPole-v1", steps=60, backbone=pretrained, learning_rate=0.0)
+    still = tiny_run(env="CartPole-v1", steps=60, backbone=pretrained, net_arch=None, learning_rate=0.0)
     assert equal(state(still.backbone), state(start))
-    moved = tiny_run(env="CartPole-v1", steps=60, backbone=str(pretrained))
+    moved = tiny_run(env="CartPole-v1", steps=60, backbone=str(pretrained), net_arch=None)
     assert not equal(state(moved.backbone), state(start))
     again = Agent.load(moved.save(tmp_path / "agent"))
     assert equal(state(again.policy), state(moved.policy))
@@ -153,10 +155,10 @@ def test_a_file_is_where_the_next_learner_starts(pretrained, tmp_path):
 def test_frozen_it_stays_and_the_head_learns(pretrained):
     backbone = load_backbone(pretrained).requires_grad_(False)
     before = state(backbone)
-    agent = tiny_run(env="CartPole-v1", steps=100, backbone=backbone)
+    agent = tiny_run(env="CartPole-v1", steps=100, backbone=backbone, net_arch=None)
     assert agent.backbone is backbone
     assert equal(state(backbone), before)
-    fresh = tiny_run(env="CartPole-v1", steps=100, backbone=backbone, learning_rate=0.0)
+    fresh = tiny_run(env="CartPole-v1", steps=100, backbone=backbone, net_arch=None, learning_rate=0.0)
     assert not torch.equal(agent.policy.head.weight, fresh.policy.head.weight)
 
 
@@ -167,7 +169,7 @@ def test_with_a_learning_rate_of_its_own(pretrained):
         backbone: Any = load_backbone(pretrained)
         backbone.learning_rate_factor = factor
         before = torch.cat([p.detach().ravel() for p in backbone.parameters()])
-        once = {"learning_starts": 23, "train_freq": 24, "gradient_steps": 1}
+        once = {"net_arch": None, "learning_starts": 23, "train_freq": 24, "gradient_steps": 1}
         agent = tiny_run(env="CartPole-v1", steps=24, backbone=backbone, **once)
         moves.append((torch.cat([p.detach().ravel() for p in agent.backbone.parameters()]) - before).norm())
     assert float(moves[1] / moves[0]) == pytest.approx(0.1, rel=1e-3)
@@ -176,7 +178,7 @@ def test_with_a_learning_rate_of_its_own(pretrained):
 @pytest.mark.slow
 def test_a_spec_builds_it_by_the_seed(tmp_path):
     spec = Chain([RunningNorm((4,)), MLP(4, (16, 16), norm="layer", residual=True)]).spec
-    agents = [tiny_run(env="CartPole-v1", steps=60, backbone=spec, seed=seed) for seed in (0, 0, 1)]
+    agents = [tiny_run(env="CartPole-v1", steps=60, backbone=spec, net_arch=None, seed=seed) for seed in (0, 0, 1)]
     assert agents[0].backbone.spec == spec
     assert equal(state(agents[0].policy), state(agents[1].policy))
     assert not equal(state(agents[0].policy), state(agents[2].policy))
@@ -185,7 +187,7 @@ def test_a_spec_builds_it_by_the_seed(tmp_path):
 @pytest.mark.parametrize("kind", ["file", "spec"])
 def test_a_run_on_it_is_resumed(pretrained, tmp_path, kind):
     backbone = pretrained if kind == "file" else MLP(4, (8,)).spec
-    agent = tiny_run(env="CartPole-v1", steps=60, backbone=backbone, out=tmp_path / "run")
+    agent = tiny_run(env="CartPole-v1", steps=60, backbone=backbone, net_arch=None, out=tmp_path / "run")
     record = RunFolder(tmp_path / "run").record()
     assert record["backbone"] == (str(pretrained) if kind == "file" else backbone)
     json.dumps(record)
@@ -195,7 +197,7 @@ def test_a_run_on_it_is_resumed(pretrained, tmp_path, kind):
 
 def test_on_the_command_line(pretrained, tmp_path, capsys):
     out = tmp_path / "run"
-    flags = [*FLAGS, "--env", "CartPole-v1", "--steps", "60", "--out", str(out)]
+    flags = [*FLAGS[2:], "--env", "CartPole-v1", "--steps", "60", "--out", str(out)]
     assert main(["train", "dqn", *flags, "--backbone", str(pretrained)]) == 0
     assert Agent.load(out).backbone.spec == load_backbone(pretrained).spec
 
@@ -208,3 +210,57 @@ def test_any_learners_backbone_goes_into_another():
     env = gymnasium.make("CartPole-v1")
     agent = Agent(two.policy, env.observation_space, spaces.Discrete(3))
     assert agent.backbone is shared
+
+
+@pytest.mark.parametrize(
+    ("what", "backbone", "settings", "message"),
+    [
+        ("dqn", MLP(4, (8,)), {"net_arch": (8, 8)}, r"net_arch=\(8, 8\) has no effect on a backbone that is ready"),
+        ("ppo", MLP(4, (8,)).spec, {"activation": "relu"}, "activation='relu' has no effect on a backbone that is"),
+        ("ppo", "lstm", {"activation": "relu"}, "activation='relu' has no effect on the backbone lstm: leave it out"),
+        (
+            "ppo",
+            MLP(4, (8,)),
+            {"normalize": True},
+            r"normalize=True has no effect .*Chain\(\[RunningNorm\(shape\), net",
+        ),
+        (DQNConfig(normalize=True), MLP(4, (8,)), {}, "normalize=True has no effect on a backbone that is ready"),
+        (DQNConfig(net_arch=(8,)), MLP(4, (8,)).spec, {}, "net_arch=.* has no effect on a backbone that is ready"),
+    ],
+)
+def test_layers_beside_a_network_that_has_its_own_are_refused(what, backbone, settings, message):
+    with pytest.raises(ValueError, match=message):
+        agentlib.train(what, env="CartPole-v1", backbone=backbone, steps=64, progress=False, **settings)
+
+
+def test_a_preset_may_stand_beside_a_ready_network_and_critics_have_layers_anyway():
+    config = plan("dqn", Problem(env="CartPole-v1", backbone=MLP(4, (8,))), {}).config
+    assert config.net_arch == (256, 256)
+    assert plan("ppo", Problem(env="Acrobot-v1", backbone=MLP(6, (8,))), {}).config.normalize
+    config = plan("sac", Problem(env="Pendulum-v1", backbone=MLP(3, (8,))), {"net_arch": (16,)}).config
+    assert config.net_arch == (16,)  # of its critics
+    agent: Any = agentlib.train(
+        "sac", env="Pendulum-v1", backbone=MLP(3, (8,)), net_arch=(16,), learning_starts=20, steps=30, progress=False
+    )
+    assert agent.backbone.hidden == (8,)
+    assert agent.training[2].critics.backbones[0].stages[1].hidden == (16,)
+    agentlib.train(agent=agent, steps=30, progress=False)  # with the same config and network
+
+
+def test_statistics_of_a_ready_network_are_learned_where_it_has_some():
+    network = Chain([RunningNorm((4,)), MLP(4, (8,))])
+    settings: Any = {"n_steps": 32, "batch_size": 32, "n_epochs": 1, "progress": False}
+    agent: Any = agentlib.train(
+        "ppo", env="CartPole-v1", backbone=network, normalize=True, n_envs=1, steps=96, **settings
+    )
+    assert float(agent.backbone.stages[0].count) == 64  # each rollout once it was learned from, and not the last
+
+
+def test_a_ready_network_keeps_its_weights_where_the_rest_starts_orthogonal():
+    network = MLP(4, (8,))
+    before = state(network)
+    problem = Problem(env="CartPole-v1", backbone=network, steps=64)
+    learner: Any = job_of("ppo", problem, n_steps=32, batch_size=32).learner
+    assert equal(state(learner.policy.backbone), before)
+    weight = learner.networks.critic.layers[0].weight
+    torch.testing.assert_close(weight.T @ weight, 2.0 * torch.eye(4))

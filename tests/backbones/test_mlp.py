@@ -176,3 +176,12 @@ def test_matches_functional_code():
         branch = functional.layer_norm(branch, (6,), norm.weight, norm.bias)
         expected = expected + functional.gelu(branch)
     torch.testing.assert_close(network(x), expected, rtol=0, atol=1e-12)
+
+
+def test_without_layers_real_numbers_keep_their_type():
+    """So that a network of float64 loses nothing in an encoder or critic that has none."""
+    flat = MLP(3, ()).double()
+    precise = torch.full((2, 3), 1.0 / 3.0, dtype=torch.float64)
+    assert torch.equal(flat(precise), precise)
+    assert flat(torch.ones(2, 3, dtype=torch.uint8)).dtype == torch.float32
+    assert MLP(3, (4,))(precise).dtype == torch.float32

@@ -358,6 +358,7 @@ def scaled(factor: float) -> Any:
     return gymnasium.wrappers.TransformReward(gymnasium.make("CartPole-v1"), lambda reward: factor * float(reward))
 
 
+@pytest.mark.filterwarnings("ignore:the reward 1e\\+10 by step 1.*normalize_reward=True:UserWarning")
 @pytest.mark.parametrize("scale", [{}, {"normalize_reward": True}])
 def test_rewards_of_1e10_are_learned_from(scale):
     settings: dict[str, Any] = {"n_steps": 32, "batch_size": 16, "n_epochs": 4, "net_arch": (8,), "progress": False}
@@ -365,6 +366,7 @@ def test_rewards_of_1e10_are_learned_from(scale):
     assert all(torch.isfinite(parameter).all() for parameter in agent.policy.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:the reward 1e\\+30 by step 1.*normalize_reward=True:UserWarning")
 def test_rewards_beyond_all_scales_say_how_to_scale_them():
     settings: dict[str, Any] = {"n_steps": 32, "batch_size": 16, "n_epochs": 4, "net_arch": (8,), "progress": False}
     with pytest.raises(Diverged, match=r"rewards are up to 1e\+30: normalize_reward=True scales them"):

@@ -110,18 +110,25 @@ def test_log_probabilities_that_are_nan_name_their_step(monkeypatch: pytest.Monk
         trained("sac")
 
 
-@pytest.mark.parametrize("what", ["sac", "td3", "dqn"])
+@pytest.mark.parametrize("what", ["sac", "td3", "dqn", "ppo", "a2c"])
 def test_rewards_of_another_scale_are_told_of(what: str) -> None:
     """They do not end the run, and are not learned as well."""
     env: Any = partial(Scaled, 1e10)
     if what == "dqn":
         env = lambda: gymnasium.wrappers.TransformReward(gymnasium.make("CartPole-v1"), lambda reward: 1e10)  # noqa: E731
-    settings = SETTINGS["sac"] | {"steps": 80, "progress": False, "compile": False}
+    is_on_policy = what in ("ppo", "a2c")
+    settings: Any = {"steps": 80, "progress": False, "compile": False}
+    remedy = "normalize_reward=True" if is_on_policy else "gymnasium.wrappers.TransformReward"
     with pytest.warns(
-        UserWarning, match=r"the reward -?1e\+10 by step \d+: values so large .*TransformReward"
+        UserWarning, match=rf"the reward -?1e\+10 by step \d+: values so large .*scale the rewards, such as by {remedy}"
     ) as found:
-        agentlib.train(what, env=env, **settings)
+        agentlib.train(what, env=env, **settings, **SETTINGS["ppo" if is_on_policy else "sac"])
     assert len(found) == 1
+
+
+def test_rewards_that_are_scaled_anyway_are_of_any_size() -> None:
+    agent = trained("ppo", env=partial(Scaled, 1e10), normalize_reward=True)
+    assert all(torch.isfinite(parameter).all() for parameter in agent.policy.parameters())
 
 
 @pytest.mark.filterwarnings("ignore:the reward:UserWarning")

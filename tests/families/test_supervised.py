@@ -83,15 +83,17 @@ def test_evaluating_under_attack_costs_a_tenth_of_a_run_at_most(steps, every):
     judge = job.judge
     assert [len(part) for part in judge.splits] == [880, 240, 480]
     assert judge.eval_every == every
+    assert judge.facts["attack_loss"] == "cross_entropy"
     assert 0.1 * judge.eval_every * 64 * 8 >= 2 / 3 * (250 + 240) * 11
 
 
-def test_the_curve_of_the_training_loss_costs_little_in_short_runs():
-    def looked_at(steps):
-        judge: Any = job_of("classifier", Problem(data=points(2_000), steps=steps)).judge
-        return judge.curve_examples
-
-    assert [looked_at(steps) for steps in (50, 200, 1_000, 2_000)] == [100, 128, 640, 1_000]
+@pytest.mark.parametrize(("steps", "every", "curve"), [(50, 25, 100), (1_000, 25, 100), (5_000, 100, 320)])
+def test_evaluating_costs_a_tenth_of_a_run_at_most(steps, every, curve):
+    """By the passes through the network: one for 300 examples and those of the curve, three for batches of 64."""
+    judge: Any = job_of("classifier", Problem(data=points(2_000), steps=steps)).judge
+    assert len(judge.splits.validation) == 300
+    assert [judge.eval_every, judge.curve_examples] == [every, curve]
+    assert 300 + curve <= 0.1 * every * 3 * 64
 
 
 @pytest.mark.slow
@@ -104,6 +106,7 @@ def test_adversarial_training_without_bounds_measures_epsilon_in_deviations(tmp_
     record = json.loads((tmp_path / "run" / "results.json").read_text())
     curve = list(record["accuracy_by_epsilon"].values())
     assert curve[0] == result.measures["test/accuracy"]
+    assert record["attack_loss"] == "cross_entropy"
     assert curve[-1] <= curve[0]
     assert {"robustness.png", "learning_curve.png"} <= {picture.name for picture in result.pictures}
 

@@ -151,7 +151,7 @@ def test_crossq_is_sb3_contribs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their policy without its normalization; noise that is a function of the mean, as they draw in another order."""
     contrib = pytest.importorskip("sb3_contrib")
     import stable_baselines3
-    from sb3_contrib.common.torch_layers import BatchRenorm1d  # type: ignore[import-not-found]
+    from sb3_contrib.common.torch_layers import BatchRenorm1d
 
     monkeypatch.setattr(stable_baselines3, "CrossQ", contrib.CrossQ, raising=False)
     make_actor = contrib.crossq.policies.CrossQPolicy.make_actor
@@ -181,7 +181,7 @@ def test_crossq_is_sb3_contribs(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = [p for q in model.critic.q_networks for p in q.parameters()]
     assert largest_difference(critic_parameters(learner.critics), theirs) < 1e-5  # their 1e-6 in the density
     assert largest_difference(list(policy.parameters()), list(model.actor.parameters())) < 1e-5
-    means = [layer.ra_mean for layer in model.critic.modules() if isinstance(layer, BatchRenorm1d)]
+    means: Any = [layer.ra_mean for layer in model.critic.modules() if isinstance(layer, BatchRenorm1d)]
     mine = [layer.mean for layer in learner.critics.modules() if isinstance(layer, BatchRenorm)]
     assert largest_difference(mine, means) < 1e-5
 

@@ -142,3 +142,23 @@ def test_its_agent_has_a_critic() -> None:
     with torch.no_grad():
         values = learner.critics(torch.from_numpy(seen)).amin(0).numpy()
     assert agent.critic(seen) == pytest.approx(values[np.arange(5), agent.act(seen)])
+
+
+@pytest.mark.parametrize("in_observation", [False, True])
+def test_its_critic_values_the_legal_action_that_is_taken(in_observation: bool) -> None:
+    settings: Any = {"learning_starts": 50, "net_arch": (16,), "batch_size": 16, "progress": False}
+    agent: Any = agentlib.train("discrete_sac", env=partial(Moody, (5,), in_observation), steps=80, **settings)
+    position = np.random.default_rng(0).uniform(-1, 1, (5, 3)).astype(np.float32)
+    mask = np.eye(5, dtype=np.int8)  # one legal action each, so that there is no other choice
+    seen: Any = {"action_mask": mask, "position": position} if in_observation else position
+    masks: Any = {} if in_observation else {"action_mask": mask}
+    assert agent.act(seen, **masks).tolist() == [0, 1, 2, 3, 4]
+    tensors: Any = torch.from_numpy(position)
+    with torch.no_grad():
+        values = agent.training[2].critics({"position": tensors} if in_observation else tensors).amin(0)
+    assert agent.critic(seen, **masks) == pytest.approx(values.diagonal().numpy())
+    first = {"action_mask": mask[2], "position": position[2]} if in_observation else position[2]
+    assert agent.critic(first, **({} if in_observation else {"action_mask": mask[2]})) == pytest.approx(values[2, 2])
+    if not in_observation:
+        with pytest.raises(ValueError, match="leaves no legal action"):
+            agent.critic(position[0], action_mask=np.zeros(5))

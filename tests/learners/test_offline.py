@@ -16,7 +16,7 @@ from agentlib.catalog import recipe_of
 from agentlib.core import Clock
 from agentlib.envs.experts import cartpole_expert
 from agentlib.experience import Demonstration, Demonstrations, RecordedTransitions, Transition, record_episodes
-from agentlib.learners import DQN, TD3, DQNConfig, TD3Config, run
+from agentlib.learners import DQN, TD3, CQLConfig, DQNConfig, TD3BCConfig, TD3Config, run
 from agentlib.policies import QPolicy
 from agentlib.runs.checkpoints import load_state
 from agentlib.runs.folder import RunFolder
@@ -148,10 +148,18 @@ def test_the_fingerprint_is_of_the_data() -> None:
     assert one == same != other
 
 
-@pytest.mark.parametrize(("name", "value"), [("prioritized", True), ("n_sampled_goal", 4)])
-def test_options_of_replay_that_recorded_transitions_have_not(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"td3_bc draws recorded transitions evenly, as they are: leave out {name}"):
-        agentlib.train("td3_bc", demos=swings(), steps=2, progress=False, **{name: value})
+@pytest.mark.parametrize("name", ["buffer_size", "learning_starts", "train_freq", "prioritized"])
+@pytest.mark.parametrize("what", ["cql", "iql", "td3_bc"])
+def test_options_of_acting_and_replay_are_not_there(what: str, name: str) -> None:
+    settings: Any = {name: 1}
+    with pytest.raises(ValueError, match=f"{what} has no hyperparameter '{name}'"):
+        agentlib.train(what, demos=swings(), steps=2, progress=False, **settings)
+
+
+def test_their_configs_are_taken_literally() -> None:
+    assert (CQLConfig().cql_alpha, CQLConfig().tau) == (1.0, 0.005)
+    agent: Any = agentlib.train(TD3BCConfig(net_arch=(8,)), demos=swings(), steps=2, progress=False, compile=False)
+    assert agent.training[2].config.bc_alpha == 2.5
 
 
 def test_other_actions_are_refused_by_name() -> None:

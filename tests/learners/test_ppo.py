@@ -1,10 +1,13 @@
-"""PPO and A2C: the rules against closed forms, and whole updates against Stable-Baselines3's."""
+"""PPO and A2C: the rules against closed forms, and whole updates against Stable-Baselines3's and sb3-contrib's."""
 
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 import agentlib
 from agentlib.backbones import MLP
@@ -14,7 +17,14 @@ from agentlib.core.randomness import fresh_weights
 from agentlib.experience.transition import Minibatch
 from agentlib.learners import PPO, A2CConfig, PPOConfig, run
 from agentlib.learners.actor_critic.ppo import clipped_loss, normalized
-from agentlib.policies import ActorCritic, StateDependentNoisePolicy, policy_for
+from agentlib.policies import (
+    ActorCritic,
+    CategoricalPolicy,
+    MultiCategoricalPolicy,
+    StateDependentNoisePolicy,
+    policy_for,
+)
+from tests.moody import Moody
 
 
 def test_the_loss_is_clipped_where_that_makes_it_larger():
@@ -40,7 +50,14 @@ def test_advantages_are_normalized_over_those_that_count(count):
     torch.testing.assert_close(normalized(advantage, weight)[:count], expected)
 
 
-CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+class Masked(Moody):
+    """With its mask as sb3-contrib asks for it."""
+
+    def action_masks(self):
+        return self.mask
+
+
+CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "plain": ("PPO", "CartPole-v1", {}),
     "value clip, entropy, ragged": (
         "PPO",
@@ -50,6 +67,8 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "continuous": ("PPO", "Pendulum-v1", {"ent_coef": 0.01, "max_grad_norm": 0.3}),
     "gsde": ("PPO", "Pendulum-v1", {"use_sde": True, "sde_sample_freq": 4, "ent_coef": 0.01}),
     "a2c": ("A2C", "CartPole-v1", {"ent_coef": 0.01}),
+    "masked": ("MaskablePPO", partial(Masked, (5,)), {"ent_coef": 0.01}),
+    "masked, several choices": ("MaskablePPO", partial(Masked, (3, 4)), {"ent_coef": 0.01, "clip_range_vf": 0.1}),
 }
 
 
@@ -72,13 +91,14 @@ class Recorded(Source):
         action = data.actions[rows]
         names = ("old_log_prob", "old_values", "advantages", "returns")
         old, value, advantage, returns = (getattr(data, name)[rows].to(self.dtype) for name in names)
-        action = action.long().flatten() if action.shape[1] == 1 and data.discrete else action.to(self.dtype)
+        action = action.to(self.dtype) if data.is_real else action.long().reshape(self.size, *data.shape)
         observation = data.observations[rows].to(self.dtype)
         (learner,) = self.learner
         if isinstance(learner.config, A2CConfig):  # SB3 does not look at the old ones, which it keeps in float32
             with torch.no_grad():
                 old = learner.policy.log_prob(learner.networks(observation)[0], action)
-        return Minibatch(observation, action, old, value, advantage, returns, weight, self.batch_clock)
+        mask = data.action_masks[rows] > 0.5 if hasattr(data, "action_masks") else None
+        return Minibatch(observation, action, old, value, advantage, returns, weight, self.batch_clock, mask=mask)
 
 
 class Flat(torch.nn.Module):
@@ -92,15 +112,17 @@ class Flat(torch.nn.Module):
         return observation.flatten(1).to(self.dtype)
 
 
-def recorded(algorithm: str, env: str, settings: dict[str, Any], updates: int, dtype: torch.dtype) -> Any:
+def recorded(algorithm: str, env: Any, settings: dict[str, Any], updates: int, dtype: torch.dtype) -> Any:
     """A model of SB3 after this many updates, its first weights, and the minibatches."""
-    sb3 = pytest.importorskip("stable_baselines3")
+    sb3 = pytest.importorskip("sb3_contrib" if algorithm == "MaskablePPO" else "stable_baselines3")
     usual: dict[str, Any] = {"n_steps": 64, "batch_size": 32, "n_epochs": 4, "learning_rate": 1e-3}
     if algorithm == "A2C":
         usual = {"n_steps": 16}
     batches: list[Any] = []
     with global_generators_kept():
-        model: Any = getattr(sb3, algorithm)("MlpPolicy", env, seed=0, device="cpu", **usual | settings)
+        model: Any = getattr(sb3, algorithm)(
+            "MlpPolicy", env() if callable(env) else env, seed=0, device="cpu", **usual | settings
+        )
         first = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
         get = model.rollout_buffer.get
         model.policy.to(dtype)
@@ -109,10 +131,9 @@ def recorded(algorithm: str, env: str, settings: dict[str, Any], updates: int, d
 
         def remember(batch_size=None):
             for data in get(batch_size):
-                kind = type("Data", (), {"discrete": env == "CartPole-v1"})
-                kept = kind()
-                vars(kept).update(data._asdict())
-                batches.append(kept)
+                space = model.action_space
+                kind = {"is_real": isinstance(space, spaces.Box), "shape": space.shape}
+                batches.append(SimpleNamespace(**kind, **data._asdict()))
                 yield data._replace(**{name: value.to(dtype) for name, value in data._asdict().items()})
 
         model.rollout_buffer.get = remember
@@ -152,14 +173,12 @@ def ours_of(model: Any, first: dict[str, Any], config: PPOConfig, dtype: torch.d
 def test_updates_equal_those_of_stable_baselines3(case, dtype, updates, tolerance):
     """From SB3's weights and its minibatches, the same parameters."""
     algorithm, env, settings = CASES[case]
-    per_rollout = {"PPO": 8, "A2C": 1}[algorithm]
+    per_rollout = 1 if algorithm == "A2C" else 8
     if case == "value clip, entropy, ragged":
         settings = {**settings, "batch_size": 48, "n_steps": 64}  # 48 and 16
     updates = -(-updates // per_rollout) * per_rollout
     model, first, batches = recorded(algorithm, env, settings, updates, dtype)
-    config: PPOConfig = {"PPO": PPOConfig, "A2C": A2CConfig}[algorithm](
-        **({"learning_rate": 1e-3} if algorithm == "PPO" else {}) | settings
-    )
+    config: PPOConfig = A2CConfig(**settings) if algorithm == "A2C" else PPOConfig(learning_rate=1e-3, **settings)
     learner = ours_of(model, first, config, dtype)
     before = {name: tensor.clone() for name, tensor in learner.networks.state_dict().items()}
     size = max(len(data.advantages) for data in batches)
@@ -171,6 +190,25 @@ def test_updates_equal_those_of_stable_baselines3(case, dtype, updates, toleranc
     for name, value in theirs.items():
         torch.testing.assert_close(now[name], value, atol=tolerance, rtol=0, msg=name)
         assert not torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("sizes", [(5,), (3, 4)])
+def test_masked_distributions_are_sb3_contribs(sizes):
+    pytest.importorskip("sb3_contrib")
+    from sb3_contrib.common.maskable.distributions import make_masked_proba_distribution
+
+    space = spaces.Discrete(sizes[0]) if len(sizes) == 1 else spaces.MultiDiscrete(sizes)
+    policy: Any = CategoricalPolicy(MLP(2, ()), 5) if len(sizes) == 1 else MultiCategoricalPolicy(MLP(2, ()), sizes)
+    logits = torch.randn(64, sum(sizes), dtype=torch.float64)
+    mask = torch.rand(64, sum(sizes)) < 0.5
+    mask[:, [0, -1]] = True  # one of each choice
+    theirs = make_masked_proba_distribution(space)
+    theirs.proba_distribution(logits)
+    theirs.apply_masking(mask)
+    action, output = theirs.get_actions(), policy.masked(logits, mask)
+    torch.testing.assert_close(policy.log_prob(output, action), theirs.log_prob(action), atol=1e-12, rtol=0)
+    torch.testing.assert_close(policy.entropy(output), theirs.entropy(), atol=1e-12, rtol=0)
+    assert torch.equal(policy.choose(logits, mask), theirs.mode())
 
 
 def test_the_ratio_is_1_in_the_first_minibatch_of_a_rollout():

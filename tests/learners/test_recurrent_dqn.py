@@ -146,6 +146,22 @@ def test_nothing_is_learned_from_the_burn_in_and_from_where_nothing_was_done():
     assert learner.update(batch._replace(reward=reward)).metrics["loss"] != loss
 
 
+def test_returns_end_where_an_episode_is_cut_off():
+    """Whatever follows an end without termination: the value there, and no action or reward behind it, counts."""
+    policy = network()
+    learner = RecurrentDQN(policy, sgd(0.0), RecurrentDQNConfig(burn_in=0, trace=0.9))
+    batch = random_batch(policy)._replace(terminated=torch.zeros(B, T))
+    losses = []
+    for action in range(ACTIONS):  # one of them is the greedy one, as if the trace went on
+        behind, reward = batch.action.clone(), batch.reward.clone()
+        behind[0, 2], reward[0, 2] = action, 100.0 * action
+        losses.append(learner.update(batch._replace(action=behind, reward=reward)).metrics["loss"])
+    torch.testing.assert_close(*losses)
+    reward = batch.reward.clone()
+    reward[0, 1] += 1.0  # the last step before the end does count
+    assert learner.update(batch._replace(reward=reward)).metrics["loss"] != losses[0]
+
+
 def test_the_target_follows_by_environment_steps():
     learner = RecurrentDQN(network(), sgd(0.0), RecurrentDQNConfig(tau=0.5, target_update_interval=10))
     start = [p.clone() for p in learner.target.parameters()]

@@ -5,7 +5,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from agentlib.core.names import readable
-from agentlib.metrics import Estimate, Interval, bootstrap_interval, interquartile_mean, paired_difference
+from agentlib.metrics import (
+    Estimate,
+    Interval,
+    bootstrap_interval,
+    interquartile_mean,
+    paired_difference,
+    t_interval,
+)
 from agentlib.metrics.intervals import estimate
 
 numbers = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40)
@@ -38,12 +45,49 @@ def test_interval_agrees_with_scipys_bootstrap(statistic):
     assert ours.high == pytest.approx(oracle.high, abs=0.05 * width)
 
 
-@pytest.mark.parametrize(("count", "expected"), [(2, 0.50), (5, 0.84), (50, 0.94)])
-def test_coverage_on_normal_data_is_what_the_documentation_says(count, expected):
+@pytest.mark.parametrize(
+    ("statistic", "count", "expected"),
+    [
+        (np.mean, 2, 0.50),
+        (np.mean, 5, 0.84),
+        (np.mean, 50, 0.94),
+        (interquartile_mean, 3, 0.74),
+        (interquartile_mean, 5, 0.89),
+        (np.median, 3, 0.75),
+        (np.median, 5, 0.93),
+    ],
+)
+def test_coverage_on_normal_data_is_what_the_documentation_says(statistic, count, expected):
     samples = np.random.default_rng(3).normal(size=(800, count))
-    intervals = [bootstrap_interval(sample, resamples=500, seed=index) for index, sample in enumerate(samples)]
+    intervals = [
+        bootstrap_interval(sample, statistic, resamples=500, seed=index) for index, sample in enumerate(samples)
+    ]
     covered = np.mean([interval.low <= 0 <= interval.high for interval in intervals])
     assert covered == pytest.approx(expected, abs=0.045)  # about three standard errors
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=40), st.floats(0.01, 0.999))
+@settings(max_examples=50)
+def test_t_interval_is_scipys(values, confidence):
+    mean, error = np.mean(values), stats.sem(values)
+    ours, half = t_interval(values, confidence=confidence), stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * error
+    assert ours.low == pytest.approx(mean - half, rel=1e-9, abs=1e-9)
+    assert ours.high == pytest.approx(mean + half, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 10])
+def test_t_interval_covers_the_mean_of_few_normal_values(count):
+    intervals = [t_interval(sample) for sample in np.random.default_rng(3).normal(size=(10_000, count))]
+    covered = np.mean([interval.low <= 0 <= interval.high for interval in intervals])
+    assert covered == pytest.approx(0.95, abs=0.007)  # about three standard errors
+
+
+def test_t_interval_of_one_value_is_unknown_and_of_no_vector_refused():
+    assert not t_interval([3.0]).known
+    with pytest.raises(ValueError, match="vector"):
+        t_interval([])
+    with pytest.raises(ValueError, match="confidence"):
+        t_interval([1.0, 2.0], confidence=95)
 
 
 def test_interval_is_repeatable_and_draws_from_no_global_generator(globals_untouched):

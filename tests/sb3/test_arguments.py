@@ -12,7 +12,7 @@ from agentlib.catalog import recipe_of
 PAGE = Path(__file__).parents[2] / "docs" / "from_sb3.md"
 OURS = {
     "PPO": "ppo", "A2C": "a2c", "SAC": "sac", "TD3": "td3", "DDPG": "ddpg", "DQN": "dqn",
-    "MaskablePPO": "ppo", "RecurrentPPO": "ppo", "TQC": "tqc", "QRDQN": "dqn",
+    "MaskablePPO": "ppo", "RecurrentPPO": "ppo", "TQC": "tqc", "CrossQ": "crossq", "QRDQN": "dqn",
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 import inspect
 import json
 import math
+from functools import partial
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,15 +18,17 @@ from agentlib import compare
 from agentlib.catalog import recipe_of
 from agentlib.core import Cosine, Linear
 from agentlib.core.host import global_generators_kept, torch_threads
+from agentlib.core.recipe import Problem
 from agentlib.experience import Evaluation, evaluate
 from agentlib.learners import DQNConfig
 from agentlib.policies import StateDependentNoisePolicy
-from agentlib.runs.plan import settings_of
+from agentlib.runs.plan import job_of, settings_of
 from agentlib.sb3 import Comparison
 from agentlib.sb3.comparison import Run
 from agentlib.sb3.comparison_report import _pace
 from agentlib.sb3.recording import Check, Evaluated, Recorded, TrainingLog
-from agentlib.sb3.training import algorithm_of, lacks_space, sb3_arguments, unsupported_options
+from agentlib.sb3.training import WithMask, algorithm_of, lacks_space, sb3_arguments, unsupported_options
+from tests.moody import Moody
 
 VECTOR = spaces.Box(-1.0, 1.0, (4,))
 SHARED = (
@@ -55,7 +58,7 @@ def calls(monkeypatch):
     """Our training replaced by a few random steps; the calls that it got."""
     made = []
 
-    def train(recipe, *, env, n_envs, steps, seed, device, progress, **hyperparameters):
+    def train(recipe, *, env, n_envs, steps, seed, device, progress, backbone="auto", **hyperparameters):
         made.append(
             SimpleNamespace(config=recipe.config(**hyperparameters), seed=seed, threads=torch.get_num_threads())
         )
@@ -458,3 +461,70 @@ def test_state_dependent_noise_is_asked_of_both_sides():
             model = algorithm(env=world, device="cpu", **arguments | {"learning_rate": 1e-3})
         assert model.use_sde
         assert isinstance(agentlib.Agent.from_sb3(model).policy, StateDependentNoisePolicy)
+
+
+# Those of sb3-contrib -------------------------------------------------------------------------------------------------
+
+SHORT = partial(gymnasium.make, "Pendulum-v1", max_episode_steps=20)
+REPLAYED: Any = {"learning_starts": 20, "buffer_size": 200, "batch_size": 16, "net_arch": (8,)}
+ROLLED: Any = {"n_steps": 20, "batch_size": 20, "n_epochs": 2}
+CONTRIB: dict[str, tuple[str, Any, dict[str, Any]]] = {
+    "TQC": ("tqc", SHORT, REPLAYED),
+    "CrossQ": ("crossq", SHORT, {**REPLAYED, "qf_arch": (16,)}),
+    "QRDQN": ("dqn", "CartPole-v1", {**SMALL, "distributional": "quantile", "n_quantiles": 8}),
+    "RecurrentPPO": ("ppo", "CartPole-v1", {**ROLLED, "backbone": "lstm", "net_arch": (8,), "vf_arch": (4,)}),
+    "MaskablePPO": ("ppo", partial(Moody, (3, 4)), {**ROLLED, "normalize": True, "normalize_reward": True}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONTRIB)
+def test_each_of_sb3_contrib_is_compared(name, tmp_path):
+    """Moody refuses what is illegal, in training and afterwards."""
+    pytest.importorskip("sb3_contrib")
+    what, env, settings = CONTRIB[name]
+    found = compare(
+        what, env=env, n_envs=2, steps=120, seeds=1, episodes=2, out=tmp_path / "out", progress=False, **settings
+    )
+    assert found.algorithm == name
+    assert found.differences == {}
+    assert found.ours[0].log.steps == found.sb3[0].log.steps == 120
+    for run in (found.ours[0], found.sb3[0]):
+        assert np.isfinite(run.evaluation.mean)
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert written["hyperparameters"].get("backbone", "auto") == settings.get("backbone", "auto")
+
+
+@pytest.mark.parametrize("name", CONTRIB)
+def test_networks_are_as_large_on_both_sides(name):
+    contrib = pytest.importorskip("sb3_contrib")
+    what, env, settings = CONTRIB[name]
+    world: Any = env() if callable(env) else gymnasium.make(env)
+    backbone = settings.get("backbone", "auto")
+    given = {key: value for key, value in settings.items() if key not in ("backbone", "normalize")}
+    job = job_of(what, Problem(env=env, n_envs=1, steps=120, backbone=backbone), **given)
+    config, recipe = job.learner.config, recipe_of(what)
+    algorithm = algorithm_of(recipe, config, backbone=backbone, masks=name == "MaskablePPO")
+    assert algorithm is getattr(contrib, name)
+    arguments = sb3_arguments(config, algorithm, world.observation_space, True, recipe.built_in, 1)
+    with global_generators_kept():
+        model = algorithm(env=WithMask(world) if name == "MaskablePPO" else world, device="cpu", **arguments)
+    part = ".critic" if name == "CrossQ" else ""  # the policy of theirs has batch renormalization, and ours has not
+    theirs = {key: p.numel() for key, p in model.policy.named_parameters() if "target" not in key}
+    ours = {key: p.numel() for key, p in job.learner.named_parameters() if "target" not in key and "log_ent" not in key}
+    sizes = [sum(size for key, size in side.items() if part in f".{key}") for side in (theirs, ours)]
+    assert sizes[0] == sizes[1] > 0
+
+
+def test_what_sb3_contrib_has_not():
+    pytest.importorskip("sb3_contrib")
+    with pytest.raises(TypeError, match="has RecurrentPPO and MaskablePPO, and none that is both"):
+        algorithm_of(recipe_of("ppo"), backbone="lstm", masks=True)
+    with pytest.raises(TypeError, match="no counterpart of ppo on the backbone 'gru'"):
+        algorithm_of(recipe_of("ppo"), backbone="gru")
+    with pytest.raises(TypeError, match="no counterpart of sac on the backbone 'lstm'"):
+        algorithm_of(recipe_of("sac"), backbone="lstm")
+    with pytest.raises(ValueError, match=r"no layers before its memory: give net_arch one number, not \(64, 64\)"):
+        compare("ppo", env="CartPole-v1", backbone="lstm", steps=100, progress=False)
+    with pytest.raises(ValueError, match="distributional='c51'"):
+        sb3_arguments(DQNConfig(distributional="c51"), algorithm_of(recipe_of("dqn")), VECTOR)

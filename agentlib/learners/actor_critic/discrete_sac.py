@@ -24,7 +24,7 @@ from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Target, Upda
 from agentlib.core.spaces import without_mask
 from agentlib.experience import Transition
 from agentlib.families.control import ControlFacts, on_replay
-from agentlib.learners.actor_critic.settings import Entropic, OffPolicy
+from agentlib.learners.actor_critic.settings import Entropic, Hindsight, OffPolicy
 from agentlib.learners.q_learning.dqn import td_target
 from agentlib.policies import CategoricalPolicy, QPolicy
 from agentlib.policies.base import is_policy, require_no_memory
@@ -35,7 +35,7 @@ ILLEGAL = -1e9
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiscreteSACConfig(Entropic, OffPolicy):
+class DiscreteSACConfig(Entropic, Hindsight, OffPolicy):
     """The numbers of a run of discrete SAC; names and defaults are those of SAC."""
 
     target_entropy: float | Literal["auto"] = "auto"
@@ -93,9 +93,9 @@ class DiscreteSAC(Learner):
         networks = [QPolicy(backbone_for(seen, "auto", config.net_arch), n) for _ in range(config.n_critics)]
         return cls(policy, DiscreteCritics(networks), config.optimizer(), config)
 
-    def value(self, observation: Any) -> Tensor:
-        """The values `(B,)` of the likeliest actions."""
-        likeliest = self.policy.choose(self.policy(observation)[0])  # (B,)
+    def value(self, observation: Any, mask: Tensor | None = None) -> Tensor:
+        """The values `(B,)` of the likeliest actions, among the legal ones if a mask `(B, A)` is given."""
+        likeliest = self.policy.choose(self.policy(observation)[0], mask)  # (B,)
         values: Tensor = self.critics(observation).amin(0)  # (B, A)
         return values.gather(1, likeliest[:, None]).squeeze(1)
 

@@ -133,9 +133,9 @@ class IQL(Learner):
         generator = np.random.default_rng(0)  # the demonstrations are given: the seed is of weights and order
         demonstrations = Demonstrations(spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2))
         for _ in range(40):
-            points, done = generator.uniform(-1, 1, (2, 2)), generator.integers(2, size=1)
-            reward = np.array([float(done[0] == (points[0, 0] > 0))])
-            demonstrations.append(Demonstration(points, done, reward, terminated=True))
+            points, action = generator.uniform(-1, 1, (2, 2)), generator.integers(2, size=1)
+            reward = np.array([float(action[0] == (points[0, 0] > 0))])
+            demonstrations.append(Demonstration(points, action, reward, terminated=True))
         config = IQLConfig(learning_rate=3e-3, batch_size=16, net_arch=(16, 16))
         return RECIPE.tiny(cls, config, seed, demos=demonstrations)
 

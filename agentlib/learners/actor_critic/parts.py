@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from agentlib.core import Target
+from agentlib.core import Clock, Target
 from agentlib.experience import Transition
 from agentlib.learners.actor_critic.settings import RealValued
 from agentlib.policies import Critics
@@ -99,3 +99,13 @@ def values_with_next(
     with torch.no_grad():
         next_values = target(batch.next_observation, next_action)
     return critics(batch.observation, action), next_values
+
+
+def when_policy_is_due(learner: Any, clock: Clock) -> None:
+    """`before_update` of a learner with `policy_delay`: its phase is whether the policy learns in the coming update."""
+    learner.phase = (int(clock.updates) + 1) % learner.config.policy_delay == 0
+
+
+def value_of_policy(learner: Any, observation: Any) -> Tensor:
+    """`value` of a learner with critics of real-valued actions: the values `(B,)` of the policy's best actions."""
+    return learner.critics.of_policy(learner.policy, observation)  # type: ignore[no-any-return]

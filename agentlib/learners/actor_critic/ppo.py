@@ -83,7 +83,7 @@ class PPOConfig(StateDependentNoise):
     activation: Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu"] = "tanh"
     """Nonlinearity of these layers."""
     ortho_init: bool = True
-    """Start with orthogonal weights."""
+    """Start with orthogonal weights; those of a memory, and of a backbone that is ready, stay as they are."""
     log_std_init: float = 0.0
     """Logarithm of the standard deviation of real-valued actions, or of the noise of `use_sde`, at the start."""
     normalize: bool = False
@@ -139,8 +139,8 @@ class PPO(Learner):
                 initialize(policy.head, "orthogonal", 0.01)  # type: ignore[arg-type]
         return cls(networks, config.optimizer(), config)
 
-    def value(self, observation: Any) -> Tensor:
-        """The values `(B,)` of observations, by the critic."""
+    def value(self, observation: Any, mask: Tensor | None = None) -> Tensor:
+        """The values `(B,)` of observations, by the critic, which does not look at masks."""
         return self.networks(observation)[1]  # type: ignore[no-any-return]
 
     def update(self, batch: Minibatch) -> Update:
@@ -190,5 +190,5 @@ RECIPE = Recipe(
     "proximal policy optimization (Schulman et al. 2017), any actions",
     steps=100_000,
     presets=PPO_PRESETS,
-    sb3=Counterpart("PPO"),
+    sb3=Counterpart("PPO", variants={("backbone", "lstm"): "RecurrentPPO", ("masks", True): "MaskablePPO"}),
 )

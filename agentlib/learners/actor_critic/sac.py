@@ -30,13 +30,12 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from agentlib.core import Clock, Counterpart, Learner, Optimizer, Recipe, Source, Step, Update
+from agentlib.core import Counterpart, Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.core.config import Count, Range, Whole
 from agentlib.experience import Transition
 from agentlib.families.control import ControlFacts, on_replay
-from agentlib.learners.actor_critic import presets
-from agentlib.learners.actor_critic.parts import critics_for, policy_on, require_squashed, target_of, values_with_next
-from agentlib.learners.actor_critic.settings import Entropic, RealValued, StateDependentNoise
+from agentlib.learners.actor_critic import parts, presets
+from agentlib.learners.actor_critic.settings import Entropic, Hindsight, NoisyActions, RealValued, StateDependentNoise
 from agentlib.learners.q_learning.dqn import td_target
 from agentlib.policies import Critics, GaussianPolicy, policy_for
 from agentlib.policies.critics import smallest, without_highest
@@ -44,7 +43,7 @@ from agentlib.policies.value_losses import quantile_huber_loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class SACConfig(Entropic, RealValued, StateDependentNoise):
+class SACConfig(Entropic, NoisyActions, Hindsight, RealValued, StateDependentNoise):
     """The numbers of a SAC run; names and defaults are those of Stable-Baselines3."""
 
     target_entropy: float | Literal["auto"] = "auto"
@@ -65,6 +64,10 @@ class SACConfig(Entropic, RealValued, StateDependentNoise):
                 f"SACConfig.top_quantiles_to_drop_per_net must be below n_quantiles, not "
                 f"{self.top_quantiles_to_drop_per_net} and {self.n_quantiles}"
             )
+        if self.n_quantiles is not None and self.target_subset is not None:
+            raise ValueError(
+                "SACConfig.target_subset chooses among values, and with n_quantiles critics have none: leave one out"
+            )
 
 
 class SAC(Learner):
@@ -84,9 +87,9 @@ class SAC(Learner):
         self, policy: GaussianPolicy, critics: Critics, optimizer: Optimizer, config: SACConfig = SACConfig()
     ) -> None:
         super().__init__()
-        require_squashed("sac", policy)
+        parts.require_squashed("sac", policy)
         self.config, self.policy, self.critics = config, policy, critics
-        self.target = target_of(critics, config)
+        self.target = parts.target_of(critics, config)
         self.policy_step = Step(policy, optimizer, config.max_grad_norm)
         self.critics_step = Step(critics, optimizer, config.max_grad_norm)
         self.log_ent_coef = config.log_ent_coef()
@@ -99,17 +102,11 @@ class SAC(Learner):
         """On a backbone for its policy, or of an agent's policy, with new critics; raises what `policy_on` raises."""
         noise: Any = {"use_sde": True, "log_std": config.log_std_init} if config.use_sde else {}
         make = partial(policy_for, state_dependent_std=True, **noise)
-        policy = policy_on("sac", backbone, facts, GaussianPolicy, make)
+        policy = parts.policy_on("sac", backbone, facts, GaussianPolicy, make)
         config.look_at_noise_of(policy)
-        return cls(policy, critics_for(config, facts, policy, config.n_quantiles), config.optimizer(), config)
+        return cls(policy, parts.critics_for(config, facts, policy, config.n_quantiles), config.optimizer(), config)
 
-    def before_update(self, clock: Clock) -> None:
-        """Whether the policy learns in the coming update."""
-        self.phase = (int(clock.updates) + 1) % self.config.policy_delay == 0
-
-    def value(self, observation: Any) -> Tensor:
-        """The values `(B,)` of the policy's best actions."""
-        return self.critics.of_policy(self.policy, observation)
+    before_update, value = parts.when_policy_is_due, parts.value_of_policy
 
     def update(self, batch: Transition) -> Update:
         """One step of the critics, and of the rest if it is due; `per_sample` holds their mean TD errors `(B,)`."""
@@ -126,8 +123,8 @@ class SAC(Learner):
 
         with torch.no_grad():
             next_action, next_log_prob = policy.relative_sample(policy(batch.next_observation)[0])
-        done = bounds.relative(bounds.flat(batch.action))
-        values, next_values = values_with_next(self.critics, self.target, batch, done, next_action)
+        recorded_action = bounds.relative(bounds.flat(batch.action))  # (B, d)
+        values, next_values = parts.values_with_next(self.critics, self.target, batch, recorded_action, next_action)
         y = self.backed_up(batch, next_values, ent_coef * next_log_prob)  # (B,), or (B, K) quantiles
         if config.n_quantiles is None:
             error = values - y  # (n, B)

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from agentlib.backbones import Optimized, adam
-from agentlib.core import Linear, Rule
-from agentlib.core.config import Config, Count, NonNegative, Range, Rate, Share, Unit, Whole
+from agentlib.core import Rule
+from agentlib.core.config import Config, Count, NonNegative, Range, Rate, Unit, Whole
+from agentlib.learners.q_learning.settings import Replayed, Stepping
 from agentlib.policies.critics import CriticNorm
 from agentlib.policies.state_dependent_noise import StateDependentNoisePolicy
 
@@ -34,21 +35,13 @@ class StateDependentNoise(Optimized):
 
 @dataclass(frozen=True, kw_only=True)
 class OffPolicy(Optimized):
-    """Replay, exploration and targets of learners with critics; names and defaults are Stable-Baselines3's."""
+    """The networks of learners with critics, and their updates; names and defaults are Stable-Baselines3's."""
 
     learning_rate: Rate = 3e-4
     gamma: Unit = 0.99
     """Discount factor per environment step."""
-    buffer_size: Count = 1_000_000
-    """Capacity of the replay buffer in transitions."""
     batch_size: Count = 256
     """Transitions per update."""
-    learning_starts: Whole = 100
-    """Environment steps with random actions before the first update."""
-    train_freq: Count = 1
-    """Environment steps between updates."""
-    gradient_steps: Annotated[int, Range(-1)] = 1
-    """Updates after every `train_freq` environment steps; -1 makes as many updates as there were steps."""
     tau: Unit = 0.005
     """Share of the way that the target networks move at each of their updates."""
     n_critics: Count = 2
@@ -57,27 +50,34 @@ class OffPolicy(Optimized):
     """Widths of the hidden layers of the policy and of each critic."""
     n_steps: Count = 1
     """Steps of the return before bootstrapping."""
-    prioritized: bool = False
-    """Sample transitions in proportion to their errors (Schaul et al. 2016)."""
-    priority_exponent: NonNegative = 0.6
-    """Exponent alpha of the priorities: 0 samples uniformly, 1 in full proportion to the errors."""
-    importance_exponent: Share = Linear(0.4, 1.0)
-    """Exponent beta of the importance weights, which correct for prioritized sampling; 1 corrects fully."""
-    n_sampled_goal: Whole = 0
-    """Relabelled transitions for each real one, in environments with goals (hindsight replay); 0 relabels none."""
-    goal_selection_strategy: Literal["future", "final", "episode"] = "future"
-    """Where a relabelled goal was reached: later in the episode, at its end, or at any time in it."""
     max_grad_norm: NonNegative | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class RealValued(OffPolicy):
-    """The further fields that SAC and TD3 share: noise on actions, and the kind of critics."""
+class Hindsight(Stepping, Replayed):
+    """The replay of learners with critics, and of goals that were reached without being sought."""
+
+    train_freq: Count = 1
+    n_sampled_goal: Whole = 0
+    """Relabelled transitions for each real one, in environments with goals (hindsight replay); 0 relabels none."""
+    goal_selection_strategy: Literal["future", "final", "episode"] = "future"
+    """Where a relabelled goal was reached: later in the episode, at its end, or at any time in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyActions(Config):
+    """Noise on real-valued actions."""
 
     action_noise: NonNegative = 0.0
     """Standard deviation of noise on the actions while training, in units of half the range of the bounds."""
     action_noise_kind: Literal["normal", "ornstein-uhlenbeck"] = "normal"
     """Noise that is drawn for each step, or that drifts through an episode."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealValued(OffPolicy):
+    """The further fields that SAC and TD3 share: the kind of critics, and how often the policy learns."""
+
     policy_delay: Count = 1
     """Updates of the critics for each one of the policy."""
     normalize: bool = False

@@ -22,14 +22,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from agentlib.core import Clock, Counterpart, Learner, Optimizer, Recipe, Source, Step, Update
+from agentlib.core import Counterpart, Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.core.config import Count, NonNegative, Rate
 from agentlib.experience import Transition
 from agentlib.families.control import ControlFacts, on_replay
 from agentlib.families.demonstrations import on_transitions
-from agentlib.learners.actor_critic import presets
-from agentlib.learners.actor_critic.parts import critics_for, policy_on, require_squashed, target_of, values_with_next
-from agentlib.learners.actor_critic.settings import RealValued
+from agentlib.learners.actor_critic import parts, presets
+from agentlib.learners.actor_critic.settings import Hindsight, NoisyActions, RealValued
 from agentlib.learners.q_learning.dqn import td_target
 from agentlib.policies import Critics, DeterministicPolicy
 
@@ -42,12 +41,11 @@ def smoothed(action: Tensor, noise: float, clip: float) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TD3Config(RealValued):
-    """The numbers of a TD3 run; names and, but for the noise, defaults are those of Stable-Baselines3."""
+class TD3Learning(RealValued):
+    """The networks of TD3 and their updates, from replay or from records."""
 
     learning_rate: Rate = 1e-3
     net_arch: tuple[int, ...] | None = (400, 300)
-    action_noise: NonNegative = 0.1
     policy_delay: Count = 2
     target_policy_noise: NonNegative = 0.2
     """Standard deviation of the noise on the target's actions, which are between -1 and 1."""
@@ -55,6 +53,23 @@ class TD3Config(RealValued):
     """Largest noise on the target's actions."""
     bc_alpha: NonNegative | None = None
     """Weight of the values against the distance to the actions of the data (TD3+BC); None leaves the distance out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TD3Config(NoisyActions, Hindsight, TD3Learning):
+    """The numbers of a TD3 run; names and, but for the noise, defaults are those of Stable-Baselines3."""
+
+    action_noise: NonNegative = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TD3BCConfig(TD3Learning):
+    """The numbers of a run of TD3+BC; defaults are the paper's."""
+
+    learning_rate: Rate = 3e-4
+    net_arch: tuple[int, ...] | None = (256, 256)
+    normalize: bool = True
+    bc_alpha: NonNegative | None = 2.5
 
 
 class TD3(Learner):
@@ -71,38 +86,32 @@ class TD3(Learner):
     """
 
     def __init__(
-        self, policy: DeterministicPolicy, critics: Critics, optimizer: Optimizer, config: TD3Config = TD3Config()
+        self, policy: DeterministicPolicy, critics: Critics, optimizer: Optimizer, config: TD3Learning = TD3Config()
     ) -> None:
         super().__init__()
-        require_squashed("td3", policy)
+        parts.require_squashed("td3", policy)
         self.config, self.policy, self.critics = config, policy, critics
-        self.target_policy = target_of(policy, config)
-        self.target = target_of(critics, config)
+        self.target_policy = parts.target_of(policy, config)
+        self.target = parts.target_of(critics, config)
         self.policy_step = Step(policy, optimizer, config.max_grad_norm)
         self.critics_step = Step(critics, optimizer, config.max_grad_norm)
 
     @classmethod
-    def build(cls, backbone: nn.Module, config: TD3Config, facts: ControlFacts) -> Self:
+    def build(cls, backbone: nn.Module, config: TD3Learning, facts: ControlFacts) -> Self:
         """On a backbone for its policy, or of an agent's policy, with new critics; raises what `policy_on` raises."""
-        policy = policy_on("td3", backbone, facts, DeterministicPolicy, DeterministicPolicy)
-        return cls(policy, critics_for(config, facts, policy), config.optimizer(), config)
+        policy = parts.policy_on("td3", backbone, facts, DeterministicPolicy, DeterministicPolicy)
+        return cls(policy, parts.critics_for(config, facts, policy), config.optimizer(), config)
 
-    def before_update(self, clock: Clock) -> None:
-        """Whether the policy learns in the coming update."""
-        self.phase = (int(clock.updates) + 1) % self.config.policy_delay == 0
-
-    def value(self, observation: Any) -> Tensor:
-        """The values `(B,)` of the policy's best actions."""
-        return self.critics.of_policy(self.policy, observation)
+    before_update, value = parts.when_policy_is_due, parts.value_of_policy
 
     def update(self, batch: Transition) -> Update:
         """One step of the critics, and of the policy if it is due; `per_sample` holds their mean TD errors `(B,)`."""
         config, bounds = self.config, self.policy.bounds
-        done = bounds.relative(bounds.flat(batch.action))  # (B, d)
+        recorded_action = bounds.relative(bounds.flat(batch.action))  # (B, d)
         with torch.no_grad():
             next_action = bounds.relative((self.target_policy or self.policy)(batch.next_observation)[0])  # (B, d)
             next_action = smoothed(next_action, config.target_policy_noise, config.target_noise_clip)
-        values, next_values = values_with_next(self.critics, self.target, batch, done, next_action)
+        values, next_values = parts.values_with_next(self.critics, self.target, batch, recorded_action, next_action)
         y = td_target(batch.reward, batch.discount, batch.terminated, next_values.amin(0))  # (B,)
         error = values - y  # (n, B)
         loss = (batch.weight * error.square()).mean(1).sum()
@@ -114,7 +123,7 @@ class TD3(Learner):
             actor_loss = -value.mean()
             if config.bc_alpha is not None:
                 scale = config.bc_alpha / value.detach().abs().mean()
-                actor_loss = scale * actor_loss + (action - done).square().mean()
+                actor_loss = scale * actor_loss + (action - recorded_action).square().mean()
             self.policy_step(actor_loss, batch.clock)
             for target in (self.target_policy, self.target):
                 if target is not None:
@@ -150,9 +159,10 @@ DDPG = replace(
 TD3_BC = replace(
     RECIPE,
     name="td3_bc",
+    config=TD3BCConfig,
     family=on_transitions,
     summary="td3 near recorded actions (Fujimoto and Gu 2021), from episodes with rewards; real-valued actions",
     steps=20_000,
-    presets=presets.TD3_BC_PRESETS,
+    presets={},
     sb3=None,
 )

@@ -24,13 +24,13 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from agentlib.core import Clock, Counterpart, Learner, Linear, Optimizer, Recipe, Source, Step, Target, Update
-from agentlib.core.config import Count, NonNegative, Range, Rate, Share
+from agentlib.core import Clock, Counterpart, Learner, Optimizer, Recipe, Source, Step, Target, Update
+from agentlib.core.config import Count, NonNegative, Range, Rate, Unit
 from agentlib.experience import Transition
 from agentlib.families.control import ControlFacts, on_replay
 from agentlib.families.demonstrations import on_transitions
-from agentlib.learners.q_learning.presets import CQL_PRESETS, DQN_PRESETS, RAINBOW_PRESETS
-from agentlib.learners.q_learning.settings import QLearning
+from agentlib.learners.q_learning.presets import DQN_PRESETS, RAINBOW_PRESETS
+from agentlib.learners.q_learning.settings import Bellman, Exploring, Replayed
 from agentlib.policies import QPolicy
 from agentlib.policies.base import is_policy
 
@@ -42,12 +42,10 @@ def td_target(reward: Tensor, discount: Tensor, terminated: Tensor, next_value: 
 
 
 @dataclass(frozen=True, kw_only=True)
-class DQNConfig(QLearning):
-    """The numbers of a DQN run; names and defaults are those of Stable-Baselines3."""
+class DQNLearning(Bellman):
+    """The network of a DQN and its updates, from replay or from records."""
 
     learning_rate: Rate = 1e-4
-    buffer_size: Count = 1_000_000
-    """Capacity of the replay buffer in transitions."""
     batch_size: Count = 32
     """Transitions per update."""
     n_steps: Count = 1
@@ -56,12 +54,6 @@ class DQNConfig(QLearning):
     """Widths of the hidden layers; the default is 64 and 64, and no layers after a convolutional network."""
     double: bool = False
     """Choose the next action by the online network, and value it by the target network (double Q-learning)."""
-    prioritized: bool = False
-    """Sample transitions in proportion to their errors (Schaul et al. 2016)."""
-    priority_exponent: NonNegative = 0.6
-    """Exponent alpha of the priorities: 0 samples uniformly, 1 in full proportion to the errors."""
-    importance_exponent: Share = Linear(0.4, 1.0)
-    """Exponent beta of the importance weights, which correct for prioritized sampling; 1 corrects fully."""
     dueling: bool = False
     """Use separate streams for the state's value and the actions' advantages (Wang et al. 2016)."""
     distributional: Literal["c51", "quantile"] | None = None
@@ -84,7 +76,24 @@ class DQNConfig(QLearning):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.v_min < self.v_max:
-            raise ValueError(f"DQNConfig.v_min must be below v_max, not {self.v_min} and {self.v_max}")
+            raise ValueError(f"{type(self).__name__}.v_min must be below v_max, not {self.v_min} and {self.v_max}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DQNConfig(Exploring, Replayed, DQNLearning):
+    """The numbers of a DQN run; names and defaults are those of Stable-Baselines3."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CQLConfig(DQNLearning):
+    """The numbers of a run of CQL; the sizes are those of `iql`."""
+
+    learning_rate: Rate = 3e-4
+    batch_size: Count = 256
+    net_arch: tuple[int, ...] | None = (256, 256)
+    target_update_interval: Count = 1
+    tau: Unit = 0.005
+    cql_alpha: NonNegative = 1.0
 
 
 class DQN(Learner):
@@ -99,7 +108,7 @@ class DQN(Learner):
         ValueError: the policy has memory, or lacks an option that the config asks for.
     """
 
-    def __init__(self, policy: QPolicy, optimizer: Optimizer, config: DQNConfig = DQNConfig()) -> None:
+    def __init__(self, policy: QPolicy, optimizer: Optimizer, config: DQNLearning = DQNConfig()) -> None:
         super().__init__()
         if policy.is_sequence:
             raise ValueError('dqn learns from single steps: with a network that has memory, train "recurrent_dqn"')
@@ -112,7 +121,7 @@ class DQN(Learner):
         self.step = Step(policy, optimizer, config.max_grad_norm)
 
     @classmethod
-    def build(cls, backbone: nn.Module, config: DQNConfig, facts: ControlFacts) -> Self:
+    def build(cls, backbone: nn.Module, config: DQNLearning, facts: ControlFacts) -> Self:
         """A DQN on a backbone, or of a policy that gives action values.
 
         Raises:
@@ -175,18 +184,12 @@ class DQN(Learner):
         return RECIPE.tiny(cls, config, seed, env="CartPole-v1")
 
 
-RECIPE = Recipe(
-    "dqn",
-    DQN,
-    DQNConfig,
-    on_replay,
-    "deep Q-learning (Mnih et al. 2015), discrete actions",
-    steps=100_000,
-    presets=DQN_PRESETS,
-    sb3=Counterpart("DQN"),
-)
-RAINBOW = replace(
-    RECIPE, name="rainbow", summary="dqn with all its options on (Hessel et al. 2018)", presets=RAINBOW_PRESETS
-)
+_DQN = "deep Q-learning (Mnih et al. 2015), discrete actions"
+_SB3 = Counterpart("DQN", variants={("distributional", "quantile"): "QRDQN"})
+RECIPE = Recipe("dqn", DQN, DQNConfig, on_replay, _DQN, steps=100_000, presets=DQN_PRESETS, sb3=_SB3)
+_RAINBOW = "dqn with all its options on (Hessel et al. 2018)"
+RAINBOW = replace(RECIPE, name="rainbow", summary=_RAINBOW, presets=RAINBOW_PRESETS)
 _CQL = "conservative Q-learning (Kumar et al. 2020) from recorded episodes with rewards; discrete actions"
-CQL = replace(RECIPE, name="cql", family=on_transitions, summary=_CQL, steps=20_000, presets=CQL_PRESETS, sb3=None)
+CQL = replace(
+    RECIPE, name="cql", config=CQLConfig, family=on_transitions, summary=_CQL, steps=20_000, presets={}, sb3=None
+)

@@ -154,15 +154,3 @@ Q_TABLE_PRESETS: dict[str, dict[str, Any]] = {
     "CliffWalking-v1": {"steps": 10_000},
     "Blackjack-v1": {"steps": 100_000, "gamma": 1.0, "exploration_fraction": 1.0, "exploration_final_eps": 0.1},
 }
-
-CQL_PRESETS: dict[str, dict[str, Any]] = {
-    "": {
-        "cql_alpha": 1.0,
-        "learning_rate": 3e-4,
-        "batch_size": 256,
-        "net_arch": (256, 256),
-        "target_update_interval": 1,
-        "tau": 0.005,
-    }
-}
-"""The sizes of `iql`."""

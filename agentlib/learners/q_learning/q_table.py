@@ -21,9 +21,9 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from agentlib.backbones import Optimized, Table, sgd
+from agentlib.backbones import Table, sgd
 from agentlib.core import Learner, Linear, Optimizer, Recipe, Source, Step, Update
-from agentlib.core.config import Count, Share, Unit
+from agentlib.core.config import Count, NonNegative, Share, Unit
 from agentlib.core.step import Rule
 from agentlib.experience import Transition
 from agentlib.families.control import ControlFacts, on_table
@@ -35,11 +35,17 @@ from agentlib.policies.base import is_policy
 
 
 @dataclass(frozen=True, kw_only=True)
-class QTableConfig(Exploring, Optimized):
+class QTableConfig(Exploring):
     """The numbers of Q-learning with a table."""
 
     learning_rate: Share = Linear(0.5, 0.0)
     """Share of its error by which a value changes: a number or a schedule."""
+    gamma: Unit = 0.99
+    """Discount factor per environment step."""
+    batch_size: Count = 64
+    """Transitions per update."""
+    max_grad_norm: NonNegative | None = None
+    """Clip gradients to this global norm; None disables clipping."""
     buffer_size: Count = 1_000_000
     """Transitions that are kept to learn from again."""
     exploration_fraction: Unit = 0.5

@@ -29,7 +29,7 @@ from agentlib.core.config import Count, NonNegative, Unit, Whole
 from agentlib.core.trees import mapped
 from agentlib.experience import Sequences
 from agentlib.families.control import ControlFacts, on_sequences
-from agentlib.learners.q_learning.settings import QLearning
+from agentlib.learners.q_learning.settings import Bellman, Exploring
 from agentlib.policies import QPolicy
 from agentlib.policies.base import is_policy
 from agentlib.policies.value_losses import LOSSES
@@ -54,7 +54,7 @@ def watkins_returns(reward: Tensor, terminated: Tensor, next_value: Tensor, trac
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecurrentDQNConfig(QLearning):
+class RecurrentDQNConfig(Exploring, Bellman):
     """The numbers of a recurrent DQN run; names are those of Stable-Baselines3, where it has the field."""
 
     buffer_size: Count = 100_000

@@ -1,4 +1,4 @@
-"""Fields that the configs of Q-learning share."""
+"""Fields that the configs of learners of action values share."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from agentlib.backbones import Optimized
-from agentlib.core.config import Config, Count, NonNegative, Range, Unit, Whole
+from agentlib.core import Linear
+from agentlib.core.config import Config, Count, NonNegative, Range, Share, Unit, Whole
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exploring(Config):
-    """Exploration and the order of steps and updates; names and defaults are those of Stable-Baselines3."""
+class Stepping(Config):
+    """The order of steps and updates; names and defaults are those of Stable-Baselines3's DQN."""
 
-    gamma: Unit = 0.99
-    """Discount factor per environment step."""
     learning_starts: Whole = 100
     """Environment steps with random actions before the first update."""
     train_freq: Count = 4
     """Environment steps between updates."""
     gradient_steps: Annotated[int, Range(-1)] = 1
     """Updates after every `train_freq` environment steps; -1 makes as many updates as there were steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exploring(Stepping):
+    """Exploration by random actions among few; names and defaults are those of Stable-Baselines3."""
+
     exploration_fraction: Unit = 0.1
     """Share of the run over which epsilon, the probability of a random action, falls linearly."""
     exploration_initial_eps: Unit = 1.0
@@ -30,9 +35,25 @@ class Exploring(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class QLearning(Exploring, Optimized):
-    """Exploration, updates and losses of deep Q-learning; names and defaults are those of Stable-Baselines3."""
+class Replayed(Config):
+    """The replay of single steps."""
 
+    buffer_size: Count = 1_000_000
+    """Capacity of the replay buffer in transitions."""
+    prioritized: bool = False
+    """Sample transitions in proportion to their errors (Schaul et al. 2016)."""
+    priority_exponent: NonNegative = 0.6
+    """Exponent alpha of the priorities: 0 samples uniformly, 1 in full proportion to the errors."""
+    importance_exponent: Share = Linear(0.4, 1.0)
+    """Exponent beta of the importance weights, which correct for prioritized sampling; 1 corrects fully."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bellman(Optimized):
+    """Updates of action values by a target network; names and defaults are those of Stable-Baselines3."""
+
+    gamma: Unit = 0.99
+    """Discount factor per environment step."""
     tau: Unit = 1.0
     """Share of the way that the target network moves at each of its updates; 1 copies the online network."""
     target_update_interval: Count = 10_000

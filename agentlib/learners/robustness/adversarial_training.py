@@ -6,6 +6,10 @@ The inner maximum is found by PGD (`attacks.py`), the outer step treats x + d as
 gradient is that of the maximum. For a linear model f = w.x + b one step is exact, since the worst margin is known:
 y f(x) - epsilon ||w||_q with 1/p + 1/q = 1, so that the loss is log(1 + exp(-(y f(x) - epsilon ||w||_q))).
 
+With `clean_share` the loss is (1 - share) L(x + d) + share L(x) (Goodfellow et al. 2015, arXiv:1412.6572, with one
+half). With `hinge` L is max(max_{a != y} f_a(x + d) - f_y(x + d), -hinge), up to a constant: the regularizer of SA-DQN
+(Zhang et al. 2020, arXiv:2003.08938) where f are action values and y the greedy action at x.
+
 `attack_steps=1` with a random start is "fast" adversarial training (Wong et al. 2020, arXiv:2001.03994), which may
 collapse. With `average`, the model that is kept is a running average of the trained one (Rebuffi et al. 2021,
 arXiv:2103.01946). The inner attack sees the model in training mode, as it is being trained; without dropout and batch
@@ -29,7 +33,7 @@ from agentlib.families.attacked import on_attacked
 from agentlib.families.examples import ExampleFacts
 from agentlib.learners.supervised.classifier import cross_entropy
 from agentlib.learners.supervised.regularization import Supervised, penalized, penalty
-from agentlib.metrics.attacks import perturb
+from agentlib.metrics.attacks import LossName, loss_name, margin, perturb
 from agentlib.metrics.norms import Norm, check_scale, units
 from agentlib.metrics.scores import logits_from
 from agentlib.policies import CategoricalPolicy
@@ -50,6 +54,12 @@ class AdversarialTrainingConfig(Supervised):
     """Length of each of these steps; None takes epsilon for one step, else 2.5 epsilon / steps."""
     random_start: bool = True
     """Start the inner attack at a random point of the ball."""
+    attack_loss: LossName | None = None
+    """Loss that the attack makes large; None takes the margin of action values, else the cross-entropy."""
+    clean_share: Unit = 0.0
+    """Share of the loss that is that of the unchanged examples."""
+    hinge: NonNegative | None = None
+    """Learn by a hinge, for action values: the lead over the largest other score beyond which no example counts."""
     bounds: tuple[float, float] | None = (0.0, 1.0)
     """Smallest and largest value of the data; None for data without bounds."""
     average: Unit = 0.0
@@ -122,19 +132,23 @@ class AdversarialTraining(Learner):
         return logits_from(self.model, self.model(x))
 
     def losses(self, output: Tensor, target: Tensor) -> Tensor:
-        """The cross-entropy `(B,)` of logits with labels."""
-        return cross_entropy(output, target)
+        """The cross-entropy `(B,)` of logits with labels, or the hinge's loss."""
+        if self.config.hinge is None:
+            return cross_entropy(output, target)
+        return (margin(output, target) + self.config.hinge).clamp_min(0.0)
 
     def update(self, batch: Examples) -> Update:
         """One step on the loss of the changed batch; `per_sample` holds its losses `(B,)`."""
         config, y = self.config, batch.y
         assert y is not None
 
-        def loss_at(x: Tensor) -> Tensor:
-            return cross_entropy(logits_from(self.policy, self.policy(x)), y)
+        def logits_at(x: Tensor) -> Tensor:
+            return logits_from(self.policy, self.policy(x))  # (B, K)
+
+        height = margin if loss_name(self.policy, config.attack_loss) == "margin" else cross_entropy
 
         changed = perturb(
-            loss_at,
+            lambda x: height(logits_at(x), y),
             batch.x,
             epsilon=config.epsilon,
             norm=config.norm,
@@ -144,8 +158,10 @@ class AdversarialTraining(Learner):
             scale=self.scale,
             random_start=config.random_start,
         )
-        logits = logits_from(self.policy, self.policy(changed))  # (B, K)
-        losses = cross_entropy(logits, y)
+        logits = logits_at(changed)
+        losses = self.losses(logits, y)
+        if config.clean_share:
+            losses = (1.0 - config.clean_share) * losses + config.clean_share * self.losses(logits_at(batch.x), y)
         loss = losses.mean() + penalty(self.matrices, config.l1, config.l2)
         norm = self.step(loss, batch.clock)
         if self.averaged is not None:

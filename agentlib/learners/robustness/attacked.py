@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from agentlib.agent import Agent
 from agentlib.core.spaces import to_batch, to_tensors, unflatten
-from agentlib.metrics.attacks import attack
+from agentlib.metrics.attacks import LossName, attack, loss_name
 from agentlib.metrics.norms import Norm, random_point, units
 from agentlib.metrics.scores import logits_from
 
@@ -26,7 +26,9 @@ class Attacked:
         epsilon: largest change of an observation, in units of `scale`.
         norm: of the change.
         steps: of PGD.
-        scale: the unit of epsilon for each number of an observation, such as its standard deviation.
+        scale: the unit of epsilon for each number of an observation, such as its standard deviation; 0 counts as 1.
+        loss: that the attack makes large, as `attack` has it; by default the margin of action values, which does not
+            weaken as these grow, else the cross-entropy. The attribute `loss` names the one that is used.
         noise: a random change of the same size instead; the control of an attack.
         seed: of the random starts.
 
@@ -42,6 +44,7 @@ class Attacked:
         norm: Norm = "linf",
         steps: int = 10,
         scale: float | np.ndarray[Any, Any] = 1.0,
+        loss: LossName | None = None,
         noise: bool = False,
         seed: int = 0,
     ) -> None:
@@ -52,6 +55,7 @@ class Attacked:
             )
         self.agent, self.epsilon, self.norm, self.steps, self.noise = agent, epsilon, norm, steps, noise
         self.observation_space, self.action_space = space, agent.action_space
+        self.loss: Any = loss_name(agent.policy, loss)
         self.generator = torch.Generator(agent.device).manual_seed(seed)
         self.scale: Any = units(torch.as_tensor(scale, dtype=torch.float32, device=agent.device))
         self.bounds = tuple(torch.as_tensor(side, device=agent.device) for side in (space.low, space.high))
@@ -84,6 +88,7 @@ class Attacked:
                 norm=self.norm,
                 steps=self.steps,
                 scale=self.scale,
+                loss=self.loss,
                 bounds=self.bounds,  # type: ignore[arg-type]
                 generator=self.generator,
             )

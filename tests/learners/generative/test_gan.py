@@ -8,8 +8,9 @@ import torch
 from torch.distributions import Normal
 from torch.nn import functional
 
-from agentlib.backbones import MLP, Critic, Generator, MLPDecoder, adam
-from agentlib.core import Clock, Step
+from agentlib.backbones import MLP, Critic, Generator, MLPDecoder, adam, sgd
+from agentlib.core import Clock, Linear, Step
+from agentlib.data import Examples
 from agentlib.engine import run
 from agentlib.learners.generative.gan import GAN, GANConfig, discriminator_loss, generator_loss
 
@@ -106,3 +107,31 @@ def test_configs_that_do_not_fit():
         GANConfig(real_target=0.2)
     with pytest.raises(ValueError, match=r"GANConfig\.dropout must be between 0 and 1"):
         GANConfig(dropout=1.5)
+
+
+class Recorder(torch.nn.Module):
+    """A discriminator that keeps its inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.w, self.inputs = torch.nn.Parameter(torch.ones(())), []
+
+    def forward(self, x, label=None):
+        self.inputs.append(x.detach())
+        return self.w * x.sum(1)
+
+
+@pytest.mark.parametrize(("fraction", "deviation"), [(0.0, 0.4), (0.5, 0.2), (1.0, 0.0)])
+def test_the_discriminator_sees_everything_through_fading_noise(fraction, deviation):
+    generator = Generator(MLPDecoder(2, (2,), ()), 2)
+    for weight in generator.parameters():
+        torch.nn.init.zeros_(weight)
+    discriminator, x = Recorder(), torch.ones(4_000, 2)
+    config = GANConfig(instance_noise=Linear(0.4, 0.0))
+    learner = GAN(generator, discriminator, sgd(0.0), config)  # type: ignore[arg-type]
+    learner.update(Examples(x, None, torch.arange(4_000), Clock(0, 0, fraction)))
+    real, *fakes = discriminator.inputs
+    assert len(fakes) == 2  # one for each network's step
+    for noise in (real - 1.0, *fakes):
+        assert float(noise.std()) == pytest.approx(deviation, abs=0.02)
+        assert float(noise.mean()) == pytest.approx(0.0, abs=0.02)

@@ -1,5 +1,6 @@
 """The VAE's terms against closed forms, and a linear VAE against the best linear model."""
 
+import copy
 import math
 from typing import Any
 
@@ -8,9 +9,9 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
 
-from agentlib.backbones import MLP, MLPDecoder, adam
-from agentlib.core import Cosine
-from agentlib.data import Batches, Dataset, dataset
+from agentlib.backbones import MLP, MLPDecoder, adam, sgd
+from agentlib.core import Clock, Cosine
+from agentlib.data import Batches, Dataset, Examples, dataset
 from agentlib.engine import run
 from agentlib.learners.generative.latent_model import LatentModel, bernoulli_log_likelihood, normal_log_density
 from agentlib.learners.generative.vae import VAE, VAEConfig, bounds, kl_from_standard_normal
@@ -180,3 +181,20 @@ def test_a_linear_vae_reaches_the_best_linear_model():
     spanned = torch.linalg.qr(model.decoder.head.weight.detach())[0]
     cosines = torch.linalg.svdvals(principal.T @ spanned)
     assert float(cosines.min()) > 0.99
+
+
+def test_beta_weighs_the_kl_term_of_an_update():
+    """With the same codes, losses at beta 4 and 1 are 3 KL apart."""
+    model: Any = LatentModel(MLP(6, ()), MLPDecoder(2, (6,), ()), 2)
+    x = torch.bernoulli(torch.full((7, 6), 0.5))
+    kl = kl_from_standard_normal(*model.encode(x)).detach()
+    found = []
+    for beta in (1.0, 4.0):
+        learner = VAE(copy.deepcopy(model), sgd(0.0), VAEConfig(beta=beta, likelihood="bernoulli"))
+        torch.random.manual_seed(1)
+        found.append(learner.update(Examples(x, None, torch.arange(7), Clock(0, 0, 0.0))))
+    plain, heavy = (update.per_sample for update in found)
+    assert plain is not None
+    torch.testing.assert_close(heavy, plain + 3.0 * kl)
+    torch.testing.assert_close(found[1].metrics["loss"] - found[0].metrics["loss"], 3.0 * kl.mean())
+    assert float(kl.min()) > 0.01

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from agentlib.backbones import MLP, Critic, Generator, MLPDecoder, adam, sgd
 from agentlib.core import Clock, Linear, Step
-from agentlib.data import Batches
+from agentlib.data import Batches, Examples
 from agentlib.data.toys import eight_gaussians
 from agentlib.engine import run
 from agentlib.learners.generative.wgan import WGAN, WGANConfig, between, gradient_penalty
@@ -140,3 +140,26 @@ def test_no_constraint_is_forgotten():
     critics = [torch.cat([weight.detach().flatten() for weight in weights]) for weights in learned]
     for one, other in itertools.combinations(critics, 2):
         assert one.shape != other.shape or not torch.allclose(one, other)
+
+
+class Bowl(torch.nn.Module):
+    """f(x) = w |x|^2 / 2, whose gradient is w x."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return self.w * x.square().sum(1) / 2
+
+
+def test_the_penalty_of_an_update_is_between_real_and_fake_examples():
+    """From 0 to a point at 2 the slopes of a bowl are 2u: E[(2u - 1)^2] = 1/3, and 1 at either end."""
+    generator = Generator(MLPDecoder(2, (2,), ()), 2)
+    for weight in generator.parameters():
+        torch.nn.init.zeros_(weight)
+    real = torch.tensor([1.2, 1.6]).expand(20_000, 2)
+    learner = WGAN(generator, Bowl(), sgd(0.0), WGANConfig(critic_steps=1, penalty=10.0))  # type: ignore[arg-type]
+    found = learner.update(Examples(real, None, torch.arange(20_000), Clock(0, 0, 0.0))).metrics
+    assert float(found["distance"]) == pytest.approx(2.0)
+    assert float(found["critic_loss"]) == pytest.approx(-2.0 + 10.0 / 3.0, abs=0.1)

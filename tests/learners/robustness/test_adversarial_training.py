@@ -6,12 +6,13 @@ from torch.nn import functional
 
 from agentlib.backbones import MLP, adam
 from agentlib.core import Cosine
+from agentlib.core.randomness import fresh_weights
 from agentlib.data import Batches, Dataset, dataset, split
 from agentlib.engine import run
 from agentlib.learners import AdversarialTraining, AdversarialTrainingConfig, Classifier, ClassifierConfig
 from agentlib.learners.robustness import attack
 from agentlib.metrics.robustness import accuracy_curve, robust_accuracy
-from agentlib.policies import CategoricalPolicy
+from agentlib.policies import CategoricalPolicy, QPolicy
 
 
 def linear(inputs=64, seed=0):
@@ -70,6 +71,61 @@ def test_one_step_is_exact_for_a_linear_model():
     for _, update in run(learner, source, 1, compile=False):
         assert torch.allclose(update.per_sample, exact[source.rows], atol=1e-6)  # type: ignore[arg-type]
     assert torch.allclose(seen["gradient"], expected, atol=1e-6)
+
+
+def changed_and_losses(policy, data, **settings):
+    """The examples on which one update learns, and its losses."""
+    config = AdversarialTrainingConfig(epsilon=0.3, attack_steps=1, bounds=None, **{"random_start": False, **settings})
+    learner, seen = AdversarialTraining(policy, adam(1e-2), config), []
+    policy.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0].detach(), output[0].detach())))
+    source = Batches(data, len(data))
+    ((_, update),) = run(learner, source, 1, compile=False)
+    return data.x[source.rows], data.targets[source.rows], seen, update.per_sample
+
+
+def test_adversarial_training_of_action_values_attacks_their_margin():
+    """Values of any scale are attacked alike; by the cross-entropy, large ones are not attacked at all."""
+    observation = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    data = Dataset(observation, torch.arange(60) % 2, ("left", "right"))
+    moved = {}
+    for scale, loss in ((1.0, None), (1e4, None), (1e4, "cross_entropy")):
+        with fresh_weights(0):
+            policy = QPolicy(MLP(4, (16,)), 2)
+        for parameter in policy.head.parameters():
+            parameter.data *= scale
+        x, _, seen, _ = changed_and_losses(policy, data, attack_loss=loss)
+        moved[scale, loss] = (seen[1][0] - x).abs().amax(1)
+    assert torch.equal(moved[1.0, None], moved[1e4, None])
+    assert (moved[1.0, None] > 0.29).all()
+    assert (moved[1e4, "cross_entropy"] == 0.0).double().mean() > 0.3
+
+
+def test_the_share_of_unchanged_examples_and_the_hinge():
+    """(1 - share) L(x + d) + share L(x), with L = max(max_{a != y} Q(a) - Q(y), -c) + c."""
+    observation = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    data = Dataset(observation, torch.arange(40) % 3, ("left", "none", "right"))
+    with fresh_weights(0):
+        policy = QPolicy(MLP(4, (16,)), 3)
+    _, y, seen, losses = changed_and_losses(policy, data, hinge=0.2, clean_share=0.25)
+    _, (_, attacked), (_, clean) = seen
+
+    def hinge(values):
+        others = values.masked_fill(functional.one_hot(y, 3).bool(), -math.inf).amax(1)
+        return torch.maximum(others - values.gather(1, y[:, None])[:, 0], torch.tensor(-0.2)) + 0.2
+
+    torch.testing.assert_close(losses, 0.75 * hinge(attacked) + 0.25 * hinge(clean))
+    assert (hinge(attacked) > hinge(clean)).double().mean() > 0.6
+
+
+@pytest.mark.parametrize("random_start", [True, False])
+def test_where_the_inner_attack_starts(random_start):
+    """With steps of no length it ends where it starts: uniform in the ball, or at the example."""
+    observation = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+    data = Dataset(observation, torch.arange(500) % 2, ("left", "right"))
+    x, _, seen, _ = changed_and_losses(linear(4), data, attack_step_size=1e-9, random_start=random_start)
+    moved = seen[1][0] - x
+    assert float(moved.abs().max()) <= 0.3 + 1e-6
+    assert float(moved.std()) == pytest.approx(0.3 / math.sqrt(3) if random_start else 0.0, abs=0.01)
 
 
 def test_a_linear_model_becomes_robust():

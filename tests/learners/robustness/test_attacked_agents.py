@@ -1,3 +1,5 @@
+import copy
+
 import gymnasium
 import numpy as np
 import pytest
@@ -30,6 +32,22 @@ def test_a_linear_policy_in_closed_form(agent):
     for epsilon in (0.1, 0.4):
         after = Attacked(agent, epsilon, scale=scale, steps=1).predict(observation, deterministic=True)[0]
         assert np.array_equal(before != after, np.abs(observation @ w) < epsilon * np.abs(scale * w).sum())
+
+
+def test_the_attack_on_an_agent_names_its_loss_and_does_not_depend_on_the_scale_of_values(agent):
+    observation = np.random.default_rng(0).normal(scale=[0.5, 0.5, 0.05, 0.5], size=(200, 4)).astype(np.float32)
+    large = copy.deepcopy(agent)
+    for parameter in large.policy.head.parameters():
+        parameter.data *= 1e4
+    seen, seen_large = (Attacked(one, 0.3, steps=3).observed(observation) for one in (agent, large))
+    assert np.array_equal(seen, seen_large)
+    assert Attacked(agent, 0.3).loss == "margin"
+    weak = Attacked(large, 0.3, steps=3, loss="cross_entropy")
+    assert weak.loss == "cross_entropy"
+    plain = agent.predict(observation, deterministic=True)[0]
+    turned = [float((one.predict(observation, deterministic=True)[0] != plain).mean())
+              for one in (Attacked(large, 0.3, steps=3), weak)]  # fmt: skip
+    assert turned[1] < 0.5 * turned[0]
 
 
 @pytest.mark.slow

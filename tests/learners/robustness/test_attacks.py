@@ -13,10 +13,13 @@ from torch import nn
 
 from agentlib.backbones import MLP, adam
 from agentlib.core.randomness import fresh_weights
+from agentlib.data import dataset
 from agentlib.learners.robustness import attack, perturb
 from agentlib.learners.robustness.adversarial_training import AdversarialTraining, AdversarialTrainingConfig
+from agentlib.metrics.attacks import margin
 from agentlib.metrics.norms import project, project_l1, random_point, steepest
-from agentlib.policies import CategoricalPolicy, EnsemblePolicy, QPolicy
+from agentlib.metrics.robustness import robust_accuracy
+from agentlib.policies import CategoricalPolicy, EnsemblePolicy, MultiCategoricalPolicy, QPolicy
 
 NORMS: list[Any] = ["linf", "l2", "l1"]
 ORDERS = {"linf": math.inf, "l2": 2, "l1": 1}
@@ -265,6 +268,30 @@ def test_the_scale_of_a_number_that_never_varied():
     assert learner.scale[0] == 1.0
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_scales_of_digits_some_of_whose_pixels_never_vary(norm):
+    """Three of 64 pixels are always 0: in units of their deviation everything is finite, as with 1 in its place."""
+    x, y = dataset("digits").x.flatten(1), dataset("digits").targets
+    scale = x.std(0)
+    unit = torch.where(scale == 0.0, 1.0, scale)
+    assert int((scale == 0.0).sum()) == 3
+    with fresh_weights(0):
+        policy = CategoricalPolicy(MLP(64, (8,)), 10)
+
+    def loss_at(x):
+        return -policy.log_prob(policy(x)[0], y)
+
+    how: Any = {"epsilon": 0.2, "norm": norm, "steps": 2, "bounds": (0.0, 1.0)}
+    found = [perturb(loss_at, x, scale=one, random_start=True, generator=seeded(), **how) for one in (scale, unit)]
+    assert torch.equal(*found)
+    assert (length((found[0] - x) / unit, norm) <= 0.2 + 1e-4).all()
+    assert (loss_at(found[0]) > loss_at(x)).double().mean() > 0.9
+    assert torch.equal(attack(policy, x, y, scale=scale.numpy(), generator=seeded(), **how), found[0])
+    assert torch.isfinite(perturb(loss_at, x, scale=0.0, **how)).all()
+    accuracies = [robust_accuracy(policy, x, y, scale=one, **how) for one in (scale, unit)]
+    assert accuracies[0] == accuracies[1]
+
+
 @pytest.mark.parametrize("kind", [torch.int32, torch.int16, torch.uint8])
 def test_labels_of_other_integers(kind):
     net, x = network(), torch.rand(5, 6, generator=seeded(), dtype=torch.float64)
@@ -308,6 +335,60 @@ def test_all_kinds_of_action_values(distributional):
     before = policy.choose(policy(observation)[0])
     after = policy.choose(policy(attack(policy, observation, epsilon=2.0, bounds=None, generator=seeded()))[0])
     assert (before != after).double().mean() > 0.3
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_attacks_on_values_do_not_depend_on_their_scale(norm):
+    """Rewards in other units change no action, and no attack on it: the margin has one slope, whatever the scale."""
+    with fresh_weights(0):
+        policy = QPolicy(MLP(4, (32,)), n_actions=3)
+    x, kept = torch.randn(300, 4, generator=seeded()), {k: v.clone() for k, v in policy.head.state_dict().items()}
+    epsilon = {"linf": 0.5, "l2": 1.0, "l1": 2.0}[norm]
+
+    def flipped(scale, **loss):
+        policy.head.load_state_dict({name: scale * value for name, value in kept.items()})
+        changed = attack(policy, x, epsilon=epsilon, norm=norm, steps=5, bounds=None, generator=seeded(), **loss)
+        return float((policy(x)[0].argmax(1) != policy(changed)[0].argmax(1)).double().mean())
+
+    shares = [flipped(scale) for scale in (1.0, 10_000.0, 1e-4)]
+    assert shares[0] > 0.4
+    assert shares[1:] == pytest.approx([shares[0]] * 2, abs=1 / 300)
+    assert flipped(1.0, loss="margin") == shares[0]
+    assert flipped(10_000.0, loss="cross_entropy") < 0.5 * shares[0]
+
+
+def test_the_margin_is_the_largest_other_score_less_that_of_the_label():
+    scores = torch.tensor([[3.0, 1.0, 2.5], [3.0, 1.0, 2.5], [-math.inf, 0.0, -2.0]], requires_grad=True)
+    found = margin(scores, torch.tensor([0, 1, 1]))
+    assert found.tolist() == [-0.5, 2.0, -2.0]
+    (slope,) = torch.autograd.grad(found.sum(), scores)
+    assert slope.tolist() == [[-1.0, 0.0, 1.0], [1.0, -1.0, 0.0], [0.0, -1.0, 1.0]]
+
+
+def test_the_loss_of_an_attack_by_name():
+    net, x = network(double=False), torch.rand(40, 6, generator=seeded())
+    y = torch.arange(40) % 3
+    how: Any = {"epsilon": 0.3, "steps": 5}
+    by_name = attack(net, x, y, loss="margin", generator=seeded(), **how)
+    by_hand = attack(net, x, y, loss=margin, generator=seeded(), **how)
+    assert torch.equal(by_name, by_hand)
+    assert not torch.equal(by_name, attack(net, x, y, generator=seeded(), **how))
+    assert [robust_accuracy(net, x, y, loss=one, **how).loss for one in (None, "margin", margin)] == [
+        "cross_entropy",
+        "margin",
+        "own",
+    ]
+    with fresh_weights(0):
+        values = QPolicy(MLP(6, (8,)), 3)
+        choices = MultiCategoricalPolicy(MLP(6, (8,)), [3, 2])
+        ensemble = EnsemblePolicy([QPolicy(MLP(6, (8,)), 3) for _ in range(2)])
+    assert robust_accuracy(values, x, y, **how).loss == "margin"
+    before, after = (ensemble.choose(ensemble(z)[0]) for z in (x, attack(ensemble, x, epsilon=2.0, bounds=None)))
+    assert (before != after).double().mean() > 0.3
+    with pytest.raises(ValueError, match="unknown loss 'hinge'; known: cross_entropy, margin"):
+        attack(net, x, y, loss="hinge", **how)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="one score for each option, which MultiCategoricalPolicy does not give"):
+        attack(choices, x, loss="margin", **how)
 
 
 def test_a_loss_of_your_own():

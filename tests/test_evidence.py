@@ -1,0 +1,53 @@
+"""How results are judged and kept: benchmarks/experiments.py and benchmarks/beside_sb3.py."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agentlib.metrics import bootstrap_interval, t_interval
+from benchmarks import experiments
+from benchmarks.beside_sb3 import power
+from benchmarks.experiments import Claim, Experiment, judged, keep, load, noted
+
+VALUES = [1.0, 2.0, 4.0, 8.0, 16.0]
+
+
+def of(*claims: Claim) -> Experiment:
+    return Experiment("one", "family", "data", lambda seed: {"n": float(seed)}, claims)
+
+
+@pytest.mark.parametrize("statistic", ["mean", "median"])
+def test_means_have_students_interval_and_all_else_the_bootstraps(statistic):
+    claim = Claim("n", "a number", statistic=statistic)
+    found = judged(claim, [{"n": value} for value in VALUES], of(claim))
+    expected = t_interval(VALUES) if statistic == "mean" else bootstrap_interval(VALUES, np.median)
+    assert (found["low"], found["high"]) == expected
+
+
+@pytest.mark.parametrize(("bound", "met"), [(-1.38, True), (-1.37, False)])
+def test_an_interval_is_met_by_its_whole_length(bound, met):
+    """Mean 6.2, deviation 6.099, t 2.776: the interval begins at -1.373."""
+    claim = Claim("n", "a number", statistic="mean", at_least=bound, of="interval")
+    assert judged(claim, [{"n": value} for value in VALUES], of(claim))["met"] is met
+
+
+@pytest.mark.parametrize(("margin", "seeds"), [(1.0, 5), (2.0, 3), (1.0, 12)])
+def test_power_is_the_share_of_simulated_experiments_that_meet_the_margin(margin, seeds):
+    samples = np.random.default_rng(0).normal(0.0, 1.3, size=(10_000, seeds))
+    met = np.mean([t_interval(sample).low > -margin for sample in samples])
+    assert power(margin, 1.3, seeds) == pytest.approx(met, abs=0.015)
+
+
+def test_a_file_says_by_what_each_seed_was_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "RESULTS", tmp_path)
+    claim, measured = Claim("n", "a number"), list[dict[str, Any]]()
+    for seed, commit in (("0", "a"), ("1", "a"), ("2", "b")):
+        noted(measured, seed, {"commit": commit, "versions": {"torch": "2"}, "machine": {"cores": 2}}, seconds=1.5)
+    keep(of(claim), {str(seed): {"n": float(seed)} for seed in range(3)}, measured)
+    first, second = load("one")["measured"]
+    assert (first["seeds"], first["commit"], first["seconds"]) == (["0", "1"], "a", 3.0)
+    assert (second["seeds"], second["commit"], second["versions"]) == (["2"], "b", {"torch": "2"})
+    assert first["first"] <= first["last"] <= second["first"]
+    keep(of(claim), {"2": {"n": 2.0}}, measured)
+    assert [group["seeds"] for group in load("one")["measured"]] == [["2"]]
