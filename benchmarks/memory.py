@@ -163,16 +163,16 @@ def main() -> int:
     if unknown:
         print(f"no row called {', '.join(unknown)}; there are {', '.join(SIDES)}", file=sys.stderr)
         return 2
-    from agentlib.plots.report import provenance
-    from benchmarks.experiments import commit
-
     found = json.loads(KEPT.read_text())["bytes"] if KEPT.is_file() else {}
     for name in sys.argv[1:] or SIDES:
         with tempfile.TemporaryDirectory() as caches:
             sides = {"compiling": "ours", "ours": "ours", "theirs": "theirs"}
             found[name] = {shown: peak(name, side, caches) for shown, side in sides.items()}
         print(name, {side: f"{count / 1e6:,.0f} MB" for side, count in found[name].items()}, flush=True)
-        KEPT.write_text(json.dumps({"bytes": found, "commit": commit(), **provenance()}, indent=1) + "\n")
+    from agentlib.plots.report import provenance  # not before: a process begins with the peak of the one that starts it
+    from benchmarks.experiments import commit
+
+    KEPT.write_text(json.dumps({"bytes": found, "commit": commit(), **provenance()}, indent=1) + "\n")
     return 0
 
 
