@@ -85,7 +85,7 @@ def test_contract_of_what_is_another_learner_by_its_numbers(name):
     small = {field: value for field, value in SMALL.items() if field in recipe.config.__dataclass_fields__}
     config = settings_of(name, None, small | VARIANTS[name]).config
 
-    class Variant(recipe.learner):  # type: ignore[misc, name-defined]
+    class Variant(recipe.learner):  # type: ignore[name-defined]
         @classmethod
         def tiny(cls, seed=0):
             return recipe.tiny(cls, config, seed, **origins(name))

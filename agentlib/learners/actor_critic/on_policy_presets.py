@@ -23,8 +23,8 @@ _WIDE: dict[str, Any] = {
     **_NORMALIZED,
 }
 """Networks for larger robots."""
-_NAMES = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "clip_range", "max_grad_norm", "vf_coef")
-_NAMES += ("ent_coef", "learning_rate")
+_NAMES: tuple[str, ...] = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "clip_range", "max_grad_norm")
+_NAMES += ("vf_coef", "ent_coef", "learning_rate")
 _NUMBERS: dict[str, tuple[float, ...]] = {
     "HalfCheetah-v5": (512, 64, 20, 0.98, 0.92, 0.1, 0.8, 0.58096, 0.000401762, 2.0633e-05),
     "Hopper-v5": (512, 32, 5, 0.999, 0.99, 0.2, 0.7, 0.835671, 0.00229519, 9.80828e-05),
