@@ -36,6 +36,27 @@ TASKS = (
         source=f"{RLOX} at 10,000 steps, -168 to -194",
         reference="-152 (RL Zoo, one agent)",
     ),
+    Task(
+        "sac",
+        "InvertedPendulum-v5",
+        10_000,
+        least=900,
+        margin=100,
+        deviation=79,
+        source="1.4 times that of CleanRL's three agents of SAC in training, 909 +- 56",
+    ),
+    Task(
+        "td3",
+        "InvertedPendulum-v5",
+        10_000,
+        least=900,
+        margin=100,
+        deviation=37,
+        source="1.4 times that of CleanRL's three agents of TD3 in training, 969 +- 26",
+    ),
+    Task("sac", "Reacher-v5", 20_000, least=-6, margin=1, deviation=0.5, source="a guess"),
+    Task("sac", "LunarLanderContinuous-v3", 100_000, reference="260 (RL Zoo, one agent, 500,000 steps)", seeds=1),
+    Task("sac", "HalfCheetah-v5", 100_000, seeds=1),
 )
 
 # Goals ---------------------------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def test_rewards_of_another_scale_are_told_of(what: str) -> None:
     if what == "dqn":
         env = lambda: gymnasium.wrappers.TransformReward(gymnasium.make("CartPole-v1"), lambda reward: 1e10)  # noqa: E731
     is_on_policy = what in ("ppo", "a2c")
-    settings: dict[str, Any] = {"steps": 80, "progress": False, "compile": False}
+    settings: Any = {"steps": 80, "progress": False, "compile": False}
     remedy = "normalize_reward=True" if is_on_policy else "gymnasium.wrappers.TransformReward"
     with pytest.warns(
         UserWarning, match=rf"the reward -?1e\+10 by step \d+: values so large .*scale the rewards, such as by {remedy}"
