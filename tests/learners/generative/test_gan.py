@@ -133,7 +133,7 @@ def test_the_discriminator_sees_everything_through_fading_noise(fraction, deviat
     real, *fakes = discriminator.inputs
     assert len(fakes) == 2  # one for each network's step
     if not deviation:  # log-odds of 0.5 and of 0
-        assert (found["real_called_real"], found["fake_called_real"]) == (1.0, 0.0)
+        assert [float(found[f"{kind}_called_real"]) for kind in ("real", "fake")] == [1.0, 0.0]
     for noise in (real - 0.25, *fakes):
         assert float(noise.std()) == pytest.approx(deviation, abs=0.02)
         assert float(noise.mean()) == pytest.approx(0.0, abs=0.02)
