@@ -45,7 +45,7 @@ class Task:
 
 def beside(task: Task, seed: int) -> dict[str, float]:
     """One seed: the final agents in 100 episodes, and the training episodes of the last fifth of the steps."""
-    compared = {"env": task.env, "steps": task.steps, "seeds": [seed], "threads": 1, "progress": False}
+    compared: Any = {"env": task.env, "steps": task.steps, "seeds": [seed], "threads": 1, "progress": False}
     comparison = agentlib.compare(task.what, **compared, **task.settings)
     [ours], [sb3] = comparison.ours, comparison.sb3
     found = {"ours": ours.evaluation.mean, "sb3": sb3.evaluation.mean}
@@ -81,7 +81,8 @@ def note_of(task: Task) -> str:
 
 def experiment(task: Task, family: str) -> Experiment:
     """The row of a task."""
-    name, of = task.what.upper(), {} if task.margin is None else {"at_least": -task.margin, "of": "interval"}
+    of: Any = {} if task.margin is None else {"at_least": -task.margin, "of": "interval"}
+    name = task.what.upper()
     given = "".join(f", {key}={value}" for key, value in task.settings.items())
     return Experiment(
         name=f"{task.what}_{task.env.rpartition('-')[0].rpartition('/')[2].lower()}",

@@ -1,10 +1,10 @@
-"""Goals that are seldom reached: soft actor-critic with hindsight replay, and without.
+"""Goals that are seldom reached: SAC with hindsight replay and without; minutes, since it learns after each step.
 
 python examples/goals_with_her.py [--steps 4000] [--env agentlib/Reach-v0]
 
 A point has to get to a goal, and each step costs 1 until it is there. At random it seldom is, so that there is nothing
-to learn from; but it always comes somewhere, and hindsight takes that for the goal. Needs no extra, writes no file, and
-takes about two minutes on two cores.
+to learn from; but it always comes somewhere, and hindsight takes that for the goal. Needs no extra, writes no file,
+and takes about two minutes.
 """
 
 import argparse

@@ -22,7 +22,9 @@ from agentlib.core import Clock, Learner, Step, Target, Update
 from agentlib.core.config import config_from_json, config_to_json
 from agentlib.core.source import Source
 from agentlib.engine.compiled import compiler_found
+from agentlib.runs.plan import settings_of
 from agentlib.testing import check_learner
+from tests.test_every_learner import origins
 
 RECIPES = {name: recipe_of(name) for name in catalog.LEARNERS}
 LEARNERS = list(dict.fromkeys(recipe.learner for recipe in RECIPES.values()))
@@ -62,6 +64,38 @@ def compiled_here() -> list[Any]:
         families.add(recipe.family.assemble)
         found.append(pytest.param(recipe.learner, marks=() if is_needed else pytest.mark.thorough))
     return found
+
+
+SMALL: dict[str, Any] = {
+    **{"learning_rate": 3e-3, "learning_starts": 64, "buffer_size": 500, "batch_size": 16},
+    **{"net_arch": (16, 16), "qf_arch": (16, 16), "rollout_round_min_timesteps": 50},
+}
+"""For configs that have such a field."""
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{"tqc": {}, "droq": {"policy_delay": 2, "gradient_steps": 2}, "crossq": {}, "ddpg": {}, "td3_bc": {}},
+    **{"rainbow": {}, "cql": {}, "a2c": {"n_steps": 32}, "dagger": {"rollout_round_min_episodes": 1}},
+}
+"""Recipes whose learner has the `tiny()` of another one, and what else is small in them."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_contract_of_what_is_another_learner_by_its_numbers(name):
+    recipe = RECIPES[name]
+    small = {field: value for field, value in SMALL.items() if field in recipe.config.__dataclass_fields__}
+    config = settings_of(name, None, small | VARIANTS[name]).config
+
+    class Variant(recipe.learner):  # type: ignore[name-defined]
+        @classmethod
+        def tiny(cls, seed=0):
+            return recipe.tiny(cls, config, seed, **origins(name))
+
+    check_learner(Variant)
+
+
+def test_every_recipe_is_under_the_contract():
+    own = {next(name for name, recipe in RECIPES.items() if recipe.learner is learner) for learner in LEARNERS}
+    assert {*own, *VARIANTS} == set(RECIPES)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -29,6 +30,8 @@ LENGTH = re.compile(r"\b(steps|updates|updates_for|epochs)([=( ]|, )(\d[\d_]*)")
 PLAYED = re.compile(r"\b(episodes|rounds)([= ])(\d+)")
 ABOUT = re.compile(r"# .*?\babout (-?[\d.]*\d)")
 """A number that a line prints."""
+SECONDS = re.compile(r"# (?:[^\n]*?\b)?(\d+) s\b")
+"""How long a block, or a line of the shell, takes up to there since the number before."""
 
 
 def blocks(document, language):
@@ -54,6 +57,12 @@ def unprinted(code, output):
     return [one for one in said if not any(abs(one - other) <= 0.25 * abs(one) + 0.02 for other in printed)]
 
 
+def too_slow(code, seconds):
+    """Whether a block took far longer than it says: a machine may be a few times slower, and to start takes a while."""
+    said = sum(map(int, SECONDS.findall(code)))
+    return bool(said) and seconds > 3 * said + 15
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if blocks(d, "python")], ids=lambda d: d.name)
 def test_python_blocks_run(document, tmp_path):
@@ -62,13 +71,16 @@ def test_python_blocks_run(document, tmp_path):
         named = FILE_NAME.match(code)
         program = tmp_path / (named[1] if named else f"block_{number}.py")
         program.write_text(shortened(code))
+        began = perf_counter()
         done = subprocess.run(
             [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
         )
+        seconds = perf_counter() - began
         assert done.returncode == 0, f"{document.name}, block {number}:\n{code}\n{done.stderr[-3000:]}"
         assert not FULL or unprinted(code, done.stdout) == [], (
             f"{document.name}, block {number}:\n{done.stdout[-3000:]}"
         )
+        assert not FULL or not too_slow(code, seconds), f"{document.name}, block {number} took {seconds:.0f} s"
 
 
 @pytest.mark.slow
@@ -89,6 +101,7 @@ def test_shell_lines_run(document, tmp_path):
             words += ["--steps", "1500" if "--env" in words else "40"]
         if words[0] == "compare":
             words += ["--steps", "1500", "--episodes", "2"] if "--steps" not in words else ["--episodes", "2"]
+        began = perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", "agentlib", *words],
             cwd=tmp_path,
@@ -98,6 +111,7 @@ def test_shell_lines_run(document, tmp_path):
             check=False,
         )
         assert done.returncode == 0, f"{line}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
+        assert not FULL or not too_slow(line, perf_counter() - began), line
 
 
 EXAMPLES = {
@@ -305,3 +319,6 @@ def test_budgets_are_cut_and_results_are_looked_for():
     block = 'print(agentlib.evaluate(agent, "CartPole-v1"))  # 20 s; the mean return is about 450'
     assert unprinted(block, "mean return 430.5 +/- 10.0") == []
     assert unprinted(block, "mean return 122.0 +/- 10.0") == [450]
+    assert too_slow(block, 76.0)
+    assert not too_slow(block, 74.0)
+    assert not too_slow("print(agent)  # about 500, after 10 steps", 1e6)

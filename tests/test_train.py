@@ -126,9 +126,9 @@ def test_threads_are_the_runs_own(tmp_path):
     def look(clock, metrics):
         seen.append(torch.get_num_threads())
 
-    tiny_run(threads=before + 2, callback=look)
-    tiny_run(threads="auto", callback=look, out=tmp_path / "run")
-    tiny_run(callback=look)
+    tiny_run(threads=before + 2, callback=look, steps=40)
+    tiny_run(threads="auto", callback=look, steps=40, out=tmp_path / "run")
+    tiny_run(callback=look, steps=40)
     assert list(dict.fromkeys(seen)) == list(dict.fromkeys([before + 2, 1, before]))
     assert torch.get_num_threads() == before
     last = RunFolder(tmp_path / "run")

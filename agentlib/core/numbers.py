@@ -46,7 +46,7 @@ def first_odd(array: NDArray[Any]) -> str:
     return ""
 
 
-def kind_of(array: NDArray[Any]) -> str:
-    """The dtype of an array for a message, with the first thing that is no number: "object (None at index 3)"."""
+def contents(array: NDArray[Any]) -> str:
+    """The end of a message about an array, such as ": it holds None at index 3"; empty if it holds numbers alone."""
     odd = first_odd(array)
-    return f"{array.dtype} ({odd})" if odd else str(array.dtype)
+    return f": it holds {odd}" if odd else ""

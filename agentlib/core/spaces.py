@@ -16,7 +16,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from agentlib.core.names import one_line, shown
-from agentlib.core.numbers import array_of, kind_of
+from agentlib.core.numbers import array_of, contents
 
 LARGEST = 1 << 22
 """Numbers in the largest observation that a file may describe, all its parts together; Gymnasium allocates bounds."""
@@ -189,7 +189,7 @@ def to_batch(space: spaces.Space[Any], value: Any) -> tuple[list[NDArray[Any]], 
         if array.dtype != leaf.dtype and not (
             array.dtype != object and np.can_cast(array.dtype, np.dtype(leaf.dtype), "same_kind")
         ):
-            raise TypeError(f"an observation of dtype {kind_of(array)} does not fit {leaf}")
+            raise TypeError(f"an observation of dtype {array.dtype} does not fit {leaf}{contents(array)}")
         is_single = array.shape == shape
         if (not is_single and array.shape[1:] != shape) or (single is not None and single != is_single):
             raise ValueError(
@@ -259,7 +259,7 @@ def to_actions(space: spaces.Space[Any], value: Any) -> NDArray[Any]:
     if array.dtype == object or not (
         np.can_cast(array.dtype, dtype, "same_kind") or {array.dtype.kind, dtype.kind} <= {"i", "u"}
     ):
-        raise TypeError(f"actions of dtype {kind_of(array)} do not fit {leaf}")
+        raise TypeError(f"actions of dtype {array.dtype} do not fit {leaf}{contents(array)}")
     if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
         wanted = "".join(f", {size}" for size in shape) or ","
         raise ValueError(f"actions of shape {array.shape} do not fit {leaf}: a batch of n has the shape (n{wanted})")

@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -32,32 +33,86 @@ def trained(seed: int) -> agentlib.Agent:
         return agentlib.Agent.load(out / "best_agent.safetensors")
 
 
+def returns(agent: agentlib.Agent, seed: int, episodes: int = EPISODES, **how: Any) -> dict[str, float]:
+    """Mean returns of an agent as it is, under noise and under attack, and the worst of the three."""
+    noisy, attacked = (Attacked(agent, 1.0, scale=READINGS, noise=noise, seed=seed, **how) for noise in (True, False))
+    sides: dict[str, Any] = {"": agent, "_noise": noisy, "_attack": attacked}
+    found = {kind: agentlib.evaluate(one, ENV, episodes=episodes, seed=seed).mean for kind, one in sides.items()}
+    return found | {"_worst": min(found.values())}
+
+
+def compared(before: agentlib.Agent, after: agentlib.Agent, seed: int, **how: Any) -> dict[str, float]:
+    """The returns of both, what the worst of the three gained, and what was lost without an attack."""
+    sides = {"before": before, "after": after}
+    found = {f"{name}{kind}": v for name, one in sides.items() for kind, v in returns(one, seed, **how).items()}
+    found |= {f"gain{kind}": found[f"after{kind}"] - found[f"before{kind}"] for kind in ("_attack", "_worst")}
+    return found | {"lost": found["before"] - found["after"]}
+
+
 def attacked_dqn(seed: int) -> dict[str, float]:
     """Returns under PGD on the observations, before and after adversarial training of the policy.
 
     The policy learns to do as it did, from readings that are attacked at a share of the size: on what it sees in usual
     play, and, since an attack leads it elsewhere, on what it saw under attack.
     """
-    agent, env = trained(seed), gymnasium.make(ENV)
-    under_attack = Attacked(agent, 1.0, scale=READINGS, seed=seed)
+    agent, env, by = trained(seed), gymnasium.make(ENV), "cross_entropy"
+    under_attack = Attacked(agent, 1.0, scale=READINGS, seed=seed, loss=by)
     seen = np.concatenate(
         [played(one, env, 5_000, random_share=0.2, seed=seed).observation for one in (agent, under_attack)]
     )
     data = Dataset(torch.from_numpy(seen), torch.from_numpy(agent.act(seen)).long(), ("left", "right"))
     robust = agentlib.train(
         "adversarial", data=data, agent=agent, steps=3_000, epsilon=float((SHARE * READINGS / seen.std(0)).mean()),
-        bounds=None, attack_steps=5, batch_size=128, learning_rate=Cosine(1e-3), average=0.995, seed=seed,
-        progress=False,
+        bounds=None, attack_steps=5, attack_loss=by, batch_size=128, learning_rate=Cosine(1e-3), average=0.995,
+        seed=seed, progress=False,
     ).agent  # fmt: skip
     assert robust is not None
-    found: dict[str, float] = {}
-    for name, one in (("before", agent), ("after", robust)):
-        found[name] = agentlib.evaluate(one, ENV, episodes=EPISODES, seed=seed).mean
-        for kind in ("noise", "attack"):
-            side = Attacked(one, 1.0, scale=READINGS, noise=kind == "noise", seed=seed)
-            found[f"{name}_{kind}"] = agentlib.evaluate(side, ENV, episodes=EPISODES, seed=seed).mean
-    found["gain"] = found["after_attack"] - found["before_attack"]
-    return found
+    return compared(agent, robust, seed, loss=by)
+
+
+SHARES, WALKS, WALK = (0.4, 0.4, 0.7, 0.7, 0.7), 20, 125
+"""The size of the attack in each round of learning, as a share; environments and steps of what is seen in each."""
+KEPT = 0.95
+"""Share of the return without attack that an agent must keep to be chosen."""
+
+
+def visited(agent: Any, seed: int) -> np.ndarray:
+    """Observations `(WALKS * WALK, 4)` of an agent that acts at random in a fifth of the steps."""
+    envs = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make(ENV)] * WALKS)
+    random, seen = np.random.default_rng(seed), []
+    observation, _ = envs.reset(seed=seed)
+    for _ in range(WALK):
+        seen.append(observation.copy())
+        action = agent.predict(observation, deterministic=True)[0]
+        observation = envs.step(np.where(random.random(WALKS) < 0.2, random.integers(2, size=WALKS), action))[0]
+    return np.concatenate(seen)
+
+
+def robust_dqn(seed: int) -> dict[str, float]:
+    """The worst of clean, noisy and attacked return, before and after rounds of adversarial training by the margin.
+
+    In each round the policy sees what it meets, as it is and under attack, and learns to do there as the trained agent
+    would, half of the loss on the readings as they are. Of the agent and what the rounds made of it that one is chosen
+    whose worst return is best, on episodes of its own, among those that keep 95% of the return without attack.
+    """
+    seed += 300
+    agent = student = trained(seed)
+    seen, candidates = [], [agent]
+    for number, share in enumerate(SHARES):
+        sides = (student, Attacked(student, 1.0, scale=READINGS, seed=seed))
+        seen += [visited(one, 1_000 * seed + number) for one in sides]
+        x = np.concatenate(seen)
+        student = agentlib.train(
+            "adversarial", agent=student, steps=800, bounds=None, attack_steps=3, batch_size=64, clean_share=0.5,
+            data=Dataset(torch.from_numpy(x), torch.from_numpy(agent.act(x)).long(), ("left", "right")),
+            epsilon=float((share * READINGS / x.std(0)).mean()), learning_rate=Cosine(1e-3), average=0.99,
+            seed=seed, progress=False,
+        ).agent  # fmt: skip
+        candidates.append(student)
+    found = [returns(one, 10_000 + seed, 10) for one in candidates]
+    kept = [number for number, one in enumerate(found) if one[""] >= KEPT * found[0][""]]
+    chosen = max(kept, key=lambda number: found[number]["_worst"])
+    return compared(agent, candidates[chosen], seed) | {"chosen": float(chosen)}
 
 
 def stuck_angle(observation: np.ndarray) -> np.ndarray:
@@ -93,6 +148,17 @@ def alarms(seed: int) -> dict[str, float]:
     return found
 
 
+WORST = tuple(
+    Claim(f"{name}{kind}", f"return {how}{when}", statistic="mean")
+    for name, when in (("before", ""), ("after", ", after adversarial training"))
+    for kind, how in (
+        ("", "without attack"),
+        ("_noise", "under noise of that size"),
+        ("_attack", "under attack"),
+        ("_worst", "in the worst of the three"),
+    )
+)
+
 EXPERIMENTS = [
     Experiment(
         name="attacked_dqn",
@@ -101,17 +167,33 @@ EXPERIMENTS = [
         measure=attacked_dqn,
         seeds=10,
         claims=(
-            Claim("before", "return, no attack", statistic="mean"),
-            Claim("before_noise", "return under noise of that size", statistic="mean"),
-            Claim("before_attack", "return under attack", statistic="mean"),
-            Claim("after_attack", "return under attack, after adversarial training", statistic="mean"),
-            Claim("gain", "gain under attack", statistic="mean", at_least=0.0, of="interval"),
-            Claim("after", "return without attack, after adversarial training", statistic="mean"),
+            *WORST,
+            Claim("gain_worst", "gain of the worst of the three", statistic="mean", at_least=0.0, of="interval"),
         ),
-        note="A second design. In the first the attack was 0.3 of each agent's own deviations and training saw usual "
-        "play only: gains of -37.5, 137.2, -123.3 and -246.1 on seeds 0 to 3, then given up. Size and units of the "
-        "attack, the data and the share 0.4 were chosen on agents of seeds 100 to 107, among four shares and three "
-        "other ways (also Q-learning under attack), most of which gained nothing reliably.",
+        note="A second design, in which attacks followed the cross-entropy. It asked for a gain under attack alone and "
+        "had it, 120 [40, 200], with 177 lost where there is no attack; the worst of the three is asked for "
+        "since. In the first design the attack was 0.3 of each agent's own deviations and training saw usual play "
+        "only: gains under attack of -37.5, 137.2, -123.3 and -246.1 on seeds 0 to 3, then given up. Size and "
+        "units of the attack, the data and the share 0.4 were chosen on agents of seeds 100 to 107, among four "
+        "shares and three other ways (also Q-learning under attack).",
+    ),
+    Experiment(
+        name="robust_dqn",
+        family="Robustness",
+        data="CartPole-v1, DQN of 50,000 steps; PGD by the margin on readings, by as much as above",
+        measure=robust_dqn,
+        seeds=20,
+        claims=(
+            *WORST,
+            Claim("gain_worst", "gain of the worst of the three", statistic="mean", at_least=0.0, of="interval"),
+            Claim("lost", "return lost without an attack", statistic="mean", at_most=25.0, of="interval"),
+        ),
+        note="A third design, committed before its seeds were run: they are 300 to 319, no agent of which was seen "
+        "before. It was chosen on the agents of seeds 110 and 111, on five episodes each. On the first, whose "
+        "worst return was 162, three rounds at a share of 0.4 had 243, 284 and 270 and lost nothing without "
+        "attack; by the hinge of SA-DQN one round had 233; two rounds at 0.7 had 379 and 495. On the second two "
+        "rounds at 0.7 had 95 and 176, so small shares come first and an agent is chosen only if it keeps its "
+        "return.",
     ),
     Experiment(
         name="alarms_cartpole",

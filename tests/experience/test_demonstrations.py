@@ -236,13 +236,13 @@ def test_arrays_that_say_where_they_are_wrong():
     with pytest.raises(ValueError, match="the arrays are empty"):
         make(observations[:0], actions[:0])
     for wrong in ([3, 3, None, 3, 3, 3], [[3], [3, 3], 3, 3, 3, 3]):
-        with pytest.raises((TypeError, ValueError), match=r"actions (of dtype object .None at index 2. do|has parts)"):
+        with pytest.raises((TypeError, ValueError), match=r"actions (.*: it holds None at index 2$|has parts)"):
             make(observations, wrong)
     objects = observations.astype(object)
     objects[4, 1] = None
-    with pytest.raises(TypeError, match=r"an observation of dtype object .None at index .4, 1.. does not fit Box"):
+    with pytest.raises(TypeError, match=r"dtype object does not fit Box.*: it holds None at index .4, 1.$"):
         make(objects, actions)
-    with pytest.raises(TypeError, match=r"an observation of dtype object .None. does not fit Box"):
+    with pytest.raises(TypeError, match=r"an observation of dtype object does not fit Box.*: it holds None$"):
         make(None, actions)
     observations[4, 1] = np.nan
     with pytest.raises(ValueError, match="the observation at index 4 contains NaN"):

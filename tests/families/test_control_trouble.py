@@ -116,7 +116,8 @@ def test_rewards_of_another_scale_are_told_of(what: str) -> None:
     env: Any = partial(Scaled, 1e10)
     if what == "dqn":
         env = lambda: gymnasium.wrappers.TransformReward(gymnasium.make("CartPole-v1"), lambda reward: 1e10)  # noqa: E731
-    is_on_policy, settings = what in ("ppo", "a2c"), {"steps": 80, "progress": False, "compile": False}
+    is_on_policy = what in ("ppo", "a2c")
+    settings: Any = {"steps": 80, "progress": False, "compile": False}
     remedy = "normalize_reward=True" if is_on_policy else "gymnasium.wrappers.TransformReward"
     with pytest.warns(
         UserWarning, match=rf"the reward -?1e\+10 by step \d+: values so large .*scale the rewards, such as by {remedy}"

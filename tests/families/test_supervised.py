@@ -83,6 +83,7 @@ def test_evaluating_under_attack_costs_a_tenth_of_a_run_at_most(steps, every):
     judge = job.judge
     assert [len(part) for part in judge.splits] == [880, 240, 480]
     assert judge.eval_every == every
+    assert judge.facts["attack_loss"] == "cross_entropy"
     assert 0.1 * judge.eval_every * 64 * 8 >= 2 / 3 * (250 + 240) * 11
 
 
@@ -105,6 +106,7 @@ def test_adversarial_training_without_bounds_measures_epsilon_in_deviations(tmp_
     record = json.loads((tmp_path / "run" / "results.json").read_text())
     curve = list(record["accuracy_by_epsilon"].values())
     assert curve[0] == result.measures["test/accuracy"]
+    assert record["attack_loss"] == "cross_entropy"
     assert curve[-1] <= curve[0]
     assert {"robustness.png", "learning_curve.png"} <= {picture.name for picture in result.pictures}
 

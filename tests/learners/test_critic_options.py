@@ -295,7 +295,7 @@ def test_pendulum_is_learned(what: str, steps: int) -> None:
 @pytest.mark.parametrize("what", ["droq", "crossq"])
 def test_short_runs(what: str) -> None:
     settings: dict[str, Any] = {"learning_starts": 100, "net_arch": (16, 16), "qf_arch": (16, 16), "batch_size": 16}
-    agent: Any = agentlib.train(what, env="Pendulum-v1", steps=130, progress=False, compile=False, **settings)
+    agent: Any = agentlib.train(what, env="Pendulum-v1", steps=105, progress=False, compile=False, **settings)
     assert ACTIONS.contains(agent.act(np.zeros(3, np.float32)))
 
 

@@ -71,6 +71,7 @@ def test_an_update_is_that_of_the_paper() -> None:
     assert float(learner.log_ent_coef.detach().abs()) > 1e-3
 
 
+@pytest.mark.slow
 def test_one_step_has_the_policy_that_it_must() -> None:
     """With rewards r(a) and no future, pi(a) is proportional to exp(r(a) / alpha)."""
     learner = built(ent_coef=0.5, tau=1.0).double()

@@ -46,8 +46,8 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
 }
 
-QUICK = ("rainbow", "everything")
-"""Which have all options between them."""
+QUICK = ("everything",)
+"""Which has all options."""
 
 
 def variant(name: str, rule: Rule | None = None) -> type[DQN]:

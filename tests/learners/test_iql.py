@@ -37,6 +37,32 @@ def one_step(discrete: bool) -> Demonstrations:
     return demonstrations
 
 
+def test_the_losses_of_an_update() -> None:
+    """With steps of no length every network stays: losses are those of the formulas, weights at most the largest."""
+    config = IQLConfig(learning_rate=0.0, net_arch=(8,), beta=20.0, largest_weight=1.5, expectile=0.8)
+    learner, source = RECIPE.tiny(IQL, config, 0, demos=one_step(discrete=True))
+    batch = source.sample()
+    with torch.no_grad():
+        recorded = learner.target(batch.observation, batch.action).min(0).values
+        advantage = recorded - learner.value(batch.observation)
+        log_prob = learner.policy(batch.observation)[0].log_softmax(1).gather(1, batch.action[:, None])[:, 0]
+        y = batch.reward + batch.discount * (1.0 - batch.terminated) * learner.value(batch.next_observation)
+        errors = learner.critics(batch.observation, batch.action) - y
+    weights = (20.0 * advantage).exp()
+    assert (weights > 1.5).any()
+    assert (weights < 1.5).any()
+    found = learner.update(batch)
+    expected = {
+        "value_loss": (torch.where(advantage < 0.0, 0.2, 0.8) * advantage.square()).mean(),
+        "actor_loss": -(weights.clamp(max=1.5) * log_prob).mean(),
+        "critic_loss": errors.square().mean(1).sum(),
+        "advantage": advantage.mean(),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(found.metrics[name], value, msg=lambda text, name=name: f"{name}: {text}")
+    torch.testing.assert_close(found.per_sample, errors.mean(0))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("beta", "share"), [(0.0, 0.5), (1.0, np.e / (1.0 + np.e)), (3.0, np.e**3 / (1.0 + np.e**3))])
 def test_one_step_has_the_values_and_the_policy_that_it_must(beta: float, share: float) -> None:

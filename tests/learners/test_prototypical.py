@@ -1,5 +1,7 @@
 """Prototypes: means of classes, the linear classifier that they are, and what is learned."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -123,5 +125,6 @@ def test_labels_of_other_shapes_and_dtypes():
     network, x = PrototypicalNetwork(nn.Identity()), random(1, 4, 5)
     support = Pairs(random(1, 3, 5), torch.tensor([[1, 0, 1]]))
     expected = network(support, x, 2)
-    for y in (support.y.int(), support.y[..., None], support.y.numpy().astype(np.uint8)):
+    others: Any = (support.y.int(), support.y[..., None], support.y.numpy().astype(np.uint8))
+    for y in others:
         torch.testing.assert_close(network(Pairs(support.x, y), x, 2), expected)

@@ -14,7 +14,7 @@ from agentlib.core.config import config_from_json, config_to_json
 from agentlib.core.names import readable
 from agentlib.core.recipe import Problem
 from agentlib.data import DATASETS, TASKS
-from agentlib.learners import DQNConfig
+from agentlib.learners import DQNConfig, PPOConfig, TD3Config
 from agentlib.runs.plan import is_atari, plan, preset_of, settings_of
 from agentlib.shell.main import main
 from tests.tiny import tiny_run
@@ -50,6 +50,36 @@ def test_cartpole_has_the_settings_of_the_zoo():
         exploration_final_eps=0.04,
         net_arch=(256, 256),
     )
+
+
+def test_robots_have_the_settings_of_the_zoo():
+    wide: Any = {"net_arch": (256, 256), "vf_arch": (256, 256), "activation": "relu", "log_std_init": -2.0}
+    wide |= {"ortho_init": False, "normalize": True, "normalize_reward": True, "n_steps": 512}
+    losses: Any = {"ent_coef": 4.01762e-4, "clip_range": 0.1, "max_grad_norm": 0.8, "vf_coef": 0.58096}
+    cheetah = PPOConfig(
+        batch_size=64, gamma=0.98, learning_rate=2.0633e-5, n_epochs=20, gae_lambda=0.92, **losses, **wide
+    )
+    assert settings_of("ppo", "HalfCheetah-v5", {})[1:4] == (cheetah, 1_000_000, "the preset for HalfCheetah-v5")
+    losses = {"ent_coef": 0.00229519, "clip_range": 0.2, "max_grad_norm": 0.7, "vf_coef": 0.835671}
+    hopper = PPOConfig(
+        batch_size=32, gamma=0.999, learning_rate=9.80828e-5, n_epochs=5, gae_lambda=0.99, **losses, **wide
+    )
+    assert settings_of("ppo", "Hopper-v5", {}).config == hopper
+    assert settings_of("ppo", "Humanoid-v5", {}).steps == 10_000_000
+    assert [settings_of(name, "Swimmer-v5", {}).config.gamma for name in ("ppo", "a2c", "sac", "tqc", "td3")] == [
+        *(0.9999, 0.9999, 0.999, 0.999, 0.9999)
+    ]
+    assert settings_of("tqc", "Hopper-v5", {}).config.top_quantiles_to_drop_per_net == 5
+    assert settings_of("td3", "BipedalWalker-v3", {}).config == TD3Config(
+        gamma=0.98, buffer_size=200_000, learning_starts=10_000
+    )
+
+
+@pytest.mark.parametrize("name", ["ppo", "a2c"])
+def test_a_minibatch_fits_into_the_rollout_of_each_preset(name):
+    for key in recipe_of(name).presets:
+        planned = settings_of(name, key, {})
+        assert (planned.config.batch_size or 1) <= planned.config.n_steps * planned.n_envs, key
 
 
 def test_atari_games_share_one_preset():

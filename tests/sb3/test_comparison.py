@@ -140,6 +140,7 @@ def test_sb3s_side_is_repeatable(calls):
     np.testing.assert_array_equal(first.sb3[0].evaluation.returns, second.sb3[0].evaluation.returns)
 
 
+@pytest.mark.slow
 def test_globals_are_given_back_and_threads_are_equal(calls, globals_untouched):
     with globals_untouched():
         found = run(seeds=1, threads=2)

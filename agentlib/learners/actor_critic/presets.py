@@ -6,20 +6,22 @@ from typing import Any
 
 from agentlib.core import Linear
 
-_MUJOCO = ("Ant-v5", "HalfCheetah-v5", "Hopper-v5", "Humanoid-v5", "Walker2d-v5", "Swimmer-v5", "Reacher-v5")
+_MUJOCO: dict[str, dict[str, Any]] = {
+    f"{name}-v5": {"steps": 1_000_000, "learning_starts": 10_000}
+    for name in ("Ant", "HalfCheetah", "Hopper", "Humanoid", "Walker2d", "Swimmer", "Reacher")
+}
+_MUJOCO["Humanoid-v5"]["steps"] = 2_000_000
 _SMALL_MUJOCO: dict[str, Any] = {"steps": 50_000, "learning_starts": 1_000}
 """For the two pendulums, which need few steps."""
 _PENDULUMS = ("InvertedPendulum-v5", "InvertedDoublePendulum-v5")
+_TUNED: dict[str, Any] = {
+    **{"learning_rate": Linear(7.3e-4, 0.0), "tau": 0.01, "learning_starts": 10_000, "net_arch": (400, 300)},
+}
 
 SAC_PRESETS: dict[str, dict[str, Any]] = {
     "Pendulum-v1": {"steps": 20_000, "learning_rate": 1e-3},
-    "LunarLanderContinuous-v3": {
-        "steps": 500_000,
-        "learning_rate": Linear(7.3e-4, 0.0),
-        "tau": 0.01,
-        "learning_starts": 10_000,
-        "net_arch": (400, 300),
-    },
+    "LunarLanderContinuous-v3": {"steps": 500_000, **_TUNED},
+    "BipedalWalkerHardcore-v3": {"steps": 10_000_000, "ent_coef": 0.005, **_TUNED},
     "BipedalWalker-v3": {
         "steps": 500_000,
         "learning_rate": 7.3e-4,
@@ -46,7 +48,8 @@ SAC_PRESETS: dict[str, dict[str, Any]] = {
         "use_sde": True,
         "log_std_init": -3.67,
     },
-    **{env: {"steps": 1_000_000, "learning_starts": 10_000} for env in _MUJOCO},
+    **_MUJOCO,
+    "Swimmer-v5": {"gamma": 0.999, **_MUJOCO["Swimmer-v5"]},
     **dict.fromkeys(_PENDULUMS, _SMALL_MUJOCO),
 }
 TQC_NUMBERS: dict[str, Any] = {"n_quantiles": 25}
@@ -55,11 +58,17 @@ TQC_PRESETS: dict[str, dict[str, Any]] = {
     "": TQC_NUMBERS,
     **{env: {**settings, **TQC_NUMBERS} for env, settings in SAC_PRESETS.items()},
 }
+TQC_PRESETS["Hopper-v5"]["top_quantiles_to_drop_per_net"] = 5
+TQC_PRESETS["BipedalWalkerHardcore-v3"] |= {"steps": 2_000_000, "ent_coef": "auto"}
 _DETERMINISTIC: dict[str, Any] = {"gamma": 0.98, "buffer_size": 200_000, "learning_starts": 10_000}
 TD3_PRESETS: dict[str, dict[str, Any]] = {
     "Pendulum-v1": {"steps": 20_000, **_DETERMINISTIC},
     "LunarLanderContinuous-v3": {"steps": 300_000, **_DETERMINISTIC},
-    **{env: {"steps": 1_000_000, "learning_starts": 10_000} for env in _MUJOCO},
+    "BipedalWalker-v3": {"steps": 1_000_000, **_DETERMINISTIC},
+    "BipedalWalkerHardcore-v3": {"steps": 10_000_000, "learning_starts": 10_000, "learning_rate": Linear(7e-4, 0.0)},
+    "MountainCarContinuous-v0": {"steps": 300_000, "action_noise": 0.5, "action_noise_kind": "ornstein-uhlenbeck"},
+    **_MUJOCO,
+    "Swimmer-v5": {"gamma": 0.9999, **_MUJOCO["Swimmer-v5"]},
     **dict.fromkeys(_PENDULUMS, _SMALL_MUJOCO),
 }
 DDPG_NUMBERS: dict[str, Any] = {"n_critics": 1, "policy_delay": 1, "target_policy_noise": 0.0}

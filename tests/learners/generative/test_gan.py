@@ -126,12 +126,14 @@ def test_the_discriminator_sees_everything_through_fading_noise(fraction, deviat
     generator = Generator(MLPDecoder(2, (2,), ()), 2)
     for weight in generator.parameters():
         torch.nn.init.zeros_(weight)
-    discriminator, x = Recorder(), torch.ones(4_000, 2)
+    discriminator, x = Recorder(), torch.full((4_000, 2), 0.25)
     config = GANConfig(instance_noise=Linear(0.4, 0.0))
     learner = GAN(generator, discriminator, sgd(0.0), config)  # type: ignore[arg-type]
-    learner.update(Examples(x, None, torch.arange(4_000), Clock(0, 0, fraction)))
+    found = learner.update(Examples(x, None, torch.arange(4_000), Clock(0, 0, fraction))).metrics
     real, *fakes = discriminator.inputs
     assert len(fakes) == 2  # one for each network's step
-    for noise in (real - 1.0, *fakes):
+    if not deviation:  # log-odds of 0.5 and of 0
+        assert (found["real_called_real"], found["fake_called_real"]) == (1.0, 0.0)
+    for noise in (real - 0.25, *fakes):
         assert float(noise.std()) == pytest.approx(deviation, abs=0.02)
         assert float(noise.mean()) == pytest.approx(0.0, abs=0.02)

@@ -39,8 +39,8 @@ def test_the_attack_on_an_agent_names_its_loss_and_does_not_depend_on_the_scale_
     large = copy.deepcopy(agent)
     for parameter in large.policy.head.parameters():
         parameter.data *= 1e4
-    seen = [Attacked(one, 0.3, steps=3).observed(observation) for one in (agent, large)]
-    assert np.array_equal(*seen)
+    seen, seen_large = (Attacked(one, 0.3, steps=3).observed(observation) for one in (agent, large))
+    assert np.array_equal(seen, seen_large)
     assert Attacked(agent, 0.3).loss == "margin"
     weak = Attacked(large, 0.3, steps=3, loss="cross_entropy")
     assert weak.loss == "cross_entropy"
