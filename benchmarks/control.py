@@ -217,7 +217,7 @@ def of_many(n_envs: int) -> list[Row]:
         Row(
             f"ppo_{n_envs}{name}",
             *row,
-            1 if name == "_sync" else 2,
+            1,  # no more was asked
             unit=MICRO,
             pairs=3,
             steps=lambda: ready(arrays_of(n_envs)),

@@ -81,7 +81,7 @@ def test_the_settings_are_printed_by_where_they_come_from(capsys):
     ]
     lines = output(capsys, *arguments, "--net-arch", "8", "4", "--verbose").splitlines()
     assert lines[0] == "dqn on CartPole-v1: 10 steps, seed 0 (the preset for CartPole-v1)"
-    assert lines[1] == "  given: learning_starts 5, net_arch 8 4"
+    assert lines[1] == "  given: net_arch 8 4, learning_starts 5"
     assert lines[2].startswith("  the preset for CartPole-v1: learning_rate 0.0023, ")
     assert "  the defaults: " in "\n".join(lines)
     assert "tau 1.0" in " ".join(lines)
@@ -89,7 +89,7 @@ def test_the_settings_are_printed_by_where_they_come_from(capsys):
     agent = Agent.load("runs/dqn-CartPole-v1-1/agent.safetensors")
     assert agent.backbone.hidden == (8, 4)
     lines = output(capsys, *arguments, "--net-arch", "8", "4").splitlines()
-    given = "10 steps, seed 0, learning_starts 5, net_arch 8 4"
+    given = "10 steps, seed 0, net_arch 8 4, learning_starts 5"
     assert lines[0] == f"dqn on CartPole-v1: {given} (the preset for CartPole-v1; --verbose shows all)"
     assert lines[1] == ""
 
@@ -229,7 +229,7 @@ def test_settings_of_the_zoo(capsys, tmp_path):
     arguments = ["train", "dqn", "--zoo", "dqn.yml", "--env", IDENTITY, "--progress", "none", "--out", "run"]
     text = output(capsys, *arguments, "--batch-size", "4", "--verbose")
     assert "  given: batch_size 4" in text
-    assert f"  dqn.yml, section {IDENTITY}: learning_starts 20, net_arch 8" in text
+    assert f"  dqn.yml, section {IDENTITY}: net_arch 8, learning_starts 20" in text
     assert "  note: verbose is left out" in text
     record = run_config(tmp_path / "run")
     assert (record["steps"], record["backbone"], record["env_kwargs"]) == (60, "mlp", {"n": 3})

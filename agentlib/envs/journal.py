@@ -8,6 +8,9 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+BYTES = 2**27
+"""That a journal may hold, twice over for what is still needed of it."""
+
 
 class Journal:
     """Seeds, actions and rewards since the last seeded reset of each lane.
@@ -17,7 +20,8 @@ class Journal:
 
     Args:
         lanes: how many.
-        limit: steps after which a lane is given up: it would take too long to play them again.
+        limit: steps after which a lane is given up: it would take too long to play them again. There are fewer where a
+            step has many numbers, as of thousands of environments, so that they fit into `BYTES`.
     """
 
     def __init__(self, lanes: int, limit: int = 2**20) -> None:
@@ -41,6 +45,7 @@ class Journal:
     def note(self, action: NDArray[Any], reward: NDArray[Any]) -> None:
         """Takes in one step of all lanes; at every step of an environment, so there is little to it."""
         if self.length == len(self._rewards):  # there is no room left: only what is needed moves to a larger one
+            self.limit = min(self.limit, BYTES // max(np.asarray(action).nbytes + reward.nbytes, 1))
             kept = {lane: start for lane, start in self.starts.items() if start > self.length - self.limit}
             first = min(kept.values(), default=self.length)
             self.starts = {lane: start - first for lane, start in kept.items()}
