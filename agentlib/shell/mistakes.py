@@ -35,7 +35,7 @@ def check_words(command: str, words: Sequence[str]) -> None:
         raise UsageError(f"say first what to {command}: agentlib {command} WHAT ...; there is {', '.join(LEARNERS)}")
     if what and what not in LEARNERS:
         raise UsageError(unknown(what))
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, successor in zip(words, [*words[1:], ""], strict=True):
         flag, equals, text = word.partition("=")
         name = flag.removeprefix("--").replace("-", "_")
         if not flag.startswith("--") or flag.startswith("--tyro"):
@@ -46,7 +46,7 @@ def check_words(command: str, words: Sequence[str]) -> None:
             usage = " ".join(filter(None, ("agentlib", command, what, "--help")))
             raise UsageError(f"unknown option {printable(flag)}{known}; {usage} lists them")
         if name in WHOLE:
-            value = text if equals else following
+            value = text if equals else successor
             try:
                 whole_number(value if value != "None" else "0")
             except ValueError:
