@@ -31,6 +31,7 @@ EXPERIMENTS = [
         family="Self-supervision",
         data="digits, 70% without labels, 1,000 updates; 10 labels per class, nudged test images",
         measure=simclr,
+        first_seed=200,
         claims=(
             Claim("probe", "linear classifier on SimCLR's features", at_least=0.85, reference=reference("probe")),
             Claim("above_random", "linear classifier on features, less that of an untrained encoder", at_least=0.30),
@@ -45,7 +46,8 @@ EXPERIMENTS = [
                 )
             ),
         ),
-        note="Who may nudge the labelled images is ahead with nearest neighbours: features learned without labels are "
+        note="The settings were chosen on seeds 0 to 4. 1,000 updates of 256 images go through the 1,257 images some 200 "
+        "times; the reference's own run had 60 epochs. Who may nudge the labelled images is ahead with nearest neighbours: features learned without labels are "
         "not the best that these labels allow, but the best that they allow as they are.",
     ),
     Experiment(
