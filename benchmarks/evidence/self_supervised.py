@@ -46,9 +46,10 @@ EXPERIMENTS = [
                 )
             ),
         ),
-        note="The settings were chosen on seeds 0 to 4. 1,000 updates of 256 images go through the 1,257 images some 200 "
-        "times; the reference's own run had 60 epochs. Who may nudge the labelled images is ahead with nearest neighbours: features learned without labels are "
-        "not the best that these labels allow, but the best that they allow as they are.",
+        note="The settings were chosen on seeds 0 to 4. 1,000 updates of 256 images go through the 1,257 images some "
+        "200 times; the reference's own run had 60 epochs. Who may nudge the labelled images is ahead with nearest "
+        "neighbours: features learned without labels are not the best that these labels allow, but the best that they "
+        "allow as they are.",
     ),
     Experiment(
         name="byol_digits",
