@@ -1,5 +1,6 @@
 """How results are judged and kept: benchmarks/experiments.py and benchmarks/beside_sb3.py."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from agentlib.metrics import bootstrap_interval, t_interval
 from benchmarks import experiments, results_page
-from benchmarks.beside_sb3 import power
+from benchmarks.beside_sb3 import mean_return, power
 from benchmarks.experiments import Claim, Experiment, judged, keep, load, noted
 
 VALUES = [1.0, 2.0, 4.0, 8.0, 16.0]
@@ -37,6 +38,12 @@ def test_power_is_the_share_of_simulated_experiments_that_meet_the_margin(margin
     samples = np.random.default_rng(0).normal(0.0, 1.3, size=(10_000, seeds))
     met = np.mean([t_interval(sample).low > -margin for sample in samples])
     assert power(margin, 1.3, seeds) == pytest.approx(met, abs=0.015)
+
+
+def test_the_mean_return_of_a_run_is_one_over_its_steps():
+    """Three episodes of 1, 2 and 5 steps with returns 10, 20 and 80: (10 + 2 * 20 + 5 * 80) / 8."""
+    log = SimpleNamespace(episode_steps=[1, 3, 8], episode_returns=[10.0, 20.0, 80.0])
+    assert mean_return(SimpleNamespace(log=log)) == 56.25  # type: ignore[arg-type]
 
 
 def test_a_file_says_by_what_each_seed_was_measured(tmp_path, monkeypatch):
