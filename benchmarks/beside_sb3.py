@@ -38,6 +38,7 @@ class Task:
     """Of that number."""
     reference: str = ""
     seeds: int = 5
+    first_seed: int = FRESH
     settings: dict[str, Any] = field(default_factory=dict)
     """Where they differ from the preset, the RL Zoo's."""
     note: str = ""
@@ -72,11 +73,11 @@ def power(margin: float, deviation: float, seeds: int) -> float:
     return float(nct.sf(t.ppf(0.975, freedom), freedom, margin / deviation * seeds**0.5))
 
 
-def design(margin: float, deviation: float, source: str, seeds: int) -> str:
+def design(margin: float, deviation: float, source: str, seeds: int, first_seed: int = FRESH) -> str:
     """The design of a row with a margin in words."""
     needed = next(count for count in range(2, 1_000) if power(margin, deviation, count) >= 0.8)
     return (
-        f"Seeds from {FRESH} on; margin ({margin:g}) and number of seeds ({seeds}) were fixed before. "
+        f"Seeds from {first_seed} on; margin ({margin:g}) and number of seeds ({seeds}) were fixed before. "
         f"With a deviation of {deviation:g} of the paired differences ({source}) and no true difference, "
         f"{seeds} seeds meet it with probability {power(margin, deviation, seeds):.2f}; 80% need {needed}."
     )
@@ -93,7 +94,7 @@ def experiment(task: Task, family: str) -> Experiment:
         data=f"{task.env}, the preset's settings{given}, {task.steps:,} steps",
         measure=partial(beside, task),
         seeds=task.seeds,
-        first_seed=FRESH,
+        first_seed=task.first_seed,
         claims=(
             Claim(
                 "ours",
@@ -106,7 +107,11 @@ def experiment(task: Task, family: str) -> Experiment:
             Claim("difference", "paired difference, ours less SB3's", statistic="mean", **of),
         ),
         note=" ".join(
-            ([] if task.margin is None else [design(task.margin, task.deviation, task.source, task.seeds)])
+            (
+                []
+                if task.margin is None
+                else [design(task.margin, task.deviation, task.source, task.seeds, task.first_seed)]
+            )
             + ([task.note] if task.note else [])
         ),
     )
