@@ -217,7 +217,7 @@ NO_SUCH_CHOICE: list[tuple[Any, Any]] = [
     *((spaces.Discrete(4), number) for number in (4, 9, -1)),
     *((spaces.Discrete(4, start=2), number) for number in (1, 6)),
     (spaces.MultiDiscrete([2, 3]), np.array([1, 3])),
-    (spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 0], [0, 7]]), np.array([[1, 2], [3, 6]])),
+    (spaces.MultiDiscrete(np.array([[2, 3], [4, 5]]), start=np.array([[0, 0], [0, 7]])), np.array([[1, 2], [3, 6]])),
     (spaces.MultiBinary(2), np.array([0, 2], np.int8)),
 ]
 
