@@ -235,6 +235,16 @@ def test_choices_that_the_space_does_not_have_are_refused(kind, name, space, obs
         steps(inside(kind, space=space, at=3 if kind == "single" else 2, **{name: observation}), 5)
 
 
+@pytest.mark.parametrize("number", [2, 5])
+def test_the_first_and_the_last_choice_are_taken(number):
+    for kind in ("single", "vector"):
+        found = steps(inside(kind, space=spaces.Discrete(4, start=2), observation=number), 2)
+        assert (found[0].next_observation == number).all()
+    row = np.array([number, number])
+    found = steps(inside("single", space=spaces.MultiDiscrete([4, 4], start=[2, 2]), observation=row), 2)
+    assert (found[0].next_observation == number).all()
+
+
 def test_no_learner_takes_a_choice_that_is_not_there():
     space = spaces.Discrete(4)
     for name in ("q_table", "dqn", "ppo"):
