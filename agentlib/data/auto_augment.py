@@ -156,4 +156,5 @@ class AugMix(nn.Module):
         share = -torch.rand(3, n, dtype=torch.float32, device=images.device).clamp_min(1e-12).log()
         share = (share / share.sum(0))[:, :, None, None, None]  # (3, n, 1, 1, 1)
         kept = torch.rand(n, dtype=torch.float32, device=images.device)[:, None, None, None]
-        return kept * images + (1.0 - kept) * (share * chains.unflatten(0, (3, n))).sum(0)
+        mixture: Tensor = (share * chains.unflatten(0, (3, n))).sum(0)
+        return kept * images + (1.0 - kept) * mixture

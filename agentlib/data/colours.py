@@ -21,7 +21,7 @@ def grey(images: Tensor) -> Tensor:
     """The brightness of each pixel, `(B, 1, H, W)`."""
     if images.shape[1] != 3:
         return images.mean(1, keepdim=True)
-    red, green, blue = images.split(1, 1)
+    red, green, blue = images[:, :1], images[:, 1:2], images[:, 2:]
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 

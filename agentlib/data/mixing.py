@@ -108,12 +108,12 @@ def fractals(n: int = FRACTALS, side: int = FRACTAL_SIDE, seed: int = 0) -> Tens
         chosen = (generator.random((n, points)) * maps[:, None]).astype(np.int64)
         place = np.einsum("npij,npj->npi", matrix[system, chosen], place) + move[system, chosen]
         tracks[step] = np.concatenate([place, colour[system, chosen]], -1)
-    tracks = tracks[20:].transpose(1, 0, 2, 3).reshape(n, -1, 5)
-    low, high = tracks[..., :2].min(1, keepdims=True), tracks[..., :2].max(1, keepdims=True)
-    pixel = ((tracks[..., :2] - low) / (high - low + 1e-9) * side).astype(np.int64).clip(0, side - 1)
+    seen = tracks[20:].transpose(1, 0, 2, 3).reshape(n, -1, 5)
+    low, high = seen[..., :2].min(1, keepdims=True), seen[..., :2].max(1, keepdims=True)
+    pixel = ((seen[..., :2] - low) / (high - low + 1e-9) * side).astype(np.int64).clip(0, side - 1)
     index = (system * side + pixel[..., 0]) * side + pixel[..., 1]
     sums = np.zeros((n * side * side, 3))
-    np.add.at(sums, index.ravel(), tracks[..., 2:].reshape(-1, 3))
+    np.add.at(sums, index.ravel(), seen[..., 2:].reshape(-1, 3))
     bright = np.log1p(sums).reshape(n, side, side, 3).transpose(0, 3, 1, 2)
     return torch.from_numpy(bright / bright.max((1, 2, 3), keepdims=True)).float()
 

@@ -41,7 +41,8 @@ def test_all_equal_kornia():
         "auto_contrast": (colours.auto_contrast(x), enhance.normalize_min_max(x)),
     }
     for name, (ours, other) in theirs.items():
-        torch.testing.assert_close(ours, other, atol=2e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+        assert ours.shape == other.shape
+        assert float((ours - other).abs().max()) < 2e-5, name
 
 
 def test_equalize_and_auto_contrast_equal_pillow():

@@ -1,6 +1,7 @@
 """Losses of mixed labels, and AugMix's divergence, against formulas; a classifier with each of them."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.nn import functional
 
 import agentlib
 from agentlib.data import Dataset, Splits
+from agentlib.engine import loop, run
 from agentlib.learners import Classifier, ClassifierConfig
 from agentlib.learners.supervised.classifier import RECIPE, cross_entropy
 from agentlib.learners.supervised.mixtures import jensen_shannon, mixed, mixed_losses
@@ -51,14 +53,14 @@ def tiny(options, seed=0):
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_a_run_with_each(name):
+def test_a_run_with_each(name, monkeypatch):
     """The same with torch's interpreter as without, to the last number, and it learns."""
-    from agentlib.engine import run
-
+    monkeypatch.setattr(loop, "AUTO_INTERPRET_UPDATES", 1)
     found = []
-    for compile_ in (None, False):
+    ways: tuple[Any, ...] = ("eager", False)
+    for way in ways:
         learner, source = tiny(OPTIONS[name])
-        losses = [float(update.metrics["loss"]) for _, update in run(learner, source, 30, compile=compile_)]
+        losses = [float(update.metrics["loss"]) for _, update in run(learner, source, 30, compile=way)]
         found.append(losses)
     assert found[0] == found[1]
     assert all(map(math.isfinite, losses))
