@@ -144,7 +144,8 @@ def _cloud(x: Tensor, decay: float, generator: torch.Generator) -> Tensor:
     spectrum = torch.fft.rfft2(_draw(x, n, 1, height, width, generator=generator, normal=True)) / frequency**decay
     field = torch.fft.irfft2(spectrum, s=(height, width))
     low, high = field.amin((2, 3), keepdim=True), field.amax((2, 3), keepdim=True)
-    return (field - low) / (high - low).clamp_min(1e-12)
+    cloud: Tensor = (field - low) / (high - low).clamp_min(1e-12)
+    return cloud
 
 
 def _snow(x: Tensor, amount: tuple[float, float], generator: torch.Generator) -> Tensor:

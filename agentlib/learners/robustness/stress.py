@@ -176,13 +176,15 @@ class Faulty:
             return self._corrupted(x)
         self.before.append(x)
         size, deviation, mean = self.severity, self._deviation, self._mean
-        found = {
-            "noise": lambda: x + 0.2 * size * deviation * self.generator.normal(size=x.shape),
-            "offset": lambda: x + 0.2 * size * deviation * self.signs,
-            "gain": lambda: mean + (1.0 + 0.15 * size * self.signs) * (x - mean),
-            "dropout": lambda: np.where(self.generator.random(x.shape) < 0.1 * size, mean, x),
-            "delay": lambda: self.before[0],
-        }[self.kind]()
+        found: Any = self.before[0]  # of "delay"
+        if self.kind == "noise":
+            found = x + 0.2 * size * deviation * self.generator.normal(size=x.shape)
+        elif self.kind == "offset":
+            found = x + 0.2 * size * deviation * self.signs
+        elif self.kind == "gain":
+            found = mean + (1.0 + 0.15 * size * self.signs) * (x - mean)
+        elif self.kind == "dropout":
+            found = np.where(self.generator.random(x.shape) < 0.1 * size, mean, x)
         return np.clip(found, self.observation_space.low, self.observation_space.high).astype(x.dtype)
 
     def _corrupted(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -194,5 +196,5 @@ class Faulty:
         found = corrupt(images, kind, self.severity, int(self.generator.integers(2**31)))
         if layout.channels_last and layout.channels > 1:
             found = found.unflatten(1, (*layout.shape[:-3], layout.shape[-1])).movedim(-3, -1)
-        array = found.reshape(x.shape).numpy()
+        array: np.ndarray[Any, Any] = found.reshape(x.shape).numpy()
         return (255.0 * array).round().astype(np.uint8) if is_bytes else array.astype(x.dtype)
