@@ -16,6 +16,7 @@ from agentlib.core.schedules import Clock
 from agentlib.core.source import Source
 from agentlib.data.augmentation import Augmentation, rotate
 from agentlib.data.datasets import DATASETS, Dataset
+from agentlib.data.loading import dataset
 
 Balance = Literal["domains", "examples", "groups"]
 
@@ -33,6 +34,8 @@ class Domains:
     """The examples by the name of the domain."""
     targets: tuple[str, ...] = ()
     """Domains that nothing is learned from by labels: to adapt to, and to be judged on."""
+    seed: int | None = None
+    """Of the parts that each domain is split into; None takes the run's."""
 
     def __post_init__(self) -> None:
         for name in self.targets:
@@ -182,17 +185,17 @@ DOMAINS: dict[str, Callable[[], Domains]] = {
 
 
 def domains(data: Any) -> Domains:
-    """Domains by a name of `DOMAINS`, as they are, or of a mapping from names to any data.
+    """Domains by a name of `DOMAINS`, as they are, or of a mapping from names to `Dataset`s; other data is one domain.
 
     Raises:
-        ValueError: none of these, or what `Domains` raises.
+        ValueError: what `Domains` and `agentlib.data.dataset` raise.
     """
     if isinstance(data, Domains):
         return data
     if isinstance(data, str) and data in DOMAINS:
         return DOMAINS[data]()
-    if isinstance(data, str):
-        raise ValueError(f"unknown domains {shown(data)}{close_matches(data, DOMAINS)}; or give agentlib.data.Domains")
     if isinstance(data, Mapping) and all(isinstance(part, Dataset) for part in data.values()):
         return Domains(data)
-    raise ValueError(f"this learns from agentlib.data.Domains({{name: Dataset, ...}}), not from {type(data).__name__}")
+    if isinstance(data, str) and (close := close_matches(data, DOMAINS)) and data not in DATASETS:
+        raise ValueError(f"unknown domains {shown(data)}{close}")
+    return Domains({data if isinstance(data, str) else "all": dataset(data).with_classes()})

@@ -79,16 +79,17 @@ def on_domains(recipe: Recipe, problem: Problem) -> Job:
     data = data if config.target is None else data.leave_out(config.target)
     if problem.agent is not None:
         raise ValueError("learning from domains begins with new weights: leave out agent=")
-    splits = {name: split(data.parts[name], problem.seed, validation=0.2, test=0.0) for name in data.sources}
+    seed = problem.seed if data.seed is None else data.seed
+    splits = {name: split(data.parts[name], seed, validation=0.2, test=0.0) for name in data.sources}
     train = {name: part.train for name, part in splits.items()}
     held = {name: part.validation for name, part in splits.items()}
     tests, unlabelled = {}, []
     for name in data.targets:
-        part = split(data.parts[name], problem.seed, validation=0.0, test=0.5)
+        part = split(data.parts[name], seed, validation=0.0, test=0.5)
         tests[name] = part.test
         unlabelled.append(part.train.x)
         if config.target_labels:
-            train[name] = _few(part.train, config.target_labels, problem.seed)
+            train[name] = _few(part.train, config.target_labels, seed)
     pooled = Dataset(
         torch.cat([part.x for part in train.values()]),
         torch.cat([part.targets for part in train.values()]),

@@ -78,5 +78,3 @@ def test_bad_input():
             agentlib.train("domains", data=one, method=method, steps=2, progress=False)
     with pytest.raises(ValueError, match="importance weighs the sources by a target, and there is none"):
         agentlib.train("domains", data=one, method="importance", steps=2, progress=False)
-    with pytest.raises(ValueError, match="this learns from agentlib"):
-        agentlib.train("domains", data=clouds(), steps=2, progress=False)
