@@ -1,5 +1,7 @@
 """Runs of each method, one contract over all, and a product test: what each is for."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -31,7 +33,7 @@ def three():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_learns(method):
-    sizes = {"net_arch": (16,), "batch_size": 32, "learning_rate": 1e-2, "progress": False}
+    sizes: Any = {"net_arch": (16,), "batch_size": 32, "learning_rate": 1e-2, "progress": False}
     result = agentlib.train("domains", data=three(), method=method, steps=150, seed=0, **sizes)
     measures = result.measures
     assert list(measures) == ["validation/a", "validation/b", "validation/worst_group", "test/far", "test/worst_group"]
@@ -50,8 +52,8 @@ def test_the_worst_group():
     """A number that says the label in 95%: DRO and resampling are better where it does not."""
     parts = groups(clouds(1_000, seed=1, spurious=0.95), "train") | groups(clouds(1_000, seed=2, spurious=0.5), "test")
     data = Domains(parts, ("test usual", "test odd"))
-    sizes = {"net_arch": (), "batch_size": 128, "learning_rate": 1e-2, "progress": False, "steps": 400}
-    options = {
+    sizes: Any = {"net_arch": (), "batch_size": 128, "learning_rate": 1e-2, "progress": False, "steps": 400}
+    options: dict[str, Any] = {
         "erm": {"balance": "examples"},
         "resampling": {"balance": "groups"},
         "dro": {"method": "group_dro", "step_size": 0.1, "per_class": True},
@@ -67,7 +69,7 @@ def test_the_worst_group():
 
 def test_few_labels_of_the_target_are_one_more_source():
     config = DomainsConfig(target_labels=4, batch_size=30, net_arch=(8,))
-    source = recipe_of("domains").job(Problem(config=config, data=three(), steps=5)).source
+    source: Any = recipe_of("domains").job(Problem(config=config, data=three(), steps=5)).source
     assert torch.bincount(source.domain).tolist() == [96, 96, 8]
 
 

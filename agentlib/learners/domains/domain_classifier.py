@@ -169,11 +169,11 @@ class DomainClassifier(Learner):
             self.shares.copy_(tilted(self.shares, by_group, config.step_size))
             return (self.shares.clone() * by_group).sum(), nothing, nothing
         if method == "irm":
-            scale = torch.where(batch.clock.updates >= config.anneal, scale, scale.clamp_max(1.0))
+            scale = torch.where(torch.as_tensor(batch.clock.updates) >= config.anneal, scale, scale.clamp_max(1.0))
             return losses.mean(), irm_penalty(logits, y, masks_of(batch.domain, self.n_domains)).mean(), scale
         if self.discriminator is not None:
-            rate = 2.0 / (1.0 + (-10.0 * batch.clock.fraction).exp()) - 1.0
-            guesses = self.discriminator(reversed_gradient(features, rate.to(features)))
+            rate = torch.tanh(5.0 * torch.as_tensor(batch.clock.fraction)).to(features)  # 2 / (1 + exp(-10 p)) - 1
+            guesses = self.discriminator(reversed_gradient(features, rate))
             return losses.mean(), functional.cross_entropy(guesses, domain), scale
         if method in ("coral", "mmd"):
             rule = coral if method == "coral" else mmd
