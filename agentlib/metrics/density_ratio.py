@@ -54,7 +54,8 @@ def ulsif_ratio(source: Tensor, target: Tensor, at: Tensor, l2: float = 0.01, ce
     seen = features(source)
     share = torch.eye(len(chosen), dtype=torch.float64)
     weights = torch.linalg.solve(seen.T @ seen / len(seen) + l2 * share, features(target).mean(0))
-    return (features(at) @ weights).clamp_min(0.0).float()
+    ratio: Tensor = features(at) @ weights
+    return ratio.clamp_min(0.0).float()
 
 
 def gaussian_ratio(source: Tensor, target: Tensor, at: Tensor) -> Tensor:
@@ -64,7 +65,8 @@ def gaussian_ratio(source: Tensor, target: Tensor, at: Tensor) -> Tensor:
         covariance = torch.atleast_2d(x.T.cov()) + 1e-6 * torch.eye(x.shape[1], dtype=torch.float64)
         fitted = torch.distributions.MultivariateNormal(x.mean(0), covariance)
         logs.append(fitted.log_prob(at.double()))
-    return (logs[1] - logs[0]).exp().float()
+    ratio: Tensor = (logs[1] - logs[0]).exp()
+    return ratio.float()
 
 
 def effective_number(weights: Tensor) -> float:

@@ -185,7 +185,8 @@ class Faulty:
             found = mean + (1.0 + 0.15 * size * self.signs) * (x - mean)
         elif self.kind == "dropout":
             found = np.where(self.generator.random(x.shape) < 0.1 * size, mean, x)
-        return np.clip(found, self.observation_space.low, self.observation_space.high).astype(x.dtype)
+        within: np.ndarray[Any, Any] = np.clip(found, self.observation_space.low, self.observation_space.high)
+        return within.astype(x.dtype)
 
     def _corrupted(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Frames of a stack are corrupted alike, as those of one camera."""
