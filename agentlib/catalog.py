@@ -75,6 +75,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "robustness.adversarial_training:RECIPE",
         "a classifier that withstands attacks (Madry et al. 2018)",
     ),
+    "domains": (
+        "domains.domain_classifier:RECIPE",
+        "a classifier for domains that it has not seen: DANN, CORAL, IRM, group DRO and others as options",
+    ),
     "vae": (
         "generative.vae:RECIPE",
         "variational autoencoder (Kingma & Welling 2014): codes, likelihoods, samples",
