@@ -8,11 +8,13 @@ from agentlib.data.frames import catch_frames, frames
 from agentlib.data.glyphs import draw_glyphs
 from agentlib.data.hugging_face import from_hugging_face
 from agentlib.data.loading import dataset, load, parts
+from agentlib.data.text import TEXTS, Text, text_of
 from agentlib.data.toys import TOYS
 
 __all__ = [
     "DATASETS",
     "TASKS",
+    "TEXTS",
     "Batches",
     "Dataset",
     "Episodes",
@@ -22,6 +24,7 @@ __all__ = [
     "Sinusoids",
     "Splits",
     "Tasks",
+    "Text",
     "dataset",
     "frames",
     "from_arrays",
@@ -34,6 +37,7 @@ __all__ = [
     "parts",
     "split",
     "split_classes",
+    "text_of",
 ]
 
 DATASETS |= TOYS | {"catch_frames": catch_frames, "glyphs": draw_glyphs}

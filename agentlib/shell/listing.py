@@ -103,9 +103,9 @@ def _environments() -> dict[str, str]:
 
 
 def _data() -> dict[str, str]:
-    from agentlib.data import DATASETS, TASKS
+    from agentlib.data import DATASETS, TASKS, TEXTS
 
-    return {name: (make.__doc__ or "").splitlines()[0] for name, make in {**DATASETS, **TASKS}.items()}
+    return {name: (make.__doc__ or "").splitlines()[0] for name, make in {**DATASETS, **TASKS, **TEXTS}.items()}
 
 
 def _print_table(title: str, rows: dict[str, str]) -> None:

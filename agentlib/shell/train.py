@@ -148,7 +148,8 @@ def _learn(folder: Path, what: Any, arguments: dict[str, Any]) -> int:
     if product.agent is not None:
         print(f"The model is in {folder / 'agent.safetensors'}: agentlib predict {quoted} INPUT, or Agent.load(path)")
     elif model.is_file():
-        use = f"agentlib sample {quoted} draws from it, or " if hasattr(product.model, "sample") else ""
+        draws = hasattr(product.model, "sample") or hasattr(product.model, "generate")
+        use = f"agentlib sample {quoted} draws from it, or " if draws else ""
         print(f"The model is in {model}: {use}agentlib.runs.models.load_model(path)")
     print(f"The run is in {folder}; its report is {folder / 'report.html'}")
     if backbone.is_file():
