@@ -106,6 +106,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "meta.prototypical:RECIPE",
         "prototypical networks (Snell et al. 2017), classes from few examples",
     ),
+    "gpt": (
+        "language.gpt:RECIPE",
+        "language model (Radford et al. 2018): predicts the next character, byte or piece of a text",
+    ),
 }
 """By name: where the recipe is, below `agentlib.learners`, and one line about it."""
 

@@ -132,6 +132,7 @@ EXAMPLES = {
     ],
     "rainbow_pixels.py": ["--steps", "1200"],
     "train_dqn.py": ["--steps", "800"],
+    "train_gpt.py": ["--steps", "5"],
     "train_ppo.py": ["--steps", "512"],
     "train_sac.py": ["--steps", "1200"],
     "compare_with_sb3.py": ["--steps", "800", "--seeds", "1"],

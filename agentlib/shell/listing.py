@@ -101,9 +101,10 @@ def _environments() -> dict[str, str]:
 
 
 def _data() -> dict[str, str]:
-    from agentlib.data import DATASETS, DOMAINS, TASKS
+    from agentlib.data import DATASETS, DOMAINS, TASKS, TEXTS
 
-    return {name: (make.__doc__ or "").splitlines()[0] for name, make in {**DATASETS, **DOMAINS, **TASKS}.items()}
+    made = {**DATASETS, **DOMAINS, **TASKS, **TEXTS}
+    return {name: (make.__doc__ or "").splitlines()[0] for name, make in made.items()}
 
 
 def _print_table(title: str, rows: dict[str, str]) -> None:

@@ -149,7 +149,8 @@ def _learn(folder: Path, what: Any, arguments: dict[str, Any]) -> int:
     if product.agent is not None:
         print(f"The model is in {folder / 'agent.safetensors'}: agentlib predict {quoted} INPUT, or Agent.load(path)")
     elif model.is_file():
-        uses = [f"agentlib sample {quoted}"] if hasattr(product.model, "sample") else []
+        draws = hasattr(product.model, "sample") or hasattr(product.model, "generate")
+        uses = [f"agentlib sample {quoted}"] if draws else []
         if transform_of(product.model) is not None:
             uses.append(f"agentlib predict {quoted} INPUT --out FILE.npz")
         print(f"The model is in {model}: {', or '.join([*uses, 'agentlib.runs.models.load_model(path)'])}")
