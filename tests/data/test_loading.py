@@ -126,8 +126,8 @@ def test_arrays_in_parts(tmp_path):
 
 
 def test_arrays_that_are_not_there(tmp_path):
-    np.savez(tmp_path / "a.npz", images=np.zeros(3))
-    with pytest.raises(ValueError, match=r"needs arrays x and y.*it has images"):
+    np.savez(tmp_path / "a.npz", image=np.zeros(3))
+    with pytest.raises(ValueError, match=r"needs arrays x and y.*it has image"):
         load(tmp_path / "a.npz")
 
 
@@ -379,3 +379,30 @@ def test_paths_are_paths():
     assert isinstance(dataset("digits"), Dataset)
     with pytest.raises(FileNotFoundError):
         dataset(str(Path("somewhere") / "digits"))
+
+
+@pytest.mark.parametrize("names", ["x_train y_train x_test y_test", "train_images train_labels test_images test_labels",
+                                   "train_data train_targets test_data test_targets"])  # fmt: skip
+def test_arrays_are_named_as_keras_or_torchvision_name_them(tmp_path, names):
+    x, y = np.arange(120, dtype=np.uint8).reshape(30, 2, 2), np.arange(30) % 2
+    np.savez(tmp_path / "a.npz", **dict(zip(names.split(), (x[:20], y[:20], x[20:], y[20:]), strict=True)))
+    found = parts(tmp_path / "a.npz", validation=0.2)
+    assert found.test.x.shape == (10, 1, 2, 2)
+    assert found.test.x.flatten()[0] == pytest.approx(80 / 255)
+    assert found.test.targets.tolist() == y[20:].tolist()
+
+
+@pytest.mark.slow
+def test_a_name_of_the_hub_is_loaded_by_datasets(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = "\n".join(f"{i},{-i},{i % 2}" for i in range(20))
+    for name in ("name", "empty"):
+        (tmp_path / "owner" / name).mkdir(parents=True)
+    for part in ("train", "test"):
+        (tmp_path / "owner" / "name" / f"{part}.csv").write_text(f"a,b,label\n{rows}\n")
+    monkeypatch.chdir(tmp_path)
+    found = parts("hf:owner/name", validation=0.2)
+    assert (len(found.test), found.test.x[3].tolist(), found.test.targets[3]) == (20, [3.0, -3.0], 1)
+    with pytest.raises(ValueError, match="hf:owner/empty cannot be loaded"):
+        parts("hf:owner/empty")
