@@ -2,19 +2,24 @@
 
 from agentlib.data.batches import Batches, Examples
 from agentlib.data.datasets import DATASETS, Dataset, Splits, split
+from agentlib.data.domains import DOMAINS, Domains
 from agentlib.data.episodes import TASKS, Episodes, Pairs, Pools, Sinusoids, Tasks, labelled_steps, split_classes
 from agentlib.data.files import from_arrays, load_csv, load_images, load_npz
 from agentlib.data.frames import catch_frames, frames
 from agentlib.data.glyphs import draw_glyphs
 from agentlib.data.hugging_face import from_hugging_face
 from agentlib.data.loading import dataset, load, parts
+from agentlib.data.text import TEXTS, Text, text_of
 from agentlib.data.toys import TOYS
 
 __all__ = [
     "DATASETS",
+    "DOMAINS",
     "TASKS",
+    "TEXTS",
     "Batches",
     "Dataset",
+    "Domains",
     "Episodes",
     "Examples",
     "Pairs",
@@ -22,6 +27,7 @@ __all__ = [
     "Sinusoids",
     "Splits",
     "Tasks",
+    "Text",
     "dataset",
     "frames",
     "from_arrays",
@@ -34,6 +40,7 @@ __all__ = [
     "parts",
     "split",
     "split_classes",
+    "text_of",
 ]
 
 DATASETS |= TOYS | {"catch_frames": catch_frames, "glyphs": draw_glyphs}

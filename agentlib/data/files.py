@@ -253,8 +253,6 @@ def _read_image(file: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
         raise ImportError("images are read with Pillow: pip install 'agentlib-rl[vision]'") from None
     try:
         with Image.open(file) as image:
-            if image.mode.startswith(("I", "F")):
-                raise OSError(f"its pixels have more than 8 bits (mode {image.mode})")
             return _converted(image, size)
     except Exception as error:  # whatever a damaged file leads to
         raise ValueError(f"{file} is no image that can be read: {error}") from None
@@ -270,11 +268,36 @@ def _converted(image: Any, size: tuple[int, int] | None) -> NDArray[np.uint8]:
 
 
 def as_shown(image: Any) -> Any:
-    """An image of Pillow's as a viewer shows it: turned as its EXIF data says, transparent parts white, grey or RGB."""
+    """An image of Pillow's as a viewer shows it: turned as its EXIF data says, transparent parts white, grey or RGB.
+
+    Grey values of 16 bits are scaled to 8, as Pillow does it with colours of 16 bits.
+
+    Raises:
+        ValueError: its grey values are of other kinds, which have no white.
+    """
     from PIL import Image, ImageOps
 
-    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    mode = "L" if image.mode in ("1", "L", "LA") or image.mode.startswith("I") else "RGB"
     image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bits(image)
+    clear = image.info.get("transparency")
+    if isinstance(clear, tuple) and max(clear) > 255:  # Pillow has cut the colours of 16 bits, and not this one
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
     if image.has_transparency_data:  # the colours under it may be anything
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert(mode)
+
+
+def _eight_bits(image: Any) -> Any:
+    """A grey image of 16 bits in 8, with an alpha channel where one of its values is transparent."""
+    from PIL import Image
+
+    grey = np.asarray(image)
+    if grey.dtype.kind == "f" or grey.min() < 0 or grey.max() > 0xFFFF:
+        raise ValueError(f"pixels of {grey.dtype} from {grey.min()} to {grey.max()} are not of 8 or 16 bits")
+    shown = np.rint(grey / 257.0).astype(np.uint8)  # 65535 is 255
+    clear = image.info.get("transparency")
+    if clear is None:
+        return Image.fromarray(shown)
+    return Image.fromarray(np.stack([shown, np.where(grey == clear, 0, 255).astype(np.uint8)], -1), "LA")

@@ -73,7 +73,10 @@ def assembled(recipe: Recipe, problem: Problem, judge: type[ExamplesJudge]) -> J
     splits = Splits(*(Dataset(p.x.to(device), None if p.y is None else p.y.to(device), p.classes) for p in splits))
     about = {"classes": list(splits.train.classes)} if facts.n_classes else {}
     agent = Agent(getattr(learner, "model", learner.policy), *spaces_of, about=about, seed=problem.seed)
-    source = Batches(splits.train, problem.config.batch_size, seed=problem.seed)
+    augmentation = problem.config.augmentation() if hasattr(problem.config, "augmentation") else None
+    if augmentation is not None and not augmentation.changes:
+        augmentation = None
+    source = Batches(splits.train, problem.config.batch_size, transform=augmentation, seed=problem.seed)
     return job_for(problem, learner, source, agent, judge(learner, source, agent, splits, problem))
 
 

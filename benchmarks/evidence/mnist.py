@@ -132,6 +132,7 @@ def adversarial(seed: int, epochs: int = 10, tested: int = 10_000) -> dict[str, 
         epsilon=EPSILON,
         attack_steps=1,
         attack_step_size=1.25 * EPSILON,
+        clip_start=False,
         batch_size=100,
         learning_rate=Warmup(Linear(5e-3 / 0.6, 0.0), over=0.4),
     )
@@ -276,7 +277,8 @@ EXPERIMENTS = [
             ),
             Claim("clean", "clean accuracy", at_least=0.98, reference=".985, Wong et al. 2020"),
         ),
-        note="The network, batches, rates and both attacks are those of Wong et al. (2020).",
+        note="The network, batches, rates and both attacks are those of Wong et al. (2020). Tried first, on seed 101: "
+        "a random start within the bounds of the data, which ended at .990 clean and .000 robust after two epochs.",
     ),
     learned("simclr", "SimCLR"),
     learned("byol", "BYOL"),

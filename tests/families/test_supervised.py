@@ -165,7 +165,7 @@ def test_a_batch_that_is_no_number_is_named(tmp_path, monkeypatch):
 
     rows = parts(data, seed=0)
     real = Batches
-    monkeypatch.setattr(examples, "Batches", lambda *args, **kwargs: real(*args, transform=spoiled, **kwargs))
+    monkeypatch.setattr(examples, "Batches", lambda *args, **kwargs: real(*args, **kwargs | {"transform": spoiled}))
     with pytest.raises(FloatingPointError, match=r"for 1 of 16 examples: rows 5 of the training data"):
         train("classifier", data, net_arch=(8,), batch_size=16, out=tmp_path / "run")
     # What is worth nothing is not kept: there is what was saved at the start.

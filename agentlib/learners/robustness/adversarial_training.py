@@ -11,15 +11,17 @@ half). With `hinge` L is max(max_{a != y} f_a(x + d) - f_y(x + d), -hinge), up t
 (Zhang et al. 2020, arXiv:2003.08938) where f are action values and y the greedy action at x.
 
 `attack_steps=1` with a random start is "fast" adversarial training (Wong et al. 2020, arXiv:2001.03994), which may
-collapse. With `average`, the model that is kept is a running average of the trained one (Rebuffi et al. 2021,
-arXiv:2103.01946). The inner attack sees the model in training mode, as it is being trained; without dropout and batch
-statistics, the default here, that is the same as eval mode. On a policy the examples are observations, the labels its
-actions.
+collapse: on images of black and white most of all with a start within the bounds, since one step of 1.25 epsilon then
+ends at one corner from wherever it began; `clip_start=False` leaves the start as it is drawn. With `average`, the model
+that is kept is a running average of the trained one (Rebuffi et al. 2021, arXiv:2103.01946). The inner attack sees the
+model in training mode, as it is being trained; without dropout and batch statistics, the default here, that is the same
+as eval mode. On a policy the examples are observations, the labels its actions.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -32,6 +34,7 @@ from agentlib.data import Dataset, Examples, Splits
 from agentlib.families.attacked import on_attacked
 from agentlib.families.examples import ExampleFacts
 from agentlib.learners.supervised.classifier import cross_entropy
+from agentlib.learners.supervised.mixtures import Mixed, mixed, mixed_losses
 from agentlib.learners.supervised.regularization import Supervised, penalized, penalty
 from agentlib.metrics.attacks import LossName, loss_name, margin, perturb
 from agentlib.metrics.norms import Norm, check_scale, units
@@ -41,7 +44,7 @@ from agentlib.policies.base import is_policy, require_no_memory
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdversarialTrainingConfig(Supervised):
+class AdversarialTrainingConfig(Mixed, Supervised):
     """The numbers of a run of adversarial training."""
 
     epsilon: NonNegative = 0.1
@@ -54,6 +57,8 @@ class AdversarialTrainingConfig(Supervised):
     """Length of each of these steps; None takes epsilon for one step, else 2.5 epsilon / steps."""
     random_start: bool = True
     """Start the inner attack at a random point of the ball."""
+    clip_start: bool = True
+    """Keep this point within the bounds of the data; turn it off for one step of 1.25 epsilon, as Wong et al. do."""
     attack_loss: LossName | None = None
     """Loss that the attack makes large; None takes the margin of action values, else the cross-entropy."""
     clean_share: Unit = 0.0
@@ -147,9 +152,10 @@ class AdversarialTraining(Learner):
 
         height = margin if loss_name(self.policy, config.attack_loss) == "margin" else cross_entropy
 
+        clean, share = mixed(batch.x, config)
         changed = perturb(
-            lambda x: height(logits_at(x), y),
-            batch.x,
+            lambda x: mixed_losses(lambda labels: height(logits_at(x), labels), y, share),
+            clean,
             epsilon=config.epsilon,
             norm=config.norm,
             steps=config.attack_steps,
@@ -157,11 +163,13 @@ class AdversarialTraining(Learner):
             bounds=config.bounds,
             scale=self.scale,
             random_start=config.random_start,
+            clip_start=config.clip_start,
         )
         logits = logits_at(changed)
-        losses = self.losses(logits, y)
+        losses = mixed_losses(partial(self.losses, logits), y, share)
         if config.clean_share:
-            losses = (1.0 - config.clean_share) * losses + config.clean_share * self.losses(logits_at(batch.x), y)
+            usual = mixed_losses(partial(self.losses, logits_at(clean)), y, share)
+            losses = (1.0 - config.clean_share) * losses + config.clean_share * usual
         loss = losses.mean() + penalty(self.matrices, config.l1, config.l2)
         norm = self.step(loss, batch.clock)
         if self.averaged is not None:
