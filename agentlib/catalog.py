@@ -106,6 +106,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "meta.prototypical:RECIPE",
         "prototypical networks (Snell et al. 2017), classes from few examples",
     ),
+    "gpt": (
+        "language.gpt:RECIPE",
+        "language model (Radford et al. 2018): predicts the next character, byte or piece of a text",
+    ),
 }
 """By name: where the recipe is, below `agentlib.learners`, and one line about it."""
 
@@ -160,3 +164,13 @@ def recipe_of(what: Any) -> Recipe:
         f"what to train is a name ({', '.join(LEARNERS)}), a config such as DQNConfig(...), or a Recipe, "
         f"not {type(what).__name__}"
     )
+
+
+def preset_key(name: str) -> str:
+    """The key of the presets for an environment's id or a data set's name."""
+    return "atari" if is_atari(name) else "minigrid" if name.startswith("MiniGrid-") else name
+
+
+def is_atari(env_id: str) -> bool:
+    """Whether an id names an Atari game."""
+    return env_id.startswith("ALE/") or env_id.endswith("NoFrameskip-v4")

@@ -56,6 +56,8 @@ def origins(name: str) -> dict[str, Any]:
     """The data, demonstrations, environment or expert that a learner needs."""
     recipe = recipe_of(name)
     numbers = getattr(recipe.learner, "targets", "classes") == "numbers"
+    if recipe.family.learns_from == "text":
+        return {"data": "markov"}
     given = {"env": "CartPole-v1", "expert": "scripted", "data": "diabetes" if numbers else "digits"}
     if "demos" in recipe.family.needs:
         given["demos"] = demonstrations(True)  # type: ignore[assignment]

@@ -9,12 +9,14 @@ from agentlib.data.frames import catch_frames, frames
 from agentlib.data.glyphs import draw_glyphs
 from agentlib.data.hugging_face import from_hugging_face
 from agentlib.data.loading import dataset, load, parts
+from agentlib.data.text import TEXTS, Text, text_of
 from agentlib.data.toys import TOYS
 
 __all__ = [
     "DATASETS",
     "DOMAINS",
     "TASKS",
+    "TEXTS",
     "Batches",
     "Dataset",
     "Domains",
@@ -25,6 +27,7 @@ __all__ = [
     "Sinusoids",
     "Splits",
     "Tasks",
+    "Text",
     "dataset",
     "frames",
     "from_arrays",
@@ -37,6 +40,7 @@ __all__ = [
     "parts",
     "split",
     "split_classes",
+    "text_of",
 ]
 
 DATASETS |= TOYS | {"catch_frames": catch_frames, "glyphs": draw_glyphs}

@@ -22,8 +22,9 @@ from agentlib.core import Cosine
 from agentlib.core.config import NonNegative, Range, Rate, Whole
 from agentlib.core.randomness import host_generator_kept
 from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
-from agentlib.data import Batches, Dataset, Splits, dataset, split
+from agentlib.data import Batches, Dataset, Splits, parts
 from agentlib.data.augmentation import nudged
+from agentlib.data.loading import loaded
 from agentlib.families.augmented import Augmented
 from agentlib.families.building import device_of, job_for, learner_for, network_for, predicted
 from agentlib.metrics.probes import Features, few_labels, linear_probe, neighbour_probe
@@ -68,12 +69,13 @@ def on_views(recipe: Recipe, problem: Problem) -> Job:
     Raises:
         ValueError: the data holds no images.
     """
-    data = dataset(problem.data)
+    found = loaded(problem.data)
+    data = found if isinstance(found, Dataset) else found["train"]
     if data.x.dim() != 4:
         shape = tuple(data.x.shape)
         raise ValueError(f"{recipe.name} learns from images (N, C, H, W), this data is {shape}; try digits")
     is_labelled = data.y is not None and bool(data.classes)
-    splits = split(data, problem.seed, validation=0.0) if is_labelled else Splits(data, *[Dataset(data.x[:0])] * 2)
+    splits = parts(found, problem.seed, validation=0.0) if is_labelled else Splits(data, *[Dataset(data.x[:0])] * 2)
     facts = ViewFacts(space_of(data.x), len(splits.train))
     # With LayerNorm: without any normalization the probe of an MLP is some points lower.
     layers = {"norm": "layer"} | recipe.learner.layers(problem.config)

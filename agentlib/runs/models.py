@@ -51,8 +51,11 @@ def load_model(
     # Late: a run imports its own learner, and no other.
     from agentlib.learners.generative.denoising_autoencoder import Autoencoder
     from agentlib.learners.generative.latent_model import LatentModel
+    from agentlib.learners.language.language_model import LanguageModel
     from agentlib.learners.meta.prototypical import PrototypicalNetwork
     from agentlib.learners.self_supervised.simclr import Projector
 
-    known = POLICIES | {each.kind: each for each in (Autoencoder, LatentModel, Projector, PrototypicalNetwork)}
+    known = POLICIES | {
+        each.kind: each for each in (Autoencoder, LanguageModel, LatentModel, Projector, PrototypicalNetwork)
+    }
     return rebuilt(path, description.get("model"), tensors, known | dict(classes or {})).to(device), about
