@@ -8,10 +8,14 @@ from agentlib.data.frames import catch_frames, frames
 from agentlib.data.glyphs import draw_glyphs
 from agentlib.data.hugging_face import from_hugging_face
 from agentlib.data.loading import dataset, load, parts
+from agentlib.data.scene_files import load_coco, load_scenes, load_voc, scene_parts
+from agentlib.data.scene_toys import SCENES, shape_scenes, two_on_canvas
+from agentlib.data.scenes import Scenes, ScenesParts, scenes_from, split_scenes
 from agentlib.data.toys import TOYS
 
 __all__ = [
     "DATASETS",
+    "SCENES",
     "TASKS",
     "Batches",
     "Dataset",
@@ -19,6 +23,8 @@ __all__ = [
     "Examples",
     "Pairs",
     "Pools",
+    "Scenes",
+    "ScenesParts",
     "Sinusoids",
     "Splits",
     "Tasks",
@@ -28,12 +34,20 @@ __all__ = [
     "from_hugging_face",
     "labelled_steps",
     "load",
+    "load_coco",
     "load_csv",
     "load_images",
     "load_npz",
+    "load_scenes",
+    "load_voc",
     "parts",
+    "scene_parts",
+    "scenes_from",
+    "shape_scenes",
     "split",
     "split_classes",
+    "split_scenes",
+    "two_on_canvas",
 ]
 
 DATASETS |= TOYS | {"catch_frames": catch_frames, "glyphs": draw_glyphs}
