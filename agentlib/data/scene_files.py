@@ -280,4 +280,5 @@ def _scaled(boxes: NDArray[np.float64], scale: tuple[float, float], sides: tuple
     factor, most = np.array([*scale[::-1], *scale[::-1]]), np.array([*sides[::-1], *sides[::-1]])
     scaled = boxes * factor
     clipped = scaled.clip(0.0, most)
-    return np.where(np.abs(scaled - clipped) <= OVER * factor, clipped, scaled)
+    found: NDArray[np.float64] = np.where(np.abs(scaled - clipped) <= OVER * factor, clipped, scaled)
+    return found

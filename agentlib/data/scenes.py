@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,14 +102,16 @@ class Scenes:
     @property
     def counts(self) -> Tensor:
         """Objects of each picture, `(N,)`."""
-        return (self.known("labels") >= 0).sum(1)
+        labels: Tensor = self.known("labels")
+        return (labels >= 0).sum(1)
 
     @property
     def semantic(self) -> Tensor:
         """The class that each pixel shows, from 1, `(N, H, W)` int64; 0 for background."""
         masks, labels = self.known("masks").long(), self.known("labels")
         table = torch.nn.functional.pad(labels + 1, (1, 0))  # (N, 1 + M)
-        return table.gather(1, masks.flatten(1)).view_as(masks)
+        shown: Tensor = table.gather(1, masks.flatten(1)).view_as(masks)
+        return shown
 
     def known(self, name: str) -> Any:
         """A part by its name.
@@ -125,11 +127,11 @@ class Scenes:
     def take(self, rows: Tensor | NDArray[np.int64] | slice) -> Scenes:
         """The scenes in these rows."""
         index: Any = rows if isinstance(rows, slice) else torch.as_tensor(rows)
-        parts = (self.images, self.boxes, self.labels, self.masks, self.depth)
-        captions = self.captions
-        if captions is not None:
-            captions = tuple(captions[row] for row in torch.arange(len(self))[index].tolist())
-        return Scenes(*(None if part is None else part[index] for part in parts), captions, self.classes)  # type: ignore[arg-type]
+        tensors = ("images", "boxes", "labels", "masks", "depth")
+        parts: dict[str, Any] = {name: None if (one := getattr(self, name)) is None else one[index] for name in tensors}
+        if self.captions is not None:
+            parts["captions"] = tuple(self.captions[row] for row in torch.arange(len(self))[index].tolist())
+        return replace(self, **parts)
 
 
 def check_boxes(boxes: Tensor, there: Tensor, sides: tuple[int, int]) -> None:
@@ -155,8 +157,9 @@ def check_boxes(boxes: Tensor, there: Tensor, sides: tuple[int, int]) -> None:
     if are_shares:
         fault, hint = "is at most 1", ". They look like shares of the sides: multiply them by width and height"
     else:
-        for convention in ("xywh", "cxcywh"):
-            corners = as_corners(given, convention)  # type: ignore[arg-type]
+        conventions: tuple[Convention, ...] = ("xywh", "cxcywh")
+        for convention in conventions:
+            corners = as_corners(given, convention)
             fits = (corners >= 0).all() & (corners <= size).all() & (corners[:, 2:] > corners[:, :2]).all()
             if bool(fits):
                 hint = f". All of them would be right as {convention}: scenes_from(..., convention='{convention}')"
@@ -207,11 +210,12 @@ def scenes_from(
                 known = ", ".join(map(str, classes))
                 raise ValueError(f"object {column} of picture {row} is a {label!r}, which is no class: {known}")
             numbers[row, column] = number
-    tensors = {name: torch.as_tensor(np.asarray(parts.pop(name))) for name in ("masks", "depth") if name in parts}
+    for name in {"masks", "depth"} & set(parts):
+        parts[name] = torch.as_tensor(np.asarray(parts[name]))
     if "captions" in parts:
         parts["captions"] = tuple(parts["captions"])
     shown = torch.from_numpy(np.round(pixels(x) * 255.0).astype(np.uint8))  # (N, C, H, W)
-    return Scenes(shown, corners, numbers, classes=tuple(map(str, classes)), **tensors, **parts)
+    return Scenes(shown, corners, numbers, classes=tuple(map(str, classes)), **parts)
 
 
 class ScenesParts(NamedTuple):

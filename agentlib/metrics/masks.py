@@ -82,8 +82,6 @@ def adjusted_rand_index(first: Tensor, second: Tensor) -> float:
     a, b = first.unique(return_inverse=True)[1], second.unique(return_inverse=True)[1]
     size = int(max(a.max(), b.max())) + 1
     counts = confusion(a, b, size).double()
-    pairs, total = (lambda n: n * (n - 1.0) / 2.0), torch.tensor(float(len(a)), dtype=torch.float64)
-    both, rows, columns = pairs(counts).sum(), pairs(counts.sum(1)).sum(), pairs(counts.sum(0)).sum()
-    chance = rows * columns / pairs(total)
-    best = (rows + columns) / 2.0
-    return float((both - chance) / (best - chance)) if best != chance else 1.0
+    both, rows, columns = (float((n * (n - 1.0) / 2.0).sum()) for n in (counts, counts.sum(1), counts.sum(0)))
+    chance, best = rows * columns / (len(a) * (len(a) - 1) / 2.0), (rows + columns) / 2.0
+    return (both - chance) / (best - chance) if best != chance else 1.0

@@ -11,6 +11,7 @@ from torch import nn
 
 from agentlib.backbones import spec_of
 from agentlib.backbones.files import read, rebuilt, write
+from agentlib.backbones.pixels import PixelNetwork
 from agentlib.backbones.specs import Classes
 from agentlib.policies import POLICIES
 
@@ -53,6 +54,9 @@ def load_model(
     from agentlib.learners.generative.latent_model import LatentModel
     from agentlib.learners.meta.prototypical import PrototypicalNetwork
     from agentlib.learners.self_supervised.simclr import Projector
+    from agentlib.learners.vision.detector import Detector
+    from agentlib.learners.vision.localization import Localizer
 
-    known = POLICIES | {each.kind: each for each in (Autoencoder, LatentModel, Projector, PrototypicalNetwork)}
+    networks = (Autoencoder, LatentModel, Projector, PrototypicalNetwork, PixelNetwork, Detector, Localizer)
+    known = POLICIES | {each.kind: each for each in networks}
     return rebuilt(path, description.get("model"), tensors, known | dict(classes or {})).to(device), about

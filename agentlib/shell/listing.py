@@ -103,9 +103,10 @@ def _environments() -> dict[str, str]:
 
 
 def _data() -> dict[str, str]:
-    from agentlib.data import DATASETS, TASKS
+    from agentlib.data import DATASETS, SCENES, TASKS
 
-    return {name: (make.__doc__ or "").splitlines()[0] for name, make in {**DATASETS, **TASKS}.items()}
+    scenes = {f"{name}, as scenes": make for name, make in SCENES.items()}
+    return {name: (make.__doc__ or "").splitlines()[0] for name, make in {**DATASETS, **TASKS, **scenes}.items()}
 
 
 def _print_table(title: str, rows: dict[str, str]) -> None:
