@@ -82,6 +82,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "the class of each pixel by a U-Net (Ronneberger et al. 2015), cross-entropy and Dice",
     ),
     "depth": ("vision.depth:RECIPE", "the depth of each pixel from one image (Eigen et al. 2014)"),
+    "domains": (
+        "domains.domain_classifier:RECIPE",
+        "a classifier for domains that it has not seen: DANN, CORAL, IRM, group DRO and others as options",
+    ),
     "vae": (
         "generative.vae:RECIPE",
         "variational autoencoder (Kingma & Welling 2014): codes, likelihoods, samples",
@@ -108,6 +112,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
     "prototypical": (
         "meta.prototypical:RECIPE",
         "prototypical networks (Snell et al. 2017), classes from few examples",
+    ),
+    "gpt": (
+        "language.gpt:RECIPE",
+        "language model (Radford et al. 2018): predicts the next character, byte or piece of a text",
     ),
 }
 """By name: where the recipe is, below `agentlib.learners`, and one line about it."""
@@ -163,3 +171,13 @@ def recipe_of(what: Any) -> Recipe:
         f"what to train is a name ({', '.join(LEARNERS)}), a config such as DQNConfig(...), or a Recipe, "
         f"not {type(what).__name__}"
     )
+
+
+def preset_key(name: str) -> str:
+    """The key of the presets for an environment's id or a data set's name."""
+    return "atari" if is_atari(name) else "minigrid" if name.startswith("MiniGrid-") else name
+
+
+def is_atari(env_id: str) -> bool:
+    """Whether an id names an Atari game."""
+    return env_id.startswith("ALE/") or env_id.endswith("NoFrameskip-v4")

@@ -38,6 +38,7 @@ class Task:
     """Of that number."""
     reference: str = ""
     seeds: int = 5
+    first_seed: int = FRESH
     settings: dict[str, Any] = field(default_factory=dict)
     """Where they differ from the preset, the RL Zoo's."""
     note: str = ""
@@ -60,23 +61,26 @@ def late_return(run: Run) -> float:
     return float((late if len(late) else returns).mean())
 
 
+def mean_return(run: Run) -> float:
+    """The mean over all training steps of the return of the episode to which a step belongs."""
+    lengths = np.diff(run.log.episode_steps, prepend=0)
+    return float(np.average(run.log.episode_returns, weights=lengths))
+
+
 def power(margin: float, deviation: float, seeds: int) -> float:
     """How likely the 95% interval of a mean difference of true value 0 lies above -margin, for normal differences."""
     freedom = seeds - 1
     return float(nct.sf(t.ppf(0.975, freedom), freedom, margin / deviation * seeds**0.5))
 
 
-def note_of(task: Task) -> str:
-    """The design of a row in words."""
-    if task.margin is None:
-        return task.note
-    needed = next(seeds for seeds in range(2, 1_000) if power(task.margin, task.deviation, seeds) >= 0.8)
+def design(margin: float, deviation: float, source: str, seeds: int, first_seed: int = FRESH) -> str:
+    """The design of a row with a margin in words."""
+    needed = next(count for count in range(2, 1_000) if power(margin, deviation, count) >= 0.8)
     return (
-        f"Seeds from {FRESH} on; margin ({task.margin:g}) and number of seeds ({task.seeds}) were fixed before. "
-        f"With a deviation of {task.deviation:g} of the paired differences ({task.source}) and no true difference, "
-        f"{task.seeds} seeds meet it with probability {power(task.margin, task.deviation, task.seeds):.2f}; "
-        f"80% need {needed}. {task.note}"
-    ).rstrip()
+        f"Seeds from {first_seed} on; margin ({margin:g}) and number of seeds ({seeds}) were fixed before. "
+        f"With a deviation of {deviation:g} of the paired differences ({source}) and no true difference, "
+        f"{seeds} seeds meet it with probability {power(margin, deviation, seeds):.2f}; 80% need {needed}."
+    )
 
 
 def experiment(task: Task, family: str) -> Experiment:
@@ -90,7 +94,7 @@ def experiment(task: Task, family: str) -> Experiment:
         data=f"{task.env}, the preset's settings{given}, {task.steps:,} steps",
         measure=partial(beside, task),
         seeds=task.seeds,
-        first_seed=FRESH,
+        first_seed=task.first_seed,
         claims=(
             Claim(
                 "ours",
@@ -102,5 +106,12 @@ def experiment(task: Task, family: str) -> Experiment:
             Claim("sb3", f"Stable-Baselines3's {name}, final agent", statistic="iqm"),
             Claim("difference", "paired difference, ours less SB3's", statistic="mean", **of),
         ),
-        note=note_of(task),
+        note=" ".join(
+            (
+                []
+                if task.margin is None
+                else [design(task.margin, task.deviation, task.source, task.seeds, task.first_seed)]
+            )
+            + ([task.note] if task.note else [])
+        ),
     )

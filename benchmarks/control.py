@@ -25,6 +25,7 @@ import numpy as np
 from agentlib.core import Linear
 from agentlib.core.recipe import Problem
 from agentlib.core.schedules import schedule_to_text
+from agentlib.engine.loop import Precision
 from agentlib.learners import PPOConfig, run
 from agentlib.runs.plan import Plan, job_of, plan
 from agentlib.sb3.training import algorithm_of, sb3_arguments, train_sb3, vector_of
@@ -51,13 +52,13 @@ def sb3_learns(planned: Plan, env: str, steps: int, seed: int) -> tuple[float, f
     return seconds, float(np.mean([episode["r"] for episode in model.ep_info_buffer]))
 
 
-def beside_sb3(what: str, env: str, steps: int, seed: int, **early: Any) -> Times:
+def beside_sb3(what: str, env: str, steps: int, seed: int, precision: Precision = "float32", **early: Any) -> Times:
     """A whole run compiled, both sides with the settings that `what` selects there, but for those that are given."""
     problem = Problem(env=env, steps=steps, device="cpu", seed=seed)
 
     def ours() -> float:
         job = job_of(what, problem, **early)
-        through(run(job.learner, job.source, job.length.updates, compile=True))
+        through(run(job.learner, job.source, job.length.updates, compile=True, precision=precision))
         job.source.close()
         return float(job.source.measures()["rollout/ep_rew_mean"])
 
@@ -66,10 +67,10 @@ def beside_sb3(what: str, env: str, steps: int, seed: int, **early: Any) -> Time
     return {"ours": seconds, "theirs": theirs, "our_return": our_return, "their_return": their_return}
 
 
-def compiled(what: str, env: str, steps: int, **early: Any) -> None:
+def compiled(what: str, env: str, steps: int, precision: Precision = "float32", **early: Any) -> None:
     """The first updates of the same run, so that all is compiled: its memory of transitions is as large."""
     job = job_of(what, Problem(env=env, steps=steps, device="cpu"), **early)
-    through(islice(run(job.learner, job.source, job.length.updates, compile=True), 10))
+    through(islice(run(job.learner, job.source, job.length.updates, compile=True, precision=precision), 10))
     job.source.close()
 
 
@@ -235,6 +236,7 @@ def of_many(n_envs: int) -> list[Row]:
 
 
 PENDULUM: dict[str, Any] = {"learning_starts": 500}
+BFLOAT16: dict[str, Any] = {"precision": "bfloat16", **PENDULUM}
 ROWS = [
     Row(
         "sac",
@@ -255,6 +257,18 @@ ROWS = [
         2.8,
         pairs=3,
         steps=partial(compiled, "td3", "Pendulum-v1", 3_000, **PENDULUM),
+    ),
+    *(
+        Row(
+            f"{what}_bfloat16",
+            f"{what.upper()}, the same, our updates in bfloat16",
+            "SB3",
+            partial(beside_sb3, what, "Pendulum-v1", 3_000, **BFLOAT16),
+            1,  # as it comes
+            pairs=3,
+            steps=partial(compiled, what, "Pendulum-v1", 3_000, **BFLOAT16),
+        )
+        for what in ("sac", "td3")
     ),
     Row(
         "ppo",

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from agentlib.core.names import readable
 from agentlib.metrics import bootstrap_interval, interquartile_mean, t_interval
 from agentlib.plots.report import provenance
 
@@ -21,11 +20,6 @@ ROOT = Path(__file__).parent.parent
 EVIDENCE = ROOT / "benchmarks" / "evidence"
 RESULTS = ROOT / "docs" / "results"
 STATISTICS: dict[str, Callable[..., Any]] = {"median": np.median, "mean": np.mean, "iqm": interquartile_mean}
-
-INTERVALS = (
-    "Intervals are 95% intervals over seeds: Student's t interval for means; the percentile bootstrap for medians and "
-    "interquartile means, which is too narrow where seeds are few (it covers about 75% with 3 and 90% with 5)."
-)
 
 
 @dataclass(frozen=True)
@@ -60,6 +54,8 @@ class Experiment:
     claims: tuple[Claim, ...]
     seeds: int = 5
     """How many are planned."""
+    files: tuple[str, ...] = ()
+    """Data of papers that it needs, see `benchmarks/paper_data.py`."""
     first_seed: int = 0
     """Others follow it; 200 where lower ones have been looked at."""
     note: str = ""
@@ -163,45 +159,3 @@ def judged(claim: Claim, rows: Sequence[Mapping[str, float]], experiment: Experi
             (claim.at_least is None or lowest >= claim.at_least) and (claim.at_most is None or highest <= claim.at_most)
         )
     return found | {"met": met}
-
-
-def page(found: Mapping[str, Experiment]) -> str:
-    """The page of results, from the files alone."""
-    source = "Written by `make results` from the files in `docs/results`; nothing is typed in by hand."
-    lines = ["# Results", "", source, INTERVALS, ""]
-    measured = [one for one in found.values() if (RESULTS / f"{one.name}.json").is_file()]
-    families = dict.fromkeys(experiment.family for experiment in measured)
-    for family in families:
-        lines += [f"## {family}", "", "| what | on | reference | ours [95%] | seeds | asked | command |"]
-        lines += ["|---|---|---|---|---|---|---|"]
-        notes = []
-        for experiment in measured:
-            if experiment.family != family:
-                continue
-            result = load(experiment.name)
-            numbers = {claim["number"]: claim for claim in result["claims"]}
-            lines += [
-                row(claim, numbers[claim.number], experiment, result["command"])
-                for claim in experiment.claims
-                if claim.number in numbers
-            ]
-            notes += [f"`{experiment.name}`: {experiment.note}"] if experiment.note else []
-            if len(result["seeds"]) < experiment.seeds:
-                notes += [f"`{experiment.name}`: {len(result['seeds'])} of {experiment.seeds} planned seeds were run."]
-        lines += ["", *[line for note in notes for line in (note, "")]]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def row(claim: Claim, result: Mapping[str, Any], experiment: Experiment, command: str) -> str:
-    """One line of the page's table."""
-    value = readable(result["value"])
-    interval = "" if np.isnan(result["low"]) else f" [{readable(result['low'])}, {readable(result['high'])}]"
-    statistic = "" if not result["each"] else f"{claim.statistic} of " if len(result["each"]) > 1 else ""
-    each = f"{statistic}{', '.join(readable(one) for one in result['each'])}" if result["each"] else "all"
-    bounds = [f"at least {claim.at_least:g}"] if claim.at_least is not None else []
-    bounds += [f"at most {claim.at_most:g}"] if claim.at_most is not None else []
-    whole = {"statistic": "", "interval": "interval ", "part": "a part of the interval "}[claim.of] if bounds else ""
-    verdict = "" if result["met"] is None else ": met" if result["met"] else ": **not met**"
-    asked = f"{whole}{' and '.join(bounds)}{verdict}"
-    cells = (claim.what, experiment.data, claim.reference, value + interval, each, asked, f"`{command}`")
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

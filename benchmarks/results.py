@@ -13,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from benchmarks.experiments import RESULTS, ROOT, experiments, keep, load, noted, origin, page
+from benchmarks.experiments import RESULTS, ROOT, experiments, keep, load, noted, origin
+from benchmarks.paper_data import missing
 from benchmarks.pictures import draw
+from benchmarks.results_page import page, seconds_of_a_seed
 
 PAGE = ROOT / "docs" / "results.md"
 
@@ -36,17 +38,20 @@ def main() -> int:
         print(json.dumps([numbers, time.process_time()]))
         return 0
     if arguments.list:
-        print("\n".join(f"{name}: {one.data}, {one.seeds} seeds" for name, one in found.items()))
+        print("\n".join(planned(one) for one in found.values()))
         return 0
     unknown = [name for name in arguments.names if name not in found]
     if unknown:
         print(f"no experiment called {', '.join(unknown)}; there are {', '.join(found)}", file=sys.stderr)
         return 2
     for name in arguments.names or list(found):
+        why = missing(found[name].files)
         if arguments.page:
             if (RESULTS / f"{name}.json").is_file():
                 known = load(name)
                 keep(found[name], known["seeds"], known["measured"])
+        elif why:
+            print(f"{name} is skipped: {why}", flush=True)
         else:
             measure(found[name], arguments.seeds or found[name].seeds, arguments.jobs, arguments.fresh)
     PAGE.write_text(page(found))
@@ -54,19 +59,29 @@ def main() -> int:
     return 0
 
 
+def planned(experiment) -> str:
+    """A line of `--list`: on what it is measured, and the minutes of one core that remain, as far as they are known."""
+    kept = load(experiment.name)
+    left, seconds = experiment.seeds - len(kept["seeds"]), seconds_of_a_seed(kept)
+    time = f" (about {left * seconds / 60:.0f} minutes)" if seconds and left > 0 else ""
+    return f"{experiment.name}: {experiment.data}; {experiment.seeds} seeds, {max(0, left)} left{time}"
+
+
 def measure(experiment, seeds: int, jobs: int, fresh: bool) -> None:
     """Measures the seeds that are not measured yet, each in a process of its own, and keeps each at once."""
     found = {"seeds": {}, "measured": []} if fresh else load(experiment.name)
     known, measured = found["seeds"], found["measured"]
-    planned = [str(experiment.first_seed + index) for index in range(seeds)]
-    missing = [seed for seed in planned if seed not in known]
+    names = [str(experiment.first_seed + index) for index in range(seeds)]
+    missing = [seed for seed in names if seed not in known]
+    if missing:
+        print(f"{planned(experiment)}", flush=True)
     with ThreadPoolExecutor(jobs) as pool:
         for seed, done in zip(missing, pool.map(lambda seed: one(experiment.name, seed), missing), strict=True):
             known[seed], seconds, of = done
             noted(measured, seed, of, seconds)
             keep(experiment, known, measured)
             print(f"{experiment.name}, seed {seed}: {known[seed]}, {seconds:.0f} s of the processor", flush=True)
-    keep(experiment, {seed: known[seed] for seed in planned}, measured)
+    keep(experiment, {seed: known[seed] for seed in names}, measured)
 
 
 def one(name: str, seed: str) -> tuple[dict[str, float], float, dict]:

@@ -58,6 +58,8 @@ def origins(name: str) -> dict[str, Any]:
     """The data, demonstrations, environment or expert that a learner needs."""
     recipe = recipe_of(name)
     numbers = getattr(recipe.learner, "targets", "classes") == "numbers"
+    if recipe.family.learns_from == "text":
+        return {"data": "markov"}
     given = {"env": "CartPole-v1", "expert": "scripted", "data": "diabetes" if numbers else "digits"}
     if recipe.family is on_scenes:
         given["data"] = shape_scenes(40, size=16)  # type: ignore[assignment]
@@ -122,6 +124,7 @@ def test_a_run_a_report_and_a_resume_that_equals_it(name, tmp_path):
 
 
 ONLY_WITH = {
+    **dict.fromkeys(("alpha", "anneal", "ratio", "step_size"), "method"),
     "clip": "constraint",
     "goal_selection_strategy": "n_sampled_goal",
     "log_std_init": "use_sde",
@@ -129,6 +132,7 @@ ONLY_WITH = {
     "patience": "validation",
     "sample_steps": "noise_steps",
     "target_subset": "n_quantiles",
+    "target_labels": "target",
     "tau": "target_networks",
     "threshold": "gate",
     "top_quantiles_to_drop_per_net": "n_quantiles",

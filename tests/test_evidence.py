@@ -1,13 +1,14 @@
 """How results are judged and kept: benchmarks/experiments.py and benchmarks/beside_sb3.py."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from agentlib.metrics import bootstrap_interval, t_interval
-from benchmarks import experiments
-from benchmarks.beside_sb3 import power
+from benchmarks import experiments, results_page
+from benchmarks.beside_sb3 import mean_return, power
 from benchmarks.experiments import Claim, Experiment, judged, keep, load, noted
 
 VALUES = [1.0, 2.0, 4.0, 8.0, 16.0]
@@ -39,6 +40,12 @@ def test_power_is_the_share_of_simulated_experiments_that_meet_the_margin(margin
     assert power(margin, 1.3, seeds) == pytest.approx(met, abs=0.015)
 
 
+def test_the_mean_return_of_a_run_is_one_over_its_steps():
+    """Three episodes of 1, 2 and 5 steps with returns 10, 20 and 80: (10 + 2 * 20 + 5 * 80) / 8."""
+    log = SimpleNamespace(episode_steps=[1, 3, 8], episode_returns=[10.0, 20.0, 80.0])
+    assert mean_return(SimpleNamespace(log=log)) == 56.25  # type: ignore[arg-type]
+
+
 def test_a_file_says_by_what_each_seed_was_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "RESULTS", tmp_path)
     claim, measured = Claim("n", "a number"), list[dict[str, Any]]()
@@ -51,3 +58,35 @@ def test_a_file_says_by_what_each_seed_was_measured(tmp_path, monkeypatch):
     assert first["first"] <= first["last"] <= second["first"]
     keep(of(claim), {"2": {"n": 2.0}}, measured)
     assert [group["seeds"] for group in load("one")["measured"]] == [["2"]]
+
+
+def test_the_page_shows_each_number_with_its_verdict_and_the_unmet_ones_first(tmp_path, monkeypatch):
+    for module in (experiments, results_page):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr(results_page, "FIRST", (("one", "m"),))
+    experiment = Experiment(
+        "one",
+        "family",
+        "data",
+        lambda seed: {},
+        (Claim("n", "too small", at_least=3.0), Claim("m", "large enough", at_least=3.0)),
+        seeds=4,
+        note="A note.",
+    )
+    measured = [{"seeds": ["0", "1", "2"], "seconds": 360.0}]
+    keep(experiment, {str(seed): {"n": float(seed), "m": 9.0} for seed in range(3)}, measured)
+    first, unmet, family = results_page.page({"one": experiment}).split("\n## ")[1:]
+    assert "| large enough | data |  | 9.00 [9.00, 9.00] | at least 3: met |" in first
+    assert "too small" not in first
+    assert "too small" in unmet
+    assert "large enough" not in unmet
+    assert "3 of 4 planned seeds, 2.0 minutes of one core each: `python benchmarks/results.py one --seeds 3`" in family
+    assert "| too small |  | 1.00 [0.000, 2.00] | median of 0.000, 1.00, 2.00 | at least 3: **not met** |" in family
+    assert "A note." in family
+    assert results_page.line("a|b") == "| a\\|b |"
+
+
+def test_the_rows_that_matter_most_exist():
+    found = experiments.experiments()
+    for name, number in results_page.FIRST:
+        assert number in {claim.number for claim in found[name].claims}

@@ -47,6 +47,14 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from agentlib.core.names import look_up
 
+
+class GELUTanh(nn.GELU):
+    """GELU by a hyperbolic tangent, as GPT-2 has it: x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
+
+    def __init__(self) -> None:
+        super().__init__("tanh")
+
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
@@ -54,6 +62,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "leaky_relu": nn.LeakyReLU,
     "elu": nn.ELU,
     "gelu": nn.GELU,
+    "gelu_tanh": GELUTanh,
     "silu": nn.SiLU,
 }
 """ELU is a (e^x - 1) below zero; GELU is the exact one, by the error function; leaky ReLU has the slope 0.01."""

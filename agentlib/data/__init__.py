@@ -2,6 +2,7 @@
 
 from agentlib.data.batches import Batches, Examples
 from agentlib.data.datasets import DATASETS, Dataset, Splits, split
+from agentlib.data.domains import DOMAINS, Domains
 from agentlib.data.episodes import TASKS, Episodes, Pairs, Pools, Sinusoids, Tasks, labelled_steps, split_classes
 from agentlib.data.files import from_arrays, load_csv, load_images, load_npz
 from agentlib.data.frames import catch_frames, frames
@@ -11,14 +12,18 @@ from agentlib.data.loading import dataset, load, parts
 from agentlib.data.scene_files import load_coco, load_scenes, load_voc, scene_parts
 from agentlib.data.scene_toys import SCENES, shape_scenes, two_on_canvas
 from agentlib.data.scenes import Scenes, ScenesParts, scenes_from, split_scenes
+from agentlib.data.text import TEXTS, Text, text_of
 from agentlib.data.toys import TOYS
 
 __all__ = [
     "DATASETS",
+    "DOMAINS",
     "SCENES",
     "TASKS",
+    "TEXTS",
     "Batches",
     "Dataset",
+    "Domains",
     "Episodes",
     "Examples",
     "Pairs",
@@ -28,6 +33,7 @@ __all__ = [
     "Sinusoids",
     "Splits",
     "Tasks",
+    "Text",
     "dataset",
     "frames",
     "from_arrays",
@@ -47,6 +53,7 @@ __all__ = [
     "split",
     "split_classes",
     "split_scenes",
+    "text_of",
     "two_on_canvas",
 ]
 

@@ -172,15 +172,14 @@ def estimate(values: ArrayLike, statistic: Statistic = np.mean, *, seed: int = 0
     return Estimate(float(statistic(np.asarray(values, dtype=np.float64), axis=-1)), interval)
 
 
-def paired_difference(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> Estimate:
-    """The mean of `first - second`, pair by pair, with its 95% bootstrap interval over the pairs.
+def paired_difference(first: ArrayLike, second: ArrayLike) -> Estimate:
+    """The mean of `first - second`, pair by pair, with Student's 95% interval over the pairs.
 
     The mean and not the interquartile mean, so that a pair in which one side failed is not cut away.
 
     Args:
         first: scores of one side, shape (n,), one per seed.
         second: scores of the other side on the same seeds in the same order, shape (n,).
-        seed: of the resampling.
 
     Raises:
         ValueError: if the shapes differ.
@@ -188,4 +187,4 @@ def paired_difference(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> 
     left, right = (np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64))
     if left.shape != right.shape:
         raise ValueError(f"pairs need two vectors of one length, not shapes {left.shape} and {right.shape}")
-    return estimate(left - right, np.mean, seed=seed)
+    return Estimate(float((left - right).mean()), t_interval(left - right))

@@ -52,11 +52,13 @@ def load_model(
     # Late: a run imports its own learner, and no other.
     from agentlib.learners.generative.denoising_autoencoder import Autoencoder
     from agentlib.learners.generative.latent_model import LatentModel
+    from agentlib.learners.language.language_model import LanguageModel
     from agentlib.learners.meta.prototypical import PrototypicalNetwork
     from agentlib.learners.self_supervised.simclr import Projector
     from agentlib.learners.vision.detector import Detector
     from agentlib.learners.vision.localization import Localizer
 
-    networks = (Autoencoder, LatentModel, Projector, PrototypicalNetwork, PixelNetwork, Detector, Localizer)
+    networks: tuple[Any, ...] = (Autoencoder, LanguageModel, LatentModel, Projector, PrototypicalNetwork)
+    networks += (PixelNetwork, Detector, Localizer)
     known = POLICIES | {each.kind: each for each in networks}
     return rebuilt(path, description.get("model"), tensors, known | dict(classes or {})).to(device), about

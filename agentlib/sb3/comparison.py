@@ -78,7 +78,7 @@ class Comparison:
 
     @property
     def difference(self) -> Estimate:
-        """The mean of our score minus SB3's on the same seed, with its 95% bootstrap interval over seeds."""
+        """The mean of our score minus SB3's on the same seed, with Student's 95% interval over seeds."""
         return paired_difference(self.scores("ours"), self.scores("sb3"))
 
     @property

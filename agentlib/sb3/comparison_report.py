@@ -319,9 +319,9 @@ def _method(comparison: Comparison) -> Prose:
     scoring = (
         f"Each final agent then played {comparison.episodes} episodes with deterministic actions, both sides the same "
         "ones, reset with seeds of 2**30 and above, which no training used. A seed's score is the mean return of its "
-        "episodes; IQM is the interquartile mean of these scores. Intervals are 95% percentile bootstrap intervals "
-        "over seeds. They are too narrow for few seeds: of normal data, those of 5 cover the truth in about 85% of "
-        "all cases."
+        "episodes; IQM is the interquartile mean of these scores. Intervals are 95% intervals over seeds: Student's "
+        "for the difference, percentile bootstrap for the others. The latter are too narrow for few seeds: of normal "
+        "data, those of 5 cover the truth in about 85% of all cases."
     )
     return Prose("How it was measured", (training, timing, scoring))
 

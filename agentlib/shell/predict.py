@@ -96,16 +96,20 @@ def _print_descriptions(network: Any, names: list[str], answers: Any) -> None:
         print(f"{name}: {network.describe(answer)}")
 
 
+def transform_of(network: Any) -> Any:
+    """The function that gives answers about pictures, reconstructions or features; None if there is none."""
+    function = getattr(network, "reconstruct", network if hasattr(network, "feature_dim") else None)
+    function = getattr(network, "answer", function)
+    if function is None and hasattr(network, "backbone") and not hasattr(network, "output_of"):
+        return network.backbone
+    return function
+
+
 def _transformed(network: Any, x: Any) -> Any:
-    """Reconstructions of an autoencoder, or features of a backbone."""
     import numpy as np
     import torch
 
-    function = getattr(network, "answer", None) or getattr(
-        network, "reconstruct", network if hasattr(network, "feature_dim") else None
-    )
-    if function is None and hasattr(network, "backbone") and not hasattr(network, "output_of"):
-        function = network.backbone
+    function = transform_of(network)
     if function is None:
         kind = type(network).__name__
         raise UsageError(f"the file holds a {kind}, which takes no examples: agentlib sample draws from a generator")

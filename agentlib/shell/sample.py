@@ -1,4 +1,4 @@
-"""`agentlib sample`: new examples by a generative model that a run has left."""
+"""`agentlib sample`: new examples, or text, by a generative model that a run has left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agentlib.shell.stopping import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(Watched):
-    """Draw examples by a generative model: as a picture (.png), or as arrays (.npz), which `--data` reads."""
+    """Draw examples by a generative model: as a picture (.png), as arrays (.npz), which `--data` reads, or as text."""
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR|FILE", help_behavior_hint="")]
     """The run's folder, such as runs/vae-digits-1, or its model.safetensors."""
@@ -26,6 +26,18 @@ class Sample(Watched):
     """Seed of the examples."""
     out: Annotated[Path | None, flag("FILE")] = None
     """The file to write; the default is beside the model: samples.png of images and points, samples.npz of others."""
+    prompt: Annotated[str, flag("TEXT")] = "\n"
+    """The text that a model of language goes on with; the default is a new line."""
+    length: Annotated[int, flag("N")] = 200
+    """Number of tokens of a text, at most."""
+    temperature: float = 1.0
+    """Logits are divided by it: less than 1 is more likely text, and 0 takes the best token each time."""
+    top_k: Annotated[int | None, flag("K")] = None
+    """Draw tokens of a text among the K best; the default is among all."""
+    top_p: Annotated[float | None, flag("P")] = None
+    """Draw tokens of a text among as few as have the probability P together; the default is among all."""
+    beams: int = 1
+    """Search for the most probable text with this many beams, in place of drawing one."""
 
 
 def run(arguments: list[str]) -> int:
@@ -35,6 +47,8 @@ def run(arguments: list[str]) -> int:
     from agentlib.runs.models import load_model
 
     model, about = load_model(options.file)
+    if hasattr(model, "generate"):
+        return _print_text(model, options)
     if not hasattr(model, "sample"):
         raise UsageError(f"{options.file} holds a {type(model).__name__}, which draws no samples: see agentlib predict")
     if options.n < 1:
@@ -46,6 +60,21 @@ def run(arguments: list[str]) -> int:
     out = options.out or folder / f"samples.{'png' if is_drawable else 'npz'}"
     _write(out, x, label, is_drawable)
     print(f"{out}: {count(len(x), 'example')} of shape {tuple(x.shape[1:])}")
+    return 0
+
+
+def _print_text(model: Any, options: Sample) -> int:
+    """Prints a prompt and what follows it, as it comes."""
+    import torch
+
+    if options.label is not None or options.out is not None:
+        raise UsageError("text has no --label, and goes to the terminal: leave out --label and --out")
+    chosen = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "beams")}
+    generator = torch.Generator().manual_seed(options.seed)
+    pieces = model.generate(options.prompt, options.length, generator=generator, **chosen)
+    for number, piece in enumerate(pieces):
+        print(piece if number else options.prompt + piece, end="", flush=True)
+    print()
     return 0
 
 

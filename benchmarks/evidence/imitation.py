@@ -175,7 +175,12 @@ BESIDE_CLAIMS = (
     Claim("cartpole_difference", "DAgger on CartPole-v1, ours less `imitation`'s", statistic="mean", at_least=0),
     Claim("cartpole_labels_ours", "labels, ours", statistic="mean"),
     Claim("cartpole_labels_theirs", "labels, theirs", statistic="mean"),
-    Claim("mountain_car_difference", "DAgger on MountainCar-v0, the same", statistic="mean", at_least=0),
+    Claim(
+        "mountain_car_difference",
+        "DAgger on MountainCar-v0, paired difference, ours less theirs",
+        statistic="mean",
+        at_least=0,
+    ),
     Claim("mountain_car_ours", "return, ours", statistic="mean"),
     Claim("mountain_car_theirs", "return, theirs", statistic="mean"),
     Claim("mountain_car_labels_ours", "labels, ours", statistic="mean"),
@@ -240,7 +245,7 @@ EXPERIMENTS = [
         summarize=slopes,
         claims=(
             Claim("bc_slope", "BC: slope of log cost over log T", at_least=1.7, at_most=2.1, of="interval"),
-            Claim("dagger_slope", "DAgger: the same", at_least=0.8, at_most=1.2, of="interval"),
+            Claim("dagger_slope", "DAgger: slope of log cost over log T", at_least=0.8, at_most=1.2, of="interval"),
         ),
         note="The bounds that theory gives are 2 and 1 (Ross & Bagnell 2010; Ross et al. 2011).",
     ),

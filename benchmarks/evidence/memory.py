@@ -240,6 +240,8 @@ EXPERIMENTS = [
             Claim("stack_best", "DQN on a stack of four frames, best checkpoint on fresh episodes"),
             Claim("stack_last", "the same, last agent"),
         ),
+        note="The settings are those of the RL Zoo for CartPole-v1, for the stack, too. They are not the best for it: "
+        "with others a stack of four frames reached 500 and 496 at 120,000 steps on two seeds.",
     ),
     Experiment(
         name="dagger_with_memory",
@@ -264,5 +266,7 @@ EXPERIMENTS = [
             Claim("over_all", "asked for 500, above cloning of all episodes", at_least=100),
             Claim("of_best", "asked for 500, as a share of cloning the best tenth", at_least=0.85),
         ),
+        note="The context is one step long: the observation tells the whole state here, so that the transformer sees "
+        "the return that is asked for and the observation, and has no memory of its own.",
     ),
 ]

@@ -162,7 +162,7 @@ EXPERIMENTS = [
         measure=sinusoids_10,
         claims=(
             START,
-            Claim("loss_after_0", "the same, on 1,000", at_least=3.01),
+            Claim("loss_after_0", "MAML before adapting, on 1,000 sinusoids", at_least=3.01),
             Claim(
                 "loss_after_1",
                 "MAML after 1 step",
@@ -191,7 +191,7 @@ EXPERIMENTS = [
         seeds=3,
         claims=(
             START,
-            Claim("loss_after_0", "the same, on 1,000", at_least=3.01),
+            Claim("loss_after_0", "MAML before adapting, on 1,000 sinusoids", at_least=3.01),
             Claim(
                 "loss_after_1",
                 "MAML after 1 step",

@@ -109,5 +109,7 @@ EXPERIMENTS = [
             Claim("simclr", "DQN on the encoder of SimCLR, which learns on", statistic="mean"),
             Claim("difference", "the same less scratch, paired", statistic="mean"),
         ),
+        note=f"The budgets differ: the encoder has seen {WINDOWS:,} windows of {WINDOW} frames of random play, which "
+        f"do not count among the {Q_STEPS:,} steps; DQN from scratch has not.",
     ),
 ]

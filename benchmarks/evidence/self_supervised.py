@@ -31,9 +31,10 @@ EXPERIMENTS = [
         family="Self-supervision",
         data="digits, 70% without labels, 1,000 updates; 10 labels per class, nudged test images",
         measure=simclr,
+        first_seed=200,
         claims=(
             Claim("probe", "linear classifier on SimCLR's features", at_least=0.85, reference=reference("probe")),
-            Claim("above_random", "the same less that of an untrained encoder", at_least=0.30),
+            Claim("above_random", "linear classifier on features, less that of an untrained encoder", at_least=0.30),
             Claim("random_encoder", "linear classifier on an untrained encoder's features"),
             *(
                 Claim(number, what, reference=reference(number))
@@ -45,8 +46,10 @@ EXPERIMENTS = [
                 )
             ),
         ),
-        note="Who may nudge the labelled images is ahead with nearest neighbours: features learned without labels are "
-        "not the best that these labels allow, but the best that they allow as they are.",
+        note="The settings were chosen on seeds 0 to 4. 1,000 updates of 256 images go through the 1,257 images some "
+        "200 times; the reference's own run had 60 epochs. Who may nudge the labelled images is ahead with nearest "
+        "neighbours: features learned without labels are not the best that these labels allow, but the best that they "
+        "allow as they are.",
     ),
     Experiment(
         name="byol_digits",
@@ -55,7 +58,7 @@ EXPERIMENTS = [
         measure=byol,
         claims=(
             Claim("probe", "linear classifier on BYOL's features", at_least=0.75),
-            Claim("above_random", "the same less that of an untrained encoder", at_least=0.30),
+            Claim("above_random", "linear classifier on features, less that of an untrained encoder", at_least=0.30),
         ),
         note="Tried first, on seed 100: LayerNorm or no norm, a small CNN, SGD and LARS; probes of .17 to .36, below "
         "an untrained encoder's.",

@@ -140,7 +140,9 @@ def test_paired_difference_turns_with_its_sides(pairs):
 def test_pairing_removes_what_both_sides_share():
     shared = np.array([0.0, 100.0, 200.0, 300.0, 400.0])
     difference = paired_difference(shared + np.array([1.0, 2.0, 1.0, 2.0, 1.5]), shared)
-    assert 1.0 <= difference.interval.low < difference.value < difference.interval.high <= 2.0
+    half = 2.776445 * 0.5 / 5**0.5  # Student's quantile for 4 degrees of freedom, and the deviation of the differences
+    assert difference.value == pytest.approx(1.5)
+    assert difference.interval == pytest.approx((1.5 - half, 1.5 + half), abs=1e-5)
 
 
 def test_pairs_of_unequal_length_are_refused():

@@ -1,0 +1,1 @@
+"""Learning from text: models of language, and from one text to another."""
