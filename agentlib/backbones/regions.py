@@ -46,7 +46,7 @@ def _weights(low: Tensor, high: Tensor, size: int, sampling: int, length: int) -
     points = points.clamp(0.0, length - 1.0)
     cells = torch.arange(length, device=low.device, dtype=low.dtype)
     hats = (1.0 - (points[..., None] - cells).abs()).clamp_min(0.0)
-    shares: Tensor = hats.unflatten(-2, (size, sampling)).mean(-2)  # type: ignore[no-untyped-call]
+    shares: Tensor = hats.unflatten(-2, (size, sampling)).mean(-2)
     return shares
 
 

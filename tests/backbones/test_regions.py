@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def test_numbers_for_each_pixel_on_any_network_with_maps(make):
     images = torch.randint(256, (2, 3, 12, 10), dtype=torch.uint8)
     assert network(images).shape == (2, 3, 12, 10)
     torch.testing.assert_close(network(images), network(images.float() / 255))
-    again = from_spec(network.spec, {"pixels": PixelNetwork}).eval()
+    again: Any = from_spec(network.spec, {"pixels": PixelNetwork}).eval()
     again.load_state_dict(network.state_dict())
     assert torch.equal(again.answer(images), network(images).argmax(1))
     told = network.describe(torch.tensor([[0, 0], [2, 0]]))

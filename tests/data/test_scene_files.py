@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def folder(tmp_path):
 
 
 def written(folder, *annotations, **changes):
-    content = {
+    content: dict[str, Any] = {
         "images": [{"id": 7, "file_name": "a.png", "width": 10, "height": 8}, {"id": 9, "file_name": "b.png"}],
         "categories": [{"id": 1, "name": "dog"}, {"id": 3, "name": "cat"}],
         "annotations": list(annotations),
@@ -83,14 +84,15 @@ def test_a_box_over_the_edge_by_a_pixel_is_cut_off(folder):
 
 
 def test_what_is_wrong_with_annotations_is_said(folder):
-    for annotations, changes, message in [
+    wrong: list[tuple[list[Any], dict[str, Any], str]] = [
         ([BOX | {"category_id": 2}], {}, "picture 7 has an object of category 2, which is not listed"),
         ([BOX | {"image_id": 8}], {}, "no COCO-style annotations: KeyError 8"),
         ([BOX], {"images": [{"id": 7, "file_name": "c.png"}]}, "there is no image 'c.png'"),
         ([BOX], {"images": [{"id": 7, "file_name": "../a.png"}]}, r"image '../a.png' is outside of the folder"),
         ([], {"images": []}, "list no images"),
         ([BOX], {"images": [{"id": 7, "file_name": "a.png", "width": 8, "height": 10}]}, "annotate images as a viewer"),
-    ]:
+    ]
+    for annotations, changes, message in wrong:
         with pytest.raises(ValueError, match=message):
             load_coco(written(folder, *annotations, **changes))
     (folder / "instances.json").write_text("{")

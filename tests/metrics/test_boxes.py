@@ -106,10 +106,7 @@ def test_average_precision_of_few_detections():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_average_precision_equals_pycocotools(seed):
-    pytest.importorskip("pycocotools")
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
+    coco, cocoeval = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
     generator = np.random.default_rng(seed)
     images, classes = 12, 3
     truth = Found(
@@ -134,14 +131,14 @@ def test_average_precision_equals_pycocotools(seed):
         ]  # fmt: skip
 
     with contextlib.redirect_stdout(io.StringIO()):
-        theirs = COCO()
+        theirs = coco.COCO()
         theirs.dataset = {
             "images": [{"id": i} for i in range(images)],
             "categories": [{"id": i} for i in range(classes)],
             "annotations": rows(truth),
         }
         theirs.createIndex()
-        evaluation = COCOeval(theirs, theirs.loadRes(rows(found)), "bbox")
+        evaluation = cocoeval.COCOeval(theirs, theirs.loadRes(rows(found)), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval["precision"][:, :, :, 0, 2]  # (thresholds, recalls, classes)
