@@ -75,6 +75,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "robustness.adversarial_training:RECIPE",
         "a classifier that withstands attacks (Madry et al. 2018)",
     ),
+    "domains": (
+        "domains.domain_classifier:RECIPE",
+        "a classifier for domains that it has not seen: DANN, CORAL, IRM, group DRO and others as options",
+    ),
     "vae": (
         "generative.vae:RECIPE",
         "variational autoencoder (Kingma & Welling 2014): codes, likelihoods, samples",
@@ -160,3 +164,13 @@ def recipe_of(what: Any) -> Recipe:
         f"what to train is a name ({', '.join(LEARNERS)}), a config such as DQNConfig(...), or a Recipe, "
         f"not {type(what).__name__}"
     )
+
+
+def preset_key(name: str) -> str:
+    """The key of the presets for an environment's id or a data set's name."""
+    return "atari" if is_atari(name) else "minigrid" if name.startswith("MiniGrid-") else name
+
+
+def is_atari(env_id: str) -> bool:
+    """Whether an id names an Atari game."""
+    return env_id.startswith("ALE/") or env_id.endswith("NoFrameskip-v4")

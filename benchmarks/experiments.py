@@ -54,6 +54,8 @@ class Experiment:
     claims: tuple[Claim, ...]
     seeds: int = 5
     """How many are planned."""
+    files: tuple[str, ...] = ()
+    """Data of papers that it needs, see `benchmarks/paper_data.py`."""
     first_seed: int = 0
     """Others follow it; 200 where lower ones have been looked at."""
     note: str = ""

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from benchmarks.experiments import RESULTS, ROOT, experiments, keep, load, noted, origin
+from benchmarks.paper_data import missing
 from benchmarks.pictures import draw
 from benchmarks.results_page import page, seconds_of_a_seed
 
@@ -44,10 +45,13 @@ def main() -> int:
         print(f"no experiment called {', '.join(unknown)}; there are {', '.join(found)}", file=sys.stderr)
         return 2
     for name in arguments.names or list(found):
+        why = missing(found[name].files)
         if arguments.page:
             if (RESULTS / f"{name}.json").is_file():
                 known = load(name)
                 keep(found[name], known["seeds"], known["measured"])
+        elif why:
+            print(f"{name} is skipped: {why}", flush=True)
         else:
             measure(found[name], arguments.seeds or found[name].seeds, arguments.jobs, arguments.fresh)
     PAGE.write_text(page(found))

@@ -18,8 +18,9 @@ from agentlib.core.host import global_generators_kept
 from agentlib.metrics import bootstrap_interval
 from agentlib.plots.report import provenance
 from benchmarks.experiments import ROOT, commit
+from benchmarks.paper_data import missing
 from benchmarks.sizes import WORKS
-from benchmarks.speed import FIRST, ROWS, measured
+from benchmarks.speed import FIRST, NEEDS, ROWS, measured
 
 KEPT = ROOT / "docs" / "benchmarks"
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -42,6 +43,10 @@ def main() -> int:
         return 2
     KEPT.mkdir(exist_ok=True)
     for name in [] if arguments.page else arguments.names or rows:
+        why = missing(NEEDS.get(name, ()))
+        if why:
+            print(f"{name} is skipped: {why}", flush=True)
+            continue
         with global_generators_kept():
             times = measured(rows[name], arguments.pairs)
         (KEPT / f"{name}.json").write_text(

@@ -34,6 +34,7 @@ from agentlib.experience import ReplayBuffer
 from agentlib.learners import BCConfig, DAggerConfig, DQNConfig, run
 from agentlib.runs.plan import job_of
 from benchmarks.control import ROWS as CONTROL
+from benchmarks.paper_data import path
 from benchmarks.peers import run_peer
 from benchmarks.rows import MICRO, Row, Times, each, threads_of_all, through, timed
 from benchmarks.settings import DAGGER, DEFAULTS, OTHERS, PONG, ZOO
@@ -124,6 +125,16 @@ def first_run(seed: int) -> Times:
     theirs = cold("sb3", ZOO, 20_000, seed)
     returns = {"our_return": ours["return"], "their_return": theirs["return"]}
     return {"ours": ours["seconds"], "theirs": theirs["seconds"], **returns}
+
+
+def whole_run(pair: int, steps: int = 300) -> Times:
+    """The whole of `agentlib train classifier` on MNIST, beside a plain loop that trains and tests as much."""
+    environment, found = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}, {}
+    for side in ("ours", "plain"):
+        command = [sys.executable, str(Path(__file__).parent / "whole.py"), side, path("mnist.npz"), str(steps)]
+        run = partial(subprocess.run, command, check=True, capture_output=True, text=True, env=environment)
+        found["theirs" if side == "plain" else side] = timed(run)[0]
+    return found
 
 
 def size(name: str, pair: int) -> Times:
@@ -473,6 +484,15 @@ ROWS = [
         unit=MICRO,
         inverse=True,
     ),
+    Row(
+        "whole_mnist",
+        "classifier, MNIST, 300 updates, the whole program: loading, training, judging, pictures, the run's folder",
+        "plain PyTorch: loading, training, test images by 1,000",
+        whole_run,
+        1.2,
+        inverse=True,
+        pairs=3,
+    ),
     *(
         Row(f"size_{name}", f"{work}, one update", "plain PyTorch", partial(size, name), 1, 1.3, pairs=2)
         for name, (_, work) in WORKS.items()
@@ -494,6 +514,10 @@ ROWS = [
 
 FIRST = ("first_run", "dqn_zoo_cold", "act", "pong", "dagger", "size_resnet18")
 """The rows that most users care about: the first run, the second, one action, images, imitation, a large network."""
+
+
+NEEDS = {"whole_mnist": ("mnist.npz",)}
+"""Rows that need data of papers."""
 
 
 def measured(row: Row, pairs: int | None = None) -> dict[str, list[float]]:

@@ -4,7 +4,8 @@ python examples/dagger_with_sb3_expert.py [--expert FILE.zip] [--steps 20000] [-
 
 Without a file a PPO is trained first. Nothing of a file is unpickled.
 
-Without a file it needs the extra `sb3`: pip install -c constraints.txt -e '.[sb3]'. It writes no file.
+Without a file it needs the extra `sb3`: pip install -c constraints.txt -e '.[sb3]'. It writes no file. It
+takes about 40 seconds.
 """
 
 import argparse

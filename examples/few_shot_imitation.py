@@ -6,7 +6,7 @@ Each CartPole has a pole and a motor of its own, and half of the motors are wire
 all of them can be right about one half at best; MAML learns weights from which one step on a little of a new expert's
 demonstration leads to a policy for its CartPole.
 
-Needs no extra, and writes no file.
+Needs no extra, and writes no file. It takes about 25 seconds.
 """
 
 import argparse

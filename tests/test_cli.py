@@ -500,8 +500,15 @@ def test_as_a_process():
     assert (failed.returncode, failed.stderr) == (1, "agentlib: error: no agent file at nothing\n")
 
 
-def test_help_does_not_wait_for_torch():
-    code = "import sys; from agentlib.shell.main import main; main(['--help']); sys.exit('torch' in sys.modules)"
+def test_help_and_lists_do_not_wait_for_torch():
+    code = """
+import sys
+from agentlib.shell.main import main
+
+for arguments in (["--help"], ["list", "presets"], ["list", "learners"], ["list", "envs"]):
+    main(arguments)
+    assert "torch" not in sys.modules, arguments
+"""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, env=environment).returncode == 0
 

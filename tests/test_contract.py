@@ -23,7 +23,7 @@ from agentlib.core.config import config_from_json, config_to_json
 from agentlib.core.source import Source
 from agentlib.engine.compiled import compiler_found
 from agentlib.runs.plan import settings_of
-from agentlib.testing import check_learner
+from agentlib.testing import _Contract, check_learner
 from tests.test_every_learner import origins
 
 RECIPES = {name: recipe_of(name) for name in catalog.LEARNERS}
@@ -440,17 +440,16 @@ def test_a_graph_that_does_something_else_is_found():
         check_learner(NotFixed, compile=True)
 
 
-@pytest.mark.parametrize(
-    ("docstring", "message"),
-    [
-        (None, "formula"),
+def test_docstring(monkeypatch):
+    for docstring, message in (
         ("Fits a line (Legendre 1805).", "formula"),
         ("Fits a line.\n\n    L = (w x - y)^2\n", "names no paper"),
-    ],
-)
-def test_docstring(monkeypatch, docstring, message):
-    monkeypatch.setattr(sys.modules[__name__], "__doc__", docstring)
-    with pytest.raises(AssertionError, match=f"point 10 .*{message}"):
+        (None, "formula"),
+    ):
+        monkeypatch.setattr(sys.modules[__name__], "__doc__", docstring)
+        with pytest.raises(AssertionError, match=f"point 10 .*{message}"):
+            _Contract(Good).check_docstring()
+    with pytest.raises(AssertionError, match=r"point 10 .*formula"):
         check_learner(Good)
     # A learner in a script has its formula where it likes.
     monkeypatch.setattr(Good, "__doc__", "    L = (w x - y)^2   (Legendre 1805)")

@@ -1,5 +1,6 @@
 """Every Python block of the documents runs, every example with a small budget, and the documents name what is there."""
 
+import ast
 import importlib.util
 import json
 import os
@@ -141,6 +142,20 @@ EXAMPLES = {
 
 def test_every_example_is_run():
     assert sorted(EXAMPLES) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_each_block_says_how_long_it_takes(document):
+    runs = blocks(document, "python") + [code for code in blocks(document, "sh") if re.search("^agentlib ", code, re.M)]
+    assert [code for code in runs if not SECONDS.search(code) and not FILE_NAME.match(code)] == []
+
+
+def test_each_example_says_how_long_it_takes():
+    """Above a minute in its first line, which says why."""
+    for name in EXAMPLES:
+        text = ast.get_docstring(ast.parse((ROOT / "examples" / name).read_text(encoding="utf-8"))) or ""
+        seconds = re.search(r"takes about (\d+) seconds", text)
+        assert (int(seconds[1]) <= 60 if seconds else "minutes" in text.splitlines()[0]) or "terminal" in text, name
 
 
 @pytest.mark.slow

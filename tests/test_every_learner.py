@@ -120,6 +120,7 @@ def test_a_run_a_report_and_a_resume_that_equals_it(name, tmp_path):
 
 
 ONLY_WITH = {
+    **dict.fromkeys(("alpha", "anneal", "ratio", "step_size"), "method"),
     "clip": "constraint",
     "goal_selection_strategy": "n_sampled_goal",
     "log_std_init": "use_sde",
@@ -127,6 +128,7 @@ ONLY_WITH = {
     "patience": "validation",
     "sample_steps": "noise_steps",
     "target_subset": "n_quantiles",
+    "target_labels": "target",
     "tau": "target_networks",
     "threshold": "gate",
     "top_quantiles_to_drop_per_net": "n_quantiles",

@@ -171,7 +171,7 @@ def to_batch(space: spaces.Space[Any], value: Any) -> tuple[list[NDArray[Any]], 
 
     Raises:
         TypeError: an `(observation, info)` pair of `env.reset()`; or a type that does not fit the space.
-        ValueError: a shape that does not fit the space, or NaN.
+        ValueError: a shape that does not fit the space, NaN, or a choice that there is not.
     """
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict) and not _fits_tuple(space, value):
         raise TypeError("this is the pair (observation, info) that env.reset() returns: pass the observation alone")
@@ -199,8 +199,12 @@ def to_batch(space: spaces.Space[Any], value: Any) -> tuple[list[NDArray[Any]], 
         if array.dtype.kind == "f" and not finite_sum(array) and np.isnan(array).any():
             row = "" if is_single else f" at index {int(np.isnan(array).reshape(len(array), -1).any(1).argmax())}"
             raise ValueError(f"the observation{row} contains NaN (space {leaf})")
-        single = is_single
-        leaves.append(array[None] if is_single else array)
+        single, rows = is_single, array[None] if is_single else array
+        if not isinstance(leaf, spaces.Box) and (index := first_outside(leaf, rows)) is not None:
+            raise ValueError(
+                f"the observation {rows[index]}{'' if is_single else f' at index {index}'} is not in {leaf}"
+            )
+        leaves.append(rows)
     if len({len(leaf) for leaf in leaves}) > 1:
         raise ValueError(f"the parts of the batch have different lengths: {[len(leaf) for leaf in leaves]}")
     return leaves, bool(single)
@@ -237,6 +241,21 @@ def overflows(array: NDArray[Any], dtype: np.dtype[Any]) -> bool:
     return bool(finite.size) and bool(finite.min() < limits.min or finite.max() > limits.max)
 
 
+def first_outside(space: Leaf, rows: NDArray[Any]) -> int | None:
+    """The index of the first of rows `(n, *shape)` that has a number outside the bounds, or none; None if all fit."""
+    low: Any = 0
+    high: Any = 1  # inclusive, as of MultiBinary
+    if isinstance(space, spaces.Box):
+        low, high = space.low, space.high
+    elif isinstance(space, spaces.Discrete) and rows.size == 1:  # the same, without the cost of arrays of one
+        return None if 0 <= rows.item() - int(space.start) < space.n else 0
+    elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        low = start_of(space)
+        high = low + np.asarray(space.n if isinstance(space, spaces.Discrete) else space.nvec).astype(np.int64) - 1
+    inside = (rows >= low) & (rows <= high) & np.isfinite(rows)  # false for NaN
+    return None if inside.all() else int(inside.all(tuple(range(1, rows.ndim))).argmin())
+
+
 def _fits_tuple(space: spaces.Space[Any], value: tuple[Any, ...]) -> bool:
     if not isinstance(space, spaces.Tuple) or len(space.spaces) != 2:
         return False
@@ -263,19 +282,9 @@ def to_actions(space: spaces.Space[Any], value: Any) -> NDArray[Any]:
     if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
         wanted = "".join(f", {size}" for size in shape) or ","
         raise ValueError(f"actions of shape {array.shape} do not fit {leaf}: a batch of n has the shape (n{wanted})")
-    low: Any = 0
-    high: Any = 1  # inclusive, as of MultiBinary
-    if isinstance(leaf, spaces.Box):
-        low, high = leaf.low, leaf.high
-    elif isinstance(leaf, spaces.Discrete | spaces.MultiDiscrete):
-        low = start_of(leaf)
-        high = low + np.asarray(leaf.n if isinstance(leaf, spaces.Discrete) else leaf.nvec).astype(np.int64) - 1
     if array.dtype.kind == "f":  # first: rounding may carry a number over the bound
         array = array.astype(leaf.dtype)
-    inside = (array >= low) & (array <= high) & np.isfinite(array)  # false for NaN
-    inside = inside.all(tuple(range(1, array.ndim)))  # (n,)
-    if not inside.all():
-        index = int(inside.argmin())
+    if (index := first_outside(leaf, array)) is not None:
         raise ValueError(f"action {array[index]}, at index {index}, is not in {leaf}")
     return array.astype(leaf.dtype, copy=False)
 

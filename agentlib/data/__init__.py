@@ -2,6 +2,7 @@
 
 from agentlib.data.batches import Batches, Examples
 from agentlib.data.datasets import DATASETS, Dataset, Splits, split
+from agentlib.data.domains import DOMAINS, Domains
 from agentlib.data.episodes import TASKS, Episodes, Pairs, Pools, Sinusoids, Tasks, labelled_steps, split_classes
 from agentlib.data.files import from_arrays, load_csv, load_images, load_npz
 from agentlib.data.frames import catch_frames, frames
@@ -13,10 +14,12 @@ from agentlib.data.toys import TOYS
 
 __all__ = [
     "DATASETS",
+    "DOMAINS",
     "TASKS",
     "TEXTS",
     "Batches",
     "Dataset",
+    "Domains",
     "Episodes",
     "Examples",
     "Pairs",

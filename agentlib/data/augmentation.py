@@ -1,9 +1,10 @@
 """Random changes of images that leave their meaning alone, independent for each image.
 
-Each class here is a `Transform` for `agentlib.data.Batches`: it takes images `(B, C, H, W)` and gives images of the
-same shape, on their device, drawing from torch's default generator. Shifting and flipping keep any dtype; the others
-take bytes, too, and give floating-point numbers, which light and noise do not cut to any range. Shapes are fixed and no
-Python branch looks at a value, so that a whole update compiles. The functions above them do the same by given amounts.
+Each class here, in `colours.py`, `mixing.py` and `auto_augment.py` is a `Transform` for `agentlib.data.Batches`: it
+takes images `(B, C, H, W)` and gives images of the same shape, on their device, drawing from torch's default generator.
+Of those here, shifting and flipping keep any dtype; the others take bytes, too, and give floating-point numbers, which
+light and noise do not cut to any range. Shapes are fixed and no Python branch looks at a value, so that a whole update
+compiles. The functions above them do the same by given amounts.
 
 What a change leaves alone depends on the data: a flipped 6 is no 6 any more, and a shifted frame of a game is another
 state if the shift is as large as a step.
@@ -16,16 +17,20 @@ state if the shift is as large as a step.
 | `RandomCrop` | position and size (Szegedy et al. 2015) |
 | `RandomLight`, `RandomNoise` | brightness, contrast; noise of the camera |
 | `RandomFrame` | time, within a window of frames |
+| `RandomColour`, `RandomGrey` | hue and saturation; any colour |
+| `RandomCutout` | a part that is hidden |
+| `AutoAugment`, `AugMix`, `PixMix` | most of these, and levels of grey |
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 Padding = Literal["edge", "zero"]
@@ -67,7 +72,7 @@ def rotate(images: Tensor, degrees: Tensor, padding: Padding = "zero") -> Tensor
     # From places in the new image to places in the old, both in half sides from the centre.
     first = torch.stack([cosine, -sine * (height / width), zero], 1)  # (B, 3)
     second = torch.stack([sine * (width / height), cosine, zero], 1)
-    return _resampled(images, torch.stack([first, second], 1), padding)
+    return resampled(images, torch.stack([first, second], 1), padding)
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
@@ -83,10 +88,10 @@ def crop(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tenso
     zero = torch.zeros_like(top)
     first = torch.stack([width, zero, 2.0 * left + width - 1.0], 1)  # (B, 3)
     second = torch.stack([zero, height, 2.0 * top + height - 1.0], 1)
-    return _resampled(images, torch.stack([first, second], 1), "edge")
+    return resampled(images, torch.stack([first, second], 1), "edge")
 
 
-def _resampled(images: Tensor, maps: Tensor, padding: Padding) -> Tensor:
+def resampled(images: Tensor, maps: Tensor, padding: Padding) -> Tensor:
     """Images seen through affine maps `(B, 2, 3)` from new places to old."""
     x = as_float(images)
     grid = functional.affine_grid(maps.to(x), list(x.shape), align_corners=False)
@@ -195,16 +200,19 @@ class RandomFrame:
         return windows[torch.arange(len(windows), device=windows.device), chosen]
 
 
-Change = RandomShift | RandomRotation | RandomFlip | RandomCrop | RandomLight | RandomNoise
+Change = Callable[[Tensor], Tensor]
+"""Takes and gives images `(B, C, H, W)`."""
 
 
-class Augmentation:
+class Augmentation(nn.Module):
     """Changes one after the other: `Augmentation(RandomShift(1), RandomNoise(0.1))`."""
 
-    def __init__(self, *changes: Change):
+    def __init__(self, *changes: Change) -> None:
+        super().__init__()
         self.changes = changes
+        self.modules_of = nn.ModuleList([change for change in changes if isinstance(change, nn.Module)])
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """`(B, C, H, W)`, bytes or floating-point, to floating-point.
 
         Raises:

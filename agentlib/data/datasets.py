@@ -108,6 +108,12 @@ class Dataset:
         index = torch.as_tensor(rows)
         return Dataset(self.x[index], None if self.y is None else self.y[index], self.classes)
 
+    def sampled(self, most: int) -> Dataset:
+        """At most so many examples: all of them, or random ones in their order, the same at each call."""
+        if len(self) <= most:
+            return self
+        return self.take(np.sort(np.random.default_rng([len(self), 3]).permutation(len(self))[:most]))
+
 
 class Splits(NamedTuple):
     """One data set in three parts: learn from the first, choose by the second, report the third."""

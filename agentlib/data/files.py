@@ -23,6 +23,8 @@ Loaded = Dataset | dict[str, Dataset]
 PART_NAMES = {"train": "train", "training": "train", "validation": "validation", "val": "validation",
               "valid": "validation", "dev": "validation", "test": "test"}  # fmt: skip
 """Names under which a file may give its parts, and what we call them."""
+ARRAY_NAMES = {"x": "x", "data": "x", "images": "x", "y": "y", "targets": "y", "labels": "y"}
+"""Words for examples and for what is to be predicted, and what we call them."""
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
 """Texts in a table that mean a missing value, in lower case."""
@@ -91,8 +93,10 @@ def _is_number(cell: str) -> bool:
 def load_npz(path: str | Path) -> Loaded:
     """Arrays: `x` and `y`, or `x_train`, `y_train`, `x_test`, `y_test`; nothing is unpickled.
 
-    Integers in `y` are labels, named by an array `classes` or by themselves. uint8 arrays in `x` are images,
-    `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)`, and are divided by 255.
+    `data` or `images`, and `targets` or `labels`, are other names of x and y, and the part may stand first: `x_train`
+    is Keras's name, `train_data` and `train_labels` have been torchvision's. Integers in `y` are labels, named by an
+    array `classes` or by themselves. uint8 arrays in `x` are images, `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)`,
+    and are divided by 255.
 
     Raises:
         ValueError: the arrays are not there, or do not fit.
@@ -100,16 +104,21 @@ def load_npz(path: str | Path) -> Loaded:
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     names = tuple(map(str, arrays["classes"])) if "classes" in arrays else ()
-    if "x" in arrays:
-        return from_arrays(arrays["x"], arrays.get("y"), names)
-    parts = {
-        part: (arrays[f"x_{name}"], arrays.get(f"y_{name}"))
-        for name, part in PART_NAMES.items()
-        if f"x_{name}" in arrays
-    }
+    found: dict[str, dict[str, NDArray[Any]]] = {}
+    for name, array in arrays.items():
+        words = name.lower().split("_")
+        kinds, of = (
+            [ARRAY_NAMES[w] for w in words if w in ARRAY_NAMES],
+            [PART_NAMES[w] for w in words if w in PART_NAMES],
+        )
+        if len(kinds) == 1 and len(of) == len(words) - 1 <= 1:
+            found.setdefault(of[0] if of else "", {})[kinds[0]] = array
+    parts = {part: (both["x"], both.get("y")) for part, both in found.items() if "x" in both}
+    if "" in parts:
+        return from_arrays(*parts[""], names)
     if "train" not in parts or "test" not in parts:
-        found = ", ".join(arrays) or "nothing"
-        raise ValueError(f"{path} needs arrays x and y, or x_train, y_train, x_test and y_test; it has {found}")
+        listed = ", ".join(arrays) or "nothing"
+        raise ValueError(f"{path} needs arrays x and y, or x_train, y_train, x_test and y_test; it has {listed}")
     labels = [y for _, y in parts.values() if y is not None and y.dtype.kind in "iub"]
     if not names and labels:  # the same numbers for the same labels in each part
         names = tuple(map(str, np.unique(np.concatenate([y.ravel() for y in labels]))))
@@ -157,7 +166,9 @@ def pixels(x: NDArray[np.uint8], channels_last: bool = False) -> NDArray[np.floa
         x = x[:, None]
     elif channels_last or (x.shape[-1] in (1, 3, 4) and x.shape[1] > x.shape[-1]):
         x = np.moveaxis(x, -1, 1)
-    return np.ascontiguousarray(x, np.float32) / np.float32(255)
+    images = np.ascontiguousarray(x, np.float32)  # a copy, since the bytes were none
+    images /= np.float32(255)
+    return images
 
 
 def load_images(path: str | Path, size: tuple[int, int] | None = None) -> Loaded:
@@ -242,8 +253,6 @@ def _read_image(file: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
         raise ImportError("images are read with Pillow: pip install 'agentlib-rl[vision]'") from None
     try:
         with Image.open(file) as image:
-            if image.mode.startswith(("I", "F")):
-                raise OSError(f"its pixels have more than 8 bits (mode {image.mode})")
             return _converted(image, size)
     except Exception as error:  # whatever a damaged file leads to
         raise ValueError(f"{file} is no image that can be read: {error}") from None
@@ -259,11 +268,36 @@ def _converted(image: Any, size: tuple[int, int] | None) -> NDArray[np.uint8]:
 
 
 def as_shown(image: Any) -> Any:
-    """An image of Pillow's as a viewer shows it: turned as its EXIF data says, transparent parts white, grey or RGB."""
+    """An image of Pillow's as a viewer shows it: turned as its EXIF data says, transparent parts white, grey or RGB.
+
+    Grey values of 16 bits are scaled to 8, as Pillow does it with colours of 16 bits.
+
+    Raises:
+        ValueError: its grey values are of other kinds, which have no white.
+    """
     from PIL import Image, ImageOps
 
-    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    mode = "L" if image.mode in ("1", "L", "LA") or image.mode.startswith("I") else "RGB"
     image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bits(image)
+    clear = image.info.get("transparency")
+    if isinstance(clear, tuple) and max(clear) > 255:  # Pillow has cut the colours of 16 bits, and not this one
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
     if image.has_transparency_data:  # the colours under it may be anything
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert(mode)
+
+
+def _eight_bits(image: Any) -> Any:
+    """A grey image of 16 bits in 8, with an alpha channel where one of its values is transparent."""
+    from PIL import Image
+
+    grey = np.asarray(image)
+    if grey.dtype.kind == "f" or grey.min() < 0 or grey.max() > 0xFFFF:
+        raise ValueError(f"pixels of {grey.dtype} from {grey.min()} to {grey.max()} are not of 8 or 16 bits")
+    shown = np.rint(grey / 257.0).astype(np.uint8)  # 65535 is 255
+    clear = image.info.get("transparency")
+    if clear is None:
+        return Image.fromarray(shown)
+    return Image.fromarray(np.stack([shown, np.where(grey == clear, 0, 255).astype(np.uint8)], -1), "LA")

@@ -25,6 +25,27 @@ def is_hugging_face(data: Any) -> bool:
     return hasattr(data, "features") and hasattr(data, "with_format")
 
 
+def load_hub(name: str) -> Loaded:
+    """A data set of the Hub, `owner/name` or `owner/name#configuration`, or one in a local folder that looks like such.
+
+    It is downloaded unless it is in the cache of `datasets`; no code of it is run.
+
+    Raises:
+        ImportError: `datasets` is absent; the message names the extra.
+        ValueError: there is none of this name, or it cannot be loaded.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError(f"hf:{name} is loaded by `datasets`: pip install 'agentlib-rl[datasets]'") from None
+    where, _, configuration = name.partition("#")
+    try:
+        found = datasets.load_dataset(where, configuration or None)
+    except Exception as error:  # of the network, the Hub, or one of many file formats
+        raise ValueError(f"the data set hf:{name} cannot be loaded: {str(error) or type(error).__name__}") from error
+    return from_hugging_face(found)
+
+
 def load_saved(path: str | Path) -> Loaded:
     """The data set that `save_to_disk` wrote into a folder.
 

@@ -16,7 +16,10 @@ from torch.utils.data import TensorDataset
 from agentlib.core.names import close_matches, shown
 from agentlib.data.datasets import DATASETS, Dataset, Splits, split
 from agentlib.data.files import Loaded, from_arrays, load_csv, load_images, load_npz, load_pictures
-from agentlib.data.hugging_face import SAVED_FILES, from_hugging_face, is_hugging_face, load_saved
+from agentlib.data.hugging_face import SAVED_FILES, from_hugging_face, is_hugging_face, load_hub, load_saved
+
+HUB = "hf:"
+"""Before the name of a data set of Hugging Face's Hub."""
 
 
 def parts(
@@ -29,8 +32,9 @@ def parts(
     """The training, validation and test part of any data; where it comes with a test part of its own, that one is kept.
 
     Args:
-        data: a name, a path, a `Dataset`, `Splits`, a pair of arrays (x, y), one array, a map-style `Dataset` of
-            torch, a list of pictures or of pairs, any of these by part (train and test), or one of Hugging Face's.
+        data: a name, a path, `hf:owner/name` of the Hub, a `Dataset`, `Splits`, a pair of arrays (x, y), one array, a
+            map-style `Dataset` of torch, a list of pictures or of pairs, any of these by part (train and test), or one
+            of Hugging Face's.
         seed: of the random parts.
         validation: share of the examples to choose by.
         test: share of the examples to report on.
@@ -41,19 +45,19 @@ def parts(
         FileNotFoundError: nothing is at the path.
         ImportError: an extra is needed; the message names it.
     """
-    loaded = data._asdict() if isinstance(data, Splits) else _loaded(data)
-    if isinstance(loaded, Dataset):
-        return split(_predicting(loaded, predict), seed, validation, test)
-    loaded = {name: _predicting(part, predict) for name, part in loaded.items()}
-    for name, part in loaded.items():
-        if part.classes != loaded["train"].classes or part.x.shape[1:] != loaded["train"].x.shape[1:]:
-            both = {one: loaded[one] for one in ("train", name)}
+    found = loaded(data)
+    if isinstance(found, Dataset):
+        return split(_predicting(found, predict), seed, validation, test)
+    found = {name: _predicting(part, predict) for name, part in found.items()}
+    for name, part in found.items():
+        if part.classes != found["train"].classes or part.x.shape[1:] != found["train"].x.shape[1:]:
+            both = {one: found[one] for one in ("train", name)}
             listed = [f"{one}: {', '.join(it.classes)}, {tuple(it.x.shape[1:])}" for one, it in both.items()]
             raise ValueError(f"the parts differ in their classes or shapes: {'; '.join(listed)}")
-    if "validation" in loaded:
-        return Splits(loaded["train"], loaded["validation"], loaded["test"])
-    rest = split(loaded["train"], seed, validation, test=0.0)
-    return Splits(rest.train, rest.validation, loaded["test"])
+    if "validation" in found:
+        return Splits(found["train"], found["validation"], found["test"])
+    rest = split(found["train"], seed, validation, test=0.0)
+    return Splits(rest.train, rest.validation, found["test"])
 
 
 def dataset(data: Any) -> Dataset:
@@ -62,10 +66,10 @@ def dataset(data: Any) -> Dataset:
     Raises:
         ValueError: what `parts` raises; or the data comes in parts, which are not to be mixed.
     """
-    loaded = _loaded(data)
-    if not isinstance(loaded, Dataset):
-        raise ValueError(f"the data comes in parts ({', '.join(loaded)}), which stay apart: use agentlib.data.parts")
-    return loaded
+    found = loaded(data)
+    if not isinstance(found, Dataset):
+        raise ValueError(f"the data comes in parts ({', '.join(found)}), which stay apart: use agentlib.data.parts")
+    return found
 
 
 def load(path: str | Path) -> Loaded:
@@ -94,15 +98,21 @@ def load(path: str | Path) -> Loaded:
     raise ValueError(f"{path} is of no kind that is known: {known}")
 
 
-def _loaded(data: Any) -> Loaded:
+def loaded(data: Any) -> Loaded:
+    """Any data as `parts` takes it: one data set, or its parts by name where it comes in such."""
     if isinstance(data, Dataset):
         return data
+    if isinstance(data, Splits):
+        return data._asdict()
     if isinstance(data, str) and data in DATASETS:
         return DATASETS[data]()
+    if isinstance(data, str) and data.startswith(HUB):
+        return load_hub(data.removeprefix(HUB))
     if isinstance(data, Path) or (isinstance(data, str) and _is_path(data)):
         return load(data)
     if isinstance(data, str):
-        raise ValueError(f"unknown data set {data!r}{close_matches(data, DATASETS)}; or give the path of a file")
+        others = f"or give the path of a file, or {HUB}owner/name"
+        raise ValueError(f"unknown data set {data!r}{close_matches(data, DATASETS)}; {others}")
     if isinstance(data, tuple) and len(data) == 2:
         return from_arrays(*data)
     if is_hugging_face(data):

@@ -24,6 +24,7 @@ from agentlib.core.spaces import (
     ACTION_MASK,
     choices,
     finite_sum,
+    first_outside,
     flatten,
     leaf_dtype,
     leaf_shape,
@@ -139,6 +140,16 @@ def numbers_of(rewards: Any, num_envs: int) -> NDArray[np.float64]:
     return array.astype(np.float64, copy=False)
 
 
+def require_num_envs(num_envs: int, *parts: Any) -> None:
+    """Raises ValueError for a part of a run, such as an `EpsilonGreedy`, that is for another number of environments."""
+    for part in parts:
+        if (found := getattr(part, "num_envs", num_envs)) != num_envs:
+            raise ValueError(
+                f"{type(part).__name__} has num_envs={found}, but {num_envs} environments act side by side: "
+                f"give it num_envs={num_envs}"
+            )
+
+
 def warn_of_length(steps: int) -> None:
     """Warns when an episode has come to `LONG_EPISODE` steps."""
     if steps == LONG_EPISODE:
@@ -179,7 +190,8 @@ class Checks:
     def observation(self, observation: Any, step: int) -> None:
         """Raises EnvironmentFailure for a batched observation of another shape or type, or with NaN or infinities.
 
-        So it does for numbers that the space's dtype, or float32 in place of float64, cannot hold.
+        So it does for numbers that the space's dtype, or float32 in place of float64, cannot hold, and for those
+        outside a Discrete, MultiDiscrete or MultiBinary space, of which no network and no table knows.
         """
         leaves = [observation] if self._is_leaf else flatten(self.space, observation)
         for leaf, (space, shape, kept, known) in zip(leaves, self._leaves, strict=True):
@@ -201,6 +213,10 @@ class Checks:
             if dtype is not kept and overflows(leaf, kept):
                 raise EnvironmentFailure(
                     f"the environment gave an observation with numbers that {kept} cannot hold at step {step}"
+                )
+            if not isinstance(space, spaces.Box) and (row := first_outside(space, leaf)) is not None:
+                raise EnvironmentFailure(
+                    f"the environment gave the observation {leaf[row]} at step {step}, which is not in {space}"
                 )
 
     def masks(self, observation: Any, info: Any, step: int) -> Bools | None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from agentlib.core.schedules import Clock, Schedule, at
 from agentlib.core.source import Source
 from agentlib.core.spaces import LEARNED_WITH_MASKS, action_to_space, flatten, unflatten
+from agentlib.envs.checks import require_num_envs
 from agentlib.envs.vector import Environments
 from agentlib.experience.replay_buffer import ReplayBuffer
 from agentlib.experience.sequence_buffer import SequenceBuffer, Sequences
@@ -56,7 +57,7 @@ class Collector:
         buffer: where transitions go. Where rewards are too large its `remedy`, if any, is advised; None says that
             they are scaled anyway.
         actor: chooses actions.
-        exploration: how actions are varied.
+        exploration: how actions are varied; its `num_envs`, and the buffer's, must be that of `envs`.
         observe: takes each batch of new observations (trees of tensors), for running statistics.
     """
 
@@ -68,6 +69,7 @@ class Collector:
         exploration: Exploration,
         observe: Callable[[Any], None] | None = None,
     ) -> None:
+        require_num_envs(envs.num_envs, buffer, actor, exploration)
         self.envs, self.actor, self.observe = envs, actor, observe
         self.exploration: Any = exploration
         self.begins = hasattr(exploration, "begin")  # it is told where episodes begin
@@ -209,7 +211,7 @@ class Replay(Source):
         envs: `Environments`; or an environment of any kind that these take, which `close` leaves open.
         actor: chooses actions; a callable, not a submodule: the learner owns the policy.
         buffer: where transitions are kept.
-        exploration: how actions are varied.
+        exploration: how actions are varied; its `num_envs`, and the buffer's, must be that of `envs`.
         batch_size: transitions per batch.
         learning_starts: steps with random actions before the first update.
         train_freq: steps between updates.

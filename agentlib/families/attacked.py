@@ -56,22 +56,22 @@ class AttackedJudge(ExamplesJudge):
         # An evaluation is to take a tenth of the time at most.
         cost = looked * (EVALUATION_STEPS + 1) / (config.batch_size * (getattr(config, "attack_steps", 0) + 1))
         self.eval_every = max(int(problem.steps or 1) // EVALUATIONS, math.ceil(7 * cost))
+        self.attacked_train, self.attacked = splits.train.sampled(CURVE_EXAMPLES), splits.validation.sampled(ATTACKED)
         self.model, self.epsilon = self.agent.policy, config.epsilon
         self.ball: dict[str, Any] = {"norm": config.norm, "bounds": config.bounds, "scale": self.learner.scale}
         self.ball["loss"] = loss = getattr(config, "attack_loss", None)
         self.facts["attack_loss"] = loss_name(self.model, loss)
 
     def evaluate(self) -> dict[str, float]:
-        training, _ = self.under_attack(self.splits.train, CURVE_EXAMPLES)
-        loss, robust = self.under_attack(self.splits.validation, ATTACKED)
+        training, _ = self.under_attack(self.attacked_train)
+        loss, robust = self.under_attack(self.attacked)
         self.note_losses(training, loss)
-        x, y = self.splits.validation.x[:EVALUATED], self.splits.validation.targets[:EVALUATED]
-        accuracy = (predicted(self.learner, x).argmax(1) == y).double().mean()
+        accuracy = (predicted(self.learner, self.evaluated.x).argmax(1) == self.evaluated.targets).double().mean()
         return {"eval/loss": loss, "eval/robust_accuracy": robust, "eval/accuracy": float(accuracy)}
 
-    def under_attack(self, part: Dataset, most: int) -> tuple[float, float]:
-        """Mean loss and accuracy on the first examples of a part, changed by PGD."""
-        x, y = part.x[:most], part.targets[:most]
+    def under_attack(self, part: Dataset) -> tuple[float, float]:
+        """Mean loss and accuracy on the examples of a part, changed by PGD."""
+        x, y = part.x, part.targets
         how: Any = {"epsilon": self.epsilon, "steps": EVALUATION_STEPS, **self.ball}
         changed = attack(self.model, x, y, generator=torch.Generator(x.device).manual_seed(self.seed), **how)
         logits: Tensor = predicted(self.learner, changed)

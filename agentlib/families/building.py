@@ -69,7 +69,11 @@ def device_of(network: nn.Module) -> torch.device:
     return next(network.parameters()).device
 
 
-def predicted(learner: Learner, x: torch.Tensor, chunk: int = 1024) -> torch.Tensor:
-    """The learner's predictions `(N, ...)` in eval mode, without gradients, in chunks."""
+def predicted(learner: Learner, x: torch.Tensor) -> torch.Tensor:
+    """The learner's predictions `(N, ...)` in eval mode, without gradients, in chunks.
+
+    On the CPU in small ones: activations of tens of megabytes would be mapped and unmapped by the system each time,
+    which takes more time than the convolutions.
+    """
     with in_eval_mode(learner):
-        return torch.cat([learner.predict(part) for part in x.split(chunk)])
+        return torch.cat([learner.predict(part) for part in x.split(128 if x.is_cpu else 1024)])

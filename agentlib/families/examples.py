@@ -29,6 +29,8 @@ EVALUATIONS = 50
 """Evaluations in a run, at most; there are fewer where they would take more than a tenth of its time."""
 CURVE_EXAMPLES, EVALUATED = 1_000, 2_000
 """Training and validation examples that each of them looks at, at most; of training ones fewer in short runs."""
+JUDGED = 10_000
+"""Training and validation examples that the result looks at, at most; of test examples it looks at all."""
 
 
 class ExampleFacts(NamedTuple):
@@ -73,7 +75,10 @@ def assembled(recipe: Recipe, problem: Problem, judge: type[ExamplesJudge]) -> J
     splits = Splits(*(Dataset(p.x.to(device), None if p.y is None else p.y.to(device), p.classes) for p in splits))
     about = {"classes": list(splits.train.classes)} if facts.n_classes else {}
     agent = Agent(getattr(learner, "model", learner.policy), *spaces_of, about=about, seed=problem.seed)
-    source = Batches(splits.train, problem.config.batch_size, seed=problem.seed)
+    augmentation = problem.config.augmentation() if hasattr(problem.config, "augmentation") else None
+    if augmentation is not None and not augmentation.changes:
+        augmentation = None
+    source = Batches(splits.train, problem.config.batch_size, transform=augmentation, seed=problem.seed)
     return job_for(problem, learner, source, agent, judge(learner, source, agent, splits, problem))
 
 
@@ -115,14 +120,16 @@ class ExamplesJudge(Judge):
         self.eval_every = max(int(problem.steps or 1) // EVALUATIONS, math.ceil(fewest / (0.25 * batch)))
         self.curve_examples = min(CURVE_EXAMPLES, max(self.eval_every * batch // 20, 100))
         self.classes = splits.train.classes
+        self.curve, self.evaluated = splits.train.sampled(self.curve_examples), splits.validation.sampled(EVALUATED)
+        self.judged = Splits(splits.train.sampled(JUDGED), splits.validation.sampled(JUDGED), splits.test)
+        self.test_outputs: Tensor | None = None
 
     def evaluate(self) -> dict[str, float]:
-        x, y = self.splits.validation.x[:EVALUATED], self.splits.validation.targets[:EVALUATED]
-        outputs = predicted(self.learner, x)
+        y, outputs = self.evaluated.targets, predicted(self.learner, self.evaluated.x)
         scores = {"eval/loss": float(self.learner.losses(outputs, y).mean())}
         if self.classes:
             scores["eval/accuracy"] = float((outputs.argmax(1) == y).double().mean())
-        self.note_losses(float(self.losses(self.splits.train, self.curve_examples).mean()), scores["eval/loss"])
+        self.note_losses(float(self.losses(self.curve).mean()), scores["eval/loss"])
         return scores
 
     def note_losses(self, training: float, validation: float) -> None:
@@ -130,9 +137,9 @@ class ExamplesJudge(Judge):
         self.note(self.source.updates, "training", training)
         self.note(self.source.updates, "validation", validation)
 
-    def losses(self, part: Dataset, most: int | None = None) -> Tensor:
-        """The plain loss of each example, `(N,)`, or of the first ones."""
-        found: Tensor = self.learner.losses(predicted(self.learner, part.x[:most]), part.targets[:most])
+    def losses(self, part: Dataset) -> Tensor:
+        """The plain loss of each example, `(N,)`."""
+        found: Tensor = self.learner.losses(predicted(self.learner, part.x), part.targets)
         return found
 
     def finish(self) -> list[Measure]:
@@ -140,8 +147,9 @@ class ExamplesJudge(Judge):
 
     def classification(self) -> list[Measure]:
         """Measures of a classifier; its temperature goes into the agent's file."""
-        labels = [part.targets for part in self.splits]
-        logits = [predicted(self.learner, part.x) for part in self.splits]
+        labels = [part.targets for part in self.judged]
+        logits = [predicted(self.learner, part.x) for part in self.judged]
+        self.test_outputs = logits[2]
         right = [(one.argmax(1) == y).double() for one, y in zip(logits, labels, strict=True)]
         losses = [self.learner.losses(one, y) for one, y in zip(logits, labels, strict=True)]
         shares, temperature = shares_of(labels[0], len(self.classes)), fit_temperature(logits[1], labels[1])
@@ -155,8 +163,8 @@ class ExamplesJudge(Judge):
 
     def regression(self) -> list[Measure]:
         """Measures of a regression."""
-        train, validation, test = self.splits
-        prediction = predicted(self.learner, test.x)
+        train, validation, test = self.judged
+        prediction = self.test_outputs = predicted(self.learner, test.x)
         mean = train.targets.reshape(len(train), -1).mean(0)
         baseline = float(self.learner.losses(mean.expand(len(train), -1), train.targets).mean())
         if baseline > 0.0:
@@ -165,7 +173,8 @@ class ExamplesJudge(Judge):
 
     def draw(self, folder: Path) -> list[Path]:
         figures, title = {}, "Test examples"
-        outputs, labels = predicted(self.learner, self.splits.test.x).cpu(), self.splits.test.targets.cpu()
+        assert self.test_outputs is not None, "pictures are drawn of a finished run"
+        outputs, labels = self.test_outputs.cpu(), self.splits.test.targets.cpu()
         if self.classes:
             temperatures = {"as trained": 1.0, f"T = {self.facts['temperature']:.2f}": self.facts["temperature"]}
             models = {name: reliability_of(outputs, labels, value) for name, value in temperatures.items()}

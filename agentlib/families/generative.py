@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,8 @@ POINTS, COMPARED, SHOWN = 10_000, 1_000, 100
 """Samples on which modes are counted, samples and examples in two-sample tests, and images in a picture."""
 EVALUATED = 2_000
 """Validation examples that an evaluation looks at, at most."""
+HELD_OUT_SEED = 0
+"""Of random changes of held-out examples: all runs are judged by the same ones."""
 IMPORTANCE_SAMPLES = 64
 """Codes per example of the final bound of the likelihood."""
 
@@ -59,9 +62,10 @@ def on_generative(recipe: Recipe, problem: Problem) -> Job:
       `likelihood_floor(train, test)`: log p(x) of a simple model, and the name of that model; or None.
     - `predict(x)`: reconstructions. With an attribute `noise`, examples get Gaussian noise of that deviation before.
 
-    Its class may have `examples(data, config)`, which prepares each part of the data; `network = "denoiser"`, for a
-    network that takes a time, too; and `first_network(config, facts)`, a generator whose weights are drawn before the
-    backbone's.
+    Its class may have `examples(data, config)`, which prepares each part of the data; `transform(config)`, a random
+    change of examples, made each time in training, and once, the same for each seed, of those held out;
+    `network = "denoiser"`, for a network that takes a time, too; and `first_network(config, facts)`, a generator whose
+    weights are drawn before the backbone's.
 
     Raises:
         ValueError: no labels for a conditional model.
@@ -70,6 +74,12 @@ def on_generative(recipe: Recipe, problem: Problem) -> Job:
     prepare = getattr(kind, "examples", lambda data, config: data)
     found = parts(problem.data, problem.seed, getattr(config, "validation", 0.0))
     splits = Splits(*(prepare(part, config) for part in found))
+    transform = getattr(kind, "transform", lambda config: None)(config)
+    if transform is not None:
+        with host_generator_kept():
+            torch.default_generator.manual_seed(HELD_OUT_SEED)
+            held_out = [replace(part, x=transform(part.x)) for part in splits[1:]]
+        splits = Splits(splits.train, *held_out)
     is_conditional = getattr(config, "conditional", False)
     facts = GenerativeFacts(splits.train, _classes_of(splits.train, recipe.name) if is_conditional else 0)
 
@@ -84,7 +94,7 @@ def on_generative(recipe: Recipe, problem: Problem) -> Job:
 
     learner = learner_for(recipe, problem, network, with_generator)
     n = getattr(learner, "batches_per_update", 1)
-    source = Batches(splits.train, config.batch_size, batches_per_update=n, seed=problem.seed)
+    source = Batches(splits.train, config.batch_size, transform=transform, batches_per_update=n, seed=problem.seed)
     return job_for(problem, learner, source, learner.product, GenerativeJudge(learner, splits, problem))
 
 

@@ -17,15 +17,15 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agentlib.backbones import Optimized
 from agentlib.backbones.choice import space_of
 from agentlib.core import Cosine
-from agentlib.core.config import NonNegative, Range, Rate, Unit, Whole
+from agentlib.core.config import NonNegative, Range, Rate, Whole
 from agentlib.core.randomness import host_generator_kept
 from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
-from agentlib.data import Batches, Dataset, Splits, dataset, split
-from agentlib.data import augmentation as augment
-from agentlib.data.augmentation import Augmentation, nudged
+from agentlib.data import Batches, Dataset, Splits, parts
+from agentlib.data.augmentation import nudged
+from agentlib.data.loading import loaded
+from agentlib.families.augmented import Augmented
 from agentlib.families.building import device_of, job_for, learner_for, network_for, predicted
 from agentlib.metrics.probes import Features, few_labels, linear_probe, neighbour_probe
 from agentlib.plots import charts, pictures
@@ -36,7 +36,7 @@ LABELS_PER_CLASS, DRAWS = 10, 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Views(Optimized):
+class Views(Augmented):
     """The common fields of the configs of learners from views."""
 
     learning_rate: Rate = Cosine(1e-3)
@@ -46,31 +46,8 @@ class Views(Optimized):
     net_arch: tuple[int, ...] | None = None
     """Widths of the hidden layers of the encoder; the default depends on the kind of input."""
     shift: Whole = 1
-    """Shift views by up to this number of pixels, in each direction."""
     rotation: NonNegative = 15.0
-    """Rotate views by up to this number of degrees, either way."""
-    crop: Annotated[float, Range(0.01, 1)] = 1.0
-    """Smallest share of the image's area that a random crop keeps; 1 disables cropping."""
-    flip: bool = False
-    """Flip half of the views horizontally."""
-    brightness: NonNegative = 0.0
-    """Largest change of the brightness of a view; pixels are between 0 and 1."""
-    contrast: Unit = 0.0
-    """Largest relative change of the contrast of a view."""
     noise: NonNegative = 0.1
-    """Standard deviation of the Gaussian noise on each pixel of a view."""
-
-    def augmentation(self) -> Augmentation:
-        """The random change that makes a view of an image."""
-        changes: list[tuple[bool, augment.Change]] = [
-            (self.crop < 1.0, augment.RandomCrop(self.crop)),
-            (self.flip, augment.RandomFlip()),
-            (self.shift > 0, augment.RandomShift(self.shift)),
-            (self.rotation > 0.0, augment.RandomRotation(self.rotation)),
-            (self.brightness > 0.0 or self.contrast > 0.0, augment.RandomLight(self.brightness, self.contrast)),
-            (self.noise > 0.0, augment.RandomNoise(self.noise)),
-        ]
-        return Augmentation(*[change for is_on, change in changes if is_on])
 
 
 class ViewFacts(NamedTuple):
@@ -92,12 +69,13 @@ def on_views(recipe: Recipe, problem: Problem) -> Job:
     Raises:
         ValueError: the data holds no images.
     """
-    data = dataset(problem.data)
+    found = loaded(problem.data)
+    data = found if isinstance(found, Dataset) else found["train"]
     if data.x.dim() != 4:
         shape = tuple(data.x.shape)
         raise ValueError(f"{recipe.name} learns from images (N, C, H, W), this data is {shape}; try digits")
     is_labelled = data.y is not None and bool(data.classes)
-    splits = split(data, problem.seed, validation=0.0) if is_labelled else Splits(data, *[Dataset(data.x[:0])] * 2)
+    splits = parts(found, problem.seed, validation=0.0) if is_labelled else Splits(data, *[Dataset(data.x[:0])] * 2)
     facts = ViewFacts(space_of(data.x), len(splits.train))
     # With LayerNorm: without any normalization the probe of an MLP is some points lower.
     layers = {"norm": "layer"} | recipe.learner.layers(problem.config)

@@ -119,6 +119,29 @@ def wasserstein(real: Tensor, fake: Tensor) -> float:
     return float(cost[rows, columns].mean())
 
 
+def frechet_distance(real: Tensor, fake: Tensor) -> float:
+    """The squared distance of two Gaussians that have the means and covariances of features `(N, d)` and `(M, d)`.
+
+        |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))      (Dowson & Landau 1982; Heusel et al. 2017, arXiv:1706.08500)
+
+    Heusel et al. take features of Inception; with those of another network the numbers are others. With few examples
+    beside d it is too large, also between two sets of real ones: compare with that.
+
+    Raises:
+        ValueError: features of other shapes, or fewer than two examples.
+    """
+    if real.dim() != 2 or fake.dim() != 2 or real.shape[1] != fake.shape[1] or min(len(real), len(fake)) < 2:
+        raise ValueError(f"features are (N, d) and (M, d), N and M at least 2, not {tuple(real.shape)} and "
+                         f"{tuple(fake.shape)}")  # fmt: skip
+    a, b = real.double(), fake.double()
+    first, second = (torch.atleast_2d(x.T.cov()) for x in (a, b))
+    values, vectors = torch.linalg.eigh(first)
+    root = (vectors * values.clamp_min(0.0).sqrt()) @ vectors.T
+    # The eigenvalues of C1 C2 are those of the symmetric C1^(1/2) C2 C1^(1/2).
+    both = torch.linalg.eigvalsh(root @ second @ root).clamp_min(0.0).sqrt().sum()
+    return float((a.mean(0) - b.mean(0)).square().sum() + first.trace() + second.trace() - 2.0 * both)
+
+
 def agreement(classify: Callable[[Tensor], Tensor], samples: Tensor, label: Tensor | NDArray[Any]) -> float:
     """The share of samples `(N, ...)` that a classifier gives the label `(N,)` that was asked for.
 

@@ -113,7 +113,7 @@ def reliability_diagram(models: dict[str, Reliability], title: str = "Reliabilit
 
 
 def image_grid(images: Tensor, columns: int = 10, title: str = "") -> Figure:
-    """Images `(N, 1, H, W)` or `(N, 3, H, W)` between 0 and 1, row by row, on thin lines of grey.
+    """Images `(N, 1, H, W)` or `(N, 3, H, W)` between 0 and 1, row by row, framed by thin lines of grey.
 
     Raises:
         ValueError: no images.
@@ -121,13 +121,16 @@ def image_grid(images: Tensor, columns: int = 10, title: str = "") -> Figure:
     if images.dim() != 4 or images.shape[1] not in (1, 3) or not len(images):
         raise ValueError(f"a grid shows images (N, 1 or 3, H, W), not {tuple(images.shape)}")
     n, channels, height, width = images.shape
+    columns = min(columns, n)
     rows = -(-n // columns)
     blank = images.new_full((rows * columns - n, channels, height, width), 0.5)
     cells = torch.nn.functional.pad(torch.cat([images, blank]).clamp(0, 1), (1, 0, 1, 0), value=0.5)
-    cells = cells.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2)  # (rows, H + 1, columns, W + 1, C)
-    sheet = cells.reshape(rows * (height + 1), columns * (width + 1), channels)
-    figure, axes = new_figure((columns * 0.6, rows * 0.6 * height / width + 0.3 * bool(title)))
+    cells = cells.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4)  # (C, rows, H + 1, columns, W + 1)
+    sheet = torch.nn.functional.pad(cells.flatten(3).flatten(1, 2), (0, 1, 0, 1), value=0.5).movedim(0, -1)
+    wide, margins = 0.6 * columns, 0.08
+    figure, axes = new_figure((wide + margins, wide * len(sheet) / sheet.shape[1] + margins + 0.2 * bool(title)))
     axes.imshow(sheet.expand(-1, -1, 3).cpu().numpy(), interpolation="nearest")
+    axes.set_anchor("S")
     axes.set_axis_off()
     if title:
         axes.set_title(title, loc="left", fontsize=10, color=INK)

@@ -131,7 +131,7 @@ WHOLE: dict[str, tuple[int, float]] = {
 FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "env": (_is_given, "an environment's id such as CartPole-v1, an environment, or a function that makes one"),
     "env_kwargs": (lambda value: isinstance(value, Mapping), "a dictionary of the environment's arguments"),
-    "data": (_is_given, "a name of `agentlib list data`, a path, or the data"),
+    "data": (_is_given, "a name of `agentlib list data`, a path, hf:owner/name, or the data"),
     "demos": (_is_given, "a path, minari:ID, or the demonstrations"),
     "expert": (_is_given, "a name such as scripted, a path, or the expert"),
     "agent": (

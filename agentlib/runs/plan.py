@@ -11,7 +11,7 @@ from torch import nn
 
 from agentlib.backbones import Backbone, RunningNorm, from_spec, load_backbone
 from agentlib.backbones.choice import NAMED_BACKBONES
-from agentlib.catalog import recipe_of
+from agentlib.catalog import preset_key, recipe_of
 from agentlib.core.config import config_from_json
 from agentlib.core.names import close_matches
 from agentlib.core.numbers import whole
@@ -146,13 +146,3 @@ def settings_of(what: Any, key: str | None, given: Mapping[str, Any]) -> Plan:
 def preset_of(recipe: Recipe, key: str | None) -> Mapping[str, Any]:
     """The settings for an environment's id or a data set's name; all games of Atari share one, and all of MiniGrid."""
     return recipe.presets.get(preset_key(key or ""), recipe.presets.get("", {}))
-
-
-def preset_key(name: str) -> str:
-    """The key of the presets for an environment's id or a data set's name."""
-    return "atari" if is_atari(name) else "minigrid" if name.startswith("MiniGrid-") else name
-
-
-def is_atari(env_id: str) -> bool:
-    """Whether an id names an Atari game."""
-    return env_id.startswith("ALE/") or env_id.endswith("NoFrameskip-v4")

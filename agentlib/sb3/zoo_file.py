@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agentlib.catalog import is_atari
 from agentlib.core.names import close_matches, one_line, shown
 from agentlib.core.schedules import schedule_from_text
-from agentlib.runs.plan import is_atari
 
 WHOLE_NUMBERS = (
     "batch_size", "buffer_size", "frame_stack", "gradient_steps", "learning_starts", "n_envs", "n_epochs", "n_steps",

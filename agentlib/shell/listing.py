@@ -11,15 +11,16 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from agentlib.catalog import LEARNERS, recipe_of
+from agentlib.catalog import LEARNERS, preset_key
 from agentlib.core.names import close_matches, readable
-from agentlib.runs.plan import preset_key
 from agentlib.shell.flags import WIDTH, Options, flag
 from agentlib.shell.stopping import UsageError
 
 KINDS = ("learners", "presets", "backbones", "envs", "data")
 MEASURED = Path(__file__).parents[2] / "docs" / "results"
 """The measured results, in a checkout of the project; `benchmarks/evidence/presets.py` measures those of presets."""
+LENGTHS = Path(__file__).with_name("preset_lengths.json")
+"""The steps of each preset; `python tests/runs/test_presets.py` writes it, as to ask the learners takes seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +54,10 @@ def _presets() -> dict[str, str]:
     """Learner, and environment or data set, with the usual length, and the return and seconds that were measured."""
     measured = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(MEASURED.glob("preset_*.json"))]
     rows = {}
-    for name in LEARNERS:
-        recipe = recipe_of(name)
-        for key, preset in recipe.presets.items():
-            steps = preset.get("steps", recipe.steps)
+    for name, lengths in json.loads(LENGTHS.read_text(encoding="utf-8")).items():
+        for key, steps in lengths.items():
             length = f"{steps:,} steps" if steps else ""
-            if key:
-                rows[f"{name} {key}"] = length
+            rows[f"{name} {key}"] = length
             for found in measured:
                 about, seeds = found["about"], found["seeds"].values()
                 if about["learner"] == name and preset_key(about["env"]) == key and about["steps"] == steps:
@@ -103,9 +101,10 @@ def _environments() -> dict[str, str]:
 
 
 def _data() -> dict[str, str]:
-    from agentlib.data import DATASETS, TASKS, TEXTS
+    from agentlib.data import DATASETS, DOMAINS, TASKS, TEXTS
 
-    return {name: (make.__doc__ or "").splitlines()[0] for name, make in {**DATASETS, **TASKS, **TEXTS}.items()}
+    made = {**DATASETS, **DOMAINS, **TASKS, **TEXTS}
+    return {name: (make.__doc__ or "").splitlines()[0] for name, make in made.items()}
 
 
 def _print_table(title: str, rows: dict[str, str]) -> None:

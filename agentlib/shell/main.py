@@ -30,6 +30,7 @@ COMMANDS = {
     "train": "Train a learner, and keep the result in a folder.",
     "evaluate": "Play whole episodes with an agent, and print its return with a 95% interval.",
     "compare": "Train our agent and Stable-Baselines3's with the same settings and seeds, and compare them.",
+    "stress": "Corrupt what a classifier or an agent sees, and print its accuracy or return for each corruption.",
     "compile": "Build what the updates of a run compile to, so that later runs start at once.",
     "record": "Record episodes: as a video, or as demonstrations to learn from.",
     "predict": "Print what a trained model says of examples: classes, numbers or actions.",

@@ -85,14 +85,19 @@ def _answers(agent: Any, names: list[str], x: Any) -> Any:
     return answers
 
 
+def transform_of(network: Any) -> Any:
+    """The function that gives reconstructions of an autoencoder, or features of a backbone; None if there is none."""
+    function = getattr(network, "reconstruct", network if hasattr(network, "feature_dim") else None)
+    if function is None and hasattr(network, "backbone") and not hasattr(network, "output_of"):
+        return network.backbone
+    return function
+
+
 def _transformed(network: Any, x: Any) -> Any:
-    """Reconstructions of an autoencoder, or features of a backbone."""
     import numpy as np
     import torch
 
-    function = getattr(network, "reconstruct", network if hasattr(network, "feature_dim") else None)
-    if function is None and hasattr(network, "backbone") and not hasattr(network, "output_of"):
-        function = network.backbone
+    function = transform_of(network)
     if function is None:
         kind = type(network).__name__
         raise UsageError(f"the file holds a {kind}, which takes no examples: agentlib sample draws from a generator")

@@ -29,6 +29,7 @@ from agentlib.shell.options import (
     threads_of,
     without_learner,
 )
+from agentlib.shell.predict import transform_of
 from agentlib.shell.stopping import UsageError, saving_on_sigterm
 
 SUMMARY = "Train, and keep the result in a folder (`agentlib train --resume DIR` goes on with a run)."
@@ -149,8 +150,10 @@ def _learn(folder: Path, what: Any, arguments: dict[str, Any]) -> int:
         print(f"The model is in {folder / 'agent.safetensors'}: agentlib predict {quoted} INPUT, or Agent.load(path)")
     elif model.is_file():
         draws = hasattr(product.model, "sample") or hasattr(product.model, "generate")
-        use = f"agentlib sample {quoted} draws from it, or " if draws else ""
-        print(f"The model is in {model}: {use}agentlib.runs.models.load_model(path)")
+        uses = [f"agentlib sample {quoted}"] if draws else []
+        if transform_of(product.model) is not None:
+            uses.append(f"agentlib predict {quoted} INPUT --out FILE.npz")
+        print(f"The model is in {model}: {', or '.join([*uses, 'agentlib.runs.models.load_model(path)'])}")
     print(f"The run is in {folder}; its report is {folder / 'report.html'}")
     if backbone.is_file():
         print(f"Another learner goes on with its network: --backbone {backbone}")

@@ -15,6 +15,7 @@ from agentlib.core.recipe import gains_from_threads
 from agentlib.families.examples import on_examples
 from agentlib.families.views import on_views
 from agentlib.learners.supervised.classifier import RECIPE, Classifier, ClassifierConfig
+from agentlib.learners.supervised.regressor import Regressor, RegressorConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,7 @@ def test_parts_that_do_not_fit(part, value, message):
 
 def test_a_learner_in_a_family_that_is_not_its_own():
     with pytest.raises(ValueError, match=r"config must be a dataclass with augmentation"):
-        Recipe("mine", Classifier, ClassifierConfig, on_views, "")
+        Recipe("mine", Regressor, RegressorConfig, on_views, "")
     assert Recipe("mine", Classifier, ClassifierConfig, on_examples, "").family is on_examples
 
 

@@ -102,3 +102,14 @@ def test_the_way_through_the_data_is_restored():
 def test_no_examples():
     with pytest.raises(ValueError, match="no examples"):
         Batches(Dataset(torch.zeros(0, 1)), 4)
+
+
+@pytest.mark.parametrize("labels", [torch.arange(100) // 25, torch.arange(100) % 4])
+def test_a_sample_sees_every_class_of_examples_in_any_order(labels):
+    data = Dataset(torch.arange(100.0)[:, None], labels, tuple("abcd"))
+    few = data.sampled(20)
+    assert len(few) == 20
+    assert few.targets.unique().tolist() == [0, 1, 2, 3]
+    assert torch.equal(data.targets[few.x[:, 0].long()], few.targets)
+    assert torch.equal(data.sampled(20).x, few.x)
+    assert data.sampled(100) is data

@@ -1,5 +1,7 @@
 """Real files in small: each is written, read, and compared number by number."""
 
+import struct
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from agentlib.data import Dataset, Splits, dataset, from_arrays, from_hugging_face, load, load_images, parts
+from agentlib.data.files import load_pictures
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -123,8 +126,8 @@ def test_arrays_in_parts(tmp_path):
 
 
 def test_arrays_that_are_not_there(tmp_path):
-    np.savez(tmp_path / "a.npz", images=np.zeros(3))
-    with pytest.raises(ValueError, match=r"needs arrays x and y.*it has images"):
+    np.savez(tmp_path / "a.npz", image=np.zeros(3))
+    with pytest.raises(ValueError, match=r"needs arrays x and y.*it has image"):
         load(tmp_path / "a.npz")
 
 
@@ -189,6 +192,47 @@ def test_transparent_parts_of_pictures_are_white(tmp_path, mode, colours, option
     assert len(x) == (1 if mode in ("L", "LA") else 3)
     for channel in x * 255:
         assert channel[0].tolist() == pytest.approx(seen, abs=1.0)
+
+
+def sixteen_bits(kind, numbers, transparent=None):
+    """A PNG file with 16 bits of each number: grey (kind 0), colours (2), or these with alpha (4, 6)."""
+    numbers = np.array(numbers).reshape(1, -1, {0: 1, 2: 3, 4: 2, 6: 4}[kind])
+    head = struct.pack(">IIBBBBB", numbers.shape[1], 1, 16, kind, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(b"\0" + numbers.astype(">u2").tobytes())), (b"IEND", b"")]
+    if transparent is not None:
+        parts.insert(1, (b"tRNS", np.array(transparent, ">u2").tobytes()))
+    checked = [(len(text), name + text, zlib.crc32(name + text)) for name, text in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", n) + text + struct.pack(">I", c) for n, text, c in checked)
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers", "transparent", "seen"),
+    [
+        (0, [0, 257, 32_768, 65_535], None, [0, 1, 128, 255]),
+        (0, [0, 257, 32_768, 65_535], [257], [0, 255, 128, 255]),
+        (2, [[65_535, 0, 32_768], [257, 514, 0]], None, [[255, 0, 128], [1, 2, 0]]),
+        (2, [[65_535, 0, 32_768], [257, 514, 0]], [257, 514, 0], [[255, 0, 128], [255, 255, 255]]),
+        (4, [[30_000, 65_535], [30_000, 0]], None, [[117] * 3, [255] * 3]),
+        (6, [[65_535, 0, 257, 65_535], [0, 0, 0, 0], [0, 0, 0, 32_768]], None, [[255, 0, 1], [255] * 3, [127] * 3]),
+    ],
+)
+def test_pictures_of_16_bits_are_scaled_to_8(tmp_path, kind, numbers, transparent, seen):
+    file = tmp_path / "1.png"
+    file.write_bytes(sixteen_bits(kind, numbers, transparent))
+    x = load_pictures([file]).x[0] * 255  # (C, 1, W)
+    assert x.shape == ((1, 1, 4) if kind == 0 else (3, 1, len(numbers)))
+    expected = np.array(seen, np.float32).reshape(x.shape[2], -1).T
+    torch.testing.assert_close(x[:, 0], torch.from_numpy(expected), rtol=0.0, atol=1.0)
+    torch.testing.assert_close(load_pictures([Image.open(file)]).x[0] * 255, x)
+
+
+def test_grey_values_without_a_white_are_refused(tmp_path):
+    for numbers in (np.full((2, 2), 0.5, np.float32), np.full((2, 2), 70_000, np.int32)):
+        Image.fromarray(numbers).save(tmp_path / "1.tif")
+        with pytest.raises(
+            ValueError, match=r"1.tif is no image that can be read: pixels of .* are not of 8 or 16 bits"
+        ):
+            load_pictures([tmp_path / "1.tif"])
 
 
 def test_images_in_parts(tmp_path):
@@ -335,3 +379,30 @@ def test_paths_are_paths():
     assert isinstance(dataset("digits"), Dataset)
     with pytest.raises(FileNotFoundError):
         dataset(str(Path("somewhere") / "digits"))
+
+
+@pytest.mark.parametrize("names", ["x_train y_train x_test y_test", "train_images train_labels test_images test_labels",
+                                   "train_data train_targets test_data test_targets"])  # fmt: skip
+def test_arrays_are_named_as_keras_or_torchvision_name_them(tmp_path, names):
+    x, y = np.arange(120, dtype=np.uint8).reshape(30, 2, 2), np.arange(30) % 2
+    np.savez(tmp_path / "a.npz", **dict(zip(names.split(), (x[:20], y[:20], x[20:], y[20:]), strict=True)))
+    found = parts(tmp_path / "a.npz", validation=0.2)
+    assert found.test.x.shape == (10, 1, 2, 2)
+    assert found.test.x.flatten()[0] == pytest.approx(80 / 255)
+    assert found.test.targets.tolist() == y[20:].tolist()
+
+
+@pytest.mark.slow
+def test_a_name_of_the_hub_is_loaded_by_datasets(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = "\n".join(f"{i},{-i},{i % 2}" for i in range(20))
+    for name in ("name", "empty"):
+        (tmp_path / "owner" / name).mkdir(parents=True)
+    for part in ("train", "test"):
+        (tmp_path / "owner" / "name" / f"{part}.csv").write_text(f"a,b,label\n{rows}\n")
+    monkeypatch.chdir(tmp_path)
+    found = parts("hf:owner/name", validation=0.2)
+    assert (len(found.test), found.test.x[3].tolist(), found.test.targets[3]) == (20, [3.0, -3.0], 1)
+    with pytest.raises(ValueError, match="hf:owner/empty cannot be loaded"):
+        parts("hf:owner/empty")

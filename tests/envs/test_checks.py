@@ -1,5 +1,6 @@
 """What environments give that is no observation, no reward or no flag: one clear error, or the right number."""
 
+import re
 from typing import Any
 
 import gymnasium
@@ -35,7 +36,7 @@ class Gives(gymnasium.Env):
 
     def __init__(self, at: int = 1, space: spaces.Space = BOX, render_mode: None = None, **given: Any) -> None:
         self.observation_space, self.at, self.given, self.count = space, at, given, 0
-        self.usual: Any = np.zeros(space.shape or (), space.dtype)
+        self.usual: Any = np.zeros(space.shape or (), space.dtype) + np.asarray(getattr(space, "start", 0), space.dtype)
 
     def now(self, name: str, usual: Any) -> Any:
         return self.given.get(name, usual) if self.count >= self.at else usual
@@ -210,6 +211,56 @@ DOUBLE = spaces.Box(-1, 1, (3,), np.float64)
 def test_numbers_that_the_space_cannot_hold_are_refused(space, observation, dtype, name):
     with pytest.raises(EnvironmentFailure, match=f"an observation with numbers that {dtype} cannot hold at step 3"):
         steps(inside("single", at=3, space=space, **{name: observation}), 4)
+
+
+NO_SUCH_CHOICE: list[tuple[Any, Any]] = [
+    *((spaces.Discrete(4), number) for number in (4, 9, -1)),
+    *((spaces.Discrete(4, start=2), number) for number in (1, 6)),
+    (spaces.MultiDiscrete([2, 3]), np.array([1, 3])),
+    (spaces.MultiDiscrete(np.array([[2, 3], [4, 5]]), start=np.array([[0, 0], [0, 7]])), np.array([[1, 2], [3, 6]])),
+    (spaces.MultiBinary(2), np.array([0, 2], np.int8)),
+]
+
+
+@pytest.mark.parametrize(("space", "observation"), NO_SUCH_CHOICE, ids=repr)
+@pytest.mark.parametrize("name", ["observation", "first"])
+@pytest.mark.parametrize("kind", ["single", "vector", "next step"])
+def test_choices_that_the_space_does_not_have_are_refused(kind, name, space, observation):
+    """The indicator vector of 9 among 4 is all zeros: it is learned as if it were one more state."""
+    message = (
+        re.escape(f"gave the observation {observation} at step ") + r"\d, which is not in " + re.escape(str(space))
+    )
+    assert len(steps(inside(kind, space=space), 4)) == 4
+    with pytest.raises(EnvironmentFailure, match=message):
+        steps(inside(kind, space=space, at=3 if kind == "single" else 2, **{name: observation}), 5)
+
+
+@pytest.mark.parametrize("number", [2, 5])
+def test_the_first_and_the_last_choice_are_taken(number):
+    for kind in ("single", "vector"):
+        found = steps(inside(kind, space=spaces.Discrete(4, start=2), observation=number), 2)
+        assert (found[0].next_observation == number).all()
+    row = np.array([number, number])
+    found = steps(inside("single", space=spaces.MultiDiscrete([4, 4], start=[2, 2]), observation=row), 2)
+    assert (found[0].next_observation == number).all()
+
+
+def test_no_learner_takes_a_choice_that_is_not_there():
+    space = spaces.Discrete(4)
+    for name in ("q_table", "dqn", "ppo"):
+        for given, found in ((9, "observation 9 at step 3, which is not in"), (2.5, "of shape .* float64 at step 3")):
+            env = Gives(space=space, at=3, observation=given)
+            with pytest.raises(EnvironmentFailure, match=f"{found}.* Discrete"):
+                agentlib.train(name, env=env, steps=400, progress=False, compile=False)
+    with pytest.raises(ValueError, match="by step 3 the environment gave a state that is not in Discrete"):
+        q_learning(Gives(space=space, at=3, observation=-1), TabularQConfig(), steps=9, seed=0)
+    with pytest.raises(EnvironmentFailure, match="the observation 9 at step 3"):
+        record_episodes(lambda seen: np.zeros(len(seen), int), Gives(space=space, at=3, observation=9), 2)
+    agent = tiny_run(env=Gives(space=space), steps=60)
+    with pytest.raises(ValueError, match=r"the observation 9 is not in Discrete\(4\)"):
+        agent.act(9)
+    with pytest.raises(ValueError, match=r"the observation -1 at index 1 is not in Discrete\(4\)"):
+        agent.predict(np.array([3, -1]))
 
 
 @pytest.mark.parametrize(

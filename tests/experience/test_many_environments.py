@@ -16,10 +16,10 @@ from agentlib.core.trees import difference
 from agentlib.engine import run
 from agentlib.envs.making import make_env
 from agentlib.envs.vector import Environments
-from agentlib.experience import replay
+from agentlib.experience import Replay, ReplayBuffer, replay
 from agentlib.experience.rollout import Rollout
 from agentlib.learners import PPO
-from agentlib.policies import ActorCritic, policy_for
+from agentlib.policies import ActionNoise, ActorCritic, EpsilonGreedy, GreedyActor, QPolicy, policy_for
 
 
 class Growing(gymnasium.Env[Any, Any]):
@@ -112,3 +112,16 @@ def test_an_agent_of_a_vector_environment_is_evaluated_in_a_single_one(kind):
     envs.close()
     assert agent.about["env_kwargs"] == {"sutton_barto_reward": True}
     assert agentlib.evaluate(agent, episodes=2).mean in (-1.0, -0.5, 0.0)
+
+
+@pytest.mark.parametrize("kind", ["EpsilonGreedy", "ActionNoise", "ReplayBuffer"])
+def test_parts_for_another_number_of_environments_are_named(kind):
+    """Their first step failed, which blamed the environment."""
+    envs = SyncVectorEnv([Growing, Growing])
+    seen, actions = envs.single_observation_space, envs.single_action_space
+    buffer = ReplayBuffer(seen, actions, 100, num_envs=1 if kind == "ReplayBuffer" else 2)
+    exploration: Any = EpsilonGreedy(actions, num_envs=1 if kind == "EpsilonGreedy" else 2)
+    if kind == "ActionNoise":
+        exploration = ActionNoise(spaces.Box(-1.0, 1.0, (1,)))
+    with pytest.raises(ValueError, match=f"^{kind} has num_envs=1, but 2 environments act side by side: give it num_"):
+        Replay(envs, GreedyActor(QPolicy(MLP(2, (8,)), 2), seen), buffer, exploration)

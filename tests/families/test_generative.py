@@ -13,6 +13,7 @@ from agentlib.core.recipe import Problem
 from agentlib.data import Dataset
 from agentlib.data.toys import shapes
 from agentlib.learners import VAEConfig
+from agentlib.runs.plan import job_of
 from agentlib.runs.result import Result
 from agentlib.shell.main import main
 
@@ -41,6 +42,24 @@ def test_vae_of_bits(tmp_path):
     assert set(samples.unique().tolist()) <= {0.0, 1.0}
     encoder = agentlib.backbones.load_backbone(tmp_path / "run" / "backbone.safetensors")
     assert torch.equal(encoder(samples), result.backbone(samples))
+
+
+def test_bits_are_drawn_each_time_in_training_and_once_for_the_test():
+    """Of pixels that are one half the best model's likelihood is d ln 2, and no bits are remembered."""
+    grey = Dataset(torch.full((400, 6), 0.5))
+    runs = [job_of("vae", Problem(data=grey, seed=seed), likelihood="bernoulli", drawn_bits=True) for seed in (0, 1)]
+    source = runs[0].source
+    assert source.x.unique().tolist() == [0.5]
+    batches = [source.sample().x for _ in range(2)]
+    assert all(batch.unique().tolist() == [0.0, 1.0] for batch in batches)
+    assert not torch.equal(*batches)
+    held_out = [run.judge.splits.test.x for run in runs]
+    assert held_out[0].unique().tolist() == [0.0, 1.0]
+    assert torch.equal(*held_out), "all runs are judged by the same bits"
+    with pytest.raises(ValueError, match="takes numbers as probabilities"):
+        job_of("vae", Problem(data=Dataset(torch.full((400, 6), 1.5))), likelihood="bernoulli", drawn_bits=True)
+    with pytest.raises(ValueError, match="without a threshold"):
+        VAEConfig(drawn_bits=True, likelihood="bernoulli", threshold=0.5)
 
 
 def test_vae_of_numbers_is_held_against_the_best_linear_model():

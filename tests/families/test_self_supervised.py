@@ -9,7 +9,9 @@ from torch import nn
 import agentlib
 from agentlib.backbones import CNN, MLP
 from agentlib.backbones.choice import backbone_for
+from agentlib.core.recipe import Problem
 from agentlib.data import Dataset
+from agentlib.runs.plan import job_of
 from agentlib.runs.result import Result
 
 FLOORS = {"test/random_encoder", "test/pixels", "test/pixels_1nn", "test/nudged_labels", "test/nudged_labels_1nn"}
@@ -35,6 +37,16 @@ def test_run_with_folder(tmp_path):
     encoder = backbone_for(space, tmp_path / "run" / "backbone.safetensors")
     image = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(features(encoder, image), features(result.backbone, image))
+
+
+def test_data_with_a_test_part_of_its_own_is_judged_on_that():
+    x, y = torch.rand(120, 1, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(120) % 2
+    data = {"train": (x[:100], y[:100]), "test": (x[100:], y[100:])}
+    job = job_of("simclr", Problem(data=data), batch_size=16)
+    assert torch.equal(job.judge.splits.test.x, x[100:])
+    assert len(job.source.x) == 100
+    unlabelled = job_of("simclr", Problem(data={"train": x[:100], "test": x[100:]}), batch_size=16)
+    assert unlabelled.judge.finish() == []
 
 
 def test_images_without_labels_and_a_network_of_ones_own():

@@ -165,7 +165,7 @@ def test_a_batch_that_is_no_number_is_named(tmp_path, monkeypatch):
 
     rows = parts(data, seed=0)
     real = Batches
-    monkeypatch.setattr(examples, "Batches", lambda *args, **kwargs: real(*args, transform=spoiled, **kwargs))
+    monkeypatch.setattr(examples, "Batches", lambda *args, **kwargs: real(*args, **kwargs | {"transform": spoiled}))
     with pytest.raises(FloatingPointError, match=r"for 1 of 16 examples: rows 5 of the training data"):
         train("classifier", data, net_arch=(8,), batch_size=16, out=tmp_path / "run")
     # What is worth nothing is not kept: there is what was saved at the start.
@@ -192,3 +192,14 @@ def test_a_feature_that_was_constant_in_training_may_move_a_little():
     torch.testing.assert_close(after, before, rtol=0.0, atol=0.01)  # scaled by 1e4, it moved by 10, and they by several
     scale = train("adversarial", constant, net_arch=(8,), bounds=None, attack_steps=1, steps=2)
     assert scale.measures["test/robust_accuracy"] >= 0.0
+
+
+def test_the_result_looks_at_all_test_examples_and_at_some_of_the_others_in_small_pieces(monkeypatch):
+    monkeypatch.setattr(examples, "JUDGED", 100)
+    data = Splits(*(points(n, seed=n) for n in (1_000, 400, 300)))
+    job = job_of("classifier", Problem(data=data, steps=10), net_arch=(4,))
+    predict, seen = Classifier.predict, list[int]()
+    monkeypatch.setattr(Classifier, "predict", lambda self, x: seen.append(len(x)) or predict(self, x))
+    job.judge.finish()
+    assert sum(seen) == 100 + 100 + 300
+    assert max(seen) <= 128

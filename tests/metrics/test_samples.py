@@ -9,6 +9,7 @@ import torch
 from agentlib.data.toys import EIGHT_DEVIATION, eight_centers, eight_gaussians
 from agentlib.metrics.samples import (
     agreement,
+    frechet_distance,
     modes,
     nearest_neighbor_accuracy,
     pixel_deviation,
@@ -107,3 +108,21 @@ def test_pictures(tmp_path):
         image_grid(torch.rand(3, 8))
     with pytest.raises(ValueError, match=r"points \(N, 2\)"):
         density(noise(5, 3), noise(5, 3))
+
+
+def test_the_frechet_distance_of_gaussians_is_that_of_the_closed_form():
+    x = noise(500, 3)
+    x = (x - x.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky((x - x.mean(0)).T.cov())).T  # mean 0, covariance I
+    a, b = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 2.0, 0.5])
+    shift = torch.tensor([1.0, -2.0, 0.0])
+    turn = torch.linalg.qr(noise(3, 3, seed=1))[0]
+    expected = 5.0 + float((a - b).square().sum())  # |m|^2 + |s1 - s2|^2 where the covariances commute
+    assert frechet_distance((x * a) @ turn, (x * b + shift) @ turn) == pytest.approx(expected, rel=1e-4)
+    assert frechet_distance(x, x) == pytest.approx(0.0, abs=1e-5)
+    linalg = pytest.importorskip("scipy.linalg")
+    p, q = noise(80, 5, seed=2), noise(90, 5, seed=3) @ noise(5, 5, seed=4)  # and where they do not
+    c, d = (np.cov(y.double().numpy(), rowvar=False) for y in (p, q))
+    gap = float((p.double().mean(0) - q.double().mean(0)).square().sum())
+    assert frechet_distance(p, q) == pytest.approx(gap + np.trace(c + d - 2 * linalg.sqrtm(c @ d).real), rel=1e-6)
+    with pytest.raises(ValueError, match=r"not \(80, 5\) and \(500, 3\)"):
+        frechet_distance(p, x)

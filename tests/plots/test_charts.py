@@ -1,8 +1,10 @@
 """Pictures show what they were given."""
 
+import io
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from agentlib.metrics.calibration import reliability_of
@@ -59,3 +61,21 @@ def test_legends_of_curves_cover_none():
     assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1 - 1
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("Environment steps", "Mean return")
     assert axes.lines[0].get_linewidth() > axes.lines[1].get_linewidth()
+
+
+@pytest.mark.parametrize(("n", "title"), [(13, "Samples"), (20, ""), (3, "Few")])
+def test_a_grid_of_images_has_lines_and_margins_of_one_width(n, title):
+    figure = charts.image_grid(torch.zeros(n, 1, 8, 8), columns=5, title=title)
+    sheet = np.asarray(figure.axes[0].images[0].get_array())[..., 0]
+    across = min(5, n)
+    rows = -(-n // across)
+    assert sheet.shape == (9 * rows + 1, 9 * across + 1)
+    assert (sheet[::9] == 0.5).all()
+    assert (sheet[:, ::9] == 0.5).all()
+    assert (sheet == 0).sum() == 64 * n
+    figure.savefig(io.BytesIO(), dpi=160)  # which lays it out
+    drawn = np.asarray(figure.canvas.buffer_rgba())[..., 0]  # type: ignore[attr-defined]
+    grey = np.abs(drawn.astype(int) - 128) < 8
+    rows_of_grey, columns_of_grey = (np.flatnonzero(grey.mean(axis) > 0.3) for axis in (1, 0))
+    margins = [columns_of_grey[0], drawn.shape[1] - 1 - columns_of_grey[-1], drawn.shape[0] - 1 - rows_of_grey[-1]]
+    assert max(margins) - min(margins) <= 4, margins

@@ -1,5 +1,11 @@
+"""Presets: each fits its learner, is for something that there is, and is listed.
+
+`python tests/runs/test_presets.py` writes the lengths that `agentlib list presets` shows, after a change of presets.
+"""
+
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -7,15 +13,18 @@ from typing import Any
 import gymnasium
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 import agentlib
-from agentlib.catalog import LEARNERS, recipe_of
+from agentlib.catalog import LEARNERS, is_atari, recipe_of
 from agentlib.core import Linear
 from agentlib.core.config import config_from_json, config_to_json
 from agentlib.core.names import readable
 from agentlib.core.recipe import Problem
 from agentlib.data import DATASETS, TASKS
 from agentlib.learners import DQNConfig, PPOConfig, TD3Config
-from agentlib.runs.plan import is_atari, plan, preset_of, settings_of
+from agentlib.runs.plan import plan, preset_of, settings_of
+from agentlib.shell.listing import LENGTHS
 from agentlib.shell.main import main
 from tests.tiny import tiny_run
 
@@ -165,6 +174,17 @@ def test_frozen_lake_is_solved_without_further_flags(learner, env_kwargs, tmp_pa
     assert agentlib.evaluate(agentlib.Agent.load(tmp_path / "run"), world, episodes=10).mean == 1.0
 
 
+def lengths():
+    found = {name: recipe_of(name) for name in LEARNERS}
+    steps = {name: {key: one.get("steps", found[name].steps) for key, one in found[name].presets.items() if key}
+             for name in found}  # fmt: skip
+    return {name: of_keys for name, of_keys in steps.items() if of_keys}
+
+
+def test_the_lengths_that_are_listed_are_those_of_the_presets():
+    assert json.loads(LENGTHS.read_text()) == lengths(), "presets have changed: run python tests/runs/test_presets.py"
+
+
 def test_the_list_shows_each_preset_and_what_was_measured(capsys):
     assert main(["list", "presets"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
@@ -177,3 +197,7 @@ def test_the_list_shows_each_preset_and_what_was_measured(capsys):
         place = " ".join([about["env"], *(f"{name}={value}" for name, value in about["env_kwargs"].items())])
         reached = readable(median(seed["best"] for seed in seeds))
         assert f"{about['learner']} {place} {about['steps']:,} steps, mean return {reached} in " in shown
+
+
+if __name__ == "__main__":
+    LENGTHS.write_text(json.dumps(lengths(), indent=1) + "\n")

@@ -196,6 +196,27 @@ def test_labels_of_samples(capsys):
     assert "draws no samples: see agentlib predict" in output(capsys, "sample", "denoising_autoencoder", code=2)
 
 
+@pytest.mark.parametrize(
+    ("what", "uses"),
+    [
+        ("vae", ["agentlib sample vae", "agentlib predict vae INPUT --out FILE.npz"]),
+        ("gan", ["agentlib sample gan"]),
+        ("denoising_autoencoder", ["agentlib predict denoising_autoencoder INPUT --out FILE.npz"]),
+        ("prototypical", ["agentlib predict prototypical INPUT --out FILE.npz"]),
+    ],
+)
+def test_a_run_on_data_ends_with_the_commands_that_use_its_model(capsys, what, uses):
+    few = ["--ways", "2", "--shots", "1"] if what == "prototypical" else []
+    arguments = ["--data", "digits", "--steps", "2", *few, "--progress", "none", "--out", what]
+    printed = " ".join(output(capsys, "train", what, *arguments).split())
+    said = ", or ".join([*uses, "agentlib.runs.models.load_model(path)"])
+    assert f"The model is in {what}/model.safetensors: {said}" in printed
+    for line in uses:
+        words = line.replace("INPUT", "digits").replace("FILE.npz", "made.npz").split()[1:]
+        output(capsys, *words, *(["--out", "made.npz"] if "--out" not in words else []))
+        assert Path("made.npz").stat().st_size > 0
+
+
 @pytest.mark.parametrize("what", ["vae", "denoising_autoencoder", "simclr", "byol", "prototypical", "maml"])
 def test_each_run_on_data_leaves_its_model(capsys, what):
     few = ["--ways", "2", "--shots", "1"] if what in ("maml", "prototypical") else []

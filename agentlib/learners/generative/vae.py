@@ -23,6 +23,7 @@ from agentlib.backbones.combine import scale_of
 from agentlib.core import Cosine, Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.core.config import Count, NonNegative, Range, Rate
 from agentlib.data import Dataset, Examples, Splits
+from agentlib.data.batches import Transform
 from agentlib.families.generative import GenerativeFacts, on_generative
 from agentlib.learners.generative.latent_model import LatentModel, normal_log_density
 from agentlib.metrics.likelihoods import LARGEST, independent_bernoulli, probabilistic_pca
@@ -63,6 +64,8 @@ class VAEConfig(Optimized):
     """Distribution of examples given codes: "bernoulli" for zeros and ones; "gaussian" with one learned deviation."""
     threshold: float | None = None
     """Turn numbers from this threshold on into ones, and all others into zeros; None keeps the numbers."""
+    drawn_bits: bool = False
+    """Take numbers as probabilities of ones: draw bits each time in training, and once for held-out examples."""
     beta: NonNegative = 1.0
     """Weight of the KL term; 1 gives the evidence lower bound."""
     importance_samples: Count = 1
@@ -74,6 +77,8 @@ class VAEConfig(Optimized):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.drawn_bits and (self.threshold is not None or self.likelihood != "bernoulli"):
+            raise ValueError('VAEConfig.drawn_bits goes with likelihood="bernoulli", and without a threshold')
         if self.importance_samples > 1 and self.beta != 1.0:
             raise ValueError("VAEConfig.beta weighs the KL term of the ELBO: with importance_samples there is none")
 
@@ -91,16 +96,25 @@ class VAE(Learner):
         """The examples after the threshold.
 
         Raises:
-            ValueError: the Bernoulli likelihood, and numbers other than 0 and 1.
+            ValueError: the Bernoulli likelihood, and numbers other than 0 and 1; or no probabilities to draw bits by.
         """
+        if config.drawn_bits:
+            if bool(((data.x < 0.0) | (data.x > 1.0)).any()):
+                raise ValueError("drawn_bits takes numbers as probabilities, and the data has some outside 0 to 1")
+            return data
         x = data.x if config.threshold is None else (data.x >= config.threshold).float()
         odd = (x != 0.0) & (x != 1.0)
         if config.likelihood == "bernoulli" and bool(odd.any()):
             raise ValueError(
                 f"the Bernoulli likelihood is one of zeros and ones, and the data has {float(x[odd][0]):.3g}: give "
-                f'threshold=0.5 to make bits of grey values, or likelihood="gaussian"'
+                f'threshold=0.5 or drawn_bits=True to make bits of grey values, or likelihood="gaussian"'
             )
         return replace(data, x=x)
+
+    @staticmethod
+    def transform(config: VAEConfig) -> Transform | None:
+        """The random change of an example each time that it is seen."""
+        return torch.bernoulli if config.drawn_bits else None
 
     @staticmethod
     def layers(config: VAEConfig) -> dict[str, Any]:

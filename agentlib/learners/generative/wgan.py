@@ -8,13 +8,15 @@
 with some constant; "spectral": weights are divided by their largest singular values (Miyato et al. 2018,
 arXiv:1802.05957), which the critic's networks must be built with. The lecture notes put the penalty at x, and write an
 l1 norm of f for the Lipschitz constant. lambda is 10 for images, and 0.1 for points in the plane, as in the authors'
-code. No batch normalization in the critic: the penalty is on each example's gradient.
+code. No batch normalization in the critic: the penalty is on each example's gradient. With `conditional` both networks
+see the label (Mirza & Osindero 2014), and the gap is the mean over labels of the distances of each label's examples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Self
 
 import torch
@@ -52,6 +54,8 @@ class WGANConfig(Adversarial):
     adam_betas: tuple[float, float] = (0.0, 0.9)
     batch_size: Count = 256
     """Examples per step of the critic."""
+    conditional: bool = False
+    """Give both networks each example's label, so that samples can be drawn by label."""
     critic_steps: Count = 5
     """Steps of the critic for each step of the generator."""
     constraint: Literal["penalty", "clip", "spectral"] = "penalty"
@@ -97,7 +101,7 @@ class WGAN(Learner):
                 'constraint="spectral" needs backbone="auto", or a module that is built with norm="spectral"'
             )
         generator = facts.generator or generator_for(config, facts)
-        return cls(generator, Critic(backbone, spectral=spectral), config.optimizer(), config)
+        return cls(generator, Critic(backbone, facts.n_classes, spectral=spectral), config.optimizer(), config)
 
     @property
     def product(self) -> nn.Module:
@@ -112,19 +116,25 @@ class WGAN(Learner):
 
     def update(self, batch: Examples) -> Update:
         """Steps of the critic, each on its own batch, then one of the generator."""
-        batches = batch.x if self.batches_per_update > 1 else batch.x[None]  # (n, B, ...)
-        for real in batches.unbind():  # unrolled where it is compiled
-            fake = self.generator(noise_for(real, self.generator)).detach()
-            gap = self.critic(real).mean() - self.critic(fake).mean()
+        many = self.batches_per_update > 1
+        batches = batch.x if many else batch.x[None]  # (n, B, ...)
+        labels: Any = [None] * len(batches)
+        if self.config.conditional:
+            assert batch.y is not None
+            labels = batch.y if many else batch.y[None]  # (n, B)
+        for real, label in zip(batches.unbind(), labels, strict=True):  # unrolled where it is compiled
+            critic: Any = self.critic if label is None else partial(self.critic, label=label)
+            fake = self.generator(noise_for(real, self.generator), label).detach()
+            gap = critic(real).mean() - critic(fake).mean()
             critic_loss = -gap
             if self.config.constraint == "penalty":
-                critic_loss = critic_loss + self.config.penalty * gradient_penalty(self.critic, between(real, fake))
+                critic_loss = critic_loss + self.config.penalty * gradient_penalty(critic, between(real, fake))
             self.critic_step(critic_loss, batch.clock)
             if self.config.constraint == "clip":
                 with torch.no_grad():
                     for weight in self.critic.parameters():
                         weight.clamp_(-self.config.clip, self.config.clip)
-        generator_loss = -self.critic(self.generator(noise_for(real, self.generator))).mean()
+        generator_loss = -critic(self.generator(noise_for(real, self.generator), label)).mean()
         self.generator_step(generator_loss, batch.clock)
         self.average.follow(average_rate(self.config.average, batch.clock))
         metrics = {"critic_loss": critic_loss, "generator_loss": generator_loss, "distance": gap}

@@ -24,13 +24,14 @@ from torch.nn import functional
 
 from agentlib.backbones import Optimized
 from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Update
-from agentlib.core.config import Count, NonNegative, Range, Unit
+from agentlib.core.config import Count, NonNegative, Range, Unit, Whole
 from agentlib.experience import Demonstration, Demonstrations, Labelled
 from agentlib.families.demonstrations import DemonstrationFacts, observe_all, on_demonstrations
 from agentlib.learners.supervised.classifier import balanced_weights
 from agentlib.metrics.targets import numbers_for
 from agentlib.policies import CategoricalPolicy, DeterministicPolicy, EnsemblePolicy, GaussianPolicy, policy_for
 from agentlib.policies.base import is_policy
+from agentlib.policies.shifting import shifted
 
 
 def negative_log_likelihood(policy: Any, output: Tensor, action: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -82,6 +83,8 @@ class CloningConfig(Optimized):
     """Widths of the hidden layers; the default depends on the kind of input."""
     squashed: bool = False
     """Squash real-valued actions into their bounds by tanh; otherwise they are clipped."""
+    random_shift: Whole = 0
+    """Move the images of a batch by up to this number of pixels, in each direction; 0 disables it."""
     normalize: bool = True
     """Standardize vectors by running statistics of the observations, which are saved with the agent."""
 
@@ -167,7 +170,7 @@ class BC(Learner):
     def _losses(self, policy: Any, batch: Labelled, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The cost, the entropy, and the likelihood of the labels, each 0-dim."""
         start = batch.episode_start if getattr(policy, "is_sequence", False) else None
-        output, _ = policy(batch.observation, None, start)
+        output, _ = policy(shifted(policy, batch.observation, self.config.random_shift), None, start)
         if self.config.loss == "mse":
             zero = torch.zeros_like(weight).sum()
             return weighted_mean(squared_error(policy, output, batch.action), weight), zero, zero
@@ -189,11 +192,5 @@ class BC(Learner):
         return RECIPE.tiny(cls, config, seed, demos=demonstrations)
 
 
-RECIPE = Recipe(
-    "bc",
-    BC,
-    BCConfig,
-    on_demonstrations,
-    "behavioural cloning (Pomerleau 1991), copies demonstrations; any actions",
-    presets={"MountainCar-v0": {"epochs": 50}},
-)
+_BC = "behavioural cloning (Pomerleau 1991), copies demonstrations; any actions"
+RECIPE = Recipe("bc", BC, BCConfig, on_demonstrations, _BC, presets={"MountainCar-v0": {"epochs": 50}})

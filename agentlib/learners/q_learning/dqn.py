@@ -7,7 +7,7 @@ Q' is a target network that follows Q; the maximum is over legal actions. With `
 values (van Hasselt et al. 2016, doi:10.1609/aaai.v30i1.10295). Dueling, noise, distributions and branches are the
 policy's (`QPolicy`); returns over several steps, priorities and masks the source's (`agentlib.experience.Replay`).
 `cql_alpha` times E[ log sum_b exp Q(s, b) - Q(s, a) ] is added to L (Kumar et al. 2020, arXiv:2006.04779, equation 4);
-"cql" learns so from recorded transitions.
+"cql" learns so from recorded transitions. `random_shift` moves images (DrQ; Kostrikov et al. 2021, arXiv:2004.13649).
 
 Names, defaults and the order of things are Stable-Baselines3's, where the paper says otherwise too: Adam in place of
 RMSProp, Huber's loss, gradients clipped by their norm. The lecture notes leave out the discount, the terminal mask and
@@ -25,7 +25,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from agentlib.core import Clock, Counterpart, Learner, Optimizer, Recipe, Source, Step, Target, Update
-from agentlib.core.config import Count, NonNegative, Range, Rate, Unit
+from agentlib.core.config import Count, NonNegative, Range, Rate, Unit, Whole
 from agentlib.experience import Transition
 from agentlib.families.control import ControlFacts, on_replay
 from agentlib.families.demonstrations import on_transitions
@@ -33,6 +33,7 @@ from agentlib.learners.q_learning.presets import DQN_PRESETS, RAINBOW_PRESETS
 from agentlib.learners.q_learning.settings import Bellman, Exploring, Replayed
 from agentlib.policies import QPolicy
 from agentlib.policies.base import is_policy
+from agentlib.policies.shifting import shifted
 
 
 def td_target(reward: Tensor, discount: Tensor, terminated: Tensor, next_value: Tensor) -> Tensor:
@@ -70,6 +71,8 @@ class DQNLearning(Bellman):
     """Explore by noise of a learned size on the weights of the head (Fortunato et al. 2018)."""
     head_arch: tuple[int, ...] | None = None
     """Widths of the layers of each stream of the head; by default one, of the features' width, if there are streams."""
+    random_shift: Whole = 0
+    """Move the images of a batch by up to this number of pixels, in each direction (DrQ has 4 of 84); 0 disables it."""
     cql_alpha: NonNegative = 0.0
     """Weight of the loss that holds down the values of actions that the data do not have (Kumar et al. 2020)."""
 
@@ -156,10 +159,12 @@ class DQN(Learner):
     def update(self, batch: Transition) -> Update:
         """One step on the TD error; `per_sample` holds the errors `(B,)`; of distributions, the divergences."""
         policy, bellman = self.policy, partial(td_target, batch.reward, batch.discount, batch.terminated)
-        output, _ = policy(batch.observation)  # (B, A), or (B, A, n) of distributions
+        moved = partial(shifted, policy, pixels=self.config.random_shift)
+        observation, later = moved(batch.observation), moved(batch.next_observation)
+        output, _ = policy(observation)  # (B, A), or (B, A, n) of distributions
         with torch.no_grad():
-            next_output, _ = self.target(batch.next_observation)
-            chooser = policy(batch.next_observation)[0] if self.config.double else next_output
+            next_output, _ = self.target(later)
+            chooser = policy(later)[0] if self.config.double else next_output
             best = policy.choose(chooser, batch.next_mask)  # (B,), or (B, D) of several branches
             y = policy.backed_up(policy.pick(next_output, best), bellman)
         chosen = policy.pick(output, batch.action)

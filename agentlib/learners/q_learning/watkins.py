@@ -44,7 +44,7 @@ def q_learning(env: gymnasium.Env[Any, Any], config: TabularQConfig, *, steps: i
 
     Raises:
         TypeError: a space is not Discrete.
-        ValueError: `steps` or `seed` is no whole number from 0.
+        ValueError: `steps` or `seed` is no whole number from 0; or an observation is outside the space.
     """
     states, actions, steps, seed = env.observation_space, env.action_space, whole("steps", steps), whole("seed", seed)
     if not isinstance(states, spaces.Discrete) or not isinstance(actions, spaces.Discrete):
@@ -60,6 +60,8 @@ def q_learning(env: gymnasium.Env[Any, Any], config: TabularQConfig, *, steps: i
         else:
             action = q[state].index(max(q[state]))
         next_state, reward, terminated, truncated, _ = env.step(action)
+        if not (0 <= state < states.n and 0 <= next_state < states.n):
+            raise ValueError(f"by step {step + 1} the environment gave a state that is not in {states}")
         target = float(reward) + config.gamma * (not terminated) * max(q[next_state])
         visits[state][action] += 1
         q[state][action] += visits[state][action] ** -config.learning_rate_power * (target - q[state][action])

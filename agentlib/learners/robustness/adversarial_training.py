@@ -20,6 +20,7 @@ actions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -32,6 +33,7 @@ from agentlib.data import Dataset, Examples, Splits
 from agentlib.families.attacked import on_attacked
 from agentlib.families.examples import ExampleFacts
 from agentlib.learners.supervised.classifier import cross_entropy
+from agentlib.learners.supervised.mixtures import Mixed, mixed, mixed_losses
 from agentlib.learners.supervised.regularization import Supervised, penalized, penalty
 from agentlib.metrics.attacks import LossName, loss_name, margin, perturb
 from agentlib.metrics.norms import Norm, check_scale, units
@@ -41,7 +43,7 @@ from agentlib.policies.base import is_policy, require_no_memory
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdversarialTrainingConfig(Supervised):
+class AdversarialTrainingConfig(Mixed, Supervised):
     """The numbers of a run of adversarial training."""
 
     epsilon: NonNegative = 0.1
@@ -147,9 +149,10 @@ class AdversarialTraining(Learner):
 
         height = margin if loss_name(self.policy, config.attack_loss) == "margin" else cross_entropy
 
+        clean, share = mixed(batch.x, config)
         changed = perturb(
-            lambda x: height(logits_at(x), y),
-            batch.x,
+            lambda x: mixed_losses(lambda labels: height(logits_at(x), labels), y, share),
+            clean,
             epsilon=config.epsilon,
             norm=config.norm,
             steps=config.attack_steps,
@@ -159,9 +162,10 @@ class AdversarialTraining(Learner):
             random_start=config.random_start,
         )
         logits = logits_at(changed)
-        losses = self.losses(logits, y)
+        losses = mixed_losses(partial(self.losses, logits), y, share)
         if config.clean_share:
-            losses = (1.0 - config.clean_share) * losses + config.clean_share * self.losses(logits_at(batch.x), y)
+            usual = mixed_losses(partial(self.losses, logits_at(clean)), y, share)
+            losses = (1.0 - config.clean_share) * losses + config.clean_share * usual
         loss = losses.mean() + penalty(self.matrices, config.l1, config.l2)
         norm = self.step(loss, batch.clock)
         if self.averaged is not None:

@@ -6,7 +6,8 @@
 The negative log likelihood is the cross-entropy of labels and predictions; minimizing it is maximum likelihood, and
 with penalties it finds the most probable weights under a prior (`regularization.py`). Two classes are binary logistic
 regression with the logit z_1 - z_0. Label smoothing (Szegedy et al. 2016, arXiv:1512.00567) takes the share eps of each
-label from its class and spreads it evenly over all K classes.
+label from its class and spreads it evenly over all K classes. Images may be changed at random before (`Augmented`), and
+be mixed together with their labels; `consistency` adds AugMix's divergence of predictions (`mixtures.py`).
 
 The model is a `CategoricalPolicy`: an agent whose action is the class. So what attacks, calibrates or exports a policy
 does so with a classifier.
@@ -23,9 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.core import Cosine, Learner, Optimizer, Recipe, Source, Step, Update
-from agentlib.core.config import Unit
+from agentlib.core.config import NonNegative, Unit
 from agentlib.data import Dataset, Examples, Splits
+from agentlib.data.augmentation import Change
+from agentlib.families.augmented import operations
 from agentlib.families.examples import ExampleFacts, on_examples
+from agentlib.learners.supervised.mixtures import Mixed, jensen_shannon, mixed, mixed_losses
 from agentlib.learners.supervised.regularization import Supervised, penalized, penalty
 from agentlib.metrics.targets import labels_for
 from agentlib.policies import CategoricalPolicy
@@ -58,13 +62,26 @@ def balanced_weights(labels: Tensor | NDArray[Any], n_classes: int) -> tuple[flo
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierConfig(Supervised):
+class ClassifierConfig(Mixed, Supervised):
     """The numbers of a classifier's run."""
 
     label_smoothing: Unit = 0.0
     """Share of each label that is spread evenly over all classes."""
     class_weights: tuple[float, ...] | Literal["balanced"] | None = None
     """Weight of each class in the loss; "balanced" gives all classes the same total weight."""
+    consistency: NonNegative = 0.0
+    """Weight of the divergence of the predictions on an image and on two copies changed by `augment`; AugMix has 12."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.consistency and self.augment is None:
+            raise ValueError(
+                'consistency is between copies of an image that `augment` changes: give augment="augmix", say'
+            )
+
+    def changes(self, with_operations: bool = True) -> list[Change]:
+        """Those of the batch; with `consistency` the update makes those of `augment`."""
+        return super().changes(with_operations and not self.consistency)
 
 
 class Classifier(Learner):
@@ -85,6 +102,7 @@ class Classifier(Learner):
         self.config, self.policy = config, policy
         self.step = Step(policy, optimizer, config.max_grad_norm)
         self.matrices = penalized(policy)
+        self.operations = operations(config.augment) if config.augment and config.consistency else None
         weights = config.class_weights
         if weights is not None and (weights == "balanced" or len(weights) != policy.n_actions):
             raise ValueError(f"class_weights are one number for each of the {policy.n_actions} classes, as "
@@ -114,8 +132,13 @@ class Classifier(Learner):
     def update(self, batch: Examples) -> Update:
         """One step on the loss of a batch; `per_sample` holds the losses `(B,)`."""
         assert batch.y is not None
-        logits, _ = self.policy(batch.x)  # (B, K)
-        losses = cross_entropy(logits, batch.y, self.config.label_smoothing, self.class_weights)
+        x, share = mixed(batch.x, self.config)
+        logits, _ = self.policy(x)  # (B, K)
+        smoothing, weights = self.config.label_smoothing, self.class_weights
+        losses = mixed_losses(lambda y: cross_entropy(logits, y, smoothing, weights), batch.y, share)
+        if self.operations is not None:
+            changed, _ = self.policy(torch.cat([self.operations(x), self.operations(x)]))
+            losses = losses + self.config.consistency * jensen_shannon(torch.stack([logits, *changed.chunk(2)]))
         loss = losses.mean() + penalty(self.matrices, self.config.l1, self.config.l2)
         norm = self.step(loss, batch.clock)
         accuracy = (logits.detach().argmax(1) == batch.y).float().mean()

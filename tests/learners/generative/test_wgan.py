@@ -13,6 +13,7 @@ from agentlib.core import Clock, Linear, Step
 from agentlib.data import Batches, Examples
 from agentlib.data.toys import eight_gaussians
 from agentlib.engine import run
+from agentlib.families.generative import GenerativeFacts
 from agentlib.learners.generative.wgan import WGAN, WGANConfig, between, gradient_penalty
 
 
@@ -92,6 +93,27 @@ def test_each_step_of_the_critic_has_its_own_batch_and_the_generator_moves_once(
     learner.update(batch)
     assert int(learner.critic_step.count) == 2
     assert int(learner.generator_step.count) == 1
+
+
+@pytest.mark.parametrize("critic_steps", [1, 2])
+def test_a_conditional_critic_and_its_generator_see_the_labels_of_their_batch(monkeypatch, critic_steps):
+    config = WGANConfig(conditional=True, critic_steps=critic_steps, batch_size=4, net_arch=(8,))
+    data = eight_gaussians(400)
+    learner = WGAN.build(MLP(2, (8,)), config, GenerativeFacts(data, 8))
+    source = Batches(data, 4, batches_per_update=critic_steps)
+    source.advance()
+    batch, seen = source.sample(), {Critic: list[Tensor](), Generator: list[Tensor]()}
+    assert batch.y is not None
+    for kind, labels in seen.items():
+        forward = kind.forward
+        monkeypatch.setattr(
+            kind, "forward", lambda self, x, label, to=labels, do=forward: to.append(label) or do(self, x, label)
+        )
+    learner.update(batch)
+    last = [*batch.y.reshape(critic_steps, 4), batch.y.reshape(-1, 4)[-1]]
+    assert torch.equal(torch.stack(seen[Generator]), torch.stack(last))
+    assert torch.equal(torch.stack(seen[Critic][::3]), torch.stack(last))  # real, fake, penalty; then the generator's
+    assert learner.sample(3, torch.tensor([1, 2, 3])).shape == (3, 2)
 
 
 def test_one_step_of_the_critic_takes_a_plain_batch():

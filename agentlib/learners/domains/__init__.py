@@ -1,0 +1,1 @@
+"""Learning that survives another distribution."""

@@ -1,0 +1,200 @@
+"""Classification from several domains, for one that is not among them.
+
+    erm          L = 1/N sum_i CE_i                                 (Gulrajani and Lopez-Paz 2021, arXiv:2007.01434)
+    importance   L = 1/N sum_i r(x_i) CE_i,   r = p_target / p_source                                (Shimodaira 2000)
+    dann         L = CE + CE(domain | R(z)),  R the reversed gradient        (Ganin et al. 2016, arXiv:1505.07818)
+    coral        L = CE + weight mean |C_a - C_b|^2 / 4 d^2         (Sun and Saenko 2016, arXiv:1607.01719)
+    mmd          L = CE + weight mean MMD^2(z_a, z_b)               (Li et al. 2018)
+    irm          L = CE + weight mean |d R_a(w z) / dw|^2, w = 1    (Arjovsky et al. 2019, arXiv:1907.02893)
+    group_dro    L = sum_g q_g CE_g,   q_g <- q_g exp(eta CE_g)     (Sagawa et al. 2020, arXiv:1911.08731)
+    mixup        L = s CE(f(x'), y1) + (1 - s) CE(f(x'), y2),  x1 and x2 of two domains   (Yan et al. 2020)
+
+z are the features, a and b domains; of "dann", "coral" and "mmd" the targets are domains, too, where there are any. The
+rules are in `rules.py`. Resampling is the batches': balance="groups". The discriminator of "dann" learns in the same
+step as all else, and its reversed gradient grows as 2 / (1 + exp(-10 p)) - 1 with the share p of the run. A penalty
+above 1 divides the whole loss, so that it does not change the size of steps (the authors' code for IRM does so).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Update
+from agentlib.core.config import NonNegative, Range, Whole
+from agentlib.data.datasets import Dataset
+from agentlib.data.domains import DomainExamples, Domains
+from agentlib.data.mixing import beta_shares, mixup
+from agentlib.families.domains import AcrossDomains, DomainFacts, on_domains
+from agentlib.learners.domains.rules import coral, irm_penalty, masks_of, means, mmd, reversed_gradient, tilted
+from agentlib.learners.supervised.classifier import cross_entropy
+from agentlib.learners.supervised.mixtures import mixed_losses
+from agentlib.learners.supervised.regularization import penalized, penalty
+from agentlib.metrics.density_ratio import gaussian_ratio, logistic_ratio, ulsif_ratio
+from agentlib.policies import CategoricalPolicy
+from agentlib.policies.base import require_no_memory
+
+ALIGNED = ("dann", "coral", "mmd")
+"""Methods that make domains alike, those of the targets among them."""
+RATIOS = {"logistic": logistic_ratio, "ulsif": ulsif_ratio, "gaussian": gaussian_ratio}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainsConfig(AcrossDomains):
+    """The numbers of a run on several domains."""
+
+    method: Literal["erm", "importance", "dann", "coral", "mmd", "irm", "group_dro", "mixup"] = "erm"
+    """How it is prepared for another domain."""
+    weight: NonNegative = 1.0
+    """Weight of the penalty of "coral", "mmd" and "irm", and of the domain's loss of "dann"."""
+    anneal: Whole = 0
+    """Updates before which the penalty of "irm" has a weight of at most 1."""
+    ratio: Literal["logistic", "ulsif", "gaussian"] = "logistic"
+    """How "importance" learns the ratio of the densities."""
+    step_size: NonNegative = 0.01
+    """Step eta of the weights of groups of "group_dro"."""
+    per_class: bool = False
+    """Take the examples of each class of a domain for a group of "group_dro"."""
+    alpha: Annotated[float, Range(0.01)] = 0.2
+    """Of the shares of "mixup", Beta(alpha, alpha)."""
+    l2: NonNegative = 0.0
+    """Strength of the penalty l2 sum W^2."""
+
+
+class DomainClassifier(Learner):
+    """A classifier from several domains; the actions of `policy` are the classes.
+
+    Args:
+        policy: a classifier.
+        optimizer: a rule such as `adam(learning_rate=1e-3)`.
+        config: this algorithm's numbers.
+        n_domains: number of domains, for "dann" the targets' among them.
+        ratio: of each training example, for "importance", `(N,)`.
+
+    Raises:
+        ValueError: the policy has memory, or there is one domain where two are needed.
+    """
+
+    shares: Tensor
+    ratio: Tensor | None
+
+    def __init__(
+        self,
+        policy: CategoricalPolicy,
+        optimizer: Optimizer,
+        config: DomainsConfig = DomainsConfig(),
+        n_domains: int = 2,
+        ratio: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        require_no_memory(policy, "a classifier")
+        if n_domains < 2 and config.method in (*ALIGNED, "irm", "mixup"):
+            raise ValueError(f"{config.method} compares domains, and there is one: give two at least, or take erm")
+        self.config, self.policy, self.n_domains = config, policy, n_domains
+        layers = [nn.Linear(policy.feature_dim, 64), nn.ReLU(), nn.Linear(64, n_domains)]
+        self.discriminator = nn.Sequential(*layers) if config.method == "dann" else None
+        n_groups = n_domains * (policy.n_actions if config.per_class else 1)
+        self.register_buffer("shares", torch.full((n_groups,), 1.0 / n_groups, dtype=torch.float32))
+        self.register_buffer("ratio", ratio)
+        trained: list[nn.Module] = [policy] if self.discriminator is None else [policy, self.discriminator]
+        self.step = Step(nn.ModuleList(trained), optimizer, config.max_grad_norm)
+        self.matrices = penalized(policy)
+
+    @property
+    def adapts(self) -> bool:
+        """Whether it sees the targets' examples, without labels."""
+        return self.config.method in (*ALIGNED, "importance")
+
+    @classmethod
+    def build(cls, backbone: nn.Module, config: DomainsConfig, facts: DomainFacts) -> Self:
+        """A classifier on a backbone; the ratio of densities is learned here.
+
+        Raises:
+            ValueError: no target, where the ratio to it is to be learned.
+        """
+        policy = CategoricalPolicy(backbone, len(facts.train.classes))
+        policy.observe(facts.train.x)
+        ratio, x, target = None, facts.train.x.flatten(1).float(), facts.target_x.flatten(1).float()
+        if config.method == "importance":
+            if not len(target):
+                raise ValueError("importance weighs the sources by a target, and there is none: give target=")
+            ratio = RATIOS[config.ratio](x, target, x)
+            ratio = ratio / ratio.mean()
+        aligned = config.method in ALIGNED and len(target) > 0
+        return cls(policy, config.optimizer(), config, facts.n_domains + aligned, ratio)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits `(B, K)`."""
+        logits: Tensor = self.policy(x)[0]
+        return logits
+
+    def losses(self, output: Tensor, target: Tensor) -> Tensor:
+        """The cross-entropy `(B,)` of logits with labels."""
+        return cross_entropy(output, target)
+
+    def update(self, batch: DomainExamples) -> Update:
+        """One step on the loss of a batch; `per_sample` holds the cross-entropies `(N,)`."""
+        n, y, share, x = len(batch.y), batch.y, None, batch.x
+        if self.config.method == "mixup":
+            share = beta_shares(self.config.alpha, n, x.device)
+            x = mixup(x, share)
+        features: Tensor = self.policy.backbone(torch.cat([x, batch.target_x]))
+        logits = self.policy.output_of(features[:n])  # (N, K)
+        losses = mixed_losses(lambda labels: cross_entropy(logits, labels), y, share)
+        loss, extra, scale = self.objective(losses, logits, features, batch)
+        total = (loss + scale * extra) / scale.clamp_min(1.0)
+        norm = self.step(total + penalty(self.matrices, 0.0, self.config.l2), batch.clock)
+        accuracy = (logits.detach().argmax(1) == y).float().mean()
+        metrics = {"loss": loss.detach(), "penalty": extra.detach(), "accuracy": accuracy, "grad_norm": norm}
+        return Update(metrics, losses.detach())
+
+    def objective(
+        self, losses: Tensor, logits: Tensor, features: Tensor, batch: DomainExamples
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss, the penalty and its weight, each 0-dim; features are `(N + M, d)`, those of the targets last."""
+        config, method, y = self.config, self.config.method, batch.y
+        scale = torch.full_like(losses[0], config.weight).detach()
+        nothing = torch.zeros_like(scale)
+        domain = functional.pad(batch.domain, (0, len(features) - len(y)), value=self.n_domains - 1)
+        if method == "importance":
+            assert self.ratio is not None
+            return (self.ratio[batch.index] * losses).mean(), nothing, nothing
+        if method == "group_dro":
+            group = batch.domain * self.policy.n_actions + y if config.per_class else batch.domain
+            by_group = means(losses, masks_of(group, len(self.shares)))
+            self.shares.copy_(tilted(self.shares, by_group, config.step_size))
+            return (self.shares.clone() * by_group).sum(), nothing, nothing
+        if method == "irm":
+            scale = torch.where(torch.as_tensor(batch.clock.updates) >= config.anneal, scale, scale.clamp_max(1.0))
+            return losses.mean(), irm_penalty(logits, y, masks_of(batch.domain, self.n_domains)).mean(), scale
+        if self.discriminator is not None:
+            rate = torch.tanh(5.0 * torch.as_tensor(batch.clock.fraction)).to(features)  # 2 / (1 + exp(-10 p)) - 1
+            guesses = self.discriminator(reversed_gradient(features, rate))
+            return losses.mean(), functional.cross_entropy(guesses, domain), scale
+        if method in ("coral", "mmd"):
+            rule = coral if method == "coral" else mmd
+            return losses.mean(), rule(features, masks_of(domain, self.n_domains)), scale
+        return losses.mean(), nothing, nothing
+
+    @classmethod
+    def tiny(cls, seed: int = 0) -> tuple[Self, Source]:
+        """The smallest honest run: two clouds of points in each of two domains, the second moved, one layer of 16."""
+        labels, generator = torch.arange(64) % 2, torch.Generator().manual_seed(0)
+        clouds = 2.0 * labels[:, None] * torch.tensor([1.0, 0.5]) + torch.randn(64, 2, generator=generator)
+        parts = {name: Dataset(clouds + move, labels, ("left", "right")) for name, move in (("a", 0.0), ("b", 1.0))}
+        config = DomainsConfig(method="group_dro", batch_size=32, net_arch=(16,), learning_rate=1e-2, l2=1e-4)
+        return RECIPE.tiny(cls, config, seed, data=Domains(parts, seed=0))
+
+
+RECIPE = Recipe(
+    "domains",
+    DomainClassifier,
+    DomainsConfig,
+    on_domains,
+    "a classifier for domains that it has not seen: DANN, CORAL, IRM, group DRO and others as options",
+    steps=2_000,
+)

@@ -1,0 +1,77 @@
+"""Domains as data: what they hold, how batches are balanced, and the sets that are made of images."""
+
+import pytest
+import torch
+
+from agentlib.data import Dataset
+from agentlib.data.domains import DomainBatches, Domains, coloured, domains, rotated
+
+
+def part(n=20, move=0.0, classes=("a", "b"), labels=2):
+    return Dataset(
+        torch.randn(n, 3, generator=torch.Generator().manual_seed(n)) + move, torch.arange(n) % labels, classes
+    )
+
+
+def test_sources_and_targets():
+    data = Domains({"one": part(), "two": part(30), "three": part(40)}, ("two",))
+    assert data.sources == ("one", "three")
+    assert [left.targets for left in data.each_left_out()] == [("one",), ("two",), ("three",)]
+
+
+def test_bad_domains():
+    with pytest.raises(ValueError, match="the domain two has no examples"):
+        Domains({"one": part(), "two": part().take(torch.arange(0))})
+    with pytest.raises(ValueError, match="the domain two has no example of the class b"):
+        Domains({"one": part(), "two": part(labels=1)})
+    with pytest.raises(ValueError, match="the domains one and two differ: classes a, b and a, c"):
+        Domains({"one": part(), "two": part(classes=("a", "c"))})
+    with pytest.raises(ValueError, match="the target 'tow' is no domain; close matches: two"):
+        Domains({"one": part(), "two": part()}, ("tow",))
+    with pytest.raises(ValueError, match="no domain to learn from"):
+        Domains({"one": part()}, ("one",))
+    with pytest.raises(ValueError, match="unknown domains 'rotated_digit'; close matches: rotated_digits"):
+        domains("rotated_digit")
+
+
+@pytest.mark.parametrize(
+    ("balance", "shares"), [("domains", [0.5, 0.5]), ("groups", [0.5, 0.5]), ("examples", [0.9, 0.1])]
+)
+def test_balance(balance, shares):
+    """A large domain of mostly one class, and a small one."""
+    y = torch.cat([(torch.arange(900) % 10 == 0).long(), torch.arange(100) % 2])
+    data, domain = Dataset(torch.randn(1000, 2), y, ("a", "b")), torch.tensor([0] * 900 + [1] * 100)
+    source = DomainBatches(data, domain, torch.randn(50, 2), 40, balance=balance)
+    count, ones = torch.zeros(2), 0.0
+    for _ in range(50):
+        source.advance()
+        batch = source.sample()
+        assert batch.x.shape == (40, 2)
+        assert batch.target_x.shape == (20, 2)
+        assert torch.equal(data.x[batch.index], batch.x)
+        assert torch.equal(domain[batch.index], batch.domain)
+        count += torch.bincount(batch.domain, minlength=2)
+        ones += float(batch.y[batch.domain == 0].float().mean()) / 50
+    assert (count / count.sum()).tolist() == pytest.approx(shares, abs=0.03)
+    assert ones == pytest.approx(0.5 if balance == "groups" else 0.1, abs=0.03)
+
+
+def test_coloured_images():
+    """Colours agree with labels in 80%, 90% and 10%; labels with digits in three quarters."""
+    digits = Dataset(torch.ones(9_000, 1, 2, 2), torch.arange(9_000) % 10, tuple("0123456789"))
+    data = coloured(digits)
+    assert list(data.parts) == ["80%", "90%", "10%"]
+    assert data.targets == ("10%",)
+    for name, found in data.parts.items():
+        is_green = found.x[:, 1].mean((1, 2)) > 0
+        assert torch.equal(found.x.sum(1), torch.ones(3_000, 2, 2))
+        agreed = float((is_green.long() == found.targets).double().mean())
+        assert agreed == pytest.approx(int(name[:-1]) / 100, abs=0.03)
+
+
+def test_rotated_images():
+    digits = Dataset(torch.rand(60, 1, 8, 8), torch.arange(60) % 2, ("a", "b"))
+    data = rotated(digits, (0, 90))
+    assert list(data.parts) == ["0", "90"]
+    turned = {tuple(x.rot90(-1, (1, 2)).flatten().mul(1e3).round().int().tolist()) for x in data.parts["90"].x}
+    assert turned <= {tuple(x.flatten().mul(1e3).round().int().tolist()) for x in digits.x} or len(turned) == 30

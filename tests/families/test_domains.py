@@ -1,0 +1,82 @@
+"""Runs of each method, one contract over all, and a product test: what each is for."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import agentlib
+from agentlib.catalog import recipe_of
+from agentlib.core.recipe import Problem
+from agentlib.data import Dataset
+from agentlib.data.domains import Domains
+from agentlib.learners import DomainsConfig
+
+METHODS = ("erm", "importance", "dann", "coral", "mmd", "irm", "group_dro", "mixup")
+
+
+def clouds(n=120, move=0.0, seed=0, spurious=None):
+    """Two clouds of points in the plane; with `spurious`, the second number says the label with this probability."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 2
+    x = torch.randn(n, 2, generator=generator)
+    x[:, 0] += 2.5 * y + move
+    if spurious is not None:
+        agrees = torch.rand(n, generator=generator) < spurious
+        x[:, 1] = 0.1 * x[:, 1] + 3.0 * torch.where(agrees, y, 1 - y)
+    return Dataset(x, y, ("left", "right"))
+
+
+def three():
+    return Domains({"a": clouds(seed=1), "b": clouds(move=0.5, seed=2), "far": clouds(move=1.5, seed=3)}, ("far",))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_learns(method):
+    sizes: Any = {"net_arch": (16,), "batch_size": 32, "learning_rate": 1e-2, "progress": False}
+    result: Any = agentlib.train("domains", data=three(), method=method, steps=150, seed=0, **sizes)
+    measures = result.measures
+    assert list(measures) == ["validation/a", "validation/b", "validation/worst_group", "test/far", "test/worst_group"]
+    assert measures["validation/a"] > 0.7
+    assert measures["test/far"] > 0.55
+    assert result.agent.about["classes"] == ["left", "right"]
+
+
+def groups(data, name):
+    """Apart, the examples whose second number says the label, and the others."""
+    agrees = (data.x[:, 1] > 1.5) == (data.y == 1)
+    return {f"{name} usual": data.take(agrees.nonzero()[:, 0]), f"{name} odd": data.take((~agrees).nonzero()[:, 0])}
+
+
+def test_the_worst_group():
+    """A number that says the label in 95%: DRO and resampling are better where it does not."""
+    parts = groups(clouds(1_000, seed=1, spurious=0.95), "train") | groups(clouds(1_000, seed=2, spurious=0.5), "test")
+    data = Domains(parts, ("test usual", "test odd"))
+    sizes: Any = {"net_arch": (), "batch_size": 128, "learning_rate": 1e-2, "progress": False, "steps": 400}
+    options: dict[str, Any] = {
+        "erm": {"balance": "examples"},
+        "resampling": {"balance": "groups"},
+        "dro": {"method": "group_dro", "step_size": 0.1, "per_class": True},
+    }
+    worst = {}
+    for name, one in options.items():
+        result: Any = agentlib.train("domains", data=data, seed=0, **one, **sizes)
+        worst[name] = result.measures["test/worst_group"]
+    assert worst["erm"] < 0.5
+    assert worst["resampling"] > worst["erm"] + 0.2, worst
+    assert worst["dro"] > worst["erm"] + 0.2, worst
+
+
+def test_few_labels_of_the_target_are_one_more_source():
+    config = DomainsConfig(target_labels=4, batch_size=30, net_arch=(8,))
+    source: Any = recipe_of("domains").job(Problem(config=config, data=three(), steps=5)).source
+    assert torch.bincount(source.domain).tolist() == [96, 96, 8]
+
+
+def test_bad_input():
+    one = Domains({"a": clouds()})
+    for method in ("coral", "irm", "mixup"):
+        with pytest.raises(ValueError, match=f"{method} compares domains, and there is one: give two at least"):
+            agentlib.train("domains", data=one, method=method, steps=2, progress=False)
+    with pytest.raises(ValueError, match="importance weighs the sources by a target, and there is none"):
+        agentlib.train("domains", data=one, method="importance", steps=2, progress=False)
