@@ -1,4 +1,4 @@
-"""A detector of shapes, its picture of test images, and a circle in the style of another picture.
+"""A detector of shapes and a picture in the style of another; it takes minutes, since two CNNs work on pixels.
 
 python examples/see_shapes.py [--pictures 1500] [--updates 1500] [--steps 30]
 
