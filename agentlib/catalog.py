@@ -75,6 +75,13 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "robustness.adversarial_training:RECIPE",
         "a classifier that withstands attacks (Madry et al. 2018)",
     ),
+    "detection": ("vision.detection:RECIPE", "boxes and classes of objects in two stages (Ren et al. 2015)"),
+    "localization": ("vision.localization:RECIPE", "the class and the box of the one object of a picture"),
+    "segmentation": (
+        "vision.segmentation:RECIPE",
+        "the class of each pixel by a U-Net (Ronneberger et al. 2015), cross-entropy and Dice",
+    ),
+    "depth": ("vision.depth:RECIPE", "the depth of each pixel from one image (Eigen et al. 2014)"),
     "domains": (
         "domains.domain_classifier:RECIPE",
         "a classifier for domains that it has not seen: DANN, CORAL, IRM, group DRO and others as options",

@@ -131,6 +131,7 @@ EXAMPLES = {
         *("--frames", "300", "--updates", "5", "--demonstrations", "1", "--cloning", "10", "--episodes", "2"),
     ],
     "rainbow_pixels.py": ["--steps", "1200"],
+    "see_shapes.py": ["--pictures", "40", "--updates", "2", "--steps", "1"],
     "train_dqn.py": ["--steps", "800"],
     "train_gpt.py": ["--steps", "5"],
     "train_ppo.py": ["--steps", "512"],

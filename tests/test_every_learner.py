@@ -15,8 +15,10 @@ from agentlib import Agent
 from agentlib.catalog import LEARNERS, recipe_of
 from agentlib.core.recipe import Problem
 from agentlib.core.trees import copied, difference
+from agentlib.data import shape_scenes
 from agentlib.engine import run
 from agentlib.experience import Demonstration, Demonstrations
+from agentlib.families.scenes import on_scenes
 from agentlib.runs.checkpoints import load_state
 from agentlib.runs.folder import RunFolder
 from agentlib.runs.plan import job_of, plan
@@ -59,6 +61,8 @@ def origins(name: str) -> dict[str, Any]:
     if recipe.family.learns_from == "text":
         return {"data": "markov"}
     given = {"env": "CartPole-v1", "expert": "scripted", "data": "diabetes" if numbers else "digits"}
+    if recipe.family is on_scenes:
+        given["data"] = shape_scenes(40, size=16)  # type: ignore[assignment]
     if "demos" in recipe.family.needs:
         given["demos"] = demonstrations(True)  # type: ignore[assignment]
         try:

@@ -9,12 +9,16 @@ from agentlib.data.frames import catch_frames, frames
 from agentlib.data.glyphs import draw_glyphs
 from agentlib.data.hugging_face import from_hugging_face
 from agentlib.data.loading import dataset, load, parts
+from agentlib.data.scene_files import load_coco, load_scenes, load_voc, scene_parts
+from agentlib.data.scene_toys import SCENES, shape_scenes, two_on_canvas
+from agentlib.data.scenes import Scenes, ScenesParts, scenes_from, split_scenes
 from agentlib.data.text import TEXTS, Text, text_of
 from agentlib.data.toys import TOYS
 
 __all__ = [
     "DATASETS",
     "DOMAINS",
+    "SCENES",
     "TASKS",
     "TEXTS",
     "Batches",
@@ -24,6 +28,8 @@ __all__ = [
     "Examples",
     "Pairs",
     "Pools",
+    "Scenes",
+    "ScenesParts",
     "Sinusoids",
     "Splits",
     "Tasks",
@@ -34,13 +40,21 @@ __all__ = [
     "from_hugging_face",
     "labelled_steps",
     "load",
+    "load_coco",
     "load_csv",
     "load_images",
     "load_npz",
+    "load_scenes",
+    "load_voc",
     "parts",
+    "scene_parts",
+    "scenes_from",
+    "shape_scenes",
     "split",
     "split_classes",
+    "split_scenes",
     "text_of",
+    "two_on_canvas",
 ]
 
 DATASETS |= TOYS | {"catch_frames": catch_frames, "glyphs": draw_glyphs}

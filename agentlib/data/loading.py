@@ -89,7 +89,7 @@ def load(path: str | Path) -> Loaded:
         raise FileNotFoundError(f"no file or folder {path}")
     if path.is_dir():
         saved = any((path / name).is_file() for name in SAVED_FILES)
-        return load_saved(path) if saved else load_images(path, _size(column) if column else None)
+        return load_saved(path) if saved else load_images(path, image_size(column) if column else None)
     if path.suffix.lower() in (".csv", ".tsv"):
         return load_csv(path, column or None)
     if path.suffix.lower() == ".npz":
@@ -108,7 +108,7 @@ def loaded(data: Any) -> Loaded:
         return DATASETS[data]()
     if isinstance(data, str) and data.startswith(HUB):
         return load_hub(data.removeprefix(HUB))
-    if isinstance(data, Path) or (isinstance(data, str) and _is_path(data)):
+    if isinstance(data, Path) or (isinstance(data, str) and is_path(data)):
         return load(data)
     if isinstance(data, str):
         others = f"or give the path of a file, or {HUB}owner/name"
@@ -137,7 +137,8 @@ def _predicting(data: Dataset, what: Literal["classes", "numbers"] | None) -> Da
     return data.with_classes() if what == "classes" else data.with_numbers()
 
 
-def _is_path(text: str) -> bool:
+def is_path(text: str) -> bool:
+    """Whether a text is meant as a path, and not as a name."""
     name = text.partition("#")[0]
     return Path(name).exists() or "/" in name or "\\" in name or bool(Path(name).suffix)
 
@@ -165,7 +166,7 @@ def _from_items(items: list[Any], classes: Sequence[str]) -> Dataset:
     return from_arrays(np.stack(arrays), None if y is None else np.asarray(y), classes)
 
 
-def _size(text: str) -> tuple[int, int]:
+def image_size(text: str) -> tuple[int, int]:
     """Height and width of "32" or "32x48"."""
     found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
     if found is None or "0" in (found[1], found[2]):

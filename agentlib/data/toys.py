@@ -85,14 +85,14 @@ def shapes(n: int = 4_000, seed: int = 0, size: int = 16) -> Dataset:
     ticks = np.arange(size) + 0.5
     x = (ticks[None, None, :] - center[:, 0, None, None]) / radius[:, None, None]  # (N, 1, size): 1 is the rim
     y = (ticks[None, :, None] - center[:, 1, None, None]) / radius[:, None, None]  # (N, size, 1)
-    inside = np.stack([_inside(shape, x, y) for shape in SHAPES])  # (shapes, N, size, size)
+    inside = np.stack([inside_shape(shape, x, y) for shape in SHAPES])  # (shapes, N, size, size)
     mask = inside[label % len(SHAPES), np.arange(n)]
     colour = np.array(list(COLOURS.values()))[label // len(SHAPES)]  # (N, 3)
     pictures = mask[:, None] * colour[:, :, None, None]  # (N, 3, size, size)
     return Dataset(torch.from_numpy(pictures).float(), torch.from_numpy(label), classes)
 
 
-def _inside(shape: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
+def inside_shape(shape: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which pixels `(N, size, size)` belong to a shape that reaches to 1 in both coordinates; y points downwards."""
     if shape == "circle":
         return x**2 + y**2 <= 1.0

@@ -11,6 +11,7 @@ from torch import nn
 
 from agentlib.backbones import spec_of
 from agentlib.backbones.files import read, rebuilt, write
+from agentlib.backbones.pixels import PixelNetwork
 from agentlib.backbones.specs import Classes
 from agentlib.policies import POLICIES
 
@@ -54,8 +55,10 @@ def load_model(
     from agentlib.learners.language.language_model import LanguageModel
     from agentlib.learners.meta.prototypical import PrototypicalNetwork
     from agentlib.learners.self_supervised.simclr import Projector
+    from agentlib.learners.vision.detector import Detector
+    from agentlib.learners.vision.localization import Localizer
 
-    known = POLICIES | {
-        each.kind: each for each in (Autoencoder, LanguageModel, LatentModel, Projector, PrototypicalNetwork)
-    }
+    networks: tuple[Any, ...] = (Autoencoder, LanguageModel, LatentModel, Projector, PrototypicalNetwork)
+    networks += (PixelNetwork, Detector, Localizer)
+    known = POLICIES | {each.kind: each for each in networks}
     return rebuilt(path, description.get("model"), tensors, known | dict(classes or {})).to(device), about

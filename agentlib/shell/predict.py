@@ -14,7 +14,7 @@ from agentlib.shell.stopping import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Predict(Watched):
-    """Print classes, numbers or actions for examples; of an autoencoder or a backbone, write what they become."""
+    """Print classes, numbers, actions or objects for examples; of an autoencoder or a backbone, write their outputs."""
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR|FILE", help_behavior_hint="")]
     """The run's folder, such as runs/classifier-digits-1, or its agent, model or backbone."""
@@ -39,7 +39,9 @@ def run(arguments: list[str]) -> int:
             predictions = _answers(network, names, x)
         else:
             predictions = _transformed(network, x)
-            if options.out is None:
+            if hasattr(network, "describe"):
+                _print_descriptions(network, names, predictions)
+            elif options.out is None:
                 raise UsageError(f"{options.file} makes arrays {predictions.shape}: say where to, --out FILE.npz")
     if options.out is not None:
         _write(options.out, predictions)
@@ -59,7 +61,8 @@ def _loaded(path: Path) -> tuple[Any, tuple[int, ...] | None]:
     path = next((one for one in found if one.is_file()), path)
     kind = header(path)[0].get("agentlib", "") if path.is_file() else ""
     if '"agentlib model"' in kind:
-        return load_model(path)[0], None
+        model = load_model(path)[0]
+        return model, getattr(model, "shape", None) if hasattr(model, "describe") else None
     if '"agentlib backbone"' in kind:
         return load_backbone(path), None
     agent = Agent.load(path)
@@ -85,9 +88,18 @@ def _answers(agent: Any, names: list[str], x: Any) -> Any:
     return answers
 
 
+def _print_descriptions(network: Any, names: list[str], answers: Any) -> None:
+    """Prints a line about each picture."""
+    import torch
+
+    for name, answer in zip(names, torch.from_numpy(answers), strict=True):
+        print(f"{name}: {network.describe(answer)}")
+
+
 def transform_of(network: Any) -> Any:
-    """The function that gives reconstructions of an autoencoder, or features of a backbone; None if there is none."""
+    """The function that gives answers about pictures, reconstructions or features; None if there is none."""
     function = getattr(network, "reconstruct", network if hasattr(network, "feature_dim") else None)
+    function = getattr(network, "answer", function)
     if function is None and hasattr(network, "backbone") and not hasattr(network, "output_of"):
         return network.backbone
     return function

@@ -26,7 +26,7 @@ def mnist(side: int = 28) -> Dataset:
     """
     path = Path(os.environ.get("AGENTLIB_DATA", "")) / "mnist.npz"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: set AGENTLIB_DATA to a folder with mnist.npz (see docs/shift.md)")
+        raise FileNotFoundError(f"no file {path}: set AGENTLIB_DATA to a folder with mnist.npz")
     with np.load(path, allow_pickle=False) as arrays:
         step = 28 // side
         x, y = arrays["x_train"][:, None, ::step, ::step], arrays["y_train"]
@@ -195,6 +195,7 @@ EXPERIMENTS = [
         data="Coloured MNIST, 14x14, 256 and 256 units, 501 updates of 8,192",
         measure=coloured_mnist,
         seeds=5,
+        file="mnist.npz",
         claims=(
             Claim("erm", "accuracy where colours mislead, ERM", at_most=0.2, reference="17.1% (Arjovsky et al. 2019)"),
             Claim("irm", "the same, IRM", at_least=0.6, reference="66.9% (Arjovsky et al. 2019)"),
@@ -208,6 +209,7 @@ EXPERIMENTS = [
         data="6,000 digits of MNIST, and 6,000 turned by 45 degrees without labels; small CNN, 2,000 updates",
         measure=mnist_to_turned,
         seeds=5,
+        file="mnist.npz",
         claims=(
             Claim("erm", "accuracy on turned digits, learned upright"),
             Claim("dann", "the same, DANN"),

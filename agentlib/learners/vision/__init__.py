@@ -1,0 +1,1 @@
+"""Learning from scenes: segmentation, depth, boxes."""

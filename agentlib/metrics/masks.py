@@ -1,0 +1,87 @@
+"""Pictures held against pictures: segmentations, instances and depth maps.
+
+    IoU_c = |P_c and T_c| / |P_c or T_c|,       Dice_c = 2 |P_c and T_c| / (|P_c| + |T_c|)
+    abs-rel = mean |d - t| / t,                 delta = share of pixels with max(d / t, t / d) < 1.25
+
+P_c and T_c are the pixels of class c in prediction and truth, of all pictures together. Means are over the classes that
+occur in either: background counts as one of them, so that a prediction of nothing but background has a mean IoU of its
+own, which is the floor. Depth: Eigen et al. 2014, arXiv:1406.2283. Rand index: Hubert & Arabie 1985.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def confusion(predicted: Tensor, truth: Tensor, n_classes: int) -> Tensor:
+    """Counts `(n_classes, n_classes)` of pixels, a row for each true class.
+
+    Raises:
+        ValueError: prediction and truth differ in shape.
+    """
+    if predicted.shape != truth.shape:
+        raise ValueError(f"a prediction of {tuple(predicted.shape)} does not fit a truth of {tuple(truth.shape)}")
+    pairs = truth.long() * n_classes + predicted.long()
+    return torch.bincount(pairs.flatten(), minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def class_iou(counts: Tensor) -> Tensor:
+    """IoU of each class `(C,)` from counts `(C, C)`; NaN for one that neither prediction nor truth has."""
+    shared = counts.diagonal().double()
+    return shared / (counts.sum(0) + counts.sum(1) - shared)
+
+
+def mean_iou(predicted: Tensor, truth: Tensor, n_classes: int) -> float:
+    """The mean IoU over the classes that occur, of pixels `(...)` of all pictures together."""
+    return float(class_iou(confusion(predicted, truth, n_classes)).nanmean())
+
+
+def mean_dice(predicted: Tensor, truth: Tensor, n_classes: int) -> float:
+    """The mean Dice coefficient over the classes that occur; 2 IoU / (1 + IoU) of each."""
+    each = class_iou(confusion(predicted, truth, n_classes))
+    return float((2.0 * each / (1.0 + each)).nanmean())
+
+
+class DepthErrors(NamedTuple):
+    """How far predicted depths are from true ones."""
+
+    abs_rel: float
+    """Mean of |d - t| / t."""
+    rmse: float
+    """Root of the mean squared error, in the unit of depths."""
+    delta: float
+    """Share of pixels within a factor of 1.25."""
+    scale_invariant: float
+    """Deviation of log d - log t: 0 for a prediction that is off by one factor everywhere."""
+
+
+def depth_errors(predicted: Tensor, truth: Tensor) -> DepthErrors:
+    """Errors of depths `(...)`, over all pixels.
+
+    Raises:
+        ValueError: a true depth that is not above 0.
+    """
+    d, t = predicted.double(), truth.double()
+    if not bool((t > 0).all()):
+        raise ValueError(f"depths are above 0, and the smallest is {float(t.min()):g}")
+    d = d.clamp_min(1e-6)
+    ratio = torch.maximum(d / t, t / d)
+    return DepthErrors(
+        float(((d - t).abs() / t).mean()),
+        float((d - t).square().mean().sqrt()),
+        float((ratio < 1.25).double().mean()),
+        float((d.log() - t.log()).std(correction=0)),
+    )
+
+
+def adjusted_rand_index(first: Tensor, second: Tensor) -> float:
+    """How far two groupings `(n,)` of the same things agree: 1 for the same groups, 0 on average for random ones."""
+    a, b = first.unique(return_inverse=True)[1], second.unique(return_inverse=True)[1]
+    size = int(max(a.max(), b.max())) + 1
+    counts = confusion(a, b, size).double()
+    both, rows, columns = (float((n * (n - 1.0) / 2.0).sum()) for n in (counts, counts.sum(1), counts.sum(0)))
+    chance, best = rows * columns / (len(a) * (len(a) - 1) / 2.0), (rows + columns) / 2.0
+    return (both - chance) / (best - chance) if best != chance else 1.0

@@ -1,0 +1,83 @@
+"""Scenes: classes and depths of pixels, and boxes of objects, beside floors that need no network."""
+
+import os
+from functools import partial
+from pathlib import Path
+
+import agentlib
+from agentlib.data import shape_scenes
+from benchmarks.experiments import Claim, Experiment
+
+FAMILY = "Vision"
+SHAPES = "3,000 pictures of up to four shapes, 64x64, 70% to learn from"
+
+
+def measured(what: str, measure: str, seed: int) -> dict[str, float]:
+    """The measure on the test part, its floor, and the share of the floor that is left."""
+    return numbers(what, shape_scenes(seed=seed), measure, seed)
+
+
+def numbers(what: str, data: object, measure: str, seed: int) -> dict[str, float]:
+    result = agentlib.train(what, data=data, seed=seed, progress=False)
+    assert isinstance(result, agentlib.Result)
+    found, floor = result.measures[f"test/{measure}"], result.references[f"test/{measure}"]
+    return {measure: found, "floor": floor, "share": found / max(floor, 1e-9)}
+
+
+def two_digits(seed: int) -> dict[str, float]:
+    """Two digits of MNIST on a canvas; those of test pictures are from MNIST's test part."""
+    folder = os.environ.get("AGENTLIB_DATA")
+    if not folder:
+        raise SystemExit("AGENTLIB_DATA names no folder with mnist.npz: see docs/vision.md")
+    return numbers("detection", Path(folder) / "mnist.npz", "map_50", seed)
+
+
+EXPERIMENTS = [
+    Experiment(
+        name="segmentation_shapes",
+        family=FAMILY,
+        data=f"{SHAPES}, 1,000 updates",
+        measure=partial(measured, "segmentation", "mean_iou"),
+        claims=(
+            Claim("mean_iou", "mean IoU of four shapes and background", at_least=0.92),
+            Claim("floor", "nothing but background"),
+        ),
+        first_seed=200,
+    ),
+    Experiment(
+        name="depth_shapes",
+        family=FAMILY,
+        data=f"{SHAPES}, 1,000 updates",
+        measure=partial(measured, "depth", "abs_rel"),
+        claims=(
+            Claim("abs_rel", "mean relative error of depths"),
+            Claim("floor", "the mean depth of each pixel"),
+            Claim("share", "share of it that is left", at_most=0.5),
+        ),
+        first_seed=200,
+    ),
+    Experiment(
+        name="detection_shapes",
+        family=FAMILY,
+        data=f"{SHAPES}, 3,000 updates",
+        measure=partial(measured, "detection", "map_50"),
+        claims=(
+            Claim(
+                "map_50",
+                "mAP at an IoU of .5",
+                at_least=0.85,
+                reference=".95, on simpler shapes of 128x128, pretrained on COCO (Mask R-CNN's notebook)",
+            ),
+            Claim("floor", "the mean box with the most frequent class"),
+        ),
+        first_seed=200,
+    ),
+    Experiment(
+        name="detection_two_digits",
+        family=FAMILY,
+        data="2,000 pictures of two digits of MNIST, 64x64, 3,000 updates",
+        measure=two_digits,
+        claims=(Claim("map_50", "mAP at an IoU of .5", at_least=0.90),),
+        first_seed=200,
+    ),
+]

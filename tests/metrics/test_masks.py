@@ -1,0 +1,54 @@
+import math
+
+import pytest
+import torch
+
+from agentlib.metrics.masks import adjusted_rand_index, confusion, depth_errors, mean_dice, mean_iou
+
+
+def labelled(seed, n=5):
+    return torch.randint(n, (3, 8, 8), generator=torch.Generator().manual_seed(seed))
+
+
+def test_overlaps_are_those_of_sets_of_pixels():
+    predicted, truth = labelled(0).flatten().tolist(), labelled(1).flatten().tolist()
+    ious, dices = [], []
+    for c in range(5):
+        p, t = ({i for i, one in enumerate(part) if one == c} for part in (predicted, truth))
+        ious.append(len(p & t) / len(p | t))
+        dices.append(2 * len(p & t) / (len(p) + len(t)))
+    assert mean_iou(labelled(0), labelled(1), 5) == pytest.approx(sum(ious) / 5)
+    assert mean_dice(labelled(0), labelled(1), 5) == pytest.approx(sum(dices) / 5)
+
+
+def test_overlaps_are_averaged_over_the_classes_that_occur():
+    truth = torch.tensor([0, 0, 0, 2])
+    assert mean_iou(truth, truth, 9) == mean_dice(truth, truth, 9) == 1.0
+    assert mean_iou(torch.zeros_like(truth), truth, 9) == pytest.approx((3 / 4 + 0) / 2)  # nothing but background
+    with pytest.raises(ValueError, match=r"\(4,\) does not fit a truth of \(2,\)"):
+        confusion(truth, truth[:2], 3)
+
+
+def test_overlaps_equal_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics")
+    predicted, truth = labelled(2).flatten(), labelled(3).flatten()
+    assert mean_iou(predicted, truth, 5) == pytest.approx(metrics.jaccard_score(truth, predicted, average="macro"))
+    assert mean_dice(predicted, truth, 5) == pytest.approx(metrics.f1_score(truth, predicted, average="macro"))
+    assert adjusted_rand_index(predicted, truth) == pytest.approx(metrics.adjusted_rand_score(truth, predicted))
+    again = (predicted * 7 + 3) % 11  # other names of the same groups
+    assert adjusted_rand_index(predicted, again) == pytest.approx(1.0)
+
+
+def test_errors_of_depths():
+    truth = torch.tensor([1.0, 2.0, 4.0, 5.0])
+    found = depth_errors(torch.tensor([1.0, 2.2, 5.2, 5.0]), truth)
+    assert found.abs_rel == pytest.approx((0.1 + 0.3) / 4)
+    assert found.rmse == pytest.approx(math.sqrt((0.04 + 1.44) / 4))
+    assert found.delta == 0.75
+    assert depth_errors(truth, truth)[:3] == (0.0, 0.0, 1.0)
+    # Off by one factor everywhere: no error that is invariant to scale. The mean as prediction: the deviation as rmse.
+    assert depth_errors(3.0 * truth, truth).scale_invariant == pytest.approx(0.0, abs=1e-7)
+    mean = depth_errors(truth.mean().expand(4), truth)
+    assert mean.rmse == pytest.approx(float(truth.std(correction=0)))
+    with pytest.raises(ValueError, match="depths are above 0, and the smallest is -1"):
+        depth_errors(truth, -truth.clamp_max(1.0))
