@@ -62,8 +62,6 @@ class Experiment:
     """A sentence under the table."""
     summarize: Callable[[list[dict[str, float]]], Mapping[str, Any]] | None = None
     """Numbers of all seeds together: `{"slope": {"value": ..., "low": ..., "high": ...}}`."""
-    file: str = ""
-    """A file of the folder AGENTLIB_DATA that it needs; where it is not there, it is left out."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """Kept with the results, for those who read the file."""
 

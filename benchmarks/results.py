@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -53,8 +52,6 @@ def main() -> int:
                 keep(found[name], known["seeds"], known["measured"])
         elif why:
             print(f"{name} is skipped: {why}", flush=True)
-        elif found[name].file and not (Path(os.environ.get("AGENTLIB_DATA", "")) / found[name].file).is_file():
-            print(f"{name} is left out: set AGENTLIB_DATA to a folder with {found[name].file}", file=sys.stderr)
         else:
             measure(found[name], arguments.seeds or found[name].seeds, arguments.jobs, arguments.fresh)
     PAGE.write_text(page(found))
