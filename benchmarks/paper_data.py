@@ -11,6 +11,7 @@ from pathlib import Path
 FILES = {
     "mnist.npz": "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64",
     "omniglot_small.npz": "9e37426d6e2e4004c23b0c3d130a875131fc7b4e85fb7219d5f166b20dd2b6e6",
+    "tinyshakespeare.txt": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
 }
 """SHA-256 of each; docs/results.md says where they are from."""
 

@@ -21,7 +21,8 @@ from agentlib.backbones import LSTM, ResNet
 from agentlib.backbones.base import Backbone
 from agentlib.core import Step
 from agentlib.core.recipe import Problem
-from agentlib.data import Dataset
+from agentlib.data import Dataset, Text
+from agentlib.data.tokens import Characters
 from agentlib.engine import run
 from agentlib.envs.experts import expert_for
 from agentlib.experience import record_episodes
@@ -65,7 +66,21 @@ def maml(steps):
     return job_of("maml", Problem(data=data, steps=steps), **sizes)
 
 
+def gpt(steps, **sizes):
+    letters = np.random.default_rng(0).integers(65, size=200_000)
+    text = Text(letters, Characters(map(chr, range(65, 130))))
+    return job_of("gpt", Problem(data=text, steps=steps), **sizes)
+
+
 WORKS = {
+    "gpt_1m": (
+        partial(gpt, n_layers=5, embed_dim=128, context_length=128, batch_size=16),
+        "GPT, 1.0 million weights, 16 times 128 characters",
+    ),
+    "gpt_10m": (
+        partial(gpt, n_layers=6, n_heads=6, embed_dim=384, context_length=256, batch_size=8),
+        "GPT, 10.8 million weights, 8 times 256 characters",
+    ),
     "resnet18": (resnet18, "Classifier, ResNet-18, 3x32x32, batch 128"),
     "lstm": (lstm, "recurrent DQN, LSTM 256, 32 sequences of 40"),
     "decision_transformer": (
@@ -77,6 +92,7 @@ WORKS = {
     "maml": (maml, "MAML, CNN, 5-way 1-shot, 5 inner steps, batch 4"),
 }
 PEERS = {
+    "gpt_10m": ("transformers", "transformers_gpt.py"),
     "resnet18": ("lightning", "lightning_classifier.py"),
     "decision_transformer": ("transformers", "transformers_decision.py"),
 }

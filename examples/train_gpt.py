@@ -1,4 +1,4 @@
-"""A small GPT on any text, then text of its own. Without a file it learns Python's own library, in two minutes.
+"""A small GPT on any text, then text of its own. Without a file it learns from a part of Python's library, in minutes.
 
 python examples/train_gpt.py [--data FILE] [--steps 1000] [--prompt TEXT]
 
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--prompt", default="\n")
     arguments = parser.parse_args()
     library = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
-    data = arguments.data or [file.read_text(encoding="ascii", errors="ignore") for file in islice(library, 100)]
+    data = arguments.data or [file.read_text(encoding="ascii", errors="ignore") for file in islice(library, 20)]
     the_parts(data)
     one_call(data, arguments.steps, arguments.prompt)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from agentlib.metrics import bootstrap_interval, t_interval
-from benchmarks import experiments, results_page
+from benchmarks import experiments, paper_data, results_page
 from benchmarks.beside_sb3 import mean_return, power
 from benchmarks.experiments import Claim, Experiment, judged, keep, load, noted
 
@@ -58,6 +58,22 @@ def test_a_file_says_by_what_each_seed_was_measured(tmp_path, monkeypatch):
     assert first["first"] <= first["last"] <= second["first"]
     keep(of(claim), {"2": {"n": 2.0}}, measured)
     assert [group["seeds"] for group in load("one")["measured"]] == [["2"]]
+
+
+def test_data_of_papers_is_the_file_that_is_meant_or_the_row_says_why_not(tmp_path, monkeypatch):
+    monkeypatch.delenv("AGENTLIB_DATA", raising=False)
+    assert paper_data.missing(()) is None
+    assert (
+        paper_data.missing(("mnist.npz",))
+        == "it needs mnist.npz in the folder that AGENTLIB_DATA names, which is unset"
+    )
+    monkeypatch.setenv("AGENTLIB_DATA", str(tmp_path))
+    assert "has none" in str(paper_data.missing(("mnist.npz",)))
+    (tmp_path / "mnist.npz").write_bytes(b"abc")
+    assert "another file than the one that is meant" in str(paper_data.missing(("mnist.npz",)))
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of FIPS 180-2
+    monkeypatch.setitem(paper_data.FILES, "mnist.npz", abc)
+    assert paper_data.path("mnist.npz") == str(tmp_path / "mnist.npz")
 
 
 def test_the_page_shows_each_number_with_its_verdict_and_the_unmet_ones_first(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from agentlib.backbones.optimizers import Optimized, adagrad, adam, adamw, lars,
 from agentlib.backbones.recurrent import GRU, LSTM, RNN
 from agentlib.backbones.resnet import ResNet
 from agentlib.backbones.return_conditioned import Prompt, ReturnConditioned
-from agentlib.backbones.sequence import AfterAction, WithMemory
+from agentlib.backbones.sequence import AfterAction, WholeSequence, WithMemory
 from agentlib.backbones.specs import BACKBONES, Described, Spec, described, from_spec, spec_of
 from agentlib.backbones.transformer import EncoderDecoder, TransformerDecoder, TransformerEncoder
 from agentlib.backbones.unet import MapDecoder, UNet
@@ -57,6 +57,7 @@ __all__ = [
     "UNet",
     "UNetDenoiser",
     "ViT",
+    "WholeSequence",
     "WithMemory",
     "adagrad",
     "adam",
@@ -74,7 +75,7 @@ __all__ = [
 
 _NETWORKS: tuple[type[Described], ...] = (
     MLP, NatureCNN, CNN, ResNet, UNet, OneHot, Table, Nested, Chain, RunningNorm, RNN, LSTM, GRU, TransformerEncoder,
-    TransformerDecoder, EncoderDecoder, ViT, Swin, WithMemory, ReturnConditioned, MLPDecoder, Generator, MLPDenoiser,
-    UNetDenoiser, DiffusionModel,
+    TransformerDecoder, EncoderDecoder, ViT, Swin, WithMemory, WholeSequence, ReturnConditioned, MLPDecoder, Generator,
+    MLPDenoiser, UNetDenoiser, DiffusionModel,
 )  # fmt: skip
 BACKBONES |= {network.kind: network for network in _NETWORKS}

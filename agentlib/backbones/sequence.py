@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from agentlib.backbones.base import Backbone, Observation, SequenceBackbone, State
+from agentlib.core.names import close_matches
 from agentlib.core.trees import leaves, mapped
 
 
@@ -126,6 +127,42 @@ class WithMemory(SequenceBackbone):
     def observe(self, observation: Observation) -> None:
         if hasattr(self.encoder, "observe"):
             self.encoder.observe(observation)  # type: ignore[operator]
+
+
+class WholeSequence(Backbone):
+    """Sequences as single examples: the features of the last step, or the mean over all, of a network with memory.
+
+    Args:
+        memory: a sequence backbone; it reads each sequence from its initial state on.
+        pool: "last" or "mean".
+
+    Raises:
+        ValueError: the network has no memory, or an unknown pool.
+    """
+
+    kind = "whole_sequence"
+
+    def __init__(self, memory: SequenceBackbone | nn.Module, pool: str = "last") -> None:
+        super().__init__()
+        if not getattr(memory, "is_sequence", False):
+            raise ValueError(f"a {type(memory).__name__} has no memory, and reads no sequences")
+        if pool not in ("last", "mean"):
+            raise ValueError(f"unknown pool {pool!r}{close_matches(pool, ('last', 'mean'))}")
+        self.memory: Any = memory
+        self.pool, self.feature_dim = pool, int(memory.feature_dim)  # type: ignore[arg-type]
+
+    def forward(self, observation: Observation) -> Tensor:
+        """Features `(B, feature_dim)` of sequences `(B, T, ...)`."""
+        features: Tensor = self.memory(observation)[0]
+        return features[:, -1] if self.pool == "last" else features.mean(1)
+
+    def maps(self, observation: Observation) -> list[Tensor]:
+        """Those of the network with memory, `(B, T, ...)` each."""
+        return self.memory.maps(observation)  # type: ignore[no-any-return]
+
+    def observe(self, observation: Observation) -> None:
+        if hasattr(self.memory, "observe"):
+            self.memory.observe(mapped(observation, lambda leaf: leaf.flatten(0, 1)))
 
 
 def per_step(encoder: nn.Module, observation: Observation) -> Tensor:

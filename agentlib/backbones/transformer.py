@@ -271,7 +271,7 @@ class TransformerDecoder(_Transformer, SequenceBackbone):
         batch, steps = observation.shape[:2]
         first = state is None
         keys, values, count = self.initial_state(batch) if state is None else state
-        mask, position = self._visible(count, steps, episode_start)
+        mask, position = self._visible(count, steps, episode_start, keys.shape[3])
         past: list[KeyValue] | None = None
         if first:
             mask = mask[..., self.window - 1 :]  # there is nothing to read yet
@@ -293,9 +293,8 @@ class TransformerDecoder(_Transformer, SequenceBackbone):
         )
         return outputs, (keys, values, position[:, -1] + 1)
 
-    def _visible(self, count: Tensor, steps: int, episode_start: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The mask of readable steps `(B, 1, T, window - 1 + T)`, and their positions in episodes `(B, T)`."""
-        slots = self.window - 1
+    def _visible(self, count: Tensor, steps: int, episode_start: Tensor | None, slots: int) -> tuple[Tensor, Tensor]:
+        """The mask of readable steps `(B, 1, T, slots + T)`, and their positions in episodes `(B, T)`."""
         step = torch.arange(steps, device=count.device)
         lag = step[:, None] - torch.arange(-slots, steps, device=count.device)  # (T, window - 1 + T): how long ago
         filled = torch.arange(slots, device=count.device) >= slots - count[:, None]  # (B, window - 1)
@@ -313,9 +312,15 @@ class TransformerDecoder(_Transformer, SequenceBackbone):
         return visible[:, None], position
 
     def _last(self, present: Tensor, old: Tensor | None) -> Tensor:
-        """The last `window - 1` steps of keys or values `(B, layers, heads, S, d)`."""
+        """The last steps of keys or values `(B, layers, heads, S, d)`, `window - 1` at most."""
         whole = present if old is None else torch.cat([old, present], 3)
-        return whole[..., whole.shape[3] - (self.window - 1) :, :]
+        return whole[..., max(whole.shape[3] - (self.window - 1), 0) :, :]
+
+    def trimmed(self, state: Cache, steps: int) -> Cache:
+        """A state that holds `steps` steps, all that was read, and grows up to the window: quicker."""
+        keys, values, count = state
+        first = max(keys.shape[3] - steps, 0)
+        return keys[..., first:, :], values[..., first:, :], count
 
 
 class EncoderDecoder(Described):

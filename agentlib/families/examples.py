@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
 from agentlib.agent import Agent
-from agentlib.backbones.choice import space_of
+from agentlib.backbones import WholeSequence
+from agentlib.backbones.choice import MEMORIES, space_of
 from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
 from agentlib.core.source import Source
 from agentlib.data import Batches, Dataset, Splits, parts
@@ -22,6 +23,7 @@ from agentlib.metrics.calibration import fit_temperature, reliability_of
 from agentlib.metrics.classification import classification_measures, regression_measures, shares_of
 from agentlib.metrics.generalization import fit_report, generalization
 from agentlib.plots import charts, pictures
+from agentlib.policies.base import is_policy
 
 EVALUATIONS = 50
 """Evaluations in a run, at most; there are fewer where they would take more than a tenth of its time."""
@@ -68,7 +70,7 @@ def assembled(recipe: Recipe, problem: Problem, judge: type[ExamplesJudge]) -> J
     if facts.n_classes == 1:
         raise ValueError(f"all examples have the label {splits.train.classes[0]}: there is nothing to tell apart")
     spaces_of = _spaces(problem, facts)
-    learner: Any = learner_for(recipe, problem, partial(network_for, problem, facts.space), facts)
+    learner: Any = learner_for(recipe, problem, partial(network, problem, facts.space), facts)
     device = device_of(learner)
     splits = Splits(*(Dataset(p.x.to(device), None if p.y is None else p.y.to(device), p.classes) for p in splits))
     about = {"classes": list(splits.train.classes)} if facts.n_classes else {}
@@ -78,6 +80,16 @@ def assembled(recipe: Recipe, problem: Problem, judge: type[ExamplesJudge]) -> J
         augmentation = None
     source = Batches(splits.train, problem.config.batch_size, transform=augmentation, seed=problem.seed)
     return job_for(problem, learner, source, agent, judge(learner, source, agent, splits, problem))
+
+
+def network(problem: Problem, space: spaces.Box) -> nn.Module:
+    """The problem's network; one with memory reads each example `(T, d)` as a sequence of T steps."""
+    shape, is_named = space.shape, isinstance(problem.backbone, str) and problem.backbone in MEMORIES
+    if is_named and len(shape) == 2:
+        space = spaces.Box(-np.inf, np.inf, shape[1:], np.float32)
+    found = network_for(problem, space, memory=is_named)
+    is_sequence = getattr(found, "is_sequence", False) and not is_policy(found)
+    return WholeSequence(found) if is_sequence and len(shape) == 2 else found
 
 
 def _spaces(problem: Problem, facts: ExampleFacts) -> tuple[spaces.Space[Any], spaces.Space[Any]]:

@@ -103,6 +103,7 @@ def perturb(
     bounds: Bounds | None = None,
     scale: float | Tensor = 1.0,
     random_start: bool = False,
+    clip_start: bool = True,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Projected ascent on a loss of each example, `(B,)`: tensor work alone, for inside an update.
@@ -117,6 +118,7 @@ def perturb(
         bounds: of the data.
         scale: a tensor of the shape of one example gives each number its own unit; 0 counts as 1.
         random_start: start anywhere in the ball, not at x.
+        clip_start: keep the start within the bounds, as all that follows is.
         generator: of the start.
 
     Returns:
@@ -130,7 +132,8 @@ def perturb(
         room = [((side - x) / scale).flatten(1) for side in (low, high)]  # (B, n) each, in units of the perturbation
         delta = torch.zeros_like(x).flatten(1)
         if random_start:
-            delta = random_point(delta, epsilon, norm, generator).clamp(*room)
+            delta = random_point(delta, epsilon, norm, generator)
+            delta = delta.clamp(*room) if clip_start else delta
     for _ in range(steps):
         point = (x + scale * delta.view_as(x)).detach().requires_grad_()
         (slope,) = torch.autograd.grad(loss(point).sum(), point)

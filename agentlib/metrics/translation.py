@@ -92,7 +92,7 @@ def _f_score(counts: list[tuple[int, int, int]]) -> float:
     if not any(precision for precision, _ in shares):
         return 0.0
     precision, recall = (sum(side) / len(shares) for side in zip(*shares, strict=True))
-    return 100.0 * (1.0 + BETA**2) * precision * recall / (BETA**2 * precision + recall)
+    return float(100.0 * (1.0 + BETA**2) * precision * recall / (BETA**2 * precision + recall))
 
 
 def _grams(parts: list[str], n: int) -> Counter[tuple[str, ...]]:

@@ -30,7 +30,7 @@ from benchmarks.paper_data import path
 FAMILY, FILES = "MNIST", ("mnist.npz",)
 SHIFT, DEGREES = 2, 10.0
 LAYERS = (32, "max", 32, "max", 64)
-"""A network that an epoch of 55,000 images takes about 15 s of one core to train."""
+"""A network that an epoch of 55,000 images takes about 25 s of one core to train."""
 FROM = 200
 """Reported seeds begin here; settings were chosen on others."""
 
@@ -66,9 +66,9 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def classifier(seed: int) -> dict[str, float]:
-    """Eight epochs."""
+    """Five epochs."""
     splits = mnist(seed)
-    learner = trained(splits.train, 8 * 430, seed)
+    learner = trained(splits.train, 5 * 430, seed)
     return {"accuracy": accuracy(predicted(learner, splits.test.x), splits.test.targets)}
 
 
@@ -85,7 +85,7 @@ def omniglot() -> Tensor:
 def calibration(seed: int) -> dict[str, float]:
     """Without augmentation, and what the network says of images that are no digits."""
     splits = mnist(seed)
-    learner = trained(splits.train, 5_000, seed, augment=False)
+    learner = trained(splits.train, 3 * 430, seed, augment=False)
     x, y = splits.test.x, splits.test.targets
     logits = predicted(learner, x)
     found_t = fit_temperature(predicted(learner, splits.validation.x), splits.validation.targets)
@@ -132,6 +132,7 @@ def adversarial(seed: int, epochs: int = 10, tested: int = 10_000) -> dict[str, 
         epsilon=EPSILON,
         attack_steps=1,
         attack_step_size=1.25 * EPSILON,
+        clip_start=False,
         batch_size=100,
         learning_rate=Warmup(Linear(5e-3 / 0.6, 0.0), over=0.4),
     )
@@ -220,7 +221,7 @@ EXPERIMENTS = [
     Experiment(
         name="classifier_mnist",
         family=FAMILY,
-        data="55,000 images, shifted by up to 2 pixels and rotated by up to 10 degrees, 8 epochs; 10,000 test images",
+        data="55,000 images, shifted by up to 2 pixels and rotated by up to 10 degrees, 5 epochs; 10,000 test images",
         measure=classifier,
         files=FILES,
         first_seed=FROM,
@@ -237,7 +238,7 @@ EXPERIMENTS = [
     Experiment(
         name="calibration_mnist",
         family=FAMILY,
-        data="MNIST, 12 epochs without augmentation; temperature from 5,000 held-out images",
+        data="MNIST, 3 epochs without augmentation; temperature from 5,000 held-out images",
         measure=calibration,
         files=(*FILES, "omniglot_small.npz"),
         first_seed=FROM,
@@ -276,7 +277,9 @@ EXPERIMENTS = [
             ),
             Claim("clean", "clean accuracy", at_least=0.98, reference=".985, Wong et al. 2020"),
         ),
-        note="The network, batches, rates and both attacks are those of Wong et al. (2020).",
+        note="The network, batches, rates and both attacks are those of Wong et al. (2020). Tried first, on seed 101: "
+        "a random start within the bounds of the data, .990 clean and .000 robust on 96 images after two epochs; with "
+        "the start as here, 1.000 and .177.",
     ),
     learned("simclr", "SimCLR"),
     learned("byol", "BYOL"),

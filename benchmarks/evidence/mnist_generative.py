@@ -120,13 +120,13 @@ def diffusion(seed: int, updates: int = 6_000) -> dict[str, float]:
         learning_rate=Cosine(1e-3),
         batch_size=64,
         clip=True,
-        sample_steps=50,
+        sample_steps=25,
         backbone=denoiser,
         progress=False,
     )
 
     def sample(n: int, label: Tensor) -> Tensor:
-        return result.model.sample(n, torch.eye(10)[label], steps=50)
+        return result.model.sample(n, torch.eye(10)[label], steps=25)
 
     return judged(seed, sample)
 
@@ -198,5 +198,5 @@ EXPERIMENTS = [
         "84.78, Burda et al. 2016",
     ),
     by_label("wgan", wgan, "WGAN with penalty", "8,000 updates with 5 steps of the critic"),
-    by_label("diffusion", diffusion, "diffusion, 50 steps", "6,000 updates of 64"),
+    by_label("diffusion", diffusion, "diffusion, 25 steps", "6,000 updates of 64"),
 ]

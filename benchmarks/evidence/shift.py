@@ -1,7 +1,5 @@
 """Training for another distribution: augmentation under corruptions, ratios of densities, and domains."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,18 +14,12 @@ from agentlib.data.domains import coloured
 from agentlib.learners.robustness.stress import stress_classifier
 from agentlib.metrics.density_ratio import effective_number, gaussian_ratio, logistic_ratio, ulsif_ratio
 from benchmarks.experiments import Claim, Experiment
+from benchmarks.paper_data import path
 
 
 def mnist(side: int = 28) -> Dataset:
-    """All 60,000 training digits of MNIST, between 0 and 1; every second pixel for a side of 14.
-
-    Raises:
-        FileNotFoundError: AGENTLIB_DATA names no folder with mnist.npz.
-    """
-    path = Path(os.environ.get("AGENTLIB_DATA", "")) / "mnist.npz"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: set AGENTLIB_DATA to a folder with mnist.npz (see docs/shift.md)")
-    with np.load(path, allow_pickle=False) as arrays:
+    """All 60,000 training digits of MNIST, between 0 and 1; every second pixel for a side of 14."""
+    with np.load(path("mnist.npz"), allow_pickle=False) as arrays:
         step = 28 // side
         x, y = arrays["x_train"][:, None, ::step, ::step], arrays["y_train"]
     return Dataset(torch.from_numpy(x.astype(np.float32) / 255.0), torch.from_numpy(y).long(), tuple("0123456789"))
@@ -195,6 +187,7 @@ EXPERIMENTS = [
         data="Coloured MNIST, 14x14, 256 and 256 units, 501 updates of 8,192",
         measure=coloured_mnist,
         seeds=5,
+        files=("mnist.npz",),
         claims=(
             Claim("erm", "accuracy where colours mislead, ERM", at_most=0.2, reference="17.1% (Arjovsky et al. 2019)"),
             Claim("irm", "the same, IRM", at_least=0.6, reference="66.9% (Arjovsky et al. 2019)"),
@@ -208,6 +201,7 @@ EXPERIMENTS = [
         data="6,000 digits of MNIST, and 6,000 turned by 45 degrees without labels; small CNN, 2,000 updates",
         measure=mnist_to_turned,
         seeds=5,
+        files=("mnist.npz",),
         claims=(
             Claim("erm", "accuracy on turned digits, learned upright"),
             Claim("dann", "the same, DANN"),

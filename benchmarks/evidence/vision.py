@@ -1,12 +1,11 @@
 """Scenes: classes and depths of pixels, and boxes of objects, beside floors that need no network."""
 
-import os
 from functools import partial
-from pathlib import Path
 
 import agentlib
 from agentlib.data import shape_scenes
 from benchmarks.experiments import Claim, Experiment
+from benchmarks.paper_data import path
 
 FAMILY = "Vision"
 SHAPES = "3,000 pictures of up to four shapes, 64x64, 70% to learn from"
@@ -26,10 +25,7 @@ def numbers(what: str, data: object, measure: str, seed: int) -> dict[str, float
 
 def two_digits(seed: int) -> dict[str, float]:
     """Two digits of MNIST on a canvas; those of test pictures are from MNIST's test part."""
-    folder = os.environ.get("AGENTLIB_DATA")
-    if not folder:
-        raise SystemExit("AGENTLIB_DATA names no folder with mnist.npz: see docs/vision.md")
-    return numbers("detection", Path(folder) / "mnist.npz", "map_50", seed)
+    return numbers("detection", path("mnist.npz"), "map_50", seed)
 
 
 EXPERIMENTS = [
@@ -77,6 +73,7 @@ EXPERIMENTS = [
         family=FAMILY,
         data="2,000 pictures of two digits of MNIST, 64x64, 3,000 updates",
         measure=two_digits,
+        files=("mnist.npz",),
         claims=(Claim("map_50", "mAP at an IoU of .5", at_least=0.90),),
         first_seed=200,
     ),

@@ -34,6 +34,7 @@ from agentlib.backbones import (
     UNet,
     UNetDenoiser,
     ViT,
+    WholeSequence,
     WithMemory,
 )
 
@@ -185,6 +186,7 @@ EXAMPLES: dict[str, Example] = {
         of_steps,
     ),
     "with_memory": Example(reading_actions, after_actions, of_steps),
+    "whole_sequence": Example(lambda: WholeSequence(GRU(3, 4), "mean"), vectors(5, 3)),
     "return_conditioned": Example(
         lambda: ReturnConditioned(MLP(3, (4,)), 2, dim=8, layers=1, heads=2, context=6, dropout=0.0),
         lambda batch: (

@@ -403,6 +403,6 @@ def test_a_name_of_the_hub_is_loaded_by_datasets(tmp_path, monkeypatch):
         (tmp_path / "owner" / "name" / f"{part}.csv").write_text(f"a,b,label\n{rows}\n")
     monkeypatch.chdir(tmp_path)
     found = parts("hf:owner/name", validation=0.2)
-    assert (len(found.test), found.test.x[3].tolist(), found.test.targets[3]) == (20, [3.0, -3.0], 1)
+    assert (len(found.test), found.test.x[3].tolist(), int(found.test.targets[3])) == (20, [3.0, -3.0], 1)
     with pytest.raises(ValueError, match="hf:owner/empty cannot be loaded"):
         parts("hf:owner/empty")

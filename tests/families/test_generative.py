@@ -47,7 +47,9 @@ def test_vae_of_bits(tmp_path):
 def test_bits_are_drawn_each_time_in_training_and_once_for_the_test():
     """Of pixels that are one half the best model's likelihood is d ln 2, and no bits are remembered."""
     grey = Dataset(torch.full((400, 6), 0.5))
-    runs = [job_of("vae", Problem(data=grey, seed=seed), likelihood="bernoulli", drawn_bits=True) for seed in (0, 1)]
+    runs: Any = [
+        job_of("vae", Problem(data=grey, seed=seed), likelihood="bernoulli", drawn_bits=True) for seed in (0, 1)
+    ]
     source = runs[0].source
     assert source.x.unique().tolist() == [0.5]
     batches = [source.sample().x for _ in range(2)]

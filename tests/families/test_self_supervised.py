@@ -1,5 +1,7 @@
 """SimCLR from the top: what comes out of a run, and what goes on with it."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -42,7 +44,7 @@ def test_run_with_folder(tmp_path):
 def test_data_with_a_test_part_of_its_own_is_judged_on_that():
     x, y = torch.rand(120, 1, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(120) % 2
     data = {"train": (x[:100], y[:100]), "test": (x[100:], y[100:])}
-    job = job_of("simclr", Problem(data=data), batch_size=16)
+    job: Any = job_of("simclr", Problem(data=data), batch_size=16)
     assert torch.equal(job.judge.splits.test.x, x[100:])
     assert len(job.source.x) == 100
     unlabelled = job_of("simclr", Problem(data={"train": x[:100], "test": x[100:]}), batch_size=16)

@@ -93,8 +93,13 @@ def test_a_beam_of_two_leaves_the_garden_path():
 def test_a_search_stops_where_nothing_can_get_better():
     model, steps = Chain(batch=1), list[int]()
     model.table[:] = torch.tensor([0.0, 0.0, 9.0])  # the end
-    found = beam_search(lambda *given: (steps.append(1), model.step(*given))[1], *model.start(), 50, beams=1, end=END)
-    assert (found.tokens[0, 0, 0], int(found.lengths[0, 0]), len(steps)) == (END, 1, 0)
+
+    def step(*given):
+        steps.append(1)
+        return model.step(*given)
+
+    found = beam_search(step, *model.start(), 50, beams=1, end=END)
+    assert (int(found.tokens[0, 0, 0]), int(found.lengths[0, 0]), len(steps)) == (END, 1, 0)
 
 
 def test_what_is_left_to_draw_from():

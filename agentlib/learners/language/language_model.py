@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones import Backbone, Described
+from agentlib.backbones import Backbone, Described, TransformerDecoder
 from agentlib.backbones.base import State
 from agentlib.core.modes import in_eval_mode
 from agentlib.data.tokens import Tokenizer, tokenizer_from_json
@@ -104,6 +104,8 @@ class LanguageModel(Described):
         if self.context is not None and tokens.shape[1] > self.context:
             tokens = tokens[:, -max(self.context // 2, 1) :]
         logits, memory = self(tokens)
+        if isinstance(self.backbone, TransformerDecoder):
+            memory = self.backbone.trimmed(memory, tokens.shape[1])
         return logits[:, -1], Reading(tokens, memory if cache else None)
 
     def step(self, token: Tensor, state: Reading) -> tuple[Tensor, Reading]:

@@ -11,10 +11,11 @@ half). With `hinge` L is max(max_{a != y} f_a(x + d) - f_y(x + d), -hinge), up t
 (Zhang et al. 2020, arXiv:2003.08938) where f are action values and y the greedy action at x.
 
 `attack_steps=1` with a random start is "fast" adversarial training (Wong et al. 2020, arXiv:2001.03994), which may
-collapse. With `average`, the model that is kept is a running average of the trained one (Rebuffi et al. 2021,
-arXiv:2103.01946). The inner attack sees the model in training mode, as it is being trained; without dropout and batch
-statistics, the default here, that is the same as eval mode. On a policy the examples are observations, the labels its
-actions.
+collapse: on images of black and white most of all with a start within the bounds, since one step of 1.25 epsilon then
+ends at one corner from wherever it began; `clip_start=False` leaves the start as it is drawn. With `average`, the model
+that is kept is a running average of the trained one (Rebuffi et al. 2021, arXiv:2103.01946). The inner attack sees the
+model in training mode, as it is being trained; without dropout and batch statistics, the default here, that is the same
+as eval mode. On a policy the examples are observations, the labels its actions.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class AdversarialTrainingConfig(Mixed, Supervised):
     """Length of each of these steps; None takes epsilon for one step, else 2.5 epsilon / steps."""
     random_start: bool = True
     """Start the inner attack at a random point of the ball."""
+    clip_start: bool = True
+    """Keep this point within the bounds of the data; turn it off for one step of 1.25 epsilon, as Wong et al. do."""
     attack_loss: LossName | None = None
     """Loss that the attack makes large; None takes the margin of action values, else the cross-entropy."""
     clean_share: Unit = 0.0
@@ -160,6 +163,7 @@ class AdversarialTraining(Learner):
             bounds=config.bounds,
             scale=self.scale,
             random_start=config.random_start,
+            clip_start=config.clip_start,
         )
         logits = logits_at(changed)
         losses = mixed_losses(partial(self.losses, logits), y, share)

@@ -190,12 +190,10 @@ class Faulty:
 
     def _corrupted(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Frames of a stack are corrupted alike, as those of one camera."""
-        layout, kind, is_bytes = self.layout, self.kind, x.dtype == np.uint8
-        assert layout is not None
-        assert kind is not None
+        layout: Any = self.layout
         images = layout(torch.from_numpy(x.copy())[None])  # (1, C, H, W)
-        found = corrupt(images, kind, self.severity, int(self.generator.integers(2**31)))
+        found = corrupt(images, str(self.kind), self.severity, int(self.generator.integers(2**31)))
         if layout.channels_last and layout.channels > 1:
             found = found.unflatten(1, (*layout.shape[:-3], layout.shape[-1])).movedim(-3, -1)
         array: np.ndarray[Any, Any] = found.reshape(x.shape).numpy()
-        return (255.0 * array).round().astype(np.uint8) if is_bytes else array.astype(x.dtype)
+        return (255.0 * array).round().astype(np.uint8) if x.dtype == np.uint8 else array.astype(x.dtype)

@@ -102,17 +102,22 @@ def test_a_conditional_critic_and_its_generator_see_the_labels_of_their_batch(mo
     learner = WGAN.build(MLP(2, (8,)), config, GenerativeFacts(data, 8))
     source = Batches(data, 4, batches_per_update=critic_steps)
     source.advance()
-    batch, seen = source.sample(), {Critic: list[Tensor](), Generator: list[Tensor]()}
+    batch, seen = source.sample(), {"critic": list[Tensor](), "generator": list[Tensor]()}
     assert batch.y is not None
-    for kind, labels in seen.items():
-        forward = kind.forward
-        monkeypatch.setattr(
-            kind, "forward", lambda self, x, label, to=labels, do=forward: to.append(label) or do(self, x, label)
-        )
+
+    def noted(name, forward):
+        def called(self, x, label):
+            seen[name].append(label)
+            return forward(self, x, label)
+
+        return called
+
+    monkeypatch.setattr(Critic, "forward", noted("critic", Critic.forward))
+    monkeypatch.setattr(Generator, "forward", noted("generator", Generator.forward))
     learner.update(batch)
     last = [*batch.y.reshape(critic_steps, 4), batch.y.reshape(-1, 4)[-1]]
-    assert torch.equal(torch.stack(seen[Generator]), torch.stack(last))
-    assert torch.equal(torch.stack(seen[Critic][::3]), torch.stack(last))  # real, fake, penalty; then the generator's
+    assert torch.equal(torch.stack(seen["generator"]), torch.stack(last))
+    assert torch.equal(torch.stack(seen["critic"][::3]), torch.stack(last))  # real, fake, penalty; then the generator's
     assert learner.sample(3, torch.tensor([1, 2, 3])).shape == (3, 2)
 
 

@@ -470,3 +470,24 @@ def test_the_pure_part_needs_no_labels():
     x = torch.zeros(3, 4)
     far = perturb(lambda x: x.sum(1), x, epsilon=0.5, norm="linf", steps=3, step_size=0.2, bounds=(0.0, 0.3))
     assert torch.equal(far, torch.full((3, 4), 0.3))
+
+
+def test_a_start_beyond_the_bounds_keeps_one_step_from_ending_at_the_corner():
+    """Of starts s in [-.3, .3] at a black pixel s + .375 is below .3 where s < -.075: for .375 of them."""
+    x, how = torch.zeros(4, 5_000), {"epsilon": 0.3, "norm": "linf", "steps": 1, "step_size": 0.375}
+    found = []
+    for clip_start in (True, False):
+        generator = torch.Generator().manual_seed(0)
+        changed = perturb(
+            lambda x: x.sum(1),
+            x,
+            bounds=(0.0, 1.0),
+            random_start=True,
+            clip_start=clip_start,
+            generator=generator,
+            **how,  # type: ignore[arg-type]
+        )
+        assert float(changed.min()) >= 0.0
+        found.append(float((changed < 0.3 - 1e-6).float().mean()))
+    assert found[0] == 0.0
+    assert found[1] == pytest.approx(0.375, abs=0.015)
