@@ -8,15 +8,14 @@ import pytest
 import torch
 
 import agentlib
-from agentlib.data import Dataset, Scenes, shape_scenes
+from agentlib.data import Dataset, shape_scenes
 from agentlib.learners.vision.depth import depth_losses
-from agentlib.learners.vision.localization import box_losses
 from agentlib.learners.vision.segmentation import dice_loss
 from agentlib.metrics.masks import mean_dice
 from agentlib.runs.models import load_model
 from agentlib.shell.main import main
 
-PICTURES = {"segmentation": "masks", "depth": "depth", "detection": "boxes", "localization": "boxes"}
+PICTURES = {"segmentation": "masks", "depth": "depth", "detection": "boxes"}
 
 
 def test_dice_of_certain_predictions_is_that_of_sets():
@@ -41,7 +40,7 @@ def test_the_depth_loss_sees_a_common_factor_only_in_its_first_term():
     torch.testing.assert_close(depth_losses(truth.log() + half, truth, 2.0), torch.full((3,), 0.3 + 2.0 * 0.09))
 
 
-MEASURES = {"segmentation": "mean_iou", "depth": "abs_rel", "detection": "map_50", "localization": "map_50"}
+MEASURES = {"segmentation": "mean_iou", "depth": "abs_rel", "detection": "map_50"}
 
 
 @pytest.mark.slow
@@ -65,16 +64,6 @@ def test_a_run_from_scenes(what, measure, tmp_path, capsys):
     pytest.importorskip("PIL.Image").new("L", (30, 20)).save(tmp_path / "grey.png")
     assert main(["predict", str(tmp_path / "run"), str(tmp_path / "grey.png")]) == 0
     assert capsys.readouterr().out.startswith("grey.png: ")
-
-
-def test_the_loss_of_a_box():
-    truth = torch.tensor([[0.5, 0.5, 0.4, 0.2], [0.5, 0.5, 0.4, 0.2]])
-    found = torch.tensor([[0.5, 0.5, 0.4, 0.2], [0.5, 0.5, 0.4, 0.4]])
-    # Twice as high: |b - b*|_1 = .2, an overlap of a half, and the smaller box is within the larger.
-    torch.testing.assert_close(box_losses(found, truth), torch.tensor([0.0, 0.2 + 0.5]), atol=1e-6, rtol=0)
-    mixed = Scenes(torch.zeros(40, 1, 16, 16, dtype=torch.uint8), torch.zeros(40, 1, 4), torch.full((40, 1), -1))
-    with pytest.raises(ValueError, match="shows no object: localization needs one in each"):
-        agentlib.train("localization", data=mixed, steps=1, progress=False)
 
 
 def test_scenes_without_the_part_that_is_learned():
