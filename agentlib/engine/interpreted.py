@@ -41,8 +41,6 @@ class Interpreted:
             for function, args, kwargs, results, _ in trace.operations:
                 named = {name: with_values(value) for name, value in kwargs.items()}
                 made = script.call(function, with_values(args), named, len(results))
-                if made and None in results:
-                    raise TypeError(f"{function} gives an undefined tensor")
                 for ref, value in zip(results, made or [None] * len(results), strict=True):
                     if ref is not None:
                         values.setdefault(ref, value)
