@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from agentlib.core.names import shown
 from agentlib.data.datasets import Dataset
 from agentlib.data.files import IMAGE_SUFFIXES, load_pictures
+from agentlib.data.hugging_face import SAVED_FILES
 from agentlib.data.loading import image_size, is_path, parts
 from agentlib.data.scene_toys import SCENES, two_on_canvas
 from agentlib.data.scenes import Scenes, ScenesParts, scenes_from, split_scenes
@@ -40,6 +41,7 @@ def scene_parts(data: Any, seed: int = 0) -> ScenesParts:
         ValueError: unknown data, or data that does not fit; the message says what would.
     """
     if isinstance(data, ScenesParts):
+        _require_alike(data)
         return data
     if isinstance(data, str) and data in SCENES:
         data = SCENES[data]()
@@ -52,6 +54,16 @@ def scene_parts(data: Any, seed: int = 0) -> ScenesParts:
     images: Sequence[Dataset] = parts(data, seed, predict="classes")
     numbered = zip(images, PAIRS, strict=True)
     return ScenesParts(*(two_on_canvas(part, n, 3 * seed + i) for i, (part, n) in enumerate(numbered)))
+
+
+def _require_alike(scenes: ScenesParts) -> None:
+    """Raises ValueError for parts of other classes, in their order, or sizes than the first has."""
+    first = scenes.train
+    for name, part in scenes._asdict().items():
+        if part.classes != first.classes or part.images.shape[1:] != first.images.shape[1:]:
+            both = (("train", first), (name, part))
+            listed = "; ".join(f"{one}: {', '.join(it.classes)}, {tuple(it.images.shape[1:])}" for one, it in both)
+            raise ValueError(f"the parts differ in their classes or shapes: {listed}")
 
 
 def load_scenes(path: str | Path) -> Scenes:
@@ -69,13 +81,13 @@ def load_scenes(path: str | Path) -> Scenes:
         raise FileNotFoundError(f"no file or folder {path}")
     found = path if path.suffix.lower() == ".json" else _annotations(path)
     if found is None:
-        raise ValueError(f"{path} holds no scenes: neither a .json file nor a folder Annotations")
+        raise ValueError(f"{path} holds no scenes: neither one .json file nor a folder Annotations")
     return load_coco(found, sides) if found.is_file() else load_voc(path, sides)
 
 
 def _annotations(folder: Path) -> Path | None:
-    """The annotations in a folder: of VOC's a folder, of COCO's a file."""
-    if not folder.is_dir():
+    """The annotations in a folder: of VOC's a folder, of COCO's a file; none in a data set of Hugging Face's."""
+    if not folder.is_dir() or any((folder / name).is_file() for name in SAVED_FILES):
         return None
     if (folder / "Annotations").is_dir():
         return folder / "Annotations"
@@ -107,7 +119,8 @@ def load_coco(path: str | Path, size: tuple[int, int] | None = None) -> Scenes:
             if "caption" in one:
                 captions.setdefault(one["image_id"], str(one["caption"]))
             elif not one.get("iscrowd", 0):
-                objects[one["image_id"]].append((one["category_id"], one["bbox"], one.get("segmentation")))
+                x, y, w, h = map(float, one["bbox"])
+                objects[one["image_id"]].append((one["category_id"], (x, y, w, h), one.get("segmentation")))
         files = [_inside(path.parent, str(one["file_name"])) for one in pictures.values()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} holds no COCO-style annotations: {type(error).__name__} {error}") from None
@@ -119,21 +132,30 @@ def load_coco(path: str | Path, size: tuple[int, int] | None = None) -> Scenes:
         unknown = [category for category, *_ in some if category not in names]
         if unknown:
             raise ValueError(f"{path}: picture {number} has an object of category {unknown[0]!r}, which is not listed")
-        some.sort(key=lambda one: float(one[1][2]) * float(one[1][3]), reverse=True)
+        some.sort(key=lambda one: one[1][2] * one[1][3], reverse=True)
         labels.append([names[category] for category, *_ in some])
         boxes = np.array([[x, y, x + w, y + h] for _, (x, y, w, h), _ in some], np.float64).reshape(-1, 4)
         rows.append(_scaled(boxes, scale, sides))
-        mask = np.zeros(sides, np.uint8)
-        for place, (_, _, shape) in enumerate(some, 1):
-            if shape:
-                mask[mask_of(shape, sides, scale)] = place
-        masks.append(mask)
+        try:
+            masks.append(_painted([shape for *_, shape in some], sides, scale))
+        except (ValueError, KeyError, TypeError) as error:
+            wrong = f"{type(error).__name__} {error}"
+            raise ValueError(f"{path}: picture {number} has a segmentation that cannot be read: {wrong}") from None
     more: dict[str, Any] = {}
     if any(objects.values()) and all(shape for some in objects.values() for *_, shape in some):
         more["masks"] = np.stack(masks)
     if captions and set(captions) == set(pictures):
         more["captions"] = [captions[number] for number in pictures]
     return scenes_from(images, rows, labels, list(names.values()), **more)
+
+
+def _painted(shapes: Sequence[Any], sides: tuple[int, int], scale: tuple[float, float]) -> NDArray[np.uint16]:
+    """The object that each pixel shows, `(H, W)`: of several the last one."""
+    mask = np.zeros(sides, np.uint16)
+    for place, shape in enumerate(shapes, 1):
+        if shape:
+            mask[mask_of(shape, sides, scale)] = place
+    return mask
 
 
 def mask_of(shape: Any, sides: tuple[int, int], scale: tuple[float, float] = (1.0, 1.0)) -> NDArray[np.bool_]:
@@ -211,6 +233,8 @@ def load_voc(folder: str | Path, size: tuple[int, int] | None = None) -> Scenes:
             edges = [[float(one.findtext(f"bndbox/{name}") or "") for name in ("xmin", "ymin", "xmax", "ymax")]
                      for one in root.iter("object")]  # fmt: skip
             labels.append([one.findtext("name") or "" for one in root.iter("object")])
+            if "" in labels[-1]:
+                raise ValueError("an object has no name")
             wanted.append(tuple(int(root.findtext(f"size/{name}") or 0) or None for name in ("height", "width")))
         except ValueError as error:
             raise ValueError(f"{file} holds no VOC-style annotation: {error}") from None

@@ -120,16 +120,19 @@ def two_on_canvas(data: Dataset, n: int = 2_000, seed: int = 0) -> Scenes:
     ink, as is its mask; where both have ink, the brighter one is seen.
 
     Args:
-        data: images `(N, C, H, W)` of classes, bright on dark.
+        data: images `(N, C, H, W)` of classes, between 0 and 1, bright on dark.
         n: pictures.
         seed: of the choice and the places.
 
     Raises:
-        ValueError: the data holds no labelled images.
+        ValueError: the data holds no labelled images, or numbers outside 0 to 1.
     """
     n, generator = whole("n", n, 1), np.random.default_rng(whole("seed", seed))
     if data.x.dim() != 4 or not data.classes or data.x.shape[2] != data.x.shape[3]:
         raise ValueError(f"two on a canvas are square images (N, C, S, S) with classes, not {tuple(data.x.shape)}")
+    if not 0.0 <= float(data.x.min()) <= float(data.x.max()) <= 1.0:
+        found = f"{float(data.x.min()):.3g} to {float(data.x.max()):.3g}"
+        raise ValueError(f"two on a canvas are images between 0 and 1, not from {found}: scale them, or give bytes")
     channels, side = data.x.shape[1], data.x.shape[2]
     canvas = -(-round(side * 64 / 28) // 8) * 8
     chosen = generator.integers(len(data), size=(n, 2))

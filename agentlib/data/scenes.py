@@ -15,6 +15,8 @@ from agentlib.core.numbers import whole
 from agentlib.data.files import pixels
 from agentlib.metrics.boxes import Convention, as_corners
 
+DTYPES = {"boxes": torch.float32, "labels": torch.int64, "masks": torch.uint8, "depth": torch.float32}
+"""Of the parts beside the images."""
 MOST_OBJECTS = 255
 """Objects in one picture, at most: masks are bytes."""
 CORNERS = "boxes are (x1, y1, x2, y2) in pixels, x to the right and y down"
@@ -29,8 +31,8 @@ class Scenes:
 
     Raises:
         TypeError: a part is no tensor.
-        ValueError: parts differ in length or size, a box is outside, empty or of another convention, or a label is none
-            of the classes; the message says where.
+        ValueError: parts differ in length or size, or are of another type than here; a box is outside, empty or of
+            another convention, or a label is none of the classes; the message says where.
     """
 
     images: Tensor
@@ -42,7 +44,7 @@ class Scenes:
     masks: Tensor | None = None
     """`(N, H, W)` uint8: the object that each pixel shows, 1 for the first of the boxes; 0 for background."""
     depth: Tensor | None = None
-    """`(N, H, W)` float32: the distance that each pixel shows, above 0."""
+    """`(N, H, W)` float32: the distance that each pixel shows, above 0 and finite."""
     captions: tuple[str, ...] | None = None
     """One text for each picture."""
     classes: tuple[str, ...] = ()
@@ -55,6 +57,10 @@ class Scenes:
                 raise TypeError(f"{name} is a {type(tensor).__name__}: agentlib.data.scenes_from takes arrays")
             if tensor is not None and len(tensor) != len(self):
                 raise ValueError(f"there are {len(self)} images and {len(tensor)} {name}")
+            if tensor is not None and tensor.dtype != DTYPES.get(name, tensor.dtype):
+                raise ValueError(
+                    f"{name} are {DTYPES[name]}, not {tensor.dtype}: agentlib.data.scenes_from converts arrays"
+                )
         if self.images.dim() != 4 or self.images.dtype != torch.uint8:
             found = f"{self.images.dtype} of shape {tuple(self.images.shape)}"
             raise ValueError(f"images are uint8 of shape (N, C, H, W), not {found}")
@@ -67,7 +73,7 @@ class Scenes:
             if one is not None and one.shape[1:] != self.images.shape[2:]:
                 found, sides = (" x ".join(map(str, part.shape[-2:])) for part in (one, self.images))
                 raise ValueError(f"{name} are of {found} pixels, and the pictures of {sides}")
-        if self.depth is not None and not bool((self.depth > 0).all()):
+        if self.depth is not None and not bool(((self.depth > 0) & self.depth.isfinite()).all()):
             raise ValueError("a depth is a distance above 0; give pixels without one a large number")
         self._check_objects()
 
@@ -200,18 +206,23 @@ def scenes_from(
         raise ValueError(f"a picture has {most} objects, and {MOST_OBJECTS} at most are possible")
     corners, numbers = torch.zeros(len(x), most, 4), torch.full((len(x), most), -1)
     for row, (some, given) in enumerate(zip(boxes, labels, strict=True)):
-        found = torch.as_tensor(np.asarray(some, np.float32).reshape(-1, 4) if len(given) else np.zeros((0, 4)))
+        found = torch.as_tensor(np.asarray(some, np.float64).reshape(-1, 4) if len(given) else np.zeros((0, 4)))
         if np.asarray(some).size != 4 * len(given):
             raise ValueError(f"picture {row} has boxes of shape {np.asarray(some).shape} and {len(given)} labels")
-        corners[row, : len(given)] = as_corners(found.float(), convention)
+        corners[row, : len(given)] = as_corners(found, convention)
         for column, label in enumerate(given):
             number = names.get(label, -1) if isinstance(label, str) else int(label)
             if not 0 <= number < len(names):
                 known = ", ".join(map(str, classes))
                 raise ValueError(f"object {column} of picture {row} is a {label!r}, which is no class: {known}")
             numbers[row, column] = number
-    for name in {"masks", "depth"} & set(parts):
-        parts[name] = torch.as_tensor(np.asarray(parts[name]))
+    if "masks" in parts:
+        masks = np.asarray(parts["masks"])
+        parts["masks"] = torch.from_numpy(masks.astype(np.uint8))
+        if not np.array_equal(parts["masks"].numpy(), masks):
+            raise ValueError(f"masks are whole numbers from 0 to {MOST_OBJECTS}: the object that each pixel shows")
+    if "depth" in parts:
+        parts["depth"] = torch.from_numpy(np.asarray(parts["depth"]).astype(np.float32))
     if "captions" in parts:
         parts["captions"] = tuple(parts["captions"])
     shown = torch.from_numpy(np.round(pixels(x) * 255.0).astype(np.uint8))  # (N, C, H, W)

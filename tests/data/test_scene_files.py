@@ -86,6 +86,15 @@ def test_a_box_over_the_edge_by_a_pixel_is_cut_off(folder):
 def test_what_is_wrong_with_annotations_is_said(folder):
     wrong: list[tuple[list[Any], dict[str, Any], str]] = [
         ([BOX | {"category_id": 2}], {}, "picture 7 has an object of category 2, which is not listed"),
+        ([BOX | {"bbox": []}], {}, "no COCO-style annotations: ValueError not enough values"),
+        ([BOX | {"bbox": None}], {}, "no COCO-style annotations: TypeError"),
+        (
+            [BOX | {"segmentation": {"counts": [80]}}],
+            {},
+            "picture 7 has a segmentation that cannot be read: KeyError .size",
+        ),
+        ([BOX | {"segmentation": [[1, 2, 3]]}], {}, "picture 7 has a segmentation .* not 3 numbers"),
+        ([BOX | {"segmentation": POLYGON}] * 256, {}, "a picture has 256 objects, and 255 at most are possible"),
         ([BOX | {"image_id": 8}], {}, "no COCO-style annotations: KeyError 8"),
         ([BOX], {"images": [{"id": 7, "file_name": "c.png"}]}, "there is no image 'c.png'"),
         ([BOX], {"images": [{"id": 7, "file_name": "../a.png"}]}, r"image '../a.png' is outside of the folder"),
@@ -99,6 +108,12 @@ def test_what_is_wrong_with_annotations_is_said(folder):
     with pytest.raises(ValueError, match="holds no COCO-style annotations"):
         load_scenes(folder)
     (folder / "instances.json").unlink()
+    for name in ("dataset_info.json", "state.json", "dataset_dict.json"):  # of Hugging Face: other data, not scenes
+        (folder / name).write_text("{}")
+        with pytest.raises(ValueError, match="holds no scenes"):
+            load_scenes(folder)
+    for name in ("dataset_info.json", "state.json", "dataset_dict.json"):
+        (folder / name).unlink()
     with pytest.raises(ValueError, match="holds no scenes"):
         load_scenes(folder)
     with pytest.raises(FileNotFoundError, match="no file or folder"):
@@ -133,6 +148,7 @@ def test_voc(folder):
         scene_parts(str(folder))
     for text, message in [
         (VOC.format(xmax="many"), "no VOC-style annotation"),
+        (VOC.format(xmax=10).replace("<name>cat</name>", ""), "no VOC-style annotation: an object has no name"),
         (VOC.format(xmax=1)[:-5], "is no XML that can be read"),
         ('<!DOCTYPE a [<!ENTITY x "y">]>' + VOC.format(xmax="&x;"), "declares a document type"),
         ('<!DOCTYPE a SYSTEM "file:///etc/passwd">' + VOC.format(xmax=3), "declares a document type"),

@@ -32,6 +32,15 @@ def test_objects_of_pictures_are_padded():
     assert scenes_from(last, [[], []], [[], []], ["cat"]).images.shape == (2, 3, 8, 10)
 
 
+def test_arrays_of_other_types_are_converted():
+    found = scenes(masks=np.zeros((2, 8, 10), np.int64), depth=np.full((2, 8, 10), 700, np.uint16))
+    assert (found.known("masks").dtype, found.known("depth").dtype) == (torch.uint8, torch.float32)
+    assert float(found.known("depth")[0, 0, 0]) == 700.0
+    for width in np.arange(1, 100) / 10:  # up to the right edge, without an error of rounding
+        box = scenes([(10 - width / 2, 4, width, 8)], convention="cxcywh").known("boxes")[0, 0]
+        assert box.tolist() == pytest.approx([10 - width, 0, 10, 8], abs=1e-5)
+
+
 def test_classes_of_pixels():
     masks = np.zeros((2, 8, 10), np.uint8)
     masks[0, :2, :2], masks[0, 2:4, :2] = 1, 2
@@ -57,6 +66,9 @@ WRONG: list[tuple[Any, str]] = [
     ({"masks": np.full((2, 8, 10), 1, np.uint8)}, "mask of picture 1 shows object 1, which has no box"),
     ({"captions": ["one"]}, "2 images and 1 captions"),
     ({"masks": np.zeros((1, 8, 10), np.uint8)}, "2 images and 1 masks"),
+    ({"masks": np.full((2, 8, 10), 256)}, "masks are whole numbers from 0 to 255"),
+    ({"masks": np.full((2, 8, 10), 0.5)}, "masks are whole numbers from 0 to 255"),
+    ({"depth": np.full((2, 8, 10), np.inf, np.float32)}, "a depth is a distance above 0"),
 ]
 
 
@@ -82,6 +94,8 @@ def test_what_is_wrong_with_arrays_is_said():
         Scenes(IMAGES)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="images are uint8"):
         Scenes(torch.zeros(2, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"labels are torch\.int64, not torch\.int32: .*scenes_from converts"):
+        dataclasses.replace(found, labels=found.known("labels").int())
     with pytest.raises(ValueError, match="2 pictures are too few"):
         split_scenes(found)
 
@@ -157,6 +171,8 @@ def test_two_digits_on_a_canvas():
         bright = found.images[row, 0].float() / 255 >= INK
         assert torch.equal(bright, found.known("masks")[row] > 0)
     assert two_on_canvas(Dataset(torch.rand(3, 1, 28, 28), torch.arange(3), tuple("abc")), 2).sides == (64, 64)
+    with pytest.raises(ValueError, match="images between 0 and 1, not from 0 to 16: scale them"):
+        two_on_canvas(Dataset(data.x * 16, data.targets, data.classes))
     with pytest.raises(ValueError, match=r"square images \(N, C, S, S\) with classes, not \(9, 4\)"):
         two_on_canvas(Dataset(torch.rand(9, 4), torch.zeros(9).long(), ("a",)))
 
@@ -167,6 +183,13 @@ def test_parts_of_scenes():
     assert scene_parts(found) is found
     captions = [one for part in found for one in part.captions or ()]
     assert sorted(captions) == sorted(shape_scenes(20, size=16).captions or ())
+    other = dataclasses.replace(found.test, classes=("circle", "triangle", "square", "cross"))
+    with pytest.raises(
+        ValueError, match=r"differ in their classes or shapes: train: circle, square, .* test: circle, tri"
+    ):
+        scene_parts(found._replace(test=other))
+    with pytest.raises(ValueError, match="differ in their classes or shapes"):
+        scene_parts(found._replace(validation=shape_scenes(3, size=24)))
     with pytest.raises(ValueError, match="unknown data set 'shopes'"):
         scene_parts("shopes")
     with pytest.raises(ValueError, match="n must be"):
