@@ -30,6 +30,8 @@ EVALUATIONS, EVALUATED = 20, 200
 """Evaluations in a run, and validation pictures that each of them looks at, at most."""
 CHUNK, SHOWN = 50, 8
 """Pictures that go through the network at once, where nothing is learned; and test pictures that are drawn."""
+NEEDED = {"masks": ("masks", "labels"), "depth": ("depth",), "boxes": ("boxes", "labels")}
+"""Parts of scenes from which each kind is learned."""
 OBJECTIVES = {"masks": "mean_iou", "depth": "abs_rel", "boxes": "map_50"}
 """What is learned, and the score by which the best is known."""
 
@@ -54,6 +56,14 @@ class SceneFacts(NamedTuple):
     def classes(self) -> tuple[str, ...]:
         """Names of the labels."""
         return self.train.classes
+
+
+def require_targets(part: Scenes, kind: str) -> None:
+    """Raises ValueError for scenes without the parts that `targets_of` takes, or without any object to find."""
+    for name in NEEDED[kind]:
+        part.known(name)
+    if kind == "boxes" and not bool((part.known("labels") >= 0).any()):
+        raise ValueError("no picture of these scenes has an object, and without one there is nothing to detect")
 
 
 def targets_of(part: Scenes, kind: str) -> Tensor:
@@ -83,10 +93,12 @@ def on_scenes(recipe: Recipe, problem: Problem) -> Job:
     static method `auto(shape, config)` makes the network that "auto" means.
 
     Raises:
-        ValueError: the scenes are without what is to be learned, or the network has no maps.
+        ValueError: a part of the scenes is without what is to be learned, or the network has no maps.
     """
     kind: Any = recipe.learner
     splits = scene_parts(problem.data, problem.seed)
+    for part in splits:
+        require_targets(part, kind.targets)
     facts = SceneFacts(splits.train)
     targets = targets_of(splits.train, kind.targets)
 
@@ -132,8 +144,7 @@ class ScenesJudge(Judge):
         if self.kind == "depth":
             return depth_errors(predictions, part.known("depth"))._asdict()
         each = average_precisions(found_in(predictions), truth_of(part), len(part.classes), COCO_THRESHOLDS)
-        with np.errstate(all="ignore"):
-            return {"map_50": float(np.nanmean(each[0])), "map": float(np.nanmean(each))}
+        return {"map_50": float(np.nanmean(each[0])), "map": float(np.nanmean(each))}
 
     def evaluate(self) -> dict[str, float]:
         part = self.splits.validation.take(slice(0, EVALUATED))

@@ -65,7 +65,8 @@ def _grid(images: Tensor, names: list[str], only_rows: bool = False) -> tuple[Fi
     rows = names if only_rows else ["picture", *names]
     figure, axes = new_figure((1.1 * count + 1.2, 1.15 * len(rows) + 0.4), len(rows), count)
     grid = np.reshape(axes, (len(rows), count))
-    shown = images.clamp(0.0, 1.0).movedim(1, -1).expand(-1, -1, -1, 3).cpu().numpy()
+    seen = images[:, :3] if images.shape[1] >= 3 else images[:, :1]  # of other channels there are no colours
+    shown = seen.clamp(0.0, 1.0).movedim(1, -1).expand(-1, -1, -1, 3).cpu().numpy()
     for number, (name, line) in enumerate(zip(rows, grid, strict=True)):
         for one, image in zip(line, shown, strict=True):
             one.grid(visible=False)
