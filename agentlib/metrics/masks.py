@@ -20,10 +20,14 @@ def confusion(predicted: Tensor, truth: Tensor, n_classes: int) -> Tensor:
     """Counts `(n_classes, n_classes)` of pixels, a row for each true class.
 
     Raises:
-        ValueError: prediction and truth differ in shape.
+        ValueError: prediction and truth differ in shape, or have classes beyond these.
     """
     if predicted.shape != truth.shape:
         raise ValueError(f"a prediction of {tuple(predicted.shape)} does not fit a truth of {tuple(truth.shape)}")
+    for part in (predicted, truth):
+        if part.numel() and not 0 <= int(part.min()) <= int(part.max()) < n_classes:
+            found = f"{int(part.min())} to {int(part.max())}"
+            raise ValueError(f"the classes of pixels are from 0 to {n_classes - 1}, and these are from {found}")
     pairs = truth.long() * n_classes + predicted.long()
     return torch.bincount(pairs.flatten(), minlength=n_classes**2).reshape(n_classes, n_classes)
 
@@ -83,5 +87,5 @@ def adjusted_rand_index(first: Tensor, second: Tensor) -> float:
     size = int(max(a.max(), b.max())) + 1
     counts = confusion(a, b, size).double()
     both, rows, columns = (float((n * (n - 1.0) / 2.0).sum()) for n in (counts, counts.sum(1), counts.sum(0)))
-    chance, best = rows * columns / (len(a) * (len(a) - 1) / 2.0), (rows + columns) / 2.0
+    chance, best = rows * columns / max(len(a) * (len(a) - 1) / 2.0, 1.0), (rows + columns) / 2.0
     return (both - chance) / (best - chance) if best != chance else 1.0

@@ -27,6 +27,10 @@ def test_overlaps_are_averaged_over_the_classes_that_occur():
     assert mean_iou(torch.zeros_like(truth), truth, 9) == pytest.approx((3 / 4 + 0) / 2)  # nothing but background
     with pytest.raises(ValueError, match=r"\(4,\) does not fit a truth of \(2,\)"):
         confusion(truth, truth[:2], 3)
+    for other in (torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, -1, 2]), torch.full((4,), 255)):
+        for pair in ((truth, other), (other, truth)):
+            with pytest.raises(ValueError, match="the classes of pixels are from 0 to 2, and these are from"):
+                confusion(*pair, 3)
 
 
 def test_overlaps_equal_scikit_learn():
@@ -37,6 +41,7 @@ def test_overlaps_equal_scikit_learn():
     assert adjusted_rand_index(predicted, truth) == pytest.approx(metrics.adjusted_rand_score(truth, predicted))
     again = (predicted * 7 + 3) % 11  # other names of the same groups
     assert adjusted_rand_index(predicted, again) == pytest.approx(1.0)
+    assert adjusted_rand_index(torch.tensor([3]), torch.tensor([5])) == metrics.adjusted_rand_score([3], [5]) == 1.0
 
 
 def test_errors_of_depths():
