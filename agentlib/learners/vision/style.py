@@ -73,7 +73,7 @@ def stylize(
         content_layer: number of the map that makes the content.
         weights: w, one for each of `layers`; equal ones by default.
         start: the image to begin with; the content by default.
-        steps: of L-BFGS, of up to 20 evaluations each.
+        steps: of L-BFGS, of up to 20 iterations each.
 
     Raises:
         ValueError: images of another shape, or a network without maps.
@@ -84,7 +84,7 @@ def stylize(
         shapes = ", ".join(str(tuple(one.shape[1:])) for one in (first, second, x))
         raise ValueError(f"content, style and start are images of one shape (C, H, W), not {shapes}")
     chosen = list(range(len(map_shapes(network, first.shape[1:]))) if layers is None else layers)
-    parameters, was_training = list(network.parameters()), network.training
+    parameters, in_training = list(network.parameters()), [one for one in network.modules() if one.training]
     learn = [parameter.requires_grad for parameter in parameters]
     maps_of: Any = network.maps
     try:
@@ -99,7 +99,8 @@ def stylize(
 
         return _optimized(x, terms, (style_weight, content_weight), whole("steps", steps))
     finally:
-        network.train(was_training)
+        for module in in_training:  # not `train()`, which would reach those that were in eval mode
+            module.training = True
         for parameter, flag in zip(parameters, learn, strict=True):
             parameter.requires_grad_(flag)
 

@@ -57,3 +57,11 @@ def test_what_does_not_fit_is_refused(network, images):
         stylize(network, images[0], images[1][:, :8, :8])
     with pytest.raises(ValueError, match="needs a network with maps"):
         stylize(MLP(768), *images)
+
+
+def test_parts_of_the_network_that_were_in_eval_mode_stay_in_it(network, images):
+    network.train()
+    frozen = list(network.modules())[-1].eval()
+    stylize(network, *images, steps=0)
+    assert network.training
+    assert not frozen.training
