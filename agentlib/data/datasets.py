@@ -109,7 +109,7 @@ class Dataset:
         return Dataset(self.x[index], None if self.y is None else self.y[index], self.classes)
 
     def sampled(self, most: int) -> Dataset:
-        """At most so many examples: all of them, or random ones in their order, the same at each call."""
+        """All examples, or `most` random ones in their order, the same at each call."""
         if len(self) <= most:
             return self
         return self.take(np.sort(np.random.default_rng([len(self), 3]).permutation(len(self))[:most]))

@@ -104,18 +104,22 @@ def load_npz(path: str | Path) -> Loaded:
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     names = tuple(map(str, arrays["classes"])) if "classes" in arrays else ()
-    found: dict[str, dict[str, NDArray[Any]]] = {}
-    for name, array in arrays.items():
+    given: dict[tuple[str, str], list[str]] = {}
+    for name in arrays:
         words = name.lower().split("_")
-        kinds, of = (
-            [ARRAY_NAMES[w] for w in words if w in ARRAY_NAMES],
-            [PART_NAMES[w] for w in words if w in PART_NAMES],
-        )
+        kinds, of = ([names_of[w] for w in words if w in names_of] for names_of in (ARRAY_NAMES, PART_NAMES))
         if len(kinds) == 1 and len(of) == len(words) - 1 <= 1:
-            found.setdefault(of[0] if of else "", {})[kinds[0]] = array
+            given.setdefault((of[0] if of else "", kinds[0]), []).append(name)
+    found: dict[str, dict[str, NDArray[Any]]] = {}
+    for (part, kind), candidates in given.items():
+        first = [name for name in candidates if kind in name.lower().split("_")] or candidates  # before other names
+        if len(first) > 1:
+            raise ValueError(f"{path} has more than one array for {kind}: {', '.join(first)}; rename all but one")
+        found.setdefault(part, {})[kind] = arrays[first[0]]
     parts = {part: (both["x"], both.get("y")) for part, both in found.items() if "x" in both}
-    if "" in parts:
+    if "" in parts and ("x" in arrays or "train" not in parts):
         return from_arrays(*parts[""], names)
+    parts.pop("", None)
     if "train" not in parts or "test" not in parts:
         listed = ", ".join(arrays) or "nothing"
         raise ValueError(f"{path} needs arrays x and y, or x_train, y_train, x_test and y_test; it has {listed}")

@@ -392,6 +392,19 @@ def test_arrays_are_named_as_keras_or_torchvision_name_them(tmp_path, names):
     assert found.test.targets.tolist() == y[20:].tolist()
 
 
+def test_x_and_y_count_before_other_names_of_arrays(tmp_path):
+    x, y, names = np.arange(12.0).reshape(6, 2), np.arange(6) % 2, np.array(["a", "b", "a", "b", "a", "b"])
+    np.savez(tmp_path / "a.npz", x=x, y=y, labels=names[::-1], data=-x)
+    found = dataset(tmp_path / "a.npz")
+    assert found.x.tolist() == x.tolist()
+    assert found.targets.tolist() == y.tolist()
+    np.savez(tmp_path / "b.npz", x_train=x, y_train=y, x_test=x[:2], y_test=y[:2], data=np.zeros(3))
+    assert len(parts(tmp_path / "b.npz", validation=0.5).test) == 2
+    np.savez(tmp_path / "c.npz", data=x, images=x, y=y)
+    with pytest.raises(ValueError, match="more than one array for x: data, images; rename all but one"):
+        load(tmp_path / "c.npz")
+
+
 @pytest.mark.slow
 def test_a_name_of_the_hub_is_loaded_by_datasets(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
