@@ -13,7 +13,7 @@ FILES = {
     "omniglot_small.npz": "9e37426d6e2e4004c23b0c3d130a875131fc7b4e85fb7219d5f166b20dd2b6e6",
     "tinyshakespeare.txt": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
 }
-"""SHA-256 of each; docs/results.md says where they are from."""
+"""SHA-256 of each; benchmarks/evidence/README.md says where they are from."""
 
 
 def missing(names: tuple[str, ...]) -> str | None:

@@ -102,6 +102,13 @@ def test_the_page_shows_each_number_with_its_verdict_and_the_unmet_ones_first(tm
     assert results_page.line("a|b") == "| a\\|b |"
 
 
+def test_files_of_rows_are_known_and_the_readme_says_what_they_are():
+    lines = (experiments.EVIDENCE / "README.md").read_text().splitlines()
+    for name, digest in paper_data.FILES.items():
+        assert any(f"`{name}`" in line and digest in line for line in lines), name
+    assert {file for one in experiments.experiments().values() for file in one.files} <= set(paper_data.FILES)
+
+
 def test_the_rows_that_matter_most_exist():
     found = experiments.experiments()
     for name, number in results_page.FIRST:

@@ -71,10 +71,13 @@ EXPERIMENTS = [
     Experiment(
         name="detection_two_digits",
         family=FAMILY,
-        data="2,000 pictures of two digits of MNIST, 64x64, 3,000 updates",
+        data="2,000 pictures of two training digits of MNIST, 64x64, 3,000 updates; 600 pictures of test digits",
         measure=two_digits,
         files=("mnist.npz",),
-        claims=(Claim("map_50", "mAP at an IoU of .5", at_least=0.90),),
+        claims=(
+            Claim("map_50", "mAP at an IoU of .5", at_least=0.90),
+            Claim("floor", "the mean box with the most frequent class"),
+        ),
         first_seed=200,
     ),
 ]
