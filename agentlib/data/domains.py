@@ -94,7 +94,8 @@ class DomainExamples(NamedTuple):
 def pool_of(data: Dataset, domain: Tensor, balance: Balance) -> Tensor:
     """The number, from 0, of the pool of each example `(N,)`; a batch has as many of each pool."""
     pools = {"domains": domain, "examples": torch.zeros_like(domain)}
-    return pools.get(balance, domain * len(data.classes) + data.targets).unique(return_inverse=True)[1]
+    found: Tensor = pools.get(balance, domain * len(data.classes) + data.targets).unique(return_inverse=True)[1]
+    return found
 
 
 def share_in_data(data: Dataset, domain: Tensor, balance: Balance) -> Tensor:

@@ -103,7 +103,7 @@ def test_reading_step_by_step_equals_reading_again(make):
 
 def test_between_two_pieces_the_modes_of_the_caller_stay():
     model = small().train()
-    pieces = model.generate("abc", 5)
+    pieces: Any = model.generate("abc", 5)
     next(pieces)
     assert torch.is_grad_enabled()
     assert model.training
