@@ -242,8 +242,9 @@ class TransformerDecoder(_Transformer, SequenceBackbone):
         """The features `(B, T, dim)` of sequences from their first step on, without a state: quicker to learn from.
 
         Raises:
-            ValueError: the sequences are longer than the window.
+            ValueError: the sequences are longer than the window, or a memory is missing, or given in vain.
         """
+        self._require_memory(memory)
         steps = observation.shape[1]
         if steps > self.window:
             raise ValueError(f"a sequence of {steps} steps is longer than the window of {self.window}")
@@ -266,8 +267,7 @@ class TransformerDecoder(_Transformer, SequenceBackbone):
         memory_mask: Tensor | None = None,
     ) -> tuple[list[Tensor], Cache]:
         """The tokens `(B, T, dim)` after each layer, and the next state."""
-        if self.cross != (memory is not None):
-            raise ValueError("a decoder with cross=True reads memory=..., one without does not")
+        self._require_memory(memory)
         batch, steps = observation.shape[:2]
         first = state is None
         keys, values, count = self.initial_state(batch) if state is None else state
@@ -292,6 +292,10 @@ class TransformerDecoder(_Transformer, SequenceBackbone):
             for parts, old in zip(zip(*present, strict=True), (keys, values), strict=True)
         )
         return outputs, (keys, values, position[:, -1] + 1)
+
+    def _require_memory(self, memory: Tensor | None) -> None:
+        if self.cross != (memory is not None):
+            raise ValueError("a decoder with cross=True reads memory=..., one without does not")
 
     def _visible(self, count: Tensor, steps: int, episode_start: Tensor | None, slots: int) -> tuple[Tensor, Tensor]:
         """The mask of readable steps `(B, 1, T, slots + T)`, and their positions in episodes `(B, T)`."""

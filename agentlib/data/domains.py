@@ -26,8 +26,8 @@ class Domains:
     """Examples of the same classes from several domains.
 
     Raises:
-        ValueError: no source domain; domains without examples, of other shapes or classes, or without one class; or a
-            target that is none of them. The message names it.
+        ValueError: no source domain; domains without examples, of other shapes, kinds of numbers or classes, or without
+            one class; or a target that is none of them. The message names it.
     """
 
     parts: Mapping[str, Dataset]
@@ -51,6 +51,11 @@ class Domains:
                 raise ValueError(
                     f"the domains {self.sources[0]} and {name} differ: classes {', '.join(first.classes)} and "
                     f"{', '.join(part.classes)}, shapes {tuple(first.x.shape[1:])} and {tuple(part.x.shape[1:])}"
+                )
+            if part.x.is_floating_point() != first.x.is_floating_point():
+                raise ValueError(
+                    f"the domains {self.sources[0]} and {name} hold {first.x.dtype} and {part.x.dtype}: give "
+                    "floating-point numbers, images between 0 and 1"
                 )
             missing = sorted(set(range(len(part.classes))) - set(part.targets.tolist()))
             if missing:
@@ -86,6 +91,20 @@ class DomainExamples(NamedTuple):
     clock: Clock
 
 
+def pool_of(data: Dataset, domain: Tensor, balance: Balance) -> Tensor:
+    """The number, from 0, of the pool of each example `(N,)`; a batch has as many of each pool."""
+    pools = {"domains": domain, "examples": torch.zeros_like(domain)}
+    found: Tensor = pools.get(balance, domain * len(data.classes) + data.targets).unique(return_inverse=True)[1]
+    return found
+
+
+def share_in_data(data: Dataset, domain: Tensor, balance: Balance) -> Tensor:
+    """How many times as often as in batches an example is in the data, `(N,)`: means over both agree with it."""
+    pool = pool_of(data, domain, balance)
+    sizes = pool.bincount()
+    return sizes[pool] * (len(sizes) / len(pool))
+
+
 class DomainBatches(Source):
     """Batches of several domains, drawn at random with replacement.
 
@@ -119,9 +138,8 @@ class DomainBatches(Source):
         seed: int = 0,
     ) -> None:
         super().__init__(seed)
-        groups = {"domains": domain, "examples": torch.zeros_like(domain)}
-        found = groups.get(balance, domain * len(data.classes) + data.targets)
-        self.pools = [(found == group).nonzero()[:, 0].numpy() for group in found.unique()]
+        found = pool_of(data, domain, balance)
+        self.pools = [(found == pool).nonzero()[:, 0].numpy() for pool in range(int(found.max()) + 1)]
         self.each, self.transform = max(1, round(batch_size / len(self.pools))), transform
         n_targets = max(1, round(batch_size / len(domain.unique()))) if len(target_x) else 0
         for name, value in (("x", data.x), ("y", data.targets), ("domain", domain), ("target_x", target_x)):
@@ -130,7 +148,7 @@ class DomainBatches(Source):
         self.register_buffer("target_rows", torch.zeros(n_targets, dtype=torch.int64))
 
     def fingerprint(self) -> str:
-        return checksum("", {"x": self.x, "y": self.y, "domain": self.domain})
+        return checksum("", {"x": self.x, "y": self.y, "domain": self.domain, "target_x": self.target_x})
 
     def advance(self) -> None:
         chosen = [pool[self.generator.integers(len(pool), size=self.each)] for pool in self.pools]

@@ -17,7 +17,7 @@ from torch import Tensor
 from agentlib.core.names import close_matches, shown
 from agentlib.core.schedules import Clock
 from agentlib.core.source import Source
-from agentlib.data.tokens import BytePairs, Bytes, Characters, Tokenizer, Tokens, tokenizer_in
+from agentlib.data.tokens import KINDS, BytePairs, Bytes, Characters, Tokenizer, Tokens, tokenizer_in
 
 PIECE, LARGE = 1 << 24, 1 << 26
 """Bytes that are read at a time, and bytes of text from which on its tokens are kept in a file."""
@@ -40,9 +40,11 @@ class Text:
     def __post_init__(self) -> None:
         if not len(self.tokens):
             raise ValueError("the text is empty")
-        most = max(int(self.tokens[start : start + PIECE].max()) for start in range(0, len(self), PIECE))
-        if most >= self.tokenizer.size:
-            raise ValueError(f"token {most} is none of the {self.tokenizer.size} tokens of the vocabulary")
+        pieces = [self.tokens[start : start + PIECE] for start in range(0, len(self), PIECE)]
+        least, most = min(int(piece.min()) for piece in pieces), max(int(piece.max()) for piece in pieces)
+        if least < 0 or most >= self.tokenizer.size:
+            wrong = least if least < 0 else most
+            raise ValueError(f"token {wrong} is none of the {self.tokenizer.size} tokens of the vocabulary")
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -112,12 +114,15 @@ def text_of(data: Any, tokenizer: str | Tokenizer = "characters", vocabulary_siz
     """
     if isinstance(data, Text):
         return data
+    if isinstance(tokenizer, str) and tokenizer not in KINDS:
+        tokenizer = tokenizer_in(tokenizer)
     size, pieces = _pieces_of(data, as_bytes=tokenizer == "bytes" or isinstance(tokenizer, Bytes))
     if not size:
         raise ValueError("the text is empty")
     if isinstance(tokenizer, str):
         tokenizer = _tokenizer(tokenizer, pieces, vocabulary_size)
-    if isinstance(tokenizer, Bytes) and not tokenizer.special and size > LARGE and Path(str(data)).is_file():
+    is_path = isinstance(data, str | Path) and data not in TEXTS
+    if isinstance(tokenizer, Bytes) and not tokenizer.special and size > LARGE and is_path and Path(data).is_file():
         return Text(np.memmap(data, np.uint8, "r"), tokenizer)
 
     def encoded() -> Iterator[Tokens]:
@@ -139,9 +144,12 @@ def text_of(data: Any, tokenizer: str | Tokenizer = "characters", vocabulary_siz
 def _tokenizer(name: str, pieces: Callable[[], Iterator[Any]], vocabulary_size: int) -> Tokenizer:
     if name == "bytes":
         return Bytes()
-    if name == "characters":
-        return Characters(set[str]().union(*pieces()))
-    return BytePairs.trained(pieces(), vocabulary_size) if name == "bpe" else tokenizer_in(name)
+    if name == "bpe":
+        return BytePairs.trained(pieces(), vocabulary_size)
+    characters = set[str]()
+    for piece in pieces():  # one at a time is in memory
+        characters.update(piece)
+    return Characters(characters)
 
 
 def _pieces_of(data: Any, as_bytes: bool) -> tuple[int, Callable[[], Iterator[Any]]]:
@@ -157,8 +165,12 @@ def _pieces_of(data: Any, as_bytes: bool) -> tuple[int, Callable[[], Iterator[An
         raise ValueError(f"text is a path, a name ({', '.join(TEXTS)}), hf:NAME, a Text or a list of documents, "
                          f"not {type(data).__name__}")  # fmt: skip
     path = Path(data)
-    if not path.exists():
-        hint = "" if "/" in str(data) or path.suffix else f"{close_matches(str(data), TEXTS)}; or give a path"
+    hint = "" if "/" in str(data) or path.suffix else f"{close_matches(str(data), TEXTS)}; or give a path"
+    try:
+        is_there = path.exists()
+    except OSError:  # longer than any name of a file
+        is_there, hint = False, ": a text itself is given as a list of documents, [text]"
+    if not is_there:
         raise FileNotFoundError(f"no text {shown(str(data))}{hint}")
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files), lambda: _read(files, as_bytes)

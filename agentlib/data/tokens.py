@@ -140,6 +140,8 @@ class BytePairs(Tokenizer):
             raise
         except Exception as error:  # of its own kind
             raise ValueError(f"this is no tokenizer of the package tokenizers: {error}") from None
+        self.tokenizer.no_truncation()  # a saved one may cut or fill texts to some length
+        self.tokenizer.no_padding()
         self.text_size = self.tokenizer.get_vocab_size()
 
     @classmethod

@@ -127,7 +127,8 @@ class TextJudge(Judge):
     def loss_at(self, starts: Any, length: int) -> tuple[float, int]:
         """The sum of the losses in windows of the held-out text that start at these places, and their number."""
         total, device, steps = 0.0, device_of(self.learner), np.arange(length + 1)
-        parts = np.array_split(starts, -(-len(starts) * length * self.train.tokenizer.size // AT_ONCE))
+        logits = len(starts) * length * self.train.tokenizer.size
+        parts = np.array_split(starts, min(-(-logits // AT_ONCE), len(starts)))
         with in_eval_mode(self.learner):
             for part in watched(parts, "held-out text") if len(parts) > 50 else parts:
                 tokens = torch.from_numpy(self.held_out.tokens[part[:, None] + steps].astype(np.int64))

@@ -69,6 +69,21 @@ def gaussian_ratio(source: Tensor, target: Tensor, at: Tensor) -> Tensor:
     return ratio.float()
 
 
+RATIOS = {"logistic": logistic_ratio, "ulsif": ulsif_ratio, "gaussian": gaussian_ratio}
+
+
+def importance_weights(source: Tensor, target: Tensor, kind: str = "logistic") -> Tensor:
+    """The ratio at the points of the source `(n, d)`, by one of `RATIOS`, divided by its mean, `(n,)`.
+
+    Raises:
+        ValueError: the target is so far off that all ratios are 0, or some are infinite.
+    """
+    ratio = RATIOS[kind](source, target, source)
+    if not 0.0 < float(ratio.mean()) < torch.inf:  # nor NaN
+        raise ValueError(f"the target is too far off for weights of the sources by {kind}: take another ratio")
+    return ratio / ratio.mean()
+
+
 def effective_number(weights: Tensor) -> float:
     """(sum w)^2 / sum w^2 of weights `(N,)`: N if all are alike, 1 if one has all."""
     return float(weights.double().sum().square() / weights.double().square().sum())

@@ -97,12 +97,15 @@ def _print_descriptions(network: Any, names: list[str], answers: Any) -> None:
 
 
 def transform_of(network: Any) -> Any:
-    """The function that gives answers about pictures, reconstructions or features; None if there is none."""
+    """The function that gives answers about pictures, reconstructions or features; None if there is none.
+
+    A network with memory has none: it reads sequences, and gives a state, too.
+    """
     function = getattr(network, "reconstruct", network if hasattr(network, "feature_dim") else None)
     function = getattr(network, "answer", function)
     if function is None and hasattr(network, "backbone") and not hasattr(network, "output_of"):
-        return network.backbone
-    return function
+        function = network.backbone
+    return None if getattr(function, "is_sequence", False) else function
 
 
 def _transformed(network: Any, x: Any) -> Any:

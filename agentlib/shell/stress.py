@@ -31,7 +31,7 @@ class Stress(Watched):
     severities: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = (1, 2, 3, 4, 5)
     """Severities, from 1 to 5, of which each kind has the mean."""
     seed: int = 0
-    """Seed of the parts of the data, as in training, of the episodes, and of the corruptions."""
+    """Seed of the episodes and the corruptions; the test part of data is that of the training."""
     out: Annotated[Path | None, flag("FILE")] = None
     """The picture, as .png; the default is stress.png beside the agent."""
 
@@ -46,6 +46,7 @@ def run(arguments: list[str]) -> int:
     from contextlib import closing
 
     from agentlib.agent import Agent
+    from agentlib.core.names import shown
     from agentlib.core.progress import showing
     from agentlib.data import parts
     from agentlib.envs.making import make_env
@@ -56,7 +57,10 @@ def run(arguments: list[str]) -> int:
     agent = Agent.load(options.file)
     with showing(progress_of(options.progress)):
         if options.data is not None:
-            test, label = parts(options.data, options.seed, predict="classes").test, "Accuracy"
+            seed = agent.about.get("seed", 0)  # of the training, which saw the other parts
+            test, label = parts(options.data, seed, predict="classes").test, "Accuracy"
+            if (names := agent.about.get("classes")) not in (None, list(test.classes)):
+                raise UsageError(f"the model tells {shown(names)} apart, and the data has {shown(list(test.classes))}")
             x, y = test.x[: options.examples].to(agent.device), test.targets[: options.examples].to(agent.device)
             found = stress_classifier(agent.policy, x, y, severities=options.severities, seed=options.seed)
         else:

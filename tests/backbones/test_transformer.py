@@ -372,6 +372,7 @@ def other(name: str) -> Any:
         (lambda: TransformerEncoder(4)(torch.zeros(1, 6, 3)), r"reads \(B, T, 4\), not \(1, 6, 3\)"),
         (lambda: TransformerEncoder(vocabulary=4)(torch.zeros(1, 6, 4)), r"reads \(B, T\), not \(1, 6, 4\)"),
         (lambda: TransformerDecoder(4, cross=True)(torch.zeros(1, 6, 4)), "cross=True reads memory="),
+        (lambda: TransformerDecoder(4, cross=True).whole(torch.zeros(1, 6, 4)), "cross=True reads memory="),
         (lambda: EncoderDecoder(TransformerEncoder(4), TransformerDecoder(4)), "build it with cross=True"),
         (lambda: EncoderDecoder(TransformerEncoder(4), TransformerDecoder(4, 32, cross=True)), "not 64 and 32"),
     ],

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from agentlib.data import Dataset
-from agentlib.data.domains import DomainBatches, Domains, coloured, domains, rotated
+from agentlib.data.domains import DomainBatches, Domains, coloured, domains, rotated, share_in_data
 
 
 def part(n=20, move=0.0, classes=("a", "b"), labels=2):
@@ -26,6 +26,9 @@ def test_bad_domains():
         Domains({"one": part(), "two": part(labels=1)})
     with pytest.raises(ValueError, match="the domains one and two differ: classes a, b and a, c"):
         Domains({"one": part(), "two": part(classes=("a", "c"))})
+    bytes_of_two = Dataset(part().x.abs().to(torch.uint8), part().targets, ("a", "b"))
+    with pytest.raises(ValueError, match=r"one and two hold torch.float32 and torch.uint8: give"):
+        Domains({"one": part(), "two": bytes_of_two})
     with pytest.raises(ValueError, match="the target 'tow' is no domain; close matches: two"):
         Domains({"one": part(), "two": part()}, ("tow",))
     with pytest.raises(ValueError, match="no domain to learn from"):
@@ -56,6 +59,25 @@ def test_balance(balance, shares):
     assert ones == pytest.approx(0.5 if balance == "groups" else 0.1, abs=0.03)
 
 
+@pytest.mark.parametrize("balance", ["domains", "groups", "examples"])
+def test_means_over_batches_become_those_over_the_data(balance):
+    """Of a number that is the same within a group: 300, 100 and 50 of 450 examples."""
+    y, domain = torch.tensor([0] * 300 + [1] * 100 + [0, 1] * 25), torch.tensor([0] * 400 + [1] * 50)
+    data, number = Dataset(torch.randn(450, 2), y, ("a", "b")), 1.0 + 2.0 * y + 5.0 * domain
+    source, share = DomainBatches(data, domain, data.x[:0], 48, balance=balance), share_in_data(data, domain, balance)
+    found = []
+    for _ in range(600):
+        source.advance()
+        found.append(float((share * number)[source.sample().index].mean()))
+    assert sum(found) / 600 == pytest.approx(float(number.mean()), rel=1e-5 if balance == "groups" else 0.02)
+
+
+def test_batches_of_other_targets_are_others():
+    data, domain = part(), torch.arange(20) % 2
+    found = {DomainBatches(data, domain, torch.full((4, 3), fill), 8).fingerprint() for fill in (0.0, 1.0)}
+    assert len(found) == 2
+
+
 def test_coloured_images():
     """Colours agree with labels in 80%, 90% and 10%; labels with digits in three quarters."""
     digits = Dataset(torch.ones(9_000, 1, 2, 2), torch.arange(9_000) % 10, tuple("0123456789"))
@@ -73,5 +95,7 @@ def test_rotated_images():
     digits = Dataset(torch.rand(60, 1, 8, 8), torch.arange(60) % 2, ("a", "b"))
     data = rotated(digits, (0, 90))
     assert list(data.parts) == ["0", "90"]
-    turned = {tuple(x.rot90(-1, (1, 2)).flatten().mul(1e3).round().int().tolist()) for x in data.parts["90"].x}
-    assert turned <= {tuple(x.flatten().mul(1e3).round().int().tolist()) for x in digits.x} or len(turned) == 30
+    back = data.parts["90"].x.rot90(-1, (2, 3))  # they are turned counter-clockwise
+    apart = (back[:, None] - digits.x).abs().flatten(2).amax(2)  # (30, 60)
+    assert float(apart.amin(1).max()) < 1e-5
+    assert len(apart.argmin(1).unique()) == 30

@@ -1,5 +1,8 @@
 """Text as tokens: its vocabularies, where it comes from, and what is wrong with some."""
 
+import weakref
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -87,6 +90,42 @@ def test_a_large_text_is_in_a_memory_map(tmp_path, monkeypatch):
         assert kind == "bytes" or all(window in WORDS for window in windows)
 
 
+def test_a_vocabulary_needs_one_piece_at_a_time(tmp_path, monkeypatch):
+    class Piece(str):
+        pass
+
+    def pieces(files, as_bytes):
+        before = list[Any]()
+        for _ in range(4):
+            assert sum(one() is not None for one in before) <= 1
+            piece = Piece("ab" * 50)
+            before.append(weakref.ref(piece))
+            yield piece
+
+    monkeypatch.setattr(module, "_read", pieces)
+    (tmp_path / "text").write_text("ab")
+    assert len(text_of(tmp_path / "text")) == 400
+
+
+def test_many_documents_are_no_path(monkeypatch):
+    monkeypatch.setattr(module, "LARGE", 100)
+    text = text_of([WORDS] * 2, "bytes")
+    assert text.tokenizer.decode(text.tokens) == f"{WORDS}\n{WORDS}"
+
+
+def test_a_saved_tokenizer_does_not_cut_a_text(tmp_path):
+    """Those of models for sentences are saved with a length that they cut texts to, and fill them up to."""
+    pytest.importorskip("tokenizers")
+    whole = BytePairs.trained([WORDS], 300)
+    whole.tokenizer.enable_truncation(5)
+    whole.tokenizer.enable_padding(length=10_000)
+    (tmp_path / "tokenizer.json").write_text(whole.tokenizer.to_str())
+    tokenizer = tokenizer_in(str(tmp_path / "tokenizer.json"))
+    tokens = tokenizer.encode(WORDS)
+    assert tokenizer.decode(tokens) == WORDS
+    assert len(tokens) < len(WORDS)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -112,6 +151,10 @@ def test_other_mistakes(tmp_path):
         text_of(3)
     with pytest.raises(ValueError, match="token 9 is none of the 3 tokens"):
         Text(np.array([0, 9]), Characters("abc"))
+    with pytest.raises(ValueError, match="token -1 is none of the 3 tokens"):
+        Text(np.array([0, -1]), Characters("abc"))
+    with pytest.raises(FileNotFoundError, match=r"no text .*: a text itself is given as a list of documents"):
+        text_of("to be or not to be " * 500)
     with pytest.raises(ValueError, match="6 tokens to learn from, too few for a context_length of 6"):
         Windows(text_of(["abcdef"]), 6, 2)
 

@@ -67,6 +67,17 @@ def test_the_worst_group():
     assert worst["dro"] > worst["erm"] + 0.2, worst
 
 
+def test_weights_are_of_the_data_and_not_of_the_balance_of_batches():
+    """A small source stands as often in batches as a large one: weighted by both, each batch has a mean of 1."""
+    data = Domains({"a": clouds(600, seed=1), "b": clouds(60, 0.5, seed=2), "far": clouds(move=1.0, seed=3)}, ("far",))
+    config = DomainsConfig(method="importance", batch_size=30, net_arch=(8,))
+    job: Any = recipe_of("domains").job(Problem(config=config, data=data, steps=5))
+    ratio, domain = job.learner.ratio, job.source.domain
+    large, small = (float(ratio[domain == number].mean()) for number in (0, 1))
+    assert (large + small) / 2 == pytest.approx(1.0, abs=1e-4)
+    assert large > 3 * small  # it has ten times as many examples, and the ratios differ by less
+
+
 def test_few_labels_of_the_target_are_one_more_source():
     config = DomainsConfig(target_labels=4, batch_size=30, net_arch=(8,))
     source: Any = recipe_of("domains").job(Problem(config=config, data=three(), steps=5)).source

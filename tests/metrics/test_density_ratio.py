@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from agentlib.metrics.density_ratio import effective_number, gaussian_ratio, logistic_ratio, ulsif_ratio
+from agentlib.metrics.density_ratio import (
+    effective_number,
+    gaussian_ratio,
+    importance_weights,
+    logistic_ratio,
+    ulsif_ratio,
+)
 
 SHIFT = torch.tensor([0.8, -0.4])
 
@@ -49,3 +55,13 @@ def test_a_weighted_risk_is_the_targets(ratio):
 def test_effective_number():
     assert effective_number(torch.full((50,), 0.3)) == pytest.approx(50)
     assert effective_number(torch.tensor([1.0, 0.0, 0.0])) == pytest.approx(1)
+
+
+def test_weights_have_a_mean_of_one_or_are_refused():
+    source, target = points(500)
+    weights = importance_weights(source, target, "gaussian")
+    assert float(weights.mean()) == pytest.approx(1.0)
+    found = gaussian_ratio(source, target, source)
+    torch.testing.assert_close(weights / weights[0], found / found[0])
+    with pytest.raises(ValueError, match="too far off for weights of the sources by gaussian"):
+        importance_weights(source, target + 1e3, "gaussian")

@@ -27,20 +27,19 @@ from torch.nn import functional
 from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.core.config import NonNegative, Range, Whole
 from agentlib.data.datasets import Dataset
-from agentlib.data.domains import DomainExamples, Domains
+from agentlib.data.domains import DomainExamples, Domains, share_in_data
 from agentlib.data.mixing import beta_shares, mixup
 from agentlib.families.domains import AcrossDomains, DomainFacts, on_domains
 from agentlib.learners.domains.rules import coral, irm_penalty, masks_of, means, mmd, reversed_gradient, tilted
 from agentlib.learners.supervised.classifier import cross_entropy
 from agentlib.learners.supervised.mixtures import mixed_losses
 from agentlib.learners.supervised.regularization import penalized, penalty
-from agentlib.metrics.density_ratio import gaussian_ratio, logistic_ratio, ulsif_ratio
+from agentlib.metrics.density_ratio import importance_weights
 from agentlib.policies import CategoricalPolicy
 from agentlib.policies.base import require_no_memory
 
 ALIGNED = ("dann", "coral", "mmd")
 """Methods that make domains alike, those of the targets among them."""
-RATIOS = {"logistic": logistic_ratio, "ulsif": ulsif_ratio, "gaussian": gaussian_ratio}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +113,7 @@ class DomainClassifier(Learner):
         """A classifier on a backbone; the ratio of densities is learned here.
 
         Raises:
-            ValueError: no target, where the ratio to it is to be learned.
+            ValueError: no target, where the ratio to it is to be learned, or no finite ratio.
         """
         policy = CategoricalPolicy(backbone, len(facts.train.classes))
         policy.observe(facts.train.x)
@@ -122,8 +121,8 @@ class DomainClassifier(Learner):
         if config.method == "importance":
             if not len(target):
                 raise ValueError("importance weighs the sources by a target, and there is none: give target=")
-            ratio = RATIOS[config.ratio](x, target, x)
-            ratio = ratio / ratio.mean()
+            ratio = importance_weights(x, target, config.ratio)
+            ratio = ratio * share_in_data(facts.train, facts.domain, config.balance)
         aligned = config.method in ALIGNED and len(target) > 0
         return cls(policy, config.optimizer(), config, facts.n_domains + aligned, ratio)
 

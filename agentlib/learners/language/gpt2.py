@@ -62,8 +62,16 @@ def load_gpt2(path: str | Path, heads: int | None = None) -> LanguageModel:
         raise ValueError(f"{file} is no safetensors file, or it is damaged: {one_line(error)}") from None
     if "wte.weight" not in given or "wpe.weight" not in given:
         raise ValueError(f"{file} holds no GPT-2: it lacks wte.weight or wpe.weight; it has {shown(sorted(given)[:5])}")
+    if given["wte.weight"].dim() != 2 or given["wpe.weight"].dim() != 2:
+        raise ValueError(f"{file} holds no GPT-2: wte.weight and wpe.weight are no matrices")
     (vocabulary, dim), context = given["wte.weight"].shape, len(given["wpe.weight"])
     layers = len({name.split(".")[1] for name in given if name.startswith("h.")})
+    for name in (f"h.{number}.attn.c_attn.weight" for number in range(layers)):  # before memory is taken for all
+        if name not in given or given[name].shape != (dim, 3 * dim):
+            raise ValueError(f"{file} holds no GPT-2: {name} is missing, or not of the shape {(dim, 3 * dim)}")
+    head = given.get("lm_head.weight", given["wte.weight"])
+    if not torch.equal(head, given["wte.weight"]):
+        raise ValueError(f"{file} holds no GPT-2: lm_head.weight is another matrix than wte.weight")
     with host_generator_kept():
         network = gpt2_network(vocabulary, context, dim, layers, heads or max(dim // WIDTH, 1))
     tokenizer = (

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from agentlib.backbones import Backbone, Described, TransformerDecoder
 from agentlib.backbones.base import State
 from agentlib.core.modes import in_eval_mode
+from agentlib.core.numbers import whole
 from agentlib.data.tokens import Tokenizer, tokenizer_from_json
 from agentlib.policies.decoding import beam_search, sampled
 
@@ -39,7 +40,8 @@ class LanguageModel(Described):
         tied: the head has the embedding's weights (Press & Wolf 2017), as in GPT-2.
 
     Raises:
-        ValueError: the backbone has no memory, has another vocabulary than the tokenizer, or no embedding to tie.
+        ValueError: the backbone has no memory, has another vocabulary than the tokenizer, or no embedding to tie; or no
+            number of tokens as the context.
     """
 
     kind = "language_model"
@@ -53,7 +55,8 @@ class LanguageModel(Described):
     ) -> None:
         super().__init__()
         self.backbone: Any = backbone
-        self.tokenizer, self.context, self.tied = tokenizer, context, bool(tied)
+        self.context = None if context is None else whole("context", context, 1)
+        self.tokenizer, self.tied = tokenizer, bool(tied)
         vocabulary = getattr(backbone, "vocabulary", None)
         size = vocabulary if tokenizer is None else self.text.size
         if size is None or not getattr(backbone, "is_sequence", False):
@@ -100,7 +103,7 @@ class LanguageModel(Described):
         return nn.functional.linear(features, weight)
 
     def read(self, tokens: Tensor, cache: bool = True) -> tuple[Tensor, Reading]:
-        """Logits `(B, V)` after the last of tokens `(B, T)`, and the state; as many are read as the context holds."""
+        """Logits `(B, V)` after the last of tokens `(B, T)`, and the state; of too many the later ones are read."""
         if self.context is not None and tokens.shape[1] > self.context:
             tokens = tokens[:, -max(self.context // 2, 1) :]
         logits, memory = self(tokens)
@@ -141,23 +144,34 @@ class LanguageModel(Described):
         Raises:
             ValueError: the prompt is empty, or has unknown characters; or a number is out of its range.
         """
+        if beams < 1:
+            raise ValueError(f"beams are at least 1, not {beams}")
+        chosen: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "generator": generator}
+        pieces = self._pieces(prompt, length, beams, cache, chosen)
+        while True:
+            with in_eval_mode(self):  # and not while the caller has a piece
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
+
+    def _pieces(self, prompt: str, length: int, beams: int, cache: bool, chosen: dict[str, Any]) -> Iterator[str]:
+        """As `generate`, which puts the network into eval mode for each piece."""
         device = next(self.parameters()).device
         numbers = torch.from_numpy(self.text.encode(prompt).astype("int64")).to(device)
         if not len(numbers) or length < 1:
             raise ValueError("a model of language needs a prompt of at least one token, and a length of at least 1")
-        with in_eval_mode(self):
-            logits, state = self.read(numbers[None], cache)
-            if beams > 1:
-                found = beam_search(self.step, logits, state, length, beams=beams, end=self.end, length_penalty=1.0)
-                yield self.text.decode(found.tokens[0, 0, : int(found.lengths[0, 0])].cpu())
-                return
-            chosen: Any = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "generator": generator}
-            waiting = list[int]()
-            for token in sampled(self.step, logits, state, length, end=self.end, **chosen):
-                waiting.append(int(token))
-                piece = self.text.decode(waiting)
-                if not piece.endswith(UNFINISHED) or len(waiting) > 3:
-                    waiting = []
-                    yield piece
-            if waiting:
-                yield self.text.decode(waiting)
+        logits, state = self.read(numbers[None], cache)
+        if beams > 1:
+            found = beam_search(self.step, logits, state, length, beams=beams, end=self.end, length_penalty=1.0)
+            yield self.text.decode(found.tokens[0, 0, : int(found.lengths[0, 0])].cpu())
+            return
+        waiting = list[int]()
+        for token in sampled(self.step, logits, state, length, end=self.end, **chosen):
+            waiting.append(int(token))
+            piece = self.text.decode(waiting)
+            if not piece.endswith(UNFINISHED) or len(waiting) > 3:
+                waiting = []
+                yield piece
+        if waiting:
+            yield self.text.decode(waiting)

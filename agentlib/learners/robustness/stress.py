@@ -85,7 +85,7 @@ def stress_agent(
         TypeError: observations that are no array of numbers.
         ValueError: another severity.
     """
-    usual = Faulty(agent, seed=seed)
+    usual, severities = Faulty(agent, seed=seed), tuple(severities)
     returns = {"clean": evaluate(usual, env, episodes=episodes, seed=seed).returns}
     for kind in usual.kinds:
         played: list[Evaluation] = []
@@ -138,7 +138,8 @@ class Faulty:
             raise ValueError(f"unknown fault {shown(kind)}{close_matches(kind, self.kinds)}")
         if severity not in SEVERITIES:
             raise ValueError(f"severity is a whole number from 1 to 5, not {severity!r}")
-        self.agent, self.kind, self.severity = agent, kind, severity
+        self.agent, self.policy, self.kind, self.severity = agent, getattr(agent, "policy", None), kind, severity
+        self.about, self.takes_masks = getattr(agent, "about", {}), getattr(agent, "takes_masks", False)
         self.observation_space, self.action_space = space, agent.action_space
         self.generator = np.random.default_rng(whole("seed", seed))
         self.signs = self.generator.choice([-1.0, 1.0], space.shape)

@@ -13,8 +13,11 @@ from agentlib.backbones import LSTM, OneHot, WithMemory
 from agentlib.core.recipe import Problem
 from agentlib.core.trees import mapped
 from agentlib.data.text import MARKOV, entropy_rate, markov, text_of
+from agentlib.data.tokens import Bytes
 from agentlib.engine import run
+from agentlib.families import texts
 from agentlib.families.texts import unigram_loss
+from agentlib.learners.language import gpt2
 from agentlib.learners.language.gpt import GPT, GPTConfig, next_token_losses
 from agentlib.learners.language.gpt2 import gpt2_network, load_gpt2
 from agentlib.learners.language.language_model import LanguageModel
@@ -98,13 +101,30 @@ def test_reading_step_by_step_equals_reading_again(make):
     assert len("".join(model.generate("abc", 5, beams=3))) == 5
 
 
+def test_between_two_pieces_the_modes_of_the_caller_stay():
+    model = small().train()
+    pieces: Any = model.generate("abc", 5)
+    next(pieces)
+    assert torch.is_grad_enabled()
+    assert model.training
+    with torch.no_grad():
+        next(pieces)
+    pieces.close()
+    assert torch.is_grad_enabled()
+    assert model.training
+
+
 def test_mistakes():
+    with pytest.raises(ValueError, match="beams are at least 1, not 0"):
+        list(small().generate("abc", beams=0))
     with pytest.raises(ValueError, match="no token for 'z'"):
         list(small().generate("abz"))
     with pytest.raises(ValueError, match="a prompt of at least one token"):
         list(small().generate(""))
     with pytest.raises(ValueError, match="a vocabulary of 9 tokens, and the tokenizer one of 8"):
         LanguageModel(GPT.network(GPTConfig(embed_dim=8), 9), TEXT.tokenizer.to_json())
+    with pytest.raises(ValueError, match="context must be a whole number from 1, not 'many'"):
+        LanguageModel(GPT.network(GPTConfig(embed_dim=8), 8), TEXT.tokenizer.to_json(), context="many")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="give tied=False"):
         LanguageModel(WithMemory(OneHot((8,)), LSTM(8, 12)), TEXT.tokenizer.to_json())
     with pytest.raises(ValueError, match="too few for a context_length of 64"):
@@ -122,13 +142,41 @@ def test_a_model_is_saved_with_its_tokenizer(tmp_path):
     assert other.tokens[:4].tolist() == [7, 6, 5, 4]
 
 
+def test_a_model_of_bytes_goes_on_with_any_file(tmp_path):
+    sizes: Any = {"context_length": 4, "embed_dim": 8, "n_layers": 1, "n_heads": 1}
+    model = LanguageModel(GPT.network(GPTConfig(**sizes), 256), Bytes().to_json(), 4)
+    save_model(model, tmp_path / "model.safetensors")
+    (tmp_path / "file").write_bytes(b"a\xff\xfe")  # no UTF-8
+    assert text_of(tmp_path / "file", tokenizer=str(tmp_path)).tokens.tolist() == [97, 255, 254]
+
+
+def test_each_part_of_a_held_out_text_has_a_window(monkeypatch):
+    """Also where the logits of one window are more than are computed at once."""
+    sizes: Any = {"context_length": 4, "embed_dim": 8, "n_layers": 1, "n_heads": 1}
+    job: Any = job_of("gpt", Problem(data=text_of(["abcdefgh" * 20]), steps=1), **sizes)
+    expected, losses, seen = job.judge.evaluate(), job.learner.losses, list[int]()
+
+    def seen_losses(tokens):
+        seen.append(len(tokens))
+        return losses(tokens)
+
+    monkeypatch.setattr(texts, "AT_ONCE", 1)
+    monkeypatch.setattr(job.learner, "losses", seen_losses)
+    assert job.judge.evaluate() == pytest.approx(expected)
+    assert seen == [1, 1, 1]
+
+
 def test_from_the_shell(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "words.txt").write_text("to be or not to be\n" * 40)
     sizes = ["--embed-dim", "8", "--n-layers", "1", "--n-heads", "1", "--context-length", "16"]
     run_flags = ["--data", "words.txt", "--steps", "3", "--out", "run", "--progress", "none"]
     assert main(["train", "gpt", *run_flags, *sizes]) == 0
-    assert "agentlib sample run draws from it" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "agentlib sample run, or agentlib.runs.models.load_model(path)" in " ".join(printed.split())
+    for file in ("run", "run/backbone.safetensors"):  # a state comes with what they give
+        assert main(["predict", file, "digits", "--out", "made.npz"]) == 2
+        assert "takes no examples" in capsys.readouterr().err
     assert main(["sample", "run", "--prompt", "to be", "--length", "20"]) == 0
     first = capsys.readouterr().out
     assert first.startswith("to be")
@@ -230,4 +278,23 @@ def test_files_that_are_no_gpt2(tmp_path):
         load_gpt2(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"no")
     with pytest.raises(ValueError, match="no safetensors file"):
+        load_gpt2(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"wte.weight": torch.zeros(5)}, "are no matrices"),
+        ({f"h.{number}.x": torch.zeros(0) for number in range(3)}, r"h.0.attn.c_attn.weight is missing"),
+        ({"h.0.attn.c_attn.weight": torch.zeros(4, 8)}, r"not of the shape \(4, 12\)"),
+        ({"lm_head.weight": torch.ones(5, 4)}, "lm_head.weight is another matrix than wte.weight"),
+    ],
+)
+def test_no_memory_is_taken_for_layers_that_a_file_lacks(tmp_path, monkeypatch, changes, message):
+    from safetensors.torch import save_file
+
+    tensors = {"wte.weight": torch.zeros(5, 4), "wpe.weight": torch.zeros(3, 4), **changes}
+    save_file(tensors, tmp_path / "model.safetensors")
+    monkeypatch.setattr(gpt2, "gpt2_network", None)  # it is not called
+    with pytest.raises(ValueError, match=message):
         load_gpt2(tmp_path)

@@ -1,6 +1,7 @@
 """Accuracy and returns under corruptions: what must not change does not, what breaks is seen."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -9,8 +10,13 @@ import torch
 from gymnasium import spaces
 
 import agentlib
+from agentlib import data
+from agentlib.core.spaces import ACTION_MASK
 from agentlib.data.corruptions import CORRUPTIONS
 from agentlib.envs.experts import cartpole_expert
+from agentlib.experience.asking import best_action
+from agentlib.experience.evaluation import own_environment
+from agentlib.learners.robustness import stress
 from agentlib.learners.robustness.stress import FAULTS, Faulty, stress_agent, stress_classifier
 from agentlib.shell.main import main
 
@@ -100,6 +106,33 @@ def test_a_scripted_expert_under_faults():
     assert found["noise"].value < 500.0
 
 
+def test_severities_may_come_one_after_the_other(monkeypatch):
+    played = list[tuple[str | None, int]]()
+
+    def evaluate(agent, env, **_):
+        played.append((agent.kind, agent.severity))
+        return SimpleNamespace(returns=np.array([1.0, 2.0]))
+
+    monkeypatch.setattr(stress, "evaluate", evaluate)
+    found = stress_agent(agent_of()[0], severities=iter((1, 4)))
+    assert played[1:] == [(kind, severity) for kind in FAULTS for severity in (1, 4)]
+    assert all(one.value == 1.5 for one in found.values())
+
+
+def test_a_faulty_agent_has_the_masks_and_the_environment_of_the_agent():
+    (agent, _), masks = agent_of(), list[Any]()
+
+    def predict(*_, **more):
+        masks.append(more[ACTION_MASK])
+        return 0, None
+
+    agent.predict, agent.takes_masks, agent.about = predict, True, {"trained_on": "CartPole-v1"}
+    faulty = Faulty(agent, "noise", 1)
+    best_action(faulty, np.zeros(3), [True, False], None, [True])
+    assert masks == [[True, False]]
+    assert own_environment(faulty.about) == ("CartPole-v1", {})
+
+
 def test_bad_input():
     agent, _ = agent_of()
     with pytest.raises(ValueError, match="unknown fault 'fog'"):
@@ -114,11 +147,22 @@ def test_bad_input():
 @pytest.mark.slow
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    agentlib.train("classifier", data="digits", steps=40, out="run", progress=False)
+    agentlib.train("classifier", data="digits", steps=40, seed=3, out="run", progress=False)
+    whole, seeds = data.parts, list[int]()
+
+    def parts(name, seed, **more):
+        seeds.append(seed)
+        return whole(name, seed, **more)
+
+    monkeypatch.setattr(data, "parts", parts)
     assert main(["stress", "run", "--data", "digits", "--examples", "60", "--severities", "1", "3"]) == 0
+    assert seeds == [3]  # the test part is the one that was not trained on
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:-1]] == ["clean", *CORRUPTIONS, "mean"]
     assert lines[-1] == "run/stress.png"
     assert (tmp_path / "run" / "stress.png").stat().st_size > 5_000
+    np.savez("other.npz", x=np.zeros((30, 8, 8), np.uint8), y=np.arange(30) % 3)
+    assert main(["stress", "run", "--data", "other.npz"]) == 2
+    assert "apart, and the data has ['0', '1', '2']" in capsys.readouterr().err
     assert main(["stress", "run", "--data", "digits", "--env", "CartPole-v1"]) == 2
     assert "--data is for classifiers, --env for agents" in capsys.readouterr().err
