@@ -438,17 +438,14 @@ OWN = """
 from dataclasses import dataclass
 
 from agentlib import Recipe
-from agentlib.backbones import Optimized
 from agentlib.families.examples import on_examples
-from agentlib.learners.supervised.classifier import Classifier
-from agentlib.learners.supervised.regularization import Supervised
+from agentlib.learners.supervised.classifier import Classifier, ClassifierConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class MineConfig(Supervised):
+class MineConfig(ClassifierConfig):
     label_smoothing: float = 0.25
     \"\"\"Share of each label that goes to the others.\"\"\"
-    class_weights: None = None
 
 
 class Mine(Classifier):

@@ -140,10 +140,12 @@ def test_activations_are_those_of_the_book():
         "leaky_relu": torch.where(values < 0.0, 0.01 * values, values),
         "elu": torch.where(values < 0.0, values.exp() - 1.0, values),
         "gelu": values * normal_cdf,
+        "gelu_tanh": values / (1.0 + (-math.sqrt(8.0 / math.pi) * (values + 0.044715 * values**3)).exp()),
         "silu": values / (1.0 + (-values).exp()),
     }
     assert set(formulas) == set(ACTIVATIONS)
-    steepest = {"relu": 1.0, "tanh": 1.0, "sigmoid": 0.25, "leaky_relu": 1.0, "elu": 1.0, "gelu": 1.13, "silu": 1.1}
+    steepest = {"relu": 1.0, "tanh": 1.0, "sigmoid": 0.25, "leaky_relu": 1.0, "elu": 1.0, "silu": 1.1}
+    steepest |= {"gelu": 1.13, "gelu_tanh": 1.13}
     for name, expected in formulas.items():
         found = ACTIVATIONS[name]()(x)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
