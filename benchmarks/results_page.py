@@ -69,7 +69,9 @@ def named(
 def row(one: tuple[str, str], experiment: Experiment, claim: Claim, number: Mapping[str, Any]) -> str:
     """A line of the first tables."""
     name = f"[`{one[0]}`](#{one[0]})"
-    return line(name, claim.what, experiment.data, claim.reference, value(number), asked(claim, number))
+    count = len(number["each"])
+    part = f"; {count} of {experiment.seeds} seeds" if 0 < count < experiment.seeds else ""
+    return line(name, claim.what, experiment.data + part, claim.reference, value(number), asked(claim, number))
 
 
 def section(experiment: Experiment, result: Mapping[str, Any]) -> str:

@@ -92,7 +92,7 @@ def test_the_page_shows_each_number_with_its_verdict_and_the_unmet_ones_first(tm
     measured = [{"seeds": ["0", "1", "2"], "seconds": 360.0}]
     keep(experiment, {str(seed): {"n": float(seed), "m": 9.0} for seed in range(3)}, measured)
     first, unmet, family = results_page.page({"one": experiment}).split("\n## ")[1:]
-    assert "| large enough | data |  | 9.00 [9.00, 9.00] | at least 3: met |" in first
+    assert "| large enough | data; 3 of 4 seeds |  | 9.00 [9.00, 9.00] | at least 3: met |" in first
     assert "too small" not in first
     assert "too small" in unmet
     assert "large enough" not in unmet
