@@ -50,7 +50,7 @@ POINTS = {
 }
 """The assertions of `check_learner`, by number."""
 
-UPDATES, RESUMED_UPDATES, FIXED_BATCH_UPDATES, INTERPRETED_UPDATES, COMPILED_UPDATES = 6, 20, 100, 40, 100
+UPDATES, RESUMED_UPDATES, FIXED_BATCH_UPDATES, COMPILED_UPDATES = 6, 20, 100, 100
 
 
 def check_learner(learner_class: type[Any], *, compile: bool = False, devices: Sequence[str] | None = None) -> None:
@@ -255,7 +255,7 @@ class _Contract:
         results = []
         for way in ("eager", False):
             learner, source = self.tiny(0)
-            updates = [copied(tuple(update)) for _, update in run(learner, source, INTERPRETED_UPDATES, compile=way)]
+            updates = [copied(tuple(update)) for _, update in run(learner, source, COMPILED_UPDATES, compile=way)]
             results.append((updates, copied(learner.state_dict())))
         self.require_equal(*results, point=7, when="interpreted in place of eager")
 

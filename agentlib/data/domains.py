@@ -154,8 +154,8 @@ class DomainBatches(Source):
         chosen = [pool[self.generator.integers(len(pool), size=self.each)] for pool in self.pools]
         self.rows.copy_(torch.from_numpy(np.stack(chosen, 1).ravel()))  # neighbours are of different domains
         if len(self.target_rows):
-            drawn = self.generator.integers(len(self.target_x), size=len(self.target_rows))
-            self.target_rows.copy_(torch.from_numpy(drawn))
+            targets = self.generator.integers(len(self.target_x), size=len(self.target_rows))
+            self.target_rows.copy_(torch.from_numpy(targets))
 
     def sample(self) -> DomainExamples:
         index = self.rows.clone()
