@@ -90,7 +90,7 @@ def on_scenes(recipe: Recipe, problem: Problem) -> Job:
 
     `learner.network` is the product and has a `backbone`. `learner.predict(x)` gives logits `(B, 1 + classes, H, W)` of
     pixels, depths `(B, H, W)`, or detections `(B, n, 6)`: corners, score and class, with a score of 0 for none. The
-    static method `auto(shape, config)` makes the network that "auto" means.
+    method `network(shape)` of its config makes the network that "auto" means.
 
     Raises:
         ValueError: a part of the scenes is without what is to be learned, or the network has no maps.
@@ -104,7 +104,7 @@ def on_scenes(recipe: Recipe, problem: Problem) -> Job:
 
     def network() -> nn.Module:
         if problem.backbone == "auto":
-            made: nn.Module = kind.auto(facts.shape, problem.config)
+            made: nn.Module = problem.config.network(facts.shape)
             return made
         return network_for(problem, facts.space)
 
@@ -123,8 +123,8 @@ class ScenesJudge(Judge):
         self.learner, self.splits, self.kind = learner, splits, learner.targets
         self.objective, self.lower_is_better = f"eval/{OBJECTIVES[self.kind]}", self.kind == "depth"
         # An update costs three passes for each picture, an evaluation one: it is to take a tenth of the time at most.
-        seen = min(EVALUATED, len(splits.validation))
-        least = math.ceil(seen / (0.3 * problem.config.batch_size))
+        self.evaluated = splits.validation.sampled(EVALUATED)
+        least = math.ceil(len(self.evaluated) / (0.3 * problem.config.batch_size))
         self.eval_every = max(int(problem.steps or 1) // EVALUATIONS, least)
         sizes = {name: len(part) for name, part in splits._asdict().items()}
         self.facts |= {"pictures": sizes, "classes": list(splits.train.classes)}
@@ -147,7 +147,7 @@ class ScenesJudge(Judge):
         return {"map_50": float(np.nanmean(each[0])), "map": float(np.nanmean(each))}
 
     def evaluate(self) -> dict[str, float]:
-        part = self.splits.validation.take(slice(0, EVALUATED))
+        part = self.evaluated
         return {f"eval/{name}": value for name, value in self.scores(self.predictions(part), part).items()}
 
     def finish(self) -> list[Measure]:
