@@ -15,7 +15,7 @@ from agentlib.metrics.masks import mean_dice
 from agentlib.runs.models import load_model
 from agentlib.shell.main import main
 
-PICTURES = {"segmentation": "masks", "depth": "depth", "detection": "boxes"}
+PICTURES = {"segmentation": "masks", "depth": "depth", "detection": "boxes", "localization": "boxes"}
 
 
 def test_dice_of_certain_predictions_is_that_of_sets():
@@ -40,7 +40,7 @@ def test_the_depth_loss_sees_a_common_factor_only_in_its_first_term():
     torch.testing.assert_close(depth_losses(truth.log() + half, truth, 2.0), torch.full((3,), 0.3 + 2.0 * 0.09))
 
 
-MEASURES = {"segmentation": "mean_iou", "depth": "abs_rel", "detection": "map_50"}
+MEASURES = {"segmentation": "mean_iou", "depth": "abs_rel", "detection": "map_50", "localization": "map_50"}
 
 
 @pytest.mark.slow
