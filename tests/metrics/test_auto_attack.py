@@ -58,6 +58,16 @@ def test_the_optimum_of_a_linear_model(norm):
     assert float(torch.linalg.vector_norm(found - x, order, dim=1).max()) <= 0.3 + 1e-9
 
 
+def test_steps_halve_until_a_peak_inside_of_the_ball_is_found():
+    x, peak = torch.zeros(5, 1), torch.tensor([[0.11], [-0.07], [0.2], [0.013], [-0.29]])
+
+    def height(points):
+        return -(points - peak).square().sum(1), torch.zeros(5, dtype=torch.bool)
+
+    found = apgd(height, x, epsilon=0.3, steps=100, generator=seeded())
+    torch.testing.assert_close(found, peak, atol=0.005, rtol=0)
+
+
 def test_squares_find_the_optimum_of_a_linear_model():
     w = torch.randn(2, 4, 4, generator=seeded(), dtype=torch.float64)
     x = torch.rand(5, 2, 4, 4, generator=seeded(1), dtype=torch.float64)
