@@ -61,9 +61,14 @@ def test_a_run_from_scenes(what, measure, tmp_path, capsys):
     assert lines[0].startswith("example 0: ")
     with np.load(tmp_path / "y.npz") as file:
         assert len(file["prediction"]) == 2
-    pytest.importorskip("PIL.Image").new("L", (30, 20)).save(tmp_path / "grey.png")
+    pillow = pytest.importorskip("PIL.Image")
+    pillow.new("L", (30, 20)).save(tmp_path / "grey.png")
     assert main(["predict", str(tmp_path / "run"), str(tmp_path / "grey.png")]) == 0
     assert capsys.readouterr().out.startswith("grey.png: ")
+    assert main(["predict", str(tmp_path / "run"), str(tmp_path / "x.npz"), "--out", str(tmp_path / "y.png")]) == 0
+    assert capsys.readouterr().out.endswith("y.png: 2 of 2 pictures\n")
+    with pillow.open(tmp_path / "y.png") as drawn:
+        assert min(drawn.size) > 200
 
 
 def test_scenes_without_the_part_that_is_learned():
