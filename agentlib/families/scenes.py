@@ -20,7 +20,7 @@ from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
 from agentlib.data import Batches, Dataset, Scenes, ScenesParts, scene_parts
 from agentlib.families.building import device_of, job_for, learner_for, network_for, predicted
 from agentlib.metrics.boxes import COCO_THRESHOLDS, Found, average_precisions
-from agentlib.metrics.masks import depth_errors, mean_dice, mean_iou
+from agentlib.metrics.masks import depth_errors, grouping_score, instances, mean_dice, mean_iou
 from agentlib.plots import pictures, scenes
 
 if TYPE_CHECKING:
@@ -152,10 +152,17 @@ class ScenesJudge(Judge):
 
     def finish(self) -> list[Measure]:
         train, test = self.splits.train, self.splits.test
-        found = self.scores(self.predictions(test), test)
+        predictions = self.predictions(test)
+        found = self.scores(predictions, test)
         guess, whose = self.floor(train, test)
         floors = self.scores(guess, test)
-        return [Measure(f"test/{name}", value, floors[name], whose) for name, value in found.items()]
+        measures = [Measure(f"test/{name}", value, floors[name], whose) for name, value in found.items()]
+        if self.kind == "masks":
+            objects = test.known("masks")
+            one = grouping_score((objects > 0).long(), objects)
+            score = grouping_score(instances(predictions), objects)
+            measures.append(Measure("test/instances_ari", score, one, "all objects as one"))
+        return measures
 
     def floor(self, train: Scenes, test: Scenes) -> tuple[Tensor, str]:
         """Predictions for test pictures that need no network, and what they are."""

@@ -24,7 +24,8 @@ def numbers(what: str, data: object, measure: str, seed: int) -> dict[str, float
     result = agentlib.train(what, data=data, seed=seed, progress=False)
     assert isinstance(result, agentlib.Result)
     found, floor = result.measures[f"test/{measure}"], result.references[f"test/{measure}"]
-    return {measure: found, "floor": floor, "share": found / max(floor, 1e-9)}
+    groups = {"instances_ari": ari} if (ari := result.measures.get("test/instances_ari")) is not None else {}
+    return {measure: found, "floor": floor, "share": found / max(floor, 1e-9), **groups}
 
 
 def one_box(seed: int) -> dict[str, float]:
@@ -54,6 +55,7 @@ EXPERIMENTS = [
         claims=(
             Claim("mean_iou", "mean IoU of four shapes and background", at_least=0.92),
             Claim("floor", "nothing but background"),
+            Claim("instances_ari", "adjusted Rand index of connected pixels of one class with the objects"),
         ),
         first_seed=200,
     ),
