@@ -34,6 +34,9 @@ from agentlib.shell.inspect import inspected
 from agentlib.shell.main import main
 from tests.tiny import tiny_run
 
+# Seconds of the processor, for files of a few megabytes: to read their JSON takes .3; what is prevented took 10 to 100.
+PATIENCE = 5.0
+
 
 class Bomb:
     def __reduce__(self):
@@ -254,7 +257,7 @@ def test_agents_are_refused_with_one_clear_error(zoo):
         assert str(path) in str(caught.value), f"{name}: the error does not say which file: {caught.value}"
         assert len(str(caught.value)) < 1000, name
         assert "\n" not in str(caught.value), name
-        assert time.process_time() - started < 1.0, f"{name} took longer than a second"
+        assert time.process_time() - started < PATIENCE, f"{name} took too long"
 
 
 def test_backbones_and_states_are_refused_too(zoo):
@@ -263,7 +266,7 @@ def test_backbones_and_states_are_refused_too(zoo):
             started = time.process_time()
             with pytest.raises(ValueError, match=r"\w{3}"):
                 load(path)
-            assert time.process_time() - started < 1.0, name
+            assert time.process_time() - started < PATIENCE, name
 
 
 def refused(path, load):
@@ -276,7 +279,7 @@ def refused(path, load):
     assert "\n" not in message
     assert message.isprintable()
     assert len(message) < 1000
-    assert time.process_time() - started < 1.0
+    assert time.process_time() - started < PATIENCE
     return message
 
 
