@@ -73,11 +73,11 @@ def _print_text(model: Any, options: Sample) -> int:
         raise UsageError("text has no --label, and goes to the terminal: leave out --label and --out")
     chosen = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "beams")}
     generator = torch.Generator().manual_seed(options.seed)
-    n = options.n or 1
+    n, prompt = options.n or 1, options.prompt + "\n" * hasattr(model, "translate")
     for text in range(1, n + 1):
         pieces = model.generate(options.prompt, options.length, generator=generator, **chosen)
         for number, piece in enumerate(pieces):
-            start = (f"--- text {text} of {n}\n" if n > 1 else "") + options.prompt
+            start = (f"--- text {text} of {n}\n" if n > 1 else "") + prompt
             print(printable(piece if number else start + piece, kept="\n\t"), end="", flush=True)
         print()
     return 0
