@@ -1,6 +1,7 @@
 """Pairs of texts: the forms in which they come, batches in a few shapes, and what is wrong with some."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_batches_have_few_shapes_and_each_pair_comes_once_in_an_epoch():
     tokenizer = Characters("abcdefghij", SPECIAL)
     source = ParallelBatches(data, tokenizer, 4, 64, seed=3)
     assert isinstance(source, Source)
-    seen, shapes = list[str](), dict[int, tuple[int, ...]]()
+    seen, shapes = list[str](), dict[Any, tuple[int, ...]]()
     for _ in range(400):
         source.advance()
         batch = source.sample()

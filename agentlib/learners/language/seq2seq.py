@@ -97,10 +97,9 @@ class Seq2Seq(Learner):
     @staticmethod
     def network(config: Seq2SeqConfig, vocabulary: int, name: str = "transformer") -> nn.Module:
         """The network of these sizes: "transformer", "lstm" or "gru"."""
+        recurrent = vocabulary, config.embed_dim, config.n_layers, config.attention, config.dropout
         if name != "transformer":
-            return RecurrentEncoderDecoder(
-                vocabulary, config.embed_dim, config.n_layers, config.attention, config.dropout, name
-            )
+            return RecurrentEncoderDecoder(*recurrent, name)
         shape = config.embed_dim, config.n_layers, config.n_heads
         more = {"vocabulary": vocabulary, "positions": "sinusoidal", "dropout": config.dropout, "activation": "relu"}
         return EncoderDecoder(

@@ -54,7 +54,7 @@ def pairs(model: Translator, *words: tuple[str, str]) -> tuple[torch.Tensor, tor
 
 @pytest.mark.parametrize("score", ["dot", "general", "concat"])
 def test_attention_is_that_of_the_paper(score):
-    attention = LuongAttention(4, score)
+    attention: Any = LuongAttention(4, score)
     query, memory = torch.randn(2, 3, 4), torch.randn(2, 5, 4)
     mask = torch.tensor([[True] * 5, [True, True, True, False, False]])
     features, weights = attention(query, memory, mask)
