@@ -34,7 +34,7 @@ from agentlib.shell.inspect import inspected
 from agentlib.shell.main import main
 from tests.tiny import tiny_run
 
-# Of the processor, for a file of a few megabytes. Reading the JSON alone takes some tenths; what is prevented took 10 to 100.
+# Seconds of the processor, for files of a few megabytes: to read their JSON takes .3; what is prevented took 10 to 100.
 PATIENCE = 5.0
 
 

@@ -70,12 +70,18 @@ def precisions(seed: int) -> dict[str, float]:
             progress=False,
         )
         found |= {f"{precision}_{quarter}": float(np.mean(returns)) for quarter, returns in seen.items()}
-    return found | {"difference": found["bfloat16_last"] - found["float32_last"]}
+    whole = (np.mean([found[f"{precision}_{quarter}"] for quarter in QUARTERS]) for precision in PRECISIONS)
+    float32, bfloat16 = (float(mean) for mean in whole)
+    return found | {"difference": bfloat16 - float32}
 
 
 MARGIN, DEVIATION, SEEDS = 50, 60, 14
 """A tenth of the largest return; the deviation of differences over whole runs, and the seeds that it asks for."""
 PILOT = "more than that of two pilot seeds: 20 and -48 beside SB3, 4 and -50 compiled"
+
+CATCH_MARGIN, CATCH_DEVIATION, CATCH_SEEDS = 0.5, 1.03, 36
+"""A twentieth of the largest return, the deviation of differences over whole runs, and the seeds that these ask for."""
+CATCH_PILOT = "of the seeds 0 to 9, which an earlier design used"
 
 
 EXPERIMENTS = [
@@ -128,7 +134,8 @@ EXPERIMENTS = [
         family="Q-learning",
         data="agentlib/Catch-v0, all options, 20,000 steps",
         measure=precisions,
-        seeds=10,
+        seeds=CATCH_SEEDS,
+        first_seed=FRESH,
         claims=(
             *(
                 Claim(f"{precision}_{quarter}", f"{precision}, return over the {quarter} quarter", statistic="mean")
@@ -137,12 +144,13 @@ EXPERIMENTS = [
             ),
             Claim(
                 "difference",
-                "bfloat16 less float32 over the last quarter, paired",
+                "mean of all evaluations on the way, bfloat16 less float32, paired",
                 statistic="mean",
-                at_least=0,
-                of="part",
+                at_least=-CATCH_MARGIN,
+                of="interval",
             ),
         ),
-        note="Seeds, settings and what is asked, that the interval is not wholly below 0, were fixed before any run.",
+        note=f"{design(CATCH_MARGIN, CATCH_DEVIATION, CATCH_PILOT, CATCH_SEEDS)} An earlier design asked that the "
+        "interval over the last quarter be not wholly below 0, and was met by the seeds 0 to 9 with 0.14 [-1.6, 1.6].",
     ),
 ]
