@@ -14,6 +14,8 @@ from torch import Tensor
 
 LARGE = 1 << 30
 """Bytes from which an array is put into a file of the temporary folder (`TMPDIR`), which goes when the array does."""
+PIECE = 1 << 23
+"""Bytes that are worked on at once."""
 
 
 def room_for(shape: Sequence[int], dtype: Any) -> NDArray[Any]:
@@ -35,7 +37,7 @@ def gathered(x: Tensor, rows: Tensor) -> Tensor:
     if math.prod(shape) * x.element_size() < LARGE or x.device.type != "cpu" or rows.dim() != 1:
         return x[rows]
     found = torch.from_numpy(room_for(shape, x[:0].numpy().dtype))
-    for here, there in zip(found.split(1_024), rows.split(1_024), strict=True):
+    for here, there in zip(*(each.split(_at_once(found)) for each in (found, rows)), strict=True):
         here.copy_(x[there])
     return found
 
@@ -44,8 +46,14 @@ def first_that_is_not_finite(x: Tensor) -> int | None:
     """The first row of `(N, ...)` with a NaN or an infinite number, a piece at a time; None if all are finite."""
     if not x.is_floating_point():
         return None
-    for number, piece in enumerate(x.reshape(len(x), math.prod(x.shape[1:])).split(4_096)):
+    count = _at_once(x)
+    for number, piece in enumerate(x.reshape(len(x), math.prod(x.shape[1:])).split(count)):
         wrong = ~torch.isfinite(piece)
         if bool(wrong.any()):
-            return number * 4_096 + int(wrong.any(1).nonzero()[0])
+            return number * count + int(wrong.any(1).nonzero()[0])
     return None
+
+
+def _at_once(x: Tensor) -> int:
+    """Rows that are worked on at once."""
+    return max(PIECE // max(math.prod(x.shape[1:]) * x.element_size(), 1), 1)
