@@ -8,8 +8,14 @@ from typing import Annotated, Any
 
 import tyro
 
+from agentlib.core.progress import showing, watched
 from agentlib.shell.flags import Watched, flag, progress_of
 from agentlib.shell.stopping import UsageError
+
+DRAWN = 8
+"""Pictures in a drawing, at most."""
+CHUNK = 1_000
+"""Examples that a network sees at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,19 +27,21 @@ class Predict(Watched):
     input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="INPUT", help_behavior_hint="")]
     """The examples: an image, a folder of images, a table (.csv), arrays (.npz, .npy), or the name of a data set."""
     out: Annotated[Path | None, flag("FILE")] = None
-    """Write the predictions as an array into this .npz file, too."""
+    """Write the predictions as an array into this .npz file, too; of a model of scenes as a picture into a .png."""
 
 
 def run(arguments: list[str]) -> int:
     """Runs the command."""
     options = tyro.cli(Predict, prog="agentlib predict", args=arguments)
-    from agentlib.core.progress import showing
     from agentlib.data.inputs import inputs
 
-    if options.out is not None and options.out.suffix != ".npz":
-        raise UsageError(f"predictions are written as .npz, not as {options.out.name}")
+    suffix = ".npz" if options.out is None else options.out.suffix
+    if suffix not in (".npz", ".png"):
+        raise UsageError(f"predictions are written as .npz, or as .png of scenes, not as {options.out}")
     with showing(progress_of(options.progress)):
         network, shape = _loaded(options.file)
+        if suffix == ".png" and not hasattr(network, "describe"):
+            raise UsageError(f"{options.file} says nothing of scenes that could be drawn: write .npz")
         names, x = inputs(options.input, shape)
         if hasattr(network, "act"):
             predictions = _answers(network, names, x)
@@ -43,9 +51,11 @@ def run(arguments: list[str]) -> int:
                 _print_descriptions(network, names, predictions)
             elif options.out is None:
                 raise UsageError(f"{options.file} makes arrays {predictions.shape}: say where to, --out FILE.npz")
-    if options.out is not None:
+    if options.out is not None and suffix == ".npz":
         _write(options.out, predictions)
         print(f"{options.out}: {predictions.shape}")
+    elif options.out is not None:
+        _draw(options.out, network, x, predictions)
     return 0
 
 
@@ -77,15 +87,19 @@ def _answers(agent: Any, names: list[str], x: Any) -> Any:
 
     if agent.observation_space.dtype != x.dtype:
         x = x.astype(agent.observation_space.dtype)
-    answers, classes = np.asarray(agent.act(x)), agent.about.get("classes") or []
-    try:
-        shares = agent.confidence(x)
-    except TypeError:
-        shares = None
-    for row, (name, answer) in enumerate(zip(names, answers, strict=True)):
-        text = str(classes[int(answer)]) if answer.ndim == 0 and int(answer) < len(classes) else f"{answer}"
-        print(f"{name}: {text}" + ("" if shares is None else f" ({shares[row]:.3f})"))
-    return answers
+    classes, found = agent.about.get("classes") or [], []
+    for start in watched(range(0, len(x), CHUNK), "predicting"):
+        part = slice(start, start + CHUNK)
+        answers = np.asarray(agent.act(x[part]))
+        try:
+            shares = [f" ({share:.3f})" for share in agent.confidence(x[part])]
+        except TypeError:
+            shares = [""] * len(answers)
+        for name, answer, share in zip(names[part], answers, shares, strict=True):
+            text = str(classes[int(answer)]) if answer.ndim == 0 and int(answer) < len(classes) else f"{answer}"
+            print(f"{name}: {text}{share}")
+        found.append(answers)
+    return np.concatenate(found)
 
 
 def _print_descriptions(network: Any, names: list[str], answers: Any) -> None:
@@ -117,7 +131,21 @@ def _transformed(network: Any, x: Any) -> Any:
         kind = type(network).__name__
         raise UsageError(f"the file holds a {kind}, which takes no examples: agentlib sample draws from a generator")
     with torch.no_grad():
-        return np.concatenate([function(part).numpy() for part in torch.from_numpy(x).split(1000)])
+        parts = watched(torch.from_numpy(x).split(CHUNK), "predicting")
+        return np.concatenate([function(part).numpy() for part in parts])
+
+
+def _draw(out: Path, network: Any, x: Any, predictions: Any) -> None:
+    """Draws the first examples and what the network says of them."""
+    import torch
+
+    from agentlib.plots import pictures
+    from agentlib.plots.scenes import answered
+
+    images = torch.from_numpy(x[:DRAWN])
+    images = images if images.is_floating_point() else images.float() / 255.0
+    pictures.save(answered(images, torch.from_numpy(predictions[:DRAWN]), network.classes), out)
+    print(f"{out}: {len(images)} of {len(x)} pictures")
 
 
 def _write(out: Path, predictions: Any) -> None:
