@@ -120,6 +120,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "language.gpt:RECIPE",
         "language model (Radford et al. 2018): predicts the next character, byte or piece of a text",
     ),
+    "seq2seq": (
+        "language.seq2seq:RECIPE",
+        "translation (Vaswani et al. 2017; Luong et al. 2015): from one text to another, by transformer or LSTM",
+    ),
 }
 """By name: where the recipe is, below `agentlib.learners`, and one line about it."""
 

@@ -13,6 +13,7 @@ from torch import nn
 from agentlib.backbones.choice import backbone_for
 from agentlib.core.learner import Learner
 from agentlib.core.modes import in_eval_mode
+from agentlib.core.progress import watched
 from agentlib.core.randomness import fresh_weights
 from agentlib.core.recipe import Job, Judge, Length, Problem, Recipe, device_for
 from agentlib.core.source import Source
@@ -76,4 +77,5 @@ def predicted(learner: Learner, x: torch.Tensor) -> torch.Tensor:
     which takes more time than the convolutions.
     """
     with in_eval_mode(learner):
-        return torch.cat([learner.predict(part) for part in x.split(128 if x.is_cpu else 1024)])
+        parts = watched(x.split(128 if x.is_cpu else 1024), "judging")
+        return torch.cat([learner.predict(part) for part in parts])

@@ -16,6 +16,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from agentlib.backbones.choice import space_of
+from agentlib.core.progress import watched
 from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
 from agentlib.data import Batches, Dataset, Scenes, ScenesParts, scene_parts
 from agentlib.families.building import device_of, job_for, learner_for, network_for, predicted
@@ -131,7 +132,8 @@ class ScenesJudge(Judge):
 
     def predictions(self, part: Scenes) -> Tensor:
         """What the learner says of pictures, on the CPU."""
-        found = [predicted(self.learner, images.to(device_of(self.learner))) for images in part.images.split(CHUNK)]
+        parts, device = watched(part.images.split(CHUNK), "judging"), device_of(self.learner)
+        found = [predicted(self.learner, images.to(device)) for images in parts]
         if self.kind == "masks":
             found = [logits.argmax(1) for logits in found]
         return torch.cat(found).cpu()

@@ -8,11 +8,14 @@ from typing import Annotated, Any
 
 import tyro
 
+from agentlib.core.progress import showing, watched
 from agentlib.shell.flags import Watched, flag, progress_of
 from agentlib.shell.stopping import UsageError
 
 DRAWN = 8
 """Pictures in a drawing, at most."""
+CHUNK = 1_000
+"""Examples that a network sees at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,6 @@ class Predict(Watched):
 def run(arguments: list[str]) -> int:
     """Runs the command."""
     options = tyro.cli(Predict, prog="agentlib predict", args=arguments)
-    from agentlib.core.progress import showing
     from agentlib.data.inputs import inputs
 
     suffix = ".npz" if options.out is None else options.out.suffix
@@ -85,15 +87,19 @@ def _answers(agent: Any, names: list[str], x: Any) -> Any:
 
     if agent.observation_space.dtype != x.dtype:
         x = x.astype(agent.observation_space.dtype)
-    answers, classes = np.asarray(agent.act(x)), agent.about.get("classes") or []
-    try:
-        shares = agent.confidence(x)
-    except TypeError:
-        shares = None
-    for row, (name, answer) in enumerate(zip(names, answers, strict=True)):
-        text = str(classes[int(answer)]) if answer.ndim == 0 and int(answer) < len(classes) else f"{answer}"
-        print(f"{name}: {text}" + ("" if shares is None else f" ({shares[row]:.3f})"))
-    return answers
+    classes, found = agent.about.get("classes") or [], []
+    for start in watched(range(0, len(x), CHUNK), "predicting"):
+        part = slice(start, start + CHUNK)
+        answers = np.asarray(agent.act(x[part]))
+        try:
+            shares = [f" ({share:.3f})" for share in agent.confidence(x[part])]
+        except TypeError:
+            shares = [""] * len(answers)
+        for name, answer, share in zip(names[part], answers, shares, strict=True):
+            text = str(classes[int(answer)]) if answer.ndim == 0 and int(answer) < len(classes) else f"{answer}"
+            print(f"{name}: {text}{share}")
+        found.append(answers)
+    return np.concatenate(found)
 
 
 def _print_descriptions(network: Any, names: list[str], answers: Any) -> None:
@@ -125,7 +131,8 @@ def _transformed(network: Any, x: Any) -> Any:
         kind = type(network).__name__
         raise UsageError(f"the file holds a {kind}, which takes no examples: agentlib sample draws from a generator")
     with torch.no_grad():
-        return np.concatenate([function(part).numpy() for part in torch.from_numpy(x).split(1000)])
+        parts = watched(torch.from_numpy(x).split(CHUNK), "predicting")
+        return np.concatenate([function(part).numpy() for part in parts])
 
 
 def _draw(out: Path, network: Any, x: Any, predictions: Any) -> None:

@@ -5,12 +5,18 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 
 import agentlib
 import agentlib.core.progress
+from agentlib.backbones import CNN
 from agentlib.core.progress import showing, watched
 from agentlib.envs.experts import cartpole_expert
 from agentlib.experience import record_episodes
+from agentlib.families.building import predicted
+from agentlib.learners import Classifier
+from agentlib.learners.robustness.stress import stress_classifier
+from agentlib.policies import CategoricalPolicy
 from agentlib.shell.main import main
 from tests.tiny import tiny_run
 
@@ -89,3 +95,16 @@ def test_recording_is_shown(progress, capsys):
         demonstrations = record_episodes(cartpole_expert, "CartPole-v1", 3, max_steps=5)
     assert len(demonstrations) == 3
     assert ("recording: 1 of 3, " in capsys.readouterr().out) == (progress == "table")
+
+
+@pytest.mark.usefixtures("_at_once")
+def test_judging_and_stressing_are_shown(capsys):
+    learner, images = Classifier.tiny()[0], torch.rand(3, 1, 8, 8)
+    policy = CategoricalPolicy(CNN((1, 8, 8), (2,), feature_dim=4), 2)
+    modes: list[tuple[Any, bool]] = [("table", True), (False, False)]
+    for mode, shown in modes:
+        with showing(mode):
+            assert predicted(learner, torch.zeros(500, 2)).shape == (500, 3)
+            stress_classifier(policy, images, torch.zeros(3, dtype=torch.int64), severities=[1])
+        printed = capsys.readouterr().out
+        assert ("judging: 1 of " in printed, "stressing: 1 of 15, " in printed) == (shown, shown)

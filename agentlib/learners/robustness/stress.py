@@ -27,8 +27,9 @@ from agentlib.backbones.image_choice import is_image, is_picture, layout_of
 from agentlib.backbones.images import ImageLayout
 from agentlib.core.names import close_matches, shown
 from agentlib.core.numbers import whole
+from agentlib.core.progress import watched
 from agentlib.data.corruptions import CORRUPTIONS, corrupt
-from agentlib.experience.evaluation import Evaluation, evaluate
+from agentlib.experience.evaluation import evaluate
 from agentlib.metrics.calibration import logits_of
 from agentlib.metrics.intervals import Estimate, t_interval
 
@@ -60,7 +61,7 @@ def stress_classifier(
         return torch.cat([logits_of(policy, part).argmax(1) for part in images.split(1_000)]) == y
 
     hits = {"clean": right(x).double()}
-    for kind in CORRUPTIONS:
+    for kind in watched(CORRUPTIONS, "stressing"):
         hits[kind] = torch.stack([right(corrupt(x, kind, severity, seed)).double() for severity in severities]).mean(0)
     hits["mean"] = torch.stack([hits[kind] for kind in CORRUPTIONS]).mean(0)
     return {name: _estimate(values.cpu().numpy()) for name, values in hits.items()}
@@ -87,12 +88,10 @@ def stress_agent(
     """
     usual, severities = Faulty(agent, seed=seed), tuple(severities)
     returns = {"clean": evaluate(usual, env, episodes=episodes, seed=seed).returns}
-    for kind in usual.kinds:
-        played: list[Evaluation] = []
-        for severity in severities:
-            faulty = Faulty(agent, kind, severity, seed=seed, mean=usual.mean, deviation=usual.deviation)
-            played.append(evaluate(faulty, env, episodes=episodes, seed=seed))
-        returns[kind] = np.mean([one.returns for one in played], 0)
+    for kind in watched(usual.kinds, "stressing"):
+        common = {"seed": seed, "mean": usual.mean, "deviation": usual.deviation}
+        faulty = [Faulty(agent, kind, severity, **common) for severity in severities]
+        returns[kind] = np.mean([evaluate(one, env, episodes=episodes, seed=seed).returns for one in faulty], 0)
     returns["mean"] = np.mean([returns[kind] for kind in usual.kinds], 0)
     return {name: _estimate(values) for name, values in returns.items()}
 
