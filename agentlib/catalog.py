@@ -76,6 +76,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "a classifier that withstands attacks (Madry et al. 2018)",
     ),
     "detection": ("vision.detection:RECIPE", "boxes and classes of objects in two stages (Ren et al. 2015)"),
+    "localization": (
+        "vision.localization:RECIPE",
+        "class and box of the one object of a picture, by an overlap that has a gradient (Rezatofighi et al. 2019)",
+    ),
     "segmentation": (
         "vision.segmentation:RECIPE",
         "the class of each pixel by a U-Net (Ronneberger et al. 2015), cross-entropy and Dice",
@@ -115,6 +119,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
     "gpt": (
         "language.gpt:RECIPE",
         "language model (Radford et al. 2018): predicts the next character, byte or piece of a text",
+    ),
+    "seq2seq": (
+        "language.seq2seq:RECIPE",
+        "translation (Vaswani et al. 2017; Luong et al. 2015): from one text to another, by transformer or LSTM",
     ),
 }
 """By name: where the recipe is, below `agentlib.learners`, and one line about it."""

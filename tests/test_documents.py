@@ -134,6 +134,7 @@ EXAMPLES = {
     "see_shapes.py": ["--pictures", "40", "--updates", "2", "--steps", "1"],
     "train_dqn.py": ["--steps", "800"],
     "train_gpt.py": ["--steps", "5"],
+    "translate.py": ["--steps", "5"],
     "train_ppo.py": ["--steps", "512"],
     "train_sac.py": ["--steps", "1200"],
     "compare_with_sb3.py": ["--steps", "800", "--seeds", "1"],

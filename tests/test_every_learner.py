@@ -60,6 +60,8 @@ def origins(name: str) -> dict[str, Any]:
     numbers = getattr(recipe.learner, "targets", "classes") == "numbers"
     if recipe.family.learns_from == "text":
         return {"data": "markov"}
+    if recipe.family.learns_from == "pairs of texts":
+        return {"data": "reversal"}
     given = {"env": "CartPole-v1", "expert": "scripted", "data": "diabetes" if numbers else "digits"}
     if recipe.family is on_scenes:
         given["data"] = shape_scenes(40, size=16)  # type: ignore[assignment]

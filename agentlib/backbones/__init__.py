@@ -9,6 +9,7 @@ from agentlib.backbones.decoders import Critic, Generator, MLPDecoder
 from agentlib.backbones.diffusion import DiffusionModel, MLPDenoiser, UNetDenoiser
 from agentlib.backbones.files import load_backbone, save_backbone
 from agentlib.backbones.layers import initialize
+from agentlib.backbones.luong import LuongAttention, RecurrentEncoderDecoder
 from agentlib.backbones.mlp import MLP
 from agentlib.backbones.optimizers import Optimized, adagrad, adam, adamw, lars, rmsprop, sgd
 from agentlib.backbones.recurrent import GRU, LSTM, RNN
@@ -35,6 +36,7 @@ __all__ = [
     "DiffusionModel",
     "EncoderDecoder",
     "Generator",
+    "LuongAttention",
     "MLPDecoder",
     "MLPDenoiser",
     "MapDecoder",
@@ -44,6 +46,7 @@ __all__ = [
     "OneHot",
     "Optimized",
     "Prompt",
+    "RecurrentEncoderDecoder",
     "ResNet",
     "ReturnConditioned",
     "RunningNorm",
@@ -76,6 +79,6 @@ __all__ = [
 _NETWORKS: tuple[type[Described], ...] = (
     MLP, NatureCNN, CNN, ResNet, UNet, OneHot, Table, Nested, Chain, RunningNorm, RNN, LSTM, GRU, TransformerEncoder,
     TransformerDecoder, EncoderDecoder, ViT, Swin, WithMemory, WholeSequence, ReturnConditioned, MLPDecoder, Generator,
-    MLPDenoiser, UNetDenoiser, DiffusionModel,
+    MLPDenoiser, UNetDenoiser, DiffusionModel, RecurrentEncoderDecoder,
 )  # fmt: skip
 BACKBONES |= {network.kind: network for network in _NETWORKS}

@@ -103,7 +103,7 @@ class MultiHeadAttention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        memory: Tensor | None = None,
+        memory: Tensor | KeyValue | None = None,
         mask: Tensor | None = None,
         *,
         causal: bool = False,
@@ -114,7 +114,7 @@ class MultiHeadAttention(nn.Module):
 
         Args:
             x: `(B, T, dim)`, the source of the queries.
-            memory: `(B, S, dim)`, the source of keys and values; x itself by default.
+            memory: `(B, S, dim)`, the source of keys and values, or these; x itself by default.
             mask: see `attend`.
             causal: see `attend`.
             position: `(B, T)`, for rotary positions.
@@ -123,9 +123,9 @@ class MultiHeadAttention(nn.Module):
         if memory is None:
             query, key, value = self._heads(self.inputs(x), 3)
         else:
-            weights, biases = self.inputs.weight.tensor_split((self.dim,)), self.inputs.bias.tensor_split((self.dim,))
-            (query,) = self._heads(functional.linear(x, weights[0], biases[0]), 1)
-            key, value = self._heads(functional.linear(memory, weights[1], biases[1]), 2)
+            weight, bias = self.inputs.weight[: self.dim], self.inputs.bias[: self.dim]
+            (query,) = self._heads(functional.linear(x, weight, bias), 1)
+            key, value = self.keys_and_values(memory) if isinstance(memory, Tensor) else memory
         if position is not None:
             query, key = rotated(query, position), rotated(key, position)
         if past is not None:
@@ -134,6 +134,12 @@ class MultiHeadAttention(nn.Module):
         read = attend(query, key, value, mask, causal=causal, dropout=dropout, second_order=self.second_order)
         output: Tensor = self.output(read.transpose(1, 2).flatten(2))  # (B, T, dim)
         return output, (key, value)
+
+    def keys_and_values(self, memory: Tensor) -> KeyValue:
+        """Those of a memory `(B, S, dim)`."""
+        weight, bias = self.inputs.weight[self.dim :], self.inputs.bias[self.dim :]
+        key, value = self._heads(functional.linear(memory, weight, bias), 2)
+        return key, value
 
     def _heads(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
         """`(B, T, count * dim)` to `count` tensors `(B, heads, T, d)`."""
@@ -179,7 +185,7 @@ class Layer(nn.Module):
         causal: bool = False,
         position: Tensor | None = None,
         past: KeyValue | None = None,
-        memory: Tensor | None = None,
+        memory: Tensor | KeyValue | None = None,
         memory_mask: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue]:
         """`(B, T, dim)`, and the keys and values of the self-attention; arguments as `MultiHeadAttention` has them."""
@@ -227,6 +233,7 @@ class Stack(nn.Module):
         mask: Tensor | None = None,
         *,
         past: Sequence[KeyValue] | None = None,
+        memory: Tensor | Sequence[KeyValue] | None = None,
         **reading: Any,
     ) -> tuple[list[Tensor], list[KeyValue]]:
         """The tokens `(B, T, dim)` after each layer, the last ones normalized, and each layer's keys and values.
@@ -235,11 +242,13 @@ class Stack(nn.Module):
             x: `(B, T, dim)`.
             mask: see `attend`.
             past: keys and values from before, of each layer.
-            reading: the other arguments of each layer: causal, position, memory, memory_mask.
+            memory: what all layers read, or its keys and values, of each layer.
+            reading: the other arguments of each layer: causal, position, memory_mask.
         """
         outputs, present = [], []
         for number, layer in enumerate(self.layers):
-            x, key_value = layer(x, mask, past=None if past is None else past[number], **reading)
+            read = memory if memory is None or isinstance(memory, Tensor) else memory[number]
+            x, key_value = layer(x, mask, past=None if past is None else past[number], memory=read, **reading)
             outputs.append(x)
             present.append(key_value)
         outputs[-1] = self.norm(x)

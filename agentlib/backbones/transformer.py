@@ -11,7 +11,8 @@ reads a window of the layer below, it sees `layers * (window - 1)` steps back.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -225,10 +226,13 @@ class TransformerDecoder(_Transformer, SequenceBackbone):
         observation: Tensor,
         state: Cache | None = None,
         episode_start: Tensor | None = None,
-        memory: Tensor | None = None,
+        memory: Tensor | Sequence[KeyValue] | None = None,
         memory_mask: Tensor | None = None,
     ) -> tuple[Tensor, Cache]:
-        """As `SequenceBackbone` has it; `memory (B, S, dim)` and its `mask (B, S)` are an encoder's tokens."""
+        """As `SequenceBackbone` has it; `memory (B, S, dim)` and its `mask (B, S)` are an encoder's tokens.
+
+        The memory may also be its keys and values for each layer, see `EncoderDecoder.begin`.
+        """
         outputs, state = self.read(observation, state, episode_start, memory, memory_mask)
         return outputs[-1], state
 
@@ -263,7 +267,7 @@ class TransformerDecoder(_Transformer, SequenceBackbone):
         observation: Tensor,
         state: Cache | None = None,
         episode_start: Tensor | None = None,
-        memory: Tensor | None = None,
+        memory: Tensor | Sequence[KeyValue] | None = None,
         memory_mask: Tensor | None = None,
     ) -> tuple[list[Tensor], Cache]:
         """The tokens `(B, T, dim)` after each layer, and the next state."""
@@ -293,7 +297,7 @@ class TransformerDecoder(_Transformer, SequenceBackbone):
         )
         return outputs, (keys, values, position[:, -1] + 1)
 
-    def _require_memory(self, memory: Tensor | None) -> None:
+    def _require_memory(self, memory: Tensor | Sequence[KeyValue] | None) -> None:
         if self.cross != (memory is not None):
             raise ValueError("a decoder with cross=True reads memory=..., one without does not")
 
@@ -360,3 +364,28 @@ class EncoderDecoder(Described):
         """The tokens `(B, S, dim)` of the source, for decoding step by step: `decoder(token, state, memory=tokens)`."""
         masks = () if source_mask is None else (source_mask,)
         return self.encoder.maps(source, *masks)[-1]
+
+    @property
+    def target_embedding(self) -> nn.Module:
+        """The embedding whose weights an output may share."""
+        return self.decoder.embedding.content
+
+    def whole(self, source: Tensor, target: Tensor, source_mask: Tensor) -> Tensor:
+        """As `forward`, for targets that are not longer than the decoder's window: quicker to learn from."""
+        return self.decoder.whole(target, self.read(source, source_mask), source_mask)
+
+    def begin(self, source: Tensor, source_mask: Tensor) -> Any:
+        """The state before the first token of the target; a tree of tensors with the batch first.
+
+        It holds the keys and values of the source, so that they are computed once.
+        """
+        memory = self.read(source, source_mask)
+        layers: Any = self.decoder.stack.layers
+        keys_and_values = tuple(layer.cross.keys_and_values(memory) for layer in layers)
+        return keys_and_values, source_mask, self.decoder.trimmed(self.decoder.initial_state(len(source)), 0)
+
+    def step(self, token: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Features `(B, dim)` after one more token `(B,)`, and the next state."""
+        memory, source_mask, cache = state
+        features, cache = self.decoder(token[:, None], cache, memory=memory, memory_mask=source_mask)
+        return features[:, 0], (memory, source_mask, cache)

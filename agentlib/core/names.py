@@ -25,9 +25,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST else text[:LONGEST] + "..."
 
 
-def printable(text: str) -> str:
-    """The text with a code for each character that a terminal would act on, such as those of an escape sequence."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+def printable(text: str, kept: str = "") -> str:
+    """The text with a code for each character that a terminal would act on, such as those of an escape sequence.
+
+    Those in `kept`, such as a new line, stay as they are.
+    """
+    return "".join(one if one.isprintable() or one in kept else repr(one)[1:-1] for one in text)
 
 
 def one_line(error: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,6 +45,9 @@ class Source(nn.Module, ABC):
         seed: of both generators.
     """
 
+    phase: Hashable = None
+    """The kind of the next batch, of sources whose batches have several shapes, set in `advance`; each has a trace of
+    its own."""
     ticks: Tensor
 
     def __init__(self, seed: int = 0) -> None:
@@ -69,7 +73,7 @@ class Source(nn.Module, ABC):
 
     @abstractmethod
     def sample(self) -> Batch:
-        """The next batch: tensors only, always of the same shapes."""
+        """The next batch: tensors only, always of the same shapes, or of those of its `phase`."""
 
     def feedback(self, batch: Batch, per_sample: Tensor | None) -> None:
         """Takes back what the update says of each sample `(B,)`, such as TD errors for priorities."""

@@ -9,6 +9,7 @@ from agentlib.data.frames import catch_frames, frames
 from agentlib.data.glyphs import draw_glyphs
 from agentlib.data.hugging_face import from_hugging_face
 from agentlib.data.loading import dataset, load, parts
+from agentlib.data.parallel import PARALLEL_TEXTS, ParallelParts, ParallelText, parallel_parts, parallel_text
 from agentlib.data.scene_files import load_coco, load_scenes, load_voc, scene_parts
 from agentlib.data.scene_toys import SCENES, shape_scenes, two_on_canvas
 from agentlib.data.scenes import Scenes, ScenesParts, scenes_from, split_scenes
@@ -18,6 +19,7 @@ from agentlib.data.toys import TOYS
 __all__ = [
     "DATASETS",
     "DOMAINS",
+    "PARALLEL_TEXTS",
     "SCENES",
     "TASKS",
     "TEXTS",
@@ -27,6 +29,8 @@ __all__ = [
     "Episodes",
     "Examples",
     "Pairs",
+    "ParallelParts",
+    "ParallelText",
     "Pools",
     "Scenes",
     "ScenesParts",
@@ -46,6 +50,8 @@ __all__ = [
     "load_npz",
     "load_scenes",
     "load_voc",
+    "parallel_parts",
+    "parallel_text",
     "parts",
     "scene_parts",
     "scenes_from",

@@ -165,11 +165,25 @@ class DomainBatches(Source):
         return DomainExamples(x, self.y[index], self.domain[index], index, target_x, self.batch_clock)
 
 
+def _shares(data: Dataset, order: Tensor, n: int) -> tuple[Tensor, ...]:
+    """The rows of n domains, in this order.
+
+    Raises:
+        ValueError: the data holds no images of classes, or too few for the domains.
+    """
+    if data.x.dim() != 4 or not data.classes:
+        raise ValueError(f"these domains are made of images (N, C, H, W) of classes, not of {tuple(data.x.shape)}")
+    found = order.chunk(n)
+    if len(found) < n:
+        raise ValueError(f"{len(order)} examples are too few for {n} domains")
+    return found
+
+
 def rotated(data: Dataset, angles: tuple[float, ...] = (0, 15, 30, 45, 60, 75), seed: int = 0) -> Domains:
     """Each image in one domain, turned by its angle in degrees: Rotated MNIST (Ghifary et al. 2015), if it is MNIST."""
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(data)))
     parts = {}
-    for angle, rows in zip(angles, order.chunk(len(angles)), strict=True):
+    for angle, rows in zip(angles, _shares(data, order, len(angles)), strict=True):
         part = data.take(rows)
         parts[f"{angle:g}"] = replace(part, x=rotate(part.x, torch.full((len(part),), float(angle))))
     return Domains(parts, (f"{angles[-1]:g}",))
@@ -185,7 +199,7 @@ def coloured(
     """
     generator = np.random.default_rng(seed)
     order, parts = torch.from_numpy(generator.permutation(len(data))), {}
-    for flip, rows in zip(flips, order.chunk(len(flips)), strict=True):
+    for flip, rows in zip(flips, _shares(data, order, len(flips)), strict=True):
         part = data.take(rows)
         label = (part.targets >= 5) ^ torch.from_numpy(generator.random(len(part)) < label_noise)
         colour = label ^ torch.from_numpy(generator.random(len(part)) < flip)

@@ -55,12 +55,12 @@ def mixup(images: Tensor, share: Tensor) -> Tensor:
 def box(rows: Tensor, columns: Tensor, height: Tensor, width: Tensor, sides: tuple[int, int]) -> Tensor:
     """Masks `(B, H, W)` of boxes around centres, clipped at the borders; all arguments are `(B,)` whole pixels.
 
-    A box reaches from its centre less half of a side, rounded down, and has an even number of pixels on a side.
+    A box begins at its centre less half of a side, rounded down.
     """
 
     def inside(centre: Tensor, length: Tensor, side: int) -> Tensor:
-        place, half = torch.arange(side, device=centre.device), (length // 2)[:, None]
-        return (place >= centre[:, None] - half) & (place < centre[:, None] + half)
+        place, first = torch.arange(side, device=centre.device), (centre - length // 2)[:, None]
+        return (place >= first) & (place < first + length[:, None])
 
     return inside(rows, height, sides[0])[:, :, None] & inside(columns, width, sides[1])[:, None, :]
 
@@ -70,7 +70,8 @@ def cutmix(images: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     n, _, height, width = images.shape
     side = (1.0 - share).clamp_min(0.0).sqrt()
     rows, columns = (torch.randint(length, (n,), device=images.device) for length in (height, width))
-    cut = box(rows, columns, (height * side).long(), (width * side).long(), (height, width))  # (B, H, W)
+    tall, wide = ((length * side).long() // 2 * 2 for length in (height, width))  # even, as the authors' code has them
+    cut = box(rows, columns, tall, wide, (height, width))  # (B, H, W)
     return torch.where(cut[:, None], images.roll(1, 0), images), 1.0 - cut.float().mean((1, 2))
 
 

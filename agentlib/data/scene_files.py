@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,8 @@ def load_coco(path: str | Path, size: tuple[int, int] | None = None) -> Scenes:
     """COCO-style annotations (Lin et al. 2014): pictures, objects with boxes (x, y, width, height), masks, captions.
 
     Masks are polygons or run lengths, also packed ones. Where objects lie on one another, smaller ones are seen. Crowds
-    (`iscrowd`) are left out. Images are in the file's folder, or in a folder `images` beside it.
+    (`iscrowd`) are left out. Images are in the file's folder, or in a folder `images` beside it. Where one object
+    has no mask there are none, which a warning says: its pixels would count as background.
 
     Args:
         path: of the JSON file.
@@ -142,8 +144,15 @@ def load_coco(path: str | Path, size: tuple[int, int] | None = None) -> Scenes:
             wrong = f"{type(error).__name__} {error}"
             raise ValueError(f"{path}: picture {number} has a segmentation that cannot be read: {wrong}") from None
     more: dict[str, Any] = {}
-    if any(objects.values()) and all(shape for some in objects.values() for *_, shape in some):
+    bare = [number for number, some in objects.items() if not all(shape for *_, shape in some)]
+    if any(objects.values()) and not bare:
         more["masks"] = np.stack(masks)
+    elif any(mask.any() for mask in masks):
+        warnings.warn(
+            f"{path}: there will be no masks, because an object of picture {bare[0]} has no segmentation (and of "
+            f"{len(bare) - 1} other pictures): add it, or remove the object",
+            stacklevel=2,
+        )
     if captions and set(captions) == set(pictures):
         more["captions"] = [captions[number] for number in pictures]
     return scenes_from(images, rows, labels, list(names.values()), **more)

@@ -29,7 +29,7 @@ NOISE = 0.03
 """Deviation of each pixel's brightness."""
 INK = 0.3
 """Brightness from which on a pixel belongs to a digit."""
-CHUNK = 250
+CHUNK = 50
 
 
 def shape_scenes(n: int = PICTURES, seed: int = 0, size: int = 64, most: int = 4) -> Scenes:
@@ -141,28 +141,44 @@ def two_on_canvas(data: Dataset, n: int = 2_000, seed: int = 0) -> Scenes:
     while len(left):  # until none of them is too near to its neighbour
         place[left] = generator.integers(canvas - side + 1, size=(len(left), 2, 2))
         left = left[np.abs(place[left, 0] - place[left, 1]).max(1) < 0.75 * side]
-    pictures, masks = np.zeros((n, channels, canvas, canvas), np.float32), np.zeros((n, canvas, canvas), np.uint8)
-    rows, ticks = np.arange(n)[:, None, None], np.arange(side)
-    for one in range(2):
-        images = data.x[chosen[:, one]].numpy()  # (n, C, side, side)
-        y, x = place[:, one, 0, None, None] + ticks[:, None], place[:, one, 1, None, None] + ticks
-        before = pictures[rows, :, y, x]  # (n, side, side, C)
-        now = np.moveaxis(images, 1, -1)
-        brightness = now.max(-1)
-        is_seen = (brightness >= INK) & (brightness > before.max(-1))
-        pictures[rows, :, y, x] = np.maximum(before, now)
-        masks[rows, y, x] = np.where(is_seen, one + 1, masks[rows, y, x])
-    seen = torch.from_numpy(masks)
+    pictures, masks = np.zeros((n, channels, canvas, canvas), np.uint8), np.zeros((n, canvas, canvas), np.uint8)
+    for start in range(0, n, CHUNK):
+        some = slice(start, start + CHUNK)
+        brightness, masks[some] = _composed(data.x, chosen[some], place[some], canvas)
+        pictures[some] = np.round(brightness * 255.0)
     labels = data.targets[torch.from_numpy(chosen)]
     return Scenes(
-        torch.from_numpy(np.round(pictures * 255.0).astype(np.uint8)),
-        mask_boxes(seen, 2),
+        torch.from_numpy(pictures),
+        torch.cat([mask_boxes(torch.from_numpy(masks[i : i + CHUNK]), 2) for i in range(0, n, CHUNK)]),
         labels,
-        seen,
+        torch.from_numpy(masks),
         captions=tuple(f"{data.classes[a]} and {data.classes[b]}" for a, b in labels.tolist()),
         classes=data.classes,
     )
 
 
-SCENES: dict[str, Callable[[], Scenes]] = {"shapes": shape_scenes}
+def _composed(
+    x: torch.Tensor, chosen: NDArray[np.int64], place: NDArray[np.int64], canvas: int
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Pictures `(n, C, canvas, canvas)` and masks `(n, canvas, canvas)` of images in rows and at places `(n, 2)`."""
+    n, channels, ticks = len(chosen), x.shape[1], np.arange(x.shape[2])
+    pictures, masks = np.zeros((n, channels, canvas, canvas), np.float32), np.zeros((n, canvas, canvas), np.uint8)
+    rows = np.arange(n)[:, None, None]
+    for one in range(2):
+        now = np.moveaxis(x[chosen[:, one]].numpy(), 1, -1)  # (n, side, side, C)
+        across, down = place[:, one, 1, None, None] + ticks, place[:, one, 0, None, None] + ticks[:, None]
+        before = pictures[rows, :, down, across]
+        brightness = now.max(-1)
+        is_seen = (brightness >= INK) & (brightness > before.max(-1))
+        pictures[rows, :, down, across] = np.maximum(before, now)
+        masks[rows, down, across] = np.where(is_seen, one + 1, masks[rows, down, across])
+    return pictures, masks
+
+
+def one_shape() -> Scenes:
+    """One coloured shape before a wall in each of 3,000 pictures: (N, 3, 64, 64), all of it known."""
+    return shape_scenes(most=1)
+
+
+SCENES: dict[str, Callable[[], Scenes]] = {"shapes": shape_scenes, "one_shape": one_shape}
 """Scenes by name; `agentlib list data` prints the first line of each docstring."""

@@ -139,6 +139,12 @@ class Scenes:
             parts["captions"] = tuple(self.captions[row] for row in torch.arange(len(self))[index].tolist())
         return replace(self, **parts)
 
+    def sampled(self, most: int) -> Scenes:
+        """All scenes, or `most` random ones in their order, the same at each call."""
+        if len(self) <= most:
+            return self
+        return self.take(np.sort(np.random.default_rng([len(self), 3]).permutation(len(self))[:most]))
+
 
 def check_boxes(boxes: Tensor, there: Tensor, sides: tuple[int, int]) -> None:
     """Raises ValueError for a box that is outside, empty, or of another convention; it says which.

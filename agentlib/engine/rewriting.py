@@ -126,9 +126,13 @@ def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Any:
 
 
 def convolution_and_relu(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
-    """Both in one pass over the output, by oneDNN."""
+    """Both in one pass over the output, by oneDNN; one channel and one pixel have their places in two orders at once.
+
+    Of these the compiler and the operation each choose one, which need not be the same: the output would be mixed up.
+    """
     stride, padding, dilation, transposed, _, groups = settings
-    if x.device.type != "cpu" or x.dim() != 4 or transposed or not torch.backends.mkldnn.is_available():
+    apart = x.dim() == 4 and x.shape[1] > 1 and x.shape[2] * x.shape[3] > 1
+    if x.device.type != "cpu" or not apart or transposed or not torch.backends.mkldnn.is_available():
         return aten.relu(aten.convolution(x, weight, bias, *settings))  # type: ignore[no-any-return]
     return fused_convolution_and_relu(x, weight, bias, stride, padding, dilation, groups)
 

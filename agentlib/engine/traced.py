@@ -62,7 +62,7 @@ class TracedCycle:
         self.most_bytes, self.is_cautious = most_bytes, is_cautious
         self.most_traces = FEW_TRACES if is_cautious else MOST_TRACES
         self.calls: Counter[Hashable] = Counter()
-        """Updates, by the learner's phase."""
+        """Updates, by the phases of learner and source."""
         self.traces = 1
         """Those that were not as the one before."""
         self.graphs: dict[Hashable, Graph] = {}
@@ -76,7 +76,7 @@ class TracedCycle:
         Raises:
             CannotCompile: updates are not always the same tensor work; nothing has changed then.
         """
-        phase = learner.phase
+        phase = learner.phase, source.phase
         graph, calls = self.graphs.get(phase), self.calls[phase]
         if graph is None or self._is_in_doubt(graph, calls):
             graph = self.graphs[phase] = self._traced(learner, source, graph, calls)

@@ -88,8 +88,10 @@ class AttackedJudge(ExamplesJudge):
 
     def draw(self, folder: Path) -> list[Path]:
         epsilons = [self.epsilon * share for share in (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)]
-        x, y = self.splits.test.x[:EVALUATED], self.splits.test.targets[:EVALUATED]
-        curve = accuracy_curve(self.model, x, y, epsilons, steps=TEST_STEPS, seed=self.seed, **self.ball)
+        test = self.splits.test.sampled(EVALUATED)
+        curve = accuracy_curve(
+            self.model, test.x, test.targets, epsilons, steps=TEST_STEPS, seed=self.seed, **self.ball
+        )
         self.facts["accuracy_by_epsilon"] = {f"{epsilon:g}": accuracy for epsilon, accuracy in curve.items()}
         title = f"Test accuracy under attack ({self.ball['norm']}), trained at {self.epsilon:g}"
         curves: Any = {f"PGD-{TEST_STEPS}": list(curve.values())}

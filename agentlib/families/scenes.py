@@ -21,7 +21,7 @@ from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
 from agentlib.data import Batches, Dataset, Scenes, ScenesParts, scene_parts
 from agentlib.families.building import device_of, job_for, learner_for, network_for, predicted
 from agentlib.metrics.boxes import COCO_THRESHOLDS, Found, average_precisions
-from agentlib.metrics.masks import depth_errors, mean_dice, mean_iou
+from agentlib.metrics.masks import depth_errors, grouping_score, instances, mean_dice, mean_iou
 from agentlib.plots import pictures, scenes
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def on_scenes(recipe: Recipe, problem: Problem) -> Job:
 
     `learner.network` is the product and has a `backbone`. `learner.predict(x)` gives logits `(B, 1 + classes, H, W)` of
     pixels, depths `(B, H, W)`, or detections `(B, n, 6)`: corners, score and class, with a score of 0 for none. The
-    static method `auto(shape, config)` makes the network that "auto" means.
+    method `network(shape)` of its config makes the network that "auto" means.
 
     Raises:
         ValueError: a part of the scenes is without what is to be learned, or the network has no maps.
@@ -105,7 +105,7 @@ def on_scenes(recipe: Recipe, problem: Problem) -> Job:
 
     def network() -> nn.Module:
         if problem.backbone == "auto":
-            made: nn.Module = kind.auto(facts.shape, problem.config)
+            made: nn.Module = problem.config.network(facts.shape)
             return made
         return network_for(problem, facts.space)
 
@@ -124,8 +124,8 @@ class ScenesJudge(Judge):
         self.learner, self.splits, self.kind = learner, splits, learner.targets
         self.objective, self.lower_is_better = f"eval/{OBJECTIVES[self.kind]}", self.kind == "depth"
         # An update costs three passes for each picture, an evaluation one: it is to take a tenth of the time at most.
-        seen = min(EVALUATED, len(splits.validation))
-        least = math.ceil(seen / (0.3 * problem.config.batch_size))
+        self.evaluated = splits.validation.sampled(EVALUATED)
+        least = math.ceil(len(self.evaluated) / (0.3 * problem.config.batch_size))
         self.eval_every = max(int(problem.steps or 1) // EVALUATIONS, least)
         sizes = {name: len(part) for name, part in splits._asdict().items()}
         self.facts |= {"pictures": sizes, "classes": list(splits.train.classes)}
@@ -149,15 +149,22 @@ class ScenesJudge(Judge):
         return {"map_50": float(np.nanmean(each[0])), "map": float(np.nanmean(each))}
 
     def evaluate(self) -> dict[str, float]:
-        part = self.splits.validation.take(slice(0, EVALUATED))
+        part = self.evaluated
         return {f"eval/{name}": value for name, value in self.scores(self.predictions(part), part).items()}
 
     def finish(self) -> list[Measure]:
         train, test = self.splits.train, self.splits.test
-        found = self.scores(self.predictions(test), test)
+        predictions = self.predictions(test)
+        found = self.scores(predictions, test)
         guess, whose = self.floor(train, test)
         floors = self.scores(guess, test)
-        return [Measure(f"test/{name}", value, floors[name], whose) for name, value in found.items()]
+        measures = [Measure(f"test/{name}", value, floors[name], whose) for name, value in found.items()]
+        if self.kind == "masks":
+            objects = test.known("masks")
+            one = grouping_score((objects > 0).long(), objects)
+            score = grouping_score(instances(predictions), objects)
+            measures.append(Measure("test/instances_ari", score, one, "all objects as one"))
+        return measures
 
     def floor(self, train: Scenes, test: Scenes) -> tuple[Tensor, str]:
         """Predictions for test pictures that need no network, and what they are."""

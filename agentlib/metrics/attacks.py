@@ -79,7 +79,7 @@ def attack(
         TypeError: x is no floating-point tensor.
     """
     random_start = steps > 1 if random_start is None else random_start
-    _check(x, epsilon, norm, steps, restarts, random_start)
+    check(x, epsilon, norm, steps, restarts, random_start)
     if bounds is not None:
         check_scale(x, epsilon, norm, bounds, scale)
     if y is None and targeted:
@@ -248,7 +248,8 @@ def _choice(model: Any, output: Any) -> Tensor:
     return choice
 
 
-def _check(x: Tensor, epsilon: float, norm: str, steps: int, restarts: int, random_start: bool) -> None:
+def check(x: Tensor, epsilon: float, norm: str, steps: int, restarts: int = 1, random_start: bool = True) -> None:
+    """Raises ValueError or TypeError for arguments of an attack that are out of range, or examples without gradient."""
     if norm not in get_args(Norm):
         raise ValueError(f"unknown norm {norm!r}; known: {', '.join(get_args(Norm))}")
     if not isinstance(x, Tensor) or not x.is_floating_point():

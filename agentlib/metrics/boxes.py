@@ -46,7 +46,7 @@ def as_corners(boxes: Tensor, convention: Convention = "xyxy") -> Tensor:
 
 def areas(boxes: Tensor) -> Tensor:
     """Areas `(...)` of boxes `(..., 4)`; 0 of those without inside."""
-    return (boxes[..., 2:] - boxes[..., :2]).clamp_min(0).prod(-1)
+    return _product(boxes[..., 2:] - boxes[..., :2])
 
 
 def iou(first: Tensor, second: Tensor) -> Tensor:
@@ -61,15 +61,21 @@ def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
     tiny = torch.finfo(together.dtype).tiny
     low = torch.minimum(first[..., :, None, :2], second[..., None, :, :2])
     high = torch.maximum(first[..., :, None, 2:], second[..., None, :, 2:])
-    around = (high - low).clamp_min(0).prod(-1)
+    around = _product(high - low)
     return shared / together.clamp_min(tiny) - (around - together) / around.clamp_min(tiny)
+
+
+def _product(sides: Tensor) -> Tensor:
+    """Width times height of sides `(..., 2)`; the gradient of `prod` would look at the values for zeros."""
+    width, height = sides.clamp_min(0).unbind(-1)
+    return width * height
 
 
 def _shared(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """The areas of the intersection and of the union, each `(..., n, m)`."""
     low = torch.maximum(first[..., :, None, :2], second[..., None, :, :2])
     high = torch.minimum(first[..., :, None, 2:], second[..., None, :, 2:])
-    shared = (high - low).clamp_min(0).prod(-1)
+    shared = _product(high - low)
     return shared, areas(first)[..., :, None] + areas(second)[..., None, :] - shared
 
 

@@ -89,3 +89,47 @@ def adjusted_rand_index(first: Tensor, second: Tensor) -> float:
     both, rows, columns = (float((n * (n - 1.0) / 2.0).sum()) for n in (counts, counts.sum(1), counts.sum(0)))
     chance, best = rows * columns / max(len(a) * (len(a) - 1) / 2.0, 1.0), (rows + columns) / 2.0
     return (both - chance) / (best - chance) if best != chance else 1.0
+
+
+def instances(classes: Tensor) -> Tensor:
+    """Pixels grouped into objects: those of one class that are connected, side by side or one above the other.
+
+    Two objects of one class that touch are one group; where that matters, `detection` tells them apart.
+
+    Args:
+        classes: of pixels, `(N, H, W)`, 0 for background.
+
+    Returns:
+        The group of each pixel, from 1 in each picture, `(N, H, W)` int64; 0 for background.
+    """
+    n, height, width = classes.shape
+    numbers = torch.arange(1, height * width + 1, device=classes.device).view(height, width)
+    group = numbers.expand(n, -1, -1) * (classes > 0)
+    below, right = classes[:, 1:] == classes[:, :-1], classes[:, :, 1:] == classes[:, :, :-1]
+    is_growing = True
+    while is_growing:  # the largest number goes on to all that is connected
+        before = group.clone()
+        for first, second, same in (
+            (group[:, :-1], group[:, 1:], below),
+            (group[:, :, :-1], group[:, :, 1:], right),
+        ):
+            first.copy_(torch.where(same, torch.maximum(first, second), first))
+            second.copy_(torch.where(same, torch.maximum(first, second), second))
+        # The number is that of a pixel of the same object, which may know a larger one.
+        known = torch.nn.functional.pad(group.flatten(1), (1, 0))
+        group.copy_(known.gather(1, group.flatten(1)).view_as(group))
+        is_growing = not torch.equal(before, group)
+    for one in group:
+        values, inverse = one.unique(return_inverse=True)
+        one.copy_(inverse + int(values[0] > 0))
+    return group
+
+
+def grouping_score(groups: Tensor, objects: Tensor) -> float:
+    """The mean adjusted Rand index of groups with true objects, both `(N, H, W)`, on the pixels of these; NaN for none.
+
+    Pictures without objects (0 everywhere) do not count.
+    """
+    pairs = [(a[b > 0], b[b > 0]) for a, b in zip(groups, objects, strict=True)]
+    found = [adjusted_rand_index(*pair) for pair in pairs if len(pair[0])]
+    return sum(found) / len(found) if found else float("nan")

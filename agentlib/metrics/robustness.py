@@ -9,15 +9,17 @@ arXiv:1802.00420).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agentlib.core.progress import watched
-from agentlib.metrics.attacks import attack, loss_name
+from agentlib.metrics.attacks import attack as pgd
+from agentlib.metrics.attacks import loss_name
+from agentlib.metrics.auto_attack import auto_attack
 from agentlib.metrics.calibration import logits_of
 from agentlib.metrics.targets import labels_for
 
@@ -29,7 +31,7 @@ class RobustAccuracy(float):
     """A share of examples, from 0 to 1, and the loss that the attack made large."""
 
     loss: str
-    """"cross_entropy", "margin", or "own" for a function."""
+    """"cross_entropy", "margin", "own" for a function, or "auto" for several."""
 
 
 def robust_accuracy(
@@ -38,27 +40,32 @@ def robust_accuracy(
     y: Tensor | NDArray[Any],
     *,
     epsilon: float,
+    attack: Literal["pgd", "auto"] = "pgd",
     restarts: int = 1,
     seed: int = 0,
     **settings: Any,
 ) -> RobustAccuracy:
-    """The share of examples `(N, ...)` that a model gets right under PGD; with epsilon 0, its plain accuracy.
+    """The share of examples `(N, ...)` that a model gets right under attack; with epsilon 0, its plain accuracy.
 
     Args:
         model: a classifier or policy, attacked in eval mode.
         x: examples, floating-point.
         y: true classes `(N,)`, integers of any dtype.
         epsilon: radius of the ball.
+        attack: "pgd", or "auto" for `agentlib.metrics.auto_attack`, which is stronger and takes far longer.
         restarts: an example must survive all of them.
         seed: of the random starts.
-        settings: other arguments of `attack`: norm, steps, step_size, bounds, scale and loss.
+        settings: other arguments of `attack` (norm, steps, step_size, bounds, scale and loss) or of `auto_attack`.
 
     Returns:
         The share, whose `loss` names the loss of the attack.
 
     Raises:
-        ValueError: labels that do not fit or are none of the model's classes, and what `attack` raises.
+        ValueError: labels that do not fit or are none of the model's classes, an unknown attack, and what it raises.
     """
+    if attack not in ("pgd", "auto"):
+        raise ValueError(f"the attack is pgd or auto, not {attack!r}")
+    attempt: Any = auto_attack if attack == "auto" else pgd
     generator = torch.Generator(x.device).manual_seed(seed)
     right = list[Tensor]()
     for points in watched(x.split(CHUNK), "attacking"):
@@ -67,11 +74,11 @@ def robust_accuracy(
         labels = y[CHUNK * len(right) :][: len(points)]
         standing = logits.argmax(1) == labels
         for _ in range(restarts if epsilon > 0.0 else 0):
-            changed = attack(model, points, labels, epsilon=epsilon, generator=generator, **settings)
+            changed = attempt(model, points, labels, epsilon=epsilon, generator=generator, **settings)
             standing &= logits_of(model, changed).argmax(1) == labels
         right.append(standing)
     share = RobustAccuracy(torch.cat(right).double().mean())
-    share.loss = loss_name(model, settings.get("loss"))
+    share.loss = "auto" if attack == "auto" else loss_name(model, settings.get("loss"))
     return share
 
 
@@ -82,3 +89,34 @@ def accuracy_curve(
     return {
         epsilon: robust_accuracy(model, x, y, epsilon=epsilon, **settings) for epsilon in watched(epsilons, "attacking")
     }
+
+
+def transfer_matrix(
+    models: Mapping[str, nn.Module],
+    x: Tensor,
+    y: Tensor | NDArray[Any],
+    *,
+    epsilon: float,
+    seed: int = 0,
+    **settings: Any,
+) -> dict[str, dict[str, float]]:
+    """The accuracy of each model on examples that PGD made for each: `matrix[made_for][judged]`.
+
+    Beside the diagonal is an attacker who does not know the model (Papernot et al. 2016, arXiv:1605.07277). The
+    arguments are those of `robust_accuracy`.
+    """
+    found = {}
+    for made_for, model in watched(list(models.items()), "attacking"):
+        generator = torch.Generator(x.device).manual_seed(seed)
+        labels = labels_for(x.shape[:1], y, logits_of(model, x[:1]).shape[1], "y").to(x.device)
+        parts = zip(x.split(CHUNK), labels.split(CHUNK), strict=True)
+        how: Any = {"epsilon": epsilon, "generator": generator, **settings}
+        changed = torch.cat([pgd(model, points, own, **how) for points, own in parts])
+        found[made_for] = {
+            name: float((_choices(other, changed) == labels).double().mean()) for name, other in models.items()
+        }
+    return found
+
+
+def _choices(model: nn.Module, x: Tensor) -> Tensor:
+    return torch.cat([logits_of(model, points).argmax(1) for points in x.split(CHUNK)])

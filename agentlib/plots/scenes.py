@@ -34,12 +34,12 @@ def segmentations(images: Tensor, rows: Mapping[str, Tensor], classes: Sequence[
 
 def depths(images: Tensor, rows: Mapping[str, Tensor]) -> Figure:
     """Images `(n, C, H, W)` between 0 and 1, and below each depths `(n, H, W)` on one scale; near is dark."""
-    figure, grid = _grid(images, list(rows))
+    figure, grid = _grid(images, list(rows), beside=1.0)
     low, high = (float(getattr(next(iter(rows.values())), name)()) for name in ("min", "max"))
     for line, maps in zip(grid[1:], rows.values(), strict=True):
         for axes, one in zip(line, maps, strict=True):
             shown = axes.imshow(one.cpu().numpy(), cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
-    figure.colorbar(shown, ax=list(np.ravel(grid[1:])), label="depth", shrink=0.8)
+    figure.colorbar(shown, ax=list(np.ravel(grid[1:])), label="depth", fraction=0.05)
     return figure
 
 
@@ -59,11 +59,28 @@ def boxes(images: Tensor, rows: Mapping[str, Tensor], classes: Sequence[str]) ->
     return figure
 
 
-def _grid(images: Tensor, names: list[str], only_rows: bool = False) -> tuple[Figure, Any]:
-    """A figure with a first row of images and empty rows of these names; or with images in each of them."""
+def answered(images: Tensor, answers: Tensor, classes: Sequence[str]) -> Figure:
+    """Images `(n, C, H, W)` between 0 and 1, and the answers of a model of scenes.
+
+    Args:
+        images: n of them.
+        answers: classes of pixels or depths `(n, H, W)`, or boxes `(n, m, 6)`.
+        classes: names of the classes; none for depths.
+    """
+    if answers.shape[1:] != images.shape[2:]:
+        return boxes(images, {"predicted": answers}, classes)
+    rows = {"predicted": answers}
+    return segmentations(images, rows, classes) if classes else depths(images, rows)
+
+
+def _grid(images: Tensor, names: list[str], only_rows: bool = False, beside: float = 0.0) -> tuple[Figure, Any]:
+    """A figure with a first row of images and empty rows of these names; or with images in each of them.
+
+    It has room for the names of rows, and by `beside`, in inches, for more on the other side.
+    """
     count = len(images)
     rows = names if only_rows else ["picture", *names]
-    figure, axes = new_figure((1.1 * count + 1.2, 1.15 * len(rows) + 0.4), len(rows), count)
+    figure, axes = new_figure((1.1 * count + 1.2 + beside, 1.15 * len(rows) + 0.4), len(rows), count)
     grid = np.reshape(axes, (len(rows), count))
     seen = images[:, :3] if images.shape[1] >= 3 else images[:, :1]  # of other channels there are no colours
     shown = seen.clamp(0.0, 1.0).movedim(1, -1).expand(-1, -1, -1, 3).cpu().numpy()
@@ -71,6 +88,7 @@ def _grid(images: Tensor, names: list[str], only_rows: bool = False) -> tuple[Fi
         for one, image in zip(line, shown, strict=True):
             one.grid(visible=False)
             one.set(xticks=[], yticks=[])
+            one.spines[:].set(visible=True, color="#bbbbbb", linewidth=0.8)
             if only_rows or number == 0:
                 one.imshow(image, interpolation="nearest")
         line[0].set_ylabel(name, fontsize=9, color=INK, rotation=0, ha="right", va="center")
@@ -81,7 +99,8 @@ def _names(figure: Figure, classes: Sequence[str]) -> None:
     from matplotlib.patches import Patch
 
     handles = [Patch(color=COLOURS[i % len(COLOURS)], label=name) for i, name in enumerate(classes)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(classes), 10), frameon=False, fontsize=8)
+    columns = max(1, min(len(classes), int(figure.get_figwidth() / 1.1)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
 
 
 def _rgb(colour: str) -> tuple[float, ...]:

@@ -101,10 +101,10 @@ def _environments() -> dict[str, str]:
 
 
 def _data() -> dict[str, str]:
-    from agentlib.data import DATASETS, DOMAINS, SCENES, TASKS, TEXTS
+    from agentlib.data import DATASETS, DOMAINS, PARALLEL_TEXTS, SCENES, TASKS, TEXTS
 
     scenes = {f"{name}, as scenes": make for name, make in SCENES.items()}
-    made = {**DATASETS, **DOMAINS, **TASKS, **TEXTS, **scenes}
+    made = {**DATASETS, **DOMAINS, **TASKS, **TEXTS, **PARALLEL_TEXTS, **scenes}
     return {name: (make.__doc__ or "").splitlines()[0] for name, make in made.items()}
 
 

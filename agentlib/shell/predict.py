@@ -12,6 +12,8 @@ from agentlib.core.progress import showing, watched
 from agentlib.shell.flags import Watched, flag, progress_of
 from agentlib.shell.stopping import UsageError
 
+DRAWN = 8
+"""Pictures in a drawing, at most."""
 CHUNK = 1_000
 """Examples that a network sees at once."""
 
@@ -25,7 +27,7 @@ class Predict(Watched):
     input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="INPUT", help_behavior_hint="")]
     """The examples: an image, a folder of images, a table (.csv), arrays (.npz, .npy), or the name of a data set."""
     out: Annotated[Path | None, flag("FILE")] = None
-    """Write the predictions as an array into this .npz file, too."""
+    """Write the predictions as an array into this .npz file, too; of a model of scenes as a picture into a .png."""
 
 
 def run(arguments: list[str]) -> int:
@@ -33,10 +35,13 @@ def run(arguments: list[str]) -> int:
     options = tyro.cli(Predict, prog="agentlib predict", args=arguments)
     from agentlib.data.inputs import inputs
 
-    if options.out is not None and options.out.suffix != ".npz":
-        raise UsageError(f"predictions are written as .npz, not as {options.out.name}")
+    suffix = ".npz" if options.out is None else options.out.suffix
+    if suffix not in (".npz", ".png"):
+        raise UsageError(f"predictions are written as .npz, or as .png of scenes, not as {options.out}")
     with showing(progress_of(options.progress)):
         network, shape = _loaded(options.file)
+        if suffix == ".png" and not hasattr(network, "describe"):
+            raise UsageError(f"{options.file} says nothing of scenes that could be drawn: write .npz")
         names, x = inputs(options.input, shape)
         if hasattr(network, "act"):
             predictions = _answers(network, names, x)
@@ -46,9 +51,11 @@ def run(arguments: list[str]) -> int:
                 _print_descriptions(network, names, predictions)
             elif options.out is None:
                 raise UsageError(f"{options.file} makes arrays {predictions.shape}: say where to, --out FILE.npz")
-    if options.out is not None:
+    if options.out is not None and suffix == ".npz":
         _write(options.out, predictions)
         print(f"{options.out}: {predictions.shape}")
+    elif options.out is not None:
+        _draw(options.out, network, x, predictions)
     return 0
 
 
@@ -126,6 +133,19 @@ def _transformed(network: Any, x: Any) -> Any:
     with torch.no_grad():
         parts = watched(torch.from_numpy(x).split(CHUNK), "predicting")
         return np.concatenate([function(part).numpy() for part in parts])
+
+
+def _draw(out: Path, network: Any, x: Any, predictions: Any) -> None:
+    """Draws the first examples and what the network says of them."""
+    import torch
+
+    from agentlib.plots import pictures
+    from agentlib.plots.scenes import answered
+
+    images = torch.from_numpy(x[:DRAWN])
+    images = images if images.is_floating_point() else images.float() / 255.0
+    pictures.save(answered(images, torch.from_numpy(predictions[:DRAWN]), network.classes), out)
+    print(f"{out}: {len(images)} of {len(x)} pictures")
 
 
 def _write(out: Path, predictions: Any) -> None:

@@ -18,8 +18,8 @@ class Sample(Watched):
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR|FILE", help_behavior_hint="")]
     """The run's folder, such as runs/vae-digits-1, or its model.safetensors."""
-    n: int = 100
-    """Number of examples."""
+    n: Annotated[int | None, flag("N")] = None
+    """Number of examples, or of texts; the default is 100 examples, or one text."""
     label: Annotated[int | None, flag("K")] = None
     """The label of all examples of a conditional model, a number from 0; the default is all labels in turn."""
     seed: int = 0
@@ -47,12 +47,12 @@ def run(arguments: list[str]) -> int:
     from agentlib.runs.models import load_model
 
     model, about = load_model(options.file)
+    if options.n is not None and options.n < 1:
+        raise UsageError(f"--n must be a whole number from 1, not {options.n}")
     if hasattr(model, "generate"):
         return _print_text(model, options)
     if not hasattr(model, "sample"):
         raise UsageError(f"{options.file} holds a {type(model).__name__}, which draws no samples: see agentlib predict")
-    if options.n < 1:
-        raise UsageError(f"--n must be a whole number from 1, not {options.n}")
     with showing(progress_of(options.progress)):
         x, label = _drawn(model, about, options)
     folder = options.file if options.file.is_dir() else options.file.parent
@@ -64,17 +64,22 @@ def run(arguments: list[str]) -> int:
 
 
 def _print_text(model: Any, options: Sample) -> int:
-    """Prints a prompt and what follows it, as it comes."""
+    """Prints a prompt and what follows it, as it comes; a terminal acts on none of its characters but new lines."""
     import torch
+
+    from agentlib.core.names import printable
 
     if options.label is not None or options.out is not None:
         raise UsageError("text has no --label, and goes to the terminal: leave out --label and --out")
     chosen = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "beams")}
     generator = torch.Generator().manual_seed(options.seed)
-    pieces = model.generate(options.prompt, options.length, generator=generator, **chosen)
-    for number, piece in enumerate(pieces):
-        print(piece if number else options.prompt + piece, end="", flush=True)
-    print()
+    n, prompt = options.n or 1, options.prompt + "\n" * hasattr(model, "translate")
+    for text in range(1, n + 1):
+        pieces = model.generate(options.prompt, options.length, generator=generator, **chosen)
+        for number, piece in enumerate(pieces):
+            start = (f"--- text {text} of {n}\n" if n > 1 else "") + prompt
+            print(printable(piece if number else start + piece, kept="\n\t"), end="", flush=True)
+        print()
     return 0
 
 
@@ -90,16 +95,15 @@ def _drawn(model: Any, about: dict[str, Any], options: Sample) -> tuple[Any, Any
         labels = f"its labels are 0 to {n_classes - 1}" if n_classes else "it is not conditional: leave out --label"
         raise UsageError(f"the model has no label {options.label}: {labels}")
     how: dict[str, Any] = {"generator": torch.Generator().manual_seed(options.seed)}
-    label = None
+    label, n = None, options.n or 100
     if n_classes:
-        every = torch.arange(options.n) * n_classes // options.n
-        label = every if options.label is None else torch.full((options.n,), options.label)
+        label = torch.arange(n) * n_classes // n if options.label is None else torch.full((n,), options.label)
     if is_diffusion:
         how |= {"steps": about.get("sample_steps"), "condition": None if label is None else torch.eye(n_classes)[label]}
     elif label is not None:
         how["label"] = label
     with torch.no_grad():
-        return model.sample(options.n, **how), label
+        return model.sample(n, **how), label
 
 
 def _write(out: Path, x: Any, label: Any, is_drawable: bool) -> None:

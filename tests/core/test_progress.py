@@ -101,7 +101,8 @@ def test_recording_is_shown(progress, capsys):
 def test_judging_and_stressing_are_shown(capsys):
     learner, images = Classifier.tiny()[0], torch.rand(3, 1, 8, 8)
     policy = CategoricalPolicy(CNN((1, 8, 8), (2,), feature_dim=4), 2)
-    for mode, shown in ("table", True), (False, False):
+    modes: list[tuple[Any, bool]] = [("table", True), (False, False)]
+    for mode, shown in modes:
         with showing(mode):
             assert predicted(learner, torch.zeros(500, 2)).shape == (500, 3)
             stress_classifier(policy, images, torch.zeros(3, dtype=torch.int64), severities=[1])

@@ -99,3 +99,11 @@ def test_rotated_images():
     apart = (back[:, None] - digits.x).abs().flatten(2).amax(2)  # (30, 60)
     assert float(apart.amin(1).max()) < 1e-5
     assert len(apart.argmin(1).unique()) == 30
+
+
+@pytest.mark.parametrize("make", [rotated, coloured])
+def test_domains_need_images_and_enough_of_them(make):
+    with pytest.raises(ValueError, match=r"2 examples are too few for [36] domains"):
+        make(Dataset(torch.rand(2, 1, 8, 8), torch.arange(2), ("a", "b")))
+    with pytest.raises(ValueError, match=r"made of images \(N, C, H, W\) of classes, not of \(9, 4\)"):
+        make(Dataset(torch.rand(9, 4), torch.arange(9) % 2, ("a", "b")))

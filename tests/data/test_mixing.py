@@ -33,9 +33,9 @@ def test_a_box_is_clipped():
     cut = box(
         torch.tensor([0, 5, 9]), torch.tensor([0, 5, 5]), torch.tensor([4, 5, 6]), torch.tensor([4, 2, 10]), (10, 10)
     )
-    assert cut.sum((1, 2)).tolist() == [2 * 2, 4 * 2, 4 * 10]  # half is beyond the border; of 5 pixels 4 are taken
+    assert cut.sum((1, 2)).tolist() == [2 * 2, 5 * 2, 4 * 10]  # half is beyond the border
     assert cut[0, :2, :2].all()
-    assert cut[1, 3:7, 4:6].all()
+    assert cut[1, 3:8, 4:6].all()
 
 
 def test_the_share_of_cutmix_is_the_area_that_is_left():
@@ -57,6 +57,9 @@ def test_cutout():
         hidden = (RandomCutout(6)(x) == 0).sum((1, 2, 3))
     assert int(hidden.max()) == 36
     assert int(hidden.min()) == 9  # three quarters beyond a corner
+    for side in (1, 3):
+        hidden = (RandomCutout(side)(x) == 0).sum((1, 2, 3))
+        assert int(hidden.max()) == side**2
 
 
 def test_fractals_differ_and_have_structure():

@@ -48,6 +48,8 @@ def test_coco(folder):
     assert twice.known("boxes")[0, 0].tolist() == [4, 2, 12, 8]
     assert int((twice.known("masks") == 1).sum()) == 4 * (4 * 3 - 1)
     assert load_coco(written(folder, BOX)).masks is None
+    with pytest.warns(UserWarning, match="no masks, because an object of picture 7 has no segmentation"):
+        assert load_coco(written(folder, BOX, BOX | {"segmentation": POLYGON})).masks is None
 
 
 def test_masks_of_polygons_and_runs():

@@ -1,4 +1,5 @@
 import dataclasses
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -175,6 +176,15 @@ def test_two_digits_on_a_canvas():
         two_on_canvas(Dataset(data.x * 16, data.targets, data.classes))
     with pytest.raises(ValueError, match=r"square images \(N, C, S, S\) with classes, not \(9, 4\)"):
         two_on_canvas(Dataset(torch.rand(9, 4), torch.zeros(9).long(), ("a",)))
+
+
+def test_two_large_images_need_little_more_than_their_pictures():
+    data = Dataset(torch.rand(4, 3, 56, 56), torch.arange(4) % 2, ("a", "b"))
+    tracemalloc.start()
+    found = two_on_canvas(data, 2_000)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2.0 * found.images.numel()  # it was 13 times
 
 
 def test_parts_of_scenes():

@@ -10,14 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones import adam
+from agentlib.backbones import CNN, adam
 from agentlib.core import Learner, Step, Update
+from agentlib.core.randomness import fresh_weights
 from agentlib.core.trees import copied, difference
+from agentlib.data import Batches, Dataset
 from agentlib.engine import loop, run, torch_private
 from agentlib.engine.compiled import compiler_found
 from agentlib.engine.tape import CannotCompile, Ref
 from agentlib.engine.traced import CHECK_EVERY, MOST_TRACES, traced
-from agentlib.learners import DQN, GAN, Diffusion
+from agentlib.learners import DQN, GAN, Classifier, ClassifierConfig, Diffusion
+from agentlib.policies import CategoricalPolicy
 from tests.engine.draws import Draws, Noise
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +56,23 @@ def equal(one, other):
 
 def state_of(*modules):
     return [copied(module) for module in modules], torch.get_rng_state()
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_convolutions_of_one_channel_and_of_one_pixel():
+    """Where a size is 1, the order in memory that an operation reads off the strides is not the compiler's."""
+    images = torch.rand(64, 1, 9, 9, generator=torch.Generator().manual_seed(0))
+    data = Dataset(images, torch.arange(64) % 10, tuple("0123456789"))
+    config = ClassifierConfig(learning_rate=1e-3)
+
+    def classifier(compile):
+        with fresh_weights(0):
+            layers = ((8, 4, 2, 1), (1, 3, 1, 1), (8, 4, 1, 0), (8, 1, 1, 0))  # the last reads one pixel
+            policy = CategoricalPolicy(CNN((1, 9, 9), layers, feature_dim=16, norm="none"), 10)
+        return trained(Classifier(policy, config.optimizer(), config), Batches(data, 32, seed=0), 5, compile)
+
+    equal(classifier(True), classifier("eager"))
 
 
 @pytest.mark.slow

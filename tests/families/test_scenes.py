@@ -50,6 +50,14 @@ def test_boxes_are_judged_by_their_average_precision(splits):
     assert int(box[0, 5]) == int(splits.train.labels[there].mode().values)
 
 
+def test_evaluations_look_at_random_pictures(splits):
+    many = splits.train.take(torch.arange(28).repeat_interleave(10))  # in an order
+    judge = judge_of("depth", splits._replace(validation=many))
+    assert len(judge.evaluated) == 200
+    assert len(judge.evaluated.depth.unique(dim=0)) == 28
+    assert judge_of("depth", splits).evaluated is splits.validation
+
+
 def test_each_part_has_what_is_learned(splits):
     with pytest.raises(ValueError, match="these scenes have no depth"):
         judge_of("depth", splits._replace(test=dataclasses.replace(splits.test, depth=None)))

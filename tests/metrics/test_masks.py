@@ -3,7 +3,15 @@ import math
 import pytest
 import torch
 
-from agentlib.metrics.masks import adjusted_rand_index, confusion, depth_errors, mean_dice, mean_iou
+from agentlib.metrics.masks import (
+    adjusted_rand_index,
+    confusion,
+    depth_errors,
+    grouping_score,
+    instances,
+    mean_dice,
+    mean_iou,
+)
 
 
 def labelled(seed, n=5):
@@ -57,3 +65,41 @@ def test_errors_of_depths():
     assert mean.rmse == pytest.approx(float(truth.std(correction=0)))
     with pytest.raises(ValueError, match="depths are above 0, and the smallest is -1"):
         depth_errors(truth, -truth.clamp_max(1.0))
+
+
+def test_connected_pixels_of_one_class_are_an_object():
+    picture = torch.tensor(
+        [
+            [1, 1, 0, 1, 1],
+            [1, 0, 0, 0, 1],
+            [1, 1, 1, 1, 1],  # one object, around
+            [2, 0, 2, 0, 0],  # two of another class, which touch the first and each other at a corner alone
+            [0, 2, 0, 0, 2],
+        ]
+    )
+    found = instances(torch.stack([picture, torch.ones_like(picture), torch.zeros_like(picture)]))
+    first = found[0]
+    assert len(first[picture == 1].unique()) == 1
+    assert len(first[picture == 2].unique()) == 4
+    assert sorted(first.unique().tolist()) == [0, 1, 2, 3, 4, 5]
+    assert bool((first[picture == 0] == 0).all())
+    assert found[1].unique().tolist() == [1]
+    assert found[2].unique().tolist() == [0]
+
+
+def test_connected_pixels_equal_those_of_scipy():
+    ndimage = pytest.importorskip("scipy.ndimage")
+    classes = torch.randint(3, (4, 20, 30), generator=torch.Generator().manual_seed(0))
+    for one, found in zip(classes, instances(classes), strict=True):
+        for label in (1, 2):
+            expected, _ = ndimage.label((one == label).numpy())
+            there = one == label
+            assert adjusted_rand_index(found[there], torch.from_numpy(expected)[there]) == 1.0
+
+
+def test_the_score_of_a_grouping():
+    objects = torch.zeros(3, 4, 4, dtype=torch.int64)
+    objects[0, :2, :2], objects[0, 2:, 2:], objects[1, :3] = 1, 2, 1  # the third has none
+    assert grouping_score(objects * 7, objects) == 1.0
+    assert grouping_score((objects > 0).long(), objects) == pytest.approx(0.5)  # 0 for the first, 1 for one object
+    assert grouping_score(torch.zeros_like(objects), objects.zero_()) != grouping_score(objects, objects)  # NaN

@@ -45,15 +45,20 @@ def covariances(features: Tensor, masks: Tensor) -> Tensor:
 
 
 def coral(features: Tensor, masks: Tensor) -> Tensor:
-    """|C_a - C_b|^2 / (4 d^2), the mean over pairs of domains (Sun and Saenko 2016, arXiv:1607.01719), 0-dim."""
+    """|C_a - C_b|^2 / (4 d^2), the mean over pairs of domains (Sun and Saenko 2016, arXiv:1607.01719), 0-dim.
+
+    Domains with less than two examples have no covariance, and do not count.
+    """
     found = covariances(features, masks).flatten(1)
-    return _pairs((found[:, None] - found[None]).square().sum(2)) / (4.0 * features.shape[1] ** 2)
+    distance = (found[:, None] - found[None]).square().sum(2)
+    return _pairs(distance, masks.sum(1) > 1.0) / (4.0 * features.shape[1] ** 2)
 
 
 def mmd(features: Tensor, masks: Tensor) -> Tensor:
     """The squared maximum mean discrepancy (Gretton et al. 2012), the mean over pairs of domains, 0-dim.
 
     The kernel is the mean of five Gaussians, exp(-2^k |x - y|^2 / m) with k from -2 to 2 and m the mean |x - y|^2.
+    Domains without examples do not count.
     """
     square = features.square().sum(1)
     distance = (square[:, None] + square[None] - 2.0 * features @ features.T).clamp_min(0.0)
@@ -61,13 +66,13 @@ def mmd(features: Tensor, masks: Tensor) -> Tensor:
     kernel = torch.stack([(-(2.0**k) * scaled).exp() for k in range(-2, 3)]).mean(0)
     share = masks / masks.sum(1, keepdim=True).clamp_min(1.0)  # (D, N)
     inner = share @ kernel @ share.T
-    return _pairs(inner.diagonal()[:, None] + inner.diagonal()[None] - 2.0 * inner)
+    return _pairs(inner.diagonal()[:, None] + inner.diagonal()[None] - 2.0 * inner, masks.sum(1) > 0.0)
 
 
-def _pairs(values: Tensor) -> Tensor:
-    """The mean of `(D, D)` over pairs of different domains; the diagonal is 0."""
-    n = len(values)
-    return values.sum() / max(1, n * (n - 1))
+def _pairs(values: Tensor, there: Tensor) -> Tensor:
+    """The mean of `(D, D)` over pairs of different domains that are there `(D,)`; the diagonal is 0."""
+    n = there.to(values).sum()
+    return (values * (there[:, None] & there[None])).sum() / (n * (n - 1.0)).clamp_min(1.0)
 
 
 def tilted(shares: Tensor, losses: Tensor, step_size: float) -> Tensor:

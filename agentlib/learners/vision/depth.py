@@ -15,12 +15,12 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from agentlib.backbones import Optimized, UNet
 from agentlib.backbones.pixels import PixelNetwork
-from agentlib.core import Cosine, Learner, Optimizer, Recipe, Source, Step, Update
-from agentlib.core.config import Count, NonNegative, Rate
+from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Update
+from agentlib.core.config import NonNegative
 from agentlib.data import Examples, ScenesParts, shape_scenes
 from agentlib.families.scenes import SceneFacts, on_scenes
+from agentlib.learners.vision.pixels import OfPixels
 
 
 def depth_losses(log_depth: Tensor, truth: Tensor, variance: float = 0.0) -> Tensor:
@@ -30,17 +30,11 @@ def depth_losses(log_depth: Tensor, truth: Tensor, variance: float = 0.0) -> Ten
 
 
 @dataclass(frozen=True, kw_only=True)
-class DepthConfig(Optimized):
+class DepthConfig(OfPixels):
     """The numbers of a depth's run."""
 
-    learning_rate: Rate = Cosine(3e-3)
-    """Learning rate: a number or a schedule."""
-    batch_size: Count = 16
-    """Pictures per update."""
     variance: NonNegative = 0.5
     """Weight of the variance of a picture's errors."""
-    net_arch: tuple[int, ...] = (16, 32, 64, 64)
-    """Channels of the U-Net at each size, from the finest on; each size is half of the one before."""
 
 
 class Depth(Learner):
@@ -52,11 +46,6 @@ class Depth(Learner):
         super().__init__()
         self.network, self.config = network, config
         self.step = Step(network, optimizer, config.max_grad_norm)
-
-    @staticmethod
-    def auto(shape: tuple[int, ...], config: DepthConfig) -> nn.Module:
-        """The network that "auto" means."""
-        return UNet(shape, out_channels=config.net_arch[0], widths=config.net_arch)
 
     @classmethod
     def build(cls, backbone: nn.Module, config: DepthConfig, facts: SceneFacts) -> Self:

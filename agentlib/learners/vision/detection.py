@@ -12,6 +12,7 @@ them positive, with weights that make it the same in expectation; and both stage
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Self
 
@@ -87,6 +88,11 @@ class DetectionConfig(Optimized):
     net_arch: tuple[int, ...] = (32, 64, 64, 64, 64)
     """Channels of the network's convolutions; each of the first two halves the sides."""
 
+    def network(self, shape: Sequence[int]) -> CNN:
+        """The network of images `(C, H, W)` that "auto" means."""
+        layers = [(width, 3, 2 if i < 2 else 1, 1) for i, width in enumerate(self.net_arch)]
+        return CNN(shape, layers, feature_dim=None, norm="group")
+
 
 class Detection(Learner):
     """Learns boxes and classes of objects."""
@@ -97,12 +103,6 @@ class Detection(Learner):
         super().__init__()
         self.network, self.config = network, config
         self.step = Step(network, optimizer, config.max_grad_norm)
-
-    @staticmethod
-    def auto(shape: tuple[int, ...], config: DetectionConfig) -> nn.Module:
-        """The network that "auto" means."""
-        layers = [(width, 3, 2 if i < 2 else 1, 1) for i, width in enumerate(config.net_arch)]
-        return CNN(shape, layers, feature_dim=None, norm="group")
 
     @classmethod
     def build(cls, backbone: nn.Module, config: DetectionConfig, facts: SceneFacts) -> Self:

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones import Optimized, UNet
 from agentlib.backbones.pixels import PixelNetwork
-from agentlib.core import Cosine, Learner, Optimizer, Recipe, Source, Step, Update
-from agentlib.core.config import Count, NonNegative, Rate
+from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Update
+from agentlib.core.config import NonNegative
 from agentlib.data import Examples, ScenesParts, shape_scenes
 from agentlib.families.scenes import SceneFacts, on_scenes
+from agentlib.learners.vision.pixels import OfPixels
 
 
 def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -35,17 +35,11 @@ def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationConfig(Optimized):
+class SegmentationConfig(OfPixels):
     """The numbers of a segmentation's run."""
 
-    learning_rate: Rate = Cosine(3e-3)
-    """Learning rate: a number or a schedule."""
-    batch_size: Count = 16
-    """Pictures per update."""
     dice: NonNegative = 1.0
     """Weight of the Dice term of the loss."""
-    net_arch: tuple[int, ...] = (16, 32, 64, 64)
-    """Channels of the U-Net at each size, from the finest on; each size is half of the one before."""
 
 
 class Segmentation(Learner):
@@ -59,11 +53,6 @@ class Segmentation(Learner):
         super().__init__()
         self.network, self.config = network, config
         self.step = Step(network, optimizer, config.max_grad_norm)
-
-    @staticmethod
-    def auto(shape: tuple[int, ...], config: SegmentationConfig) -> nn.Module:
-        """The network that "auto" means."""
-        return UNet(shape, out_channels=config.net_arch[0], widths=config.net_arch)
 
     @classmethod
     def build(cls, backbone: nn.Module, config: SegmentationConfig, facts: SceneFacts) -> Self:

@@ -66,6 +66,16 @@ def test_mmd():
     assert float(mmd(torch.cat([x, x]), masks_of(torch.tensor([0] * 50 + [1] * 50), 2))) == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.parametrize("rule", [coral, mmd])
+def test_domains_that_a_batch_lacks_do_not_count(rule):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(20, 3, generator=generator) * torch.tensor([1.0] * 10 + [3.0] * 10)[:, None]
+    domain = torch.tensor([0] * 10 + [2] * 10)
+    two, four = rule(features, masks_of(domain // 2, 2)), rule(features, masks_of(domain, 4))
+    assert float(four) == pytest.approx(float(two))
+    assert float(rule(features, masks_of(torch.zeros(20), 4))) == 0.0
+
+
 def test_two_groups_in_the_closed_form():
     """Losses theta^2 and (theta - 1)^2, nine to one: the mean is least at .1, the worst of both at .5, q = (.5, .5)."""
     theta, q = torch.tensor(0.1), torch.tensor([0.5, 0.5])

@@ -1,6 +1,7 @@
 """GPT: exact values of its loss, its dependence on the past alone, its cache, and GPT-2's sizes and weights."""
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from agentlib.backbones import LSTM, OneHot, WithMemory
 from agentlib.core.recipe import Problem
 from agentlib.core.trees import mapped
 from agentlib.data.text import MARKOV, entropy_rate, markov, text_of
-from agentlib.data.tokens import Bytes
+from agentlib.data.tokens import Bytes, Characters
 from agentlib.engine import run
 from agentlib.families import texts
 from agentlib.families.texts import unigram_loss
@@ -187,6 +188,21 @@ def test_from_the_shell(tmp_path, monkeypatch, capsys):
     assert main(["sample", "run", "--prompt", "xyz"]) == 1
     assert "no token for 'x'" in capsys.readouterr().err
     assert main(["sample", "run", "--out", "text.npz"]) == 2
+
+
+def test_a_terminal_acts_on_no_character_of_a_text(tmp_path, capsys):
+    """Such as those of an escape sequence that cleared the screen, in a model that somebody else has trained."""
+    tokenizer = Characters("ab\x1b\n\r")
+    network = GPT.network(GPTConfig(context_length=8, embed_dim=8, n_layers=1, n_heads=1), 5)
+    save_model(LanguageModel(network, tokenizer.to_json(), 8), tmp_path / "model.safetensors")
+    assert main(["sample", str(tmp_path), "--prompt", "a", "--length", "60", "--n", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.replace("\n", "").isprintable()
+    assert r"\x1b" in printed
+    assert r"\r" in printed
+    texts = re.split(r"--- text \d of 3\n", printed)
+    assert len(set(texts)) == 4  # nothing stands before the first
+    assert main(["sample", str(tmp_path), "--n", "0"]) == 2
 
 
 @pytest.mark.parametrize("backbone", ["lstm", "gru"])

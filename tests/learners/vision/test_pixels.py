@@ -15,7 +15,7 @@ from agentlib.metrics.masks import mean_dice
 from agentlib.runs.models import load_model
 from agentlib.shell.main import main
 
-PICTURES = {"segmentation": "masks", "depth": "depth", "detection": "boxes"}
+PICTURES = {"segmentation": "masks", "depth": "depth", "detection": "boxes", "localization": "boxes"}
 
 
 def test_dice_of_certain_predictions_is_that_of_sets():
@@ -40,7 +40,7 @@ def test_the_depth_loss_sees_a_common_factor_only_in_its_first_term():
     torch.testing.assert_close(depth_losses(truth.log() + half, truth, 2.0), torch.full((3,), 0.3 + 2.0 * 0.09))
 
 
-MEASURES = {"segmentation": "mean_iou", "depth": "abs_rel", "detection": "map_50"}
+MEASURES = {"segmentation": "mean_iou", "depth": "abs_rel", "detection": "map_50", "localization": "map_50"}
 
 
 @pytest.mark.slow
@@ -61,9 +61,14 @@ def test_a_run_from_scenes(what, measure, tmp_path, capsys):
     assert lines[0].startswith("example 0: ")
     with np.load(tmp_path / "y.npz") as file:
         assert len(file["prediction"]) == 2
-    pytest.importorskip("PIL.Image").new("L", (30, 20)).save(tmp_path / "grey.png")
+    pillow = pytest.importorskip("PIL.Image")
+    pillow.new("L", (30, 20)).save(tmp_path / "grey.png")
     assert main(["predict", str(tmp_path / "run"), str(tmp_path / "grey.png")]) == 0
     assert capsys.readouterr().out.startswith("grey.png: ")
+    assert main(["predict", str(tmp_path / "run"), str(tmp_path / "x.npz"), "--out", str(tmp_path / "y.png")]) == 0
+    assert capsys.readouterr().out.endswith("y.png: 2 of 2 pictures\n")
+    with pillow.open(tmp_path / "y.png") as drawn:
+        assert min(drawn.size) > 200
 
 
 def test_scenes_without_the_part_that_is_learned():

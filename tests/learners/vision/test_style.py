@@ -1,10 +1,12 @@
 import pytest
 import torch
+from torch import nn
 
 from agentlib.backbones import CNN, MLP
 from agentlib.core.randomness import fresh_weights
 from agentlib.data import shape_scenes
 from agentlib.learners.vision.style import gram, style_loss, stylize
+from agentlib.learners.vision.vgg import DEVIATION, MEAN, VGG
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +67,46 @@ def test_parts_of_the_network_that_were_in_eval_mode_stay_in_it(network, images)
     stylize(network, *images, steps=0)
     assert network.training
     assert not frozen.training
+
+
+def plain_vgg(pooling):
+    """As torchvision's vgg11, with an eighth of its channels, and random weights."""
+    modules, channels = [], 3
+    for layer in (8, "pool", 16, "pool", 32, 32, "pool", 64, 64, "pool", 64, 64, "pool"):
+        if isinstance(layer, str):
+            modules.append(pooling(2))
+        else:
+            modules += [nn.Conv2d(channels, layer, 3, padding=1), nn.ReLU()]
+            channels = layer
+    return nn.Sequential(*modules)
+
+
+@pytest.mark.parametrize(("name", "pooling"), [("average", nn.AvgPool2d), ("max", nn.MaxPool2d)])
+def test_the_weights_of_a_vgg_are_read_by_their_names(name, pooling):
+    with fresh_weights(0):
+        plain = plain_vgg(pooling)
+    state = {f"features.{key}": value for key, value in plain.state_dict().items()}
+    network = VGG(state | {"classifier.0.weight": torch.zeros(8, 8)}, name)
+    assert network.names == ["conv1_1", "conv2_1", "conv3_1", "conv3_2", "conv4_1", "conv4_2", "conv5_1", "conv5_2"]
+    images = torch.rand(2, 3, 32, 40, generator=torch.Generator().manual_seed(1))
+    x = (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(DEVIATION).view(3, 1, 1)
+    expected = []
+    for module in plain:
+        x = module(x)
+        if isinstance(module, nn.ReLU):
+            expected.append(x)
+    for ours, theirs in zip(network.maps(images), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_an_image_in_the_style_of_another_by_a_vgg(images):
+    with fresh_weights(0):
+        state = {f"features.{key}": value for key, value in plain_vgg(nn.MaxPool2d).state_dict().items()}
+    network = VGG(state)
+    layers = [network.names.index(f"conv{block}_1") for block in (1, 2, 3)]
+    styled = stylize(network, *images, layers=layers, content_layer=network.names.index("conv3_2"), steps=3)
+    assert styled.style[-1] < styled.style[0]
+    with pytest.raises(ValueError, match=r"no state dict of torchvision's VGG without batch normalization"):
+        VGG(state | {"features.1.weight": torch.ones(8)})
+    with pytest.raises(ValueError, match=r"no state dict of torchvision's VGG"):
+        VGG({"conv1.weight": torch.ones(8, 3, 3, 3)})

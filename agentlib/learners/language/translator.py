@@ -1,0 +1,140 @@
+"""A network for the probabilities of a target's next token given a source, its tokenizer, and its decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agentlib.backbones import Described
+from agentlib.core.modes import in_eval_mode
+from agentlib.core.numbers import whole
+from agentlib.core.progress import watched
+from agentlib.data.parallel import END, PAD, SPECIAL, START, encoded, padded
+from agentlib.data.tokens import Tokenizer, tokenizer_from_json
+from agentlib.policies.decoding import beam_search, sampled
+
+AT_ONCE = 64
+"""Texts that are translated at once."""
+
+
+class Translator(Described):
+    """p(next token of the target | source, tokens before), by a network of two sequences.
+
+    Args:
+        backbone: `EncoderDecoder`, `RecurrentEncoderDecoder`, or another module with their methods `begin` and `step`.
+        tokenizer: as `Tokenizer.to_json` gives it; its first tokens are those of `agentlib.data.parallel.SPECIAL`.
+        max_length: tokens of a source or a target, at most.
+        tied: the output has the weights of the target's embedding (Press & Wolf 2017).
+
+    Raises:
+        ValueError: the backbone is none, has another vocabulary than the tokenizer, or that has other special tokens.
+    """
+
+    kind = "translator"
+
+    def __init__(
+        self, backbone: nn.Module, tokenizer: dict[str, Any], max_length: int = 128, tied: bool = True
+    ) -> None:
+        super().__init__()
+        self.backbone: Any = backbone
+        self.tokenizer, self.max_length, self.tied = tokenizer, whole("max_length", max_length, 1), bool(tied)
+        if not hasattr(backbone, "begin") or not hasattr(backbone, "step"):
+            raise ValueError("a translator has a network that reads one sequence and writes another, such as "
+                             f"encoder_decoder, not a {type(backbone).__name__}")  # fmt: skip
+        if self.text.special != SPECIAL:
+            raise ValueError(f"a tokenizer of pairs of texts begins with {' '.join(SPECIAL)}, and this one does not")
+        embedding = backbone.target_embedding
+        if not isinstance(embedding, nn.Embedding) or embedding.num_embeddings != self.text.size:
+            known = embedding.num_embeddings if isinstance(embedding, nn.Embedding) else "no"
+            raise ValueError(f"the network knows {known} tokens, and the tokenizer has {self.text.size}")
+        size = int(backbone.feature_dim)  # type: ignore[arg-type]
+        self.head = None if tied else nn.Linear(size, self.text.size, bias=False)
+
+    @cached_property
+    def text(self) -> Tokenizer:
+        """The tokenizer of source and target."""
+        return tokenizer_from_json(self.tokenizer)
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Logits `(..., V)` of features."""
+        if self.head is not None:
+            return self.head(features)  # type: ignore[no-any-return]
+        # An embedding has the size of the positions beside it; an output of that size would be sure at the start.
+        return nn.functional.linear(features * features.shape[-1] ** -0.5, self.backbone.target_embedding.weight)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        """Logits `(B, T, V)` of the token after each of `(B, T)`, given the source `(B, S)`; both may be padded."""
+        read = getattr(self.backbone, "whole", self.backbone)
+        return self.scores(read(source, target, source != PAD))
+
+    def begin(self, source: Tensor) -> tuple[Tensor, Any]:
+        """Logits `(B, V)` of the first token, and the state, for `agentlib.policies.decoding`."""
+        start = torch.full_like(source[:, 0], START)
+        return self.step(start, self.backbone.begin(source, source != PAD))
+
+    def step(self, token: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Logits `(B, V)` after one more token `(B,)`, and the next state; padding and `<s>` are never next."""
+        features, state = self.backbone.step(token, state)
+        logits = self.scores(features)
+        never = torch.arange(logits.shape[-1], device=logits.device)
+        return logits.masked_fill((never == PAD) | (never == START), -torch.inf), state
+
+    def translate(
+        self,
+        texts: Sequence[str],
+        *,
+        beams: int = 5,
+        length_penalty: float = 1.0,
+        word_bonus: float = 0.0,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+        length: int | None = None,
+    ) -> list[str]:
+        """A translation of each text.
+
+        Args:
+            texts: the sources.
+            beams: of the search for the most probable one; 1 takes or draws token by token.
+            length_penalty, word_bonus: see `agentlib.policies.decoding`.
+            temperature, top_k, top_p, generator: of one beam: 0 takes the best token; else see `restricted`.
+            length: tokens of a translation, at most; by default twice those of the source and ten more.
+
+        Raises:
+            ValueError: a text is longer than `max_length`, or a number is out of its range.
+        """
+        sources = encoded(texts, self.text)
+        order = sorted(range(len(sources)), key=lambda row: len(sources[row]))
+        if order and len(sources[order[-1]]) > self.max_length:
+            longest = len(sources[order[-1]])
+            raise ValueError(
+                f"text {order[-1] + 1} has {longest} tokens, more than the {self.max_length} that are read: cut it"
+            )
+        device, found = next(self.parameters()).device, [""] * len(sources)
+        parts = list[list[int]]()
+        for _, alike in groupby(order, key=lambda row: len(sources[row])):  # so that none depends on another
+            rows = list(alike)
+            parts += [rows[first : first + AT_ONCE] for first in range(0, len(rows), AT_ONCE)]
+        for part in watched(parts, "translations") if len(parts) > 50 else parts:
+            most = min(2 * len(sources[part[-1]]) + 10 if length is None else length, self.max_length)
+            with in_eval_mode(self):
+                logits, state = self.begin(padded([sources[row] for row in part]).to(device))
+                if beams == 1:
+                    how: Any = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "generator": generator}
+                    tokens = torch.stack(list(sampled(self.step, logits, state, most, end=END, **how)), 1)
+                else:
+                    how = {"length_penalty": length_penalty, "word_bonus": word_bonus}
+                    tokens = beam_search(self.step, logits, state, most, beams=beams, end=END, **how).tokens[:, 0]
+            for row, line in zip(part, tokens.cpu().numpy(), strict=True):
+                found[row] = self.text.decode(line)  # what follows the end is ends, of which nothing is left
+        return found
+
+    def generate(self, prompt: str, length: int = 200, *, beams: int = 1, **how: Any) -> Iterator[str]:
+        """Yields one translation, as `agentlib sample` asks for it; by default it is drawn."""
+        yield self.translate([prompt], beams=beams, length=length, **{"temperature": 1.0} | how)[0]
