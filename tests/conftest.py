@@ -8,8 +8,12 @@ import pytest
 import torch
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items):
-    """Tests marked `gpu` are skipped where there is none."""
+    """Tests marked `thorough` are slow, too; those marked `gpu` are skipped where there is none."""
+    for item in items:
+        if item.get_closest_marker("thorough"):
+            item.add_marker(pytest.mark.slow)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

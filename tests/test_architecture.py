@@ -46,10 +46,16 @@ def name_of(path: Path) -> str:
 MODULES = {name_of(path): path for path in FILES}
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """All of a file, which is parsed once for all tests."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imports(path: Path) -> set[str]:
     """The modules of the package that a file imports, anywhere in it."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "agentlib"}
         elif isinstance(node, ast.ImportFrom):
@@ -111,7 +117,7 @@ def test_modules_are_imported_by_name_only_where_it_is_meant():
     found = set()
     for path in FILES:
         text = path.read_text(encoding="utf-8")
-        for node in ast.walk(ast.parse(text)) if "import_module" in text else ():
+        for node in nodes(path) if "import_module" in text else ():
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
                 name = ast.unparse(node.args[0]).strip("f'\"")
                 if name.startswith("agentlib") or not isinstance(node.args[0], ast.Constant):
@@ -124,6 +130,6 @@ def test_files_and_functions_are_short(path):
     text = path.read_text(encoding="utf-8")
     is_algorithm = path.parent.parent.name == "learners" and path.name != "__init__.py"
     assert text.count("\n") <= (200 if is_algorithm else 400)
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or node.lineno) - node.lineno + 1 <= 60, node.name

@@ -21,3 +21,9 @@ def test_every_test_that_is_named_exists():
 def test_every_row_names_a_test():
     rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     assert [row for row in rows if "tests/" not in row and not row.startswith("| promise")] == []
+
+
+def test_thorough_tests_are_slow_too(request):
+    """So that the quick tests, those which are not slow, have none of them."""
+    marks = [[mark.name for mark in item.iter_markers()] for item in request.session.items]
+    assert [names for names in marks if "thorough" in names and "slow" not in names] == []

@@ -188,7 +188,7 @@ def test_evaluation_keeps_the_best_agent_and_does_not_change_the_run(tmp_path):
         tiny_run(env=gymnasium.make(IDENTITY), eval_every=50)
 
 
-@pytest.mark.parametrize(("steps", "every"), [(600, 2), (600, 7), (600, 50), (600, 600)])
+@pytest.mark.parametrize(("steps", "every"), [(300, 2), (300, 7), (300, 50), (300, 300)])
 def test_as_many_evaluations_as_asked_for(steps, every, monkeypatch):
     """From the first update on, after step 20: logs are written a hundred times in a run, evaluations when due."""
     seen = []

@@ -321,7 +321,7 @@ def test_other_actions_are_refused_by_name(what: str) -> None:
 @pytest.mark.parametrize("what", ["sac", "tqc", "td3", "ddpg"])
 def test_a_whole_run(what: str, tmp_path: Any) -> None:
     agent: Any = agentlib.train(
-        what, env="Pendulum-v1", steps=300, learning_starts=100, net_arch=(16, 16), progress=False, out=tmp_path / "run"
+        what, env="Pendulum-v1", steps=130, learning_starts=100, net_arch=(16, 16), progress=False, out=tmp_path / "run"
     )
     action = agent.act(np.zeros(3, np.float32))
     assert ACTIONS.contains(action)
