@@ -55,8 +55,19 @@ def test_parts_are_random_and_share_nothing():
     assert parts.test.digest == again.test.digest != other.test.digest
     everything = sorted(word for part in parts for word in part.source)
     assert everything == sorted(reversal().source)
+    assert len(set(everything)) == 3_000
     with pytest.raises(ValueError, match="2 pairs of texts are too few"):
         parallel_parts([("a", "b")] * 2)
+
+
+def test_some_of_the_pairs_are_random_ones():
+    data = reversal(50)
+    some = data.sampled(20)
+    places = [data.source.index(word) for word in some.source]
+    assert len(set(places)) == 20
+    assert places == sorted(places) != list(range(20))
+    assert some.digest == data.sampled(20).digest
+    assert data.sampled(50) is data
 
 
 def test_what_is_wrong_says_in_which_line(tmp_path):
