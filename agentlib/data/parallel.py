@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from codecs import BOM_UTF8
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,7 +183,7 @@ def _read(text: str) -> ParallelText:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a file; only a new line parts them.
+    """The lines of a file, without a byte order mark; only a new line parts them.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -190,9 +191,8 @@ def _lines(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    found = path.read_bytes().removesuffix(b"\n").split(b"\n")
-    lines = []
-    for number, line in enumerate(found, 1):
+    text, lines = path.read_bytes().removeprefix(BOM_UTF8), list[str]()
+    for number, line in enumerate(text.removesuffix(b"\n").split(b"\n") if text else [], 1):
         try:
             lines.append(line.decode().removesuffix("\r"))
         except UnicodeDecodeError as error:

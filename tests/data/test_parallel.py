@@ -38,6 +38,17 @@ def test_pairs_are_files_in_three_forms(tmp_path):
     assert backwards.digest != parallel_text(rows).digest
 
 
+def test_marks_of_the_byte_order_are_no_text_and_empty_files_no_pairs(tmp_path):
+    for language in ("en", "de"):
+        (tmp_path / f"marked.{language}").write_bytes(b"\xef\xbb\xbfa\r\n\nb\n")
+        (tmp_path / f"empty.{language}").write_bytes(b"")
+    assert list(parallel_text(f"{tmp_path}/marked#en-de").source) == ["a", "", "b"]
+    (tmp_path / "empty.tsv").write_bytes(b"")
+    for data in (f"{tmp_path}/empty#en-de", f"{tmp_path}/empty.tsv"):
+        with pytest.raises(ValueError, match="there are no pairs of texts"):
+            parallel_text(data)
+
+
 def test_a_folder_has_its_parts(tmp_path):
     for name, n in (("train", 3), ("val", 1), ("test", 2)):
         write(tmp_path, name, ENGLISH[:n], GERMAN[:n])

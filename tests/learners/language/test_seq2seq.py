@@ -177,6 +177,10 @@ def test_a_translation_does_not_depend_on_the_others(tmp_path):
 def test_mistakes():
     with pytest.raises(ValueError, match="text 2 has 17 tokens, more than the 16 that are read"):
         translator().translate(["a", "a" * 16])
+    with pytest.raises(TypeError, match="takes a list of texts"):
+        translator().translate("abc")
+    with pytest.raises(ValueError, match="length"):
+        translator().translate(["abc"], beams=1, length=0)
     with pytest.raises(ValueError, match="the network knows 9 tokens, and the tokenizer has 10"):
         Translator(RecurrentEncoderDecoder(9, 8), Characters("abcdef", SPECIAL).to_json())
     with pytest.raises(ValueError, match=r"begins with <pad> <s> </s> <unk>"):
