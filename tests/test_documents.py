@@ -294,8 +294,6 @@ SAID = [
      "denoising_autoencoder_digits/error denoising_autoencoder_digits/linear"),
     ("docs/memory.md", "about {:.0f} steps, one with memory for all {:.0f}",
      "dqn_without_memory/position_best recurrent_dqn_lstm/best"),
-    ("docs/performance.md", "{:.2f} in place of {:.2f}, paired over ten seeds",
-     "bfloat16_catch/bfloat16_last bfloat16_catch/float32_last"),
     ("README.md", "{:.1f} times as fast as Stable-Baselines3 once it is compiled, {:.1f} times uncompiled, {:.1f} "
      "times in the first run on a machine, and {:.1f} times as fast as SBX; PPO {:.1f} times",
      "dqn_warm dqn_eager first_run dqn_sbx ppo"),
