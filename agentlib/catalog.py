@@ -120,6 +120,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "language.gpt:RECIPE",
         "language model (Radford et al. 2018): predicts the next character, byte or piece of a text",
     ),
+    "bert": (
+        "language.bert:RECIPE",
+        "features of text (Devlin et al. 2019): predicts hidden tokens, and whether a piece follows another",
+    ),
     "seq2seq": (
         "language.seq2seq:RECIPE",
         "translation (Vaswani et al. 2017; Luong et al. 2015): from one text to another, by transformer or LSTM",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agentlib.core.numbers import whole
+from agentlib.data.mapped import first_that_is_not_finite, gathered
 from agentlib.metrics.targets import labels_for
 
 
@@ -44,15 +45,15 @@ class Dataset:
         for name, tensor in (("x", self.x), ("y", self.y)):
             if tensor is not None:
                 check_numbers(name, tensor.is_complex(), tensor.dim())
-        if self.x.is_floating_point() and not bool(torch.isfinite(self.x).all()):
-            row = int((~torch.isfinite(self.x.flatten(1))).any(1).nonzero()[0])
+        row = first_that_is_not_finite(self.x)
+        if row is not None:
             raise ValueError(f"example {row} holds NaN or infinite numbers: mend or leave it out")
         if self.y is None:
             return
         if len(self.y) != len(self.x):
             raise ValueError(f"there are {len(self.x)} examples and {len(self.y)} labels")
-        if self.y.is_floating_point() and not bool(torch.isfinite(self.y).all()):
-            row = int((~torch.isfinite(self.y.reshape(len(self.y), -1))).any(1).nonzero()[0])
+        row = first_that_is_not_finite(self.y)
+        if row is not None:
             raise ValueError(f"the target of example {row} is NaN or infinite: mend it, or leave the example out")
         if self.classes:
             object.__setattr__(self, "y", labels_for(self.x.shape[:1], self.y, len(self.classes), "y"))
@@ -104,9 +105,9 @@ class Dataset:
         return Dataset(self.x, numbers[self.targets])
 
     def take(self, rows: Tensor | NDArray[np.int64]) -> Dataset:
-        """The examples in these rows."""
+        """The examples in these rows; many large ones are written to a file, as `agentlib.data.mapped` says."""
         index = torch.as_tensor(rows)
-        return Dataset(self.x[index], None if self.y is None else self.y[index], self.classes)
+        return Dataset(gathered(self.x, index), None if self.y is None else self.y[index], self.classes)
 
     def sampled(self, most: int) -> Dataset:
         """All examples, or `most` random ones in their order, the same at each call."""

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from agentlib.data.datasets import Dataset, check_numbers
+from agentlib.data.mapped import room_for
 
 Loaded = Dataset | dict[str, Dataset]
 
@@ -170,9 +171,7 @@ def pixels(x: NDArray[np.uint8], channels_last: bool = False) -> NDArray[np.floa
         x = x[:, None]
     elif channels_last or (x.shape[-1] in (1, 3, 4) and x.shape[1] > x.shape[-1]):
         x = np.moveaxis(x, -1, 1)
-    images = np.ascontiguousarray(x, np.float32)  # a copy, since the bytes were none
-    images /= np.float32(255)
-    return images
+    return np.divide(x, np.float32(255), out=room_for(x.shape, np.float32))  # type: ignore[no-any-return]
 
 
 def load_images(path: str | Path, size: tuple[int, int] | None = None) -> Loaded:
@@ -232,21 +231,34 @@ def _load_classes(folders: Iterable[Path], size: tuple[int, int] | None) -> Data
 
 
 def load_pictures(pictures: Sequence[Any], size: tuple[int, int] | None = None) -> Dataset:
-    """Images without labels: files, or images of Pillow; the rest is as in `load_images`."""
-    are_files = [isinstance(one, str | Path) for one in pictures]
-    pairs = list(zip(pictures, are_files, strict=True))
-    arrays = [_read_image(Path(one), size) if is_file else _converted(one, size) for one, is_file in pairs]
-    sizes = {array.shape[:2]: number for number, array in enumerate(arrays)}
-    if len(sizes) > 1:
-        names = [one if is_file else f"picture {number}" for number, (one, is_file) in enumerate(pairs)]
-        listed = ", ".join(f"{names[number]} is {h}x{w}" for (h, w), number in list(sizes.items())[:2])
+    """Images without labels: files, or images of Pillow; the rest is as in `load_images`.
+
+    One at a time is in memory twice. Where all are large together, they are put into a file (`agentlib.data.mapped`).
+    """
+    found: NDArray[np.float32] = np.empty((len(pictures), 0, 0, 0), np.float32)
+    first_of: dict[tuple[int, ...], int] = {}  # picture of each size
+    for row, one in enumerate(pictures):
+        picture = np.moveaxis(_read_image(Path(one), size) if _is_file(one) else _converted(one, size), -1, 0)
+        first_of.setdefault(picture.shape[1:], row)
+        if len(first_of) > 1:
+            continue
+        if picture.shape[0] > found.shape[1]:  # the first one, or the first of colour
+            before, found = found[:row], room_for((len(pictures), *picture.shape), np.float32)
+            if row:
+                found[:row] = before
+        np.divide(picture, np.float32(255), out=found[row])
+    if len(first_of) > 1:
+        names = [pictures[row] if _is_file(pictures[row]) else f"picture {row}" for row in first_of.values()]
+        listed = ", ".join(f"{name} is {h}x{w}" for name, (h, w) in list(zip(names, first_of, strict=True))[:2])
         raise ValueError(
-            f"images of {len(sizes)} sizes: {listed}. Scale them to one: load_images(path, size=(height, width)) of "
+            f"images of {len(first_of)} sizes: {listed}. Scale them to one: load_images(path, size=(height, width)) of "
             "agentlib.data, data='FOLDER#HEIGHTxWIDTH', or --image-size HEIGHTxWIDTH"
         )
-    if len({array.shape[2] for array in arrays}) > 1:
-        arrays = [np.broadcast_to(array, (*array.shape[:2], 3)) for array in arrays]
-    return Dataset(torch.from_numpy(pixels(np.stack(arrays), channels_last=True)))
+    return Dataset(torch.from_numpy(found))
+
+
+def _is_file(picture: Any) -> bool:
+    return isinstance(picture, str | Path)
 
 
 def _read_image(file: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:

@@ -53,6 +53,7 @@ def load_model(
     from agentlib.learners.generative.denoising_autoencoder import Autoencoder
     from agentlib.learners.generative.latent_model import LatentModel
     from agentlib.learners.language.language_model import LanguageModel
+    from agentlib.learners.language.masked_model import MaskedLanguageModel
     from agentlib.learners.language.translator import Translator
     from agentlib.learners.meta.prototypical import PrototypicalNetwork
     from agentlib.learners.self_supervised.simclr import Projector
@@ -60,6 +61,6 @@ def load_model(
     from agentlib.learners.vision.localization import Localizer
 
     networks: tuple[Any, ...] = (Autoencoder, LanguageModel, LatentModel, Projector, PrototypicalNetwork)
-    networks += (PixelNetwork, Detector, Localizer, Translator)
+    networks += (PixelNetwork, Detector, Localizer, Translator, MaskedLanguageModel)
     known = POLICIES | {each.kind: each for each in networks}
     return rebuilt(path, description.get("model"), tensors, known | dict(classes or {})).to(device), about
