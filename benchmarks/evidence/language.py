@@ -120,7 +120,7 @@ EXPERIMENTS = [
             Claim("masked_loss", "its loss of letters that are hidden as in training"),
             Claim("next_accuracy", "is it the next piece? accuracy", reference=".5, chance"),
         ),
-        note="Tried first, on seed 1 of a smaller one (2 layers of 32, 1,000 updates): less than .05 above.",
+        note="Tried first, on seed 1 of a smaller one (2 layers of 32): .08 above after 600 updates, below .05 after 1,000.",
     ),
     Experiment(
         name="transformer_multi30k",
