@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from codecs import BOM_UTF8
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from agentlib.core.names import close_matches, shown
@@ -55,6 +57,12 @@ class ParallelText:
         """The pairs of these rows."""
         return ParallelText([self.source[row] for row in rows], [self.target[row] for row in rows])
 
+    def sampled(self, most: int) -> ParallelText:
+        """All pairs, or `most` random ones in their order, the same at each call."""
+        if len(self) <= most:
+            return self
+        return self.take(sorted(np.random.default_rng([len(self), 3]).permutation(len(self))[:most].tolist()))
+
     @property
     def digest(self) -> str:
         """SHA-256 of all pairs."""
@@ -71,11 +79,12 @@ class ParallelParts(NamedTuple):
 
 
 def reversal(n: int = 3_000, seed: int = 0) -> ParallelText:
-    """Words of 3 to 12 letters, to be spelled backwards."""
-    generator = np.random.default_rng(seed)
-    letters = [generator.integers(10, size=size) for size in generator.integers(3, 13, size=n)]
-    words = ["".join(chr(ord("a") + letter) for letter in word) for word in letters]
-    return ParallelText(words, [word[::-1] for word in words])
+    """Words of 3 to 12 letters, to be spelled backwards; each is there once, so that parts share none."""
+    generator, words = np.random.default_rng(seed), dict[str, None]()
+    while len(words) < n:
+        letters = [generator.integers(10, size=size) for size in generator.integers(3, 13, size=n - len(words))]
+        words |= dict.fromkeys("".join(chr(ord("a") + letter) for letter in word) for word in letters)
+    return ParallelText([*words], [word[::-1] for word in words])
 
 
 PARALLEL_TEXTS: dict[str, Callable[[], ParallelText]] = {"reversal": reversal}
@@ -174,7 +183,7 @@ def _read(text: str) -> ParallelText:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a file; only a new line parts them.
+    """The lines of a file, without a byte order mark; only a new line parts them.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -182,9 +191,8 @@ def _lines(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    found = path.read_bytes().removesuffix(b"\n").split(b"\n")
-    lines = []
-    for number, line in enumerate(found, 1):
+    text, lines = path.read_bytes().removeprefix(BOM_UTF8), list[str]()
+    for number, line in enumerate(text.removesuffix(b"\n").split(b"\n") if text else [], 1):
         try:
             lines.append(line.decode().removesuffix("\r"))
         except UnicodeDecodeError as error:
@@ -230,6 +238,22 @@ def encoded(texts: Sequence[str], tokenizer: Tokenizer, start: bool = False) -> 
     return [[*[START] * start, *tokenizer.encode(text).tolist(), END] for text in texts]
 
 
+def longest_sides(source: Sequence[Any], target: Sequence[Any], most: int, part: str = "") -> NDArray[np.int64]:
+    """The number of tokens of each pair's longer side `(N,)`, as `encoded` has them; `<s>` does not count.
+
+    Raises:
+        ValueError: one is above `most`; the message says which, and of which part.
+    """
+    lengths = np.array([max(len(one), len(two) - 1) for one, two in zip(source, target, strict=True)])
+    if lengths.max() > most:
+        worst = int(lengths.argmax())
+        raise ValueError(
+            f"pair {worst + 1}{part} has {lengths[worst]} tokens on a side, more than max_length={most}: raise it, "
+            "or leave the pair out"
+        )
+    return lengths
+
+
 class ParallelBatches(Source):
     """Batches of pairs of about the same length, so that little is padding.
 
@@ -255,13 +279,7 @@ class ParallelBatches(Source):
         super().__init__(seed)
         self.data_digest = f"{tokenizer.digest}{data.digest}"
         source, target = encoded(data.source, tokenizer), encoded(data.target, tokenizer, start=True)
-        lengths = np.array([max(len(one), len(two) - 1) for one, two in zip(source, target, strict=True)])
-        if lengths.max() > max_length:
-            worst = int(lengths.argmax())
-            raise ValueError(
-                f"pair {worst + 1} has {lengths[worst]} tokens on a side, more than max_length={max_length}: raise it, "
-                "or leave the pair out"
-            )
+        lengths = longest_sides(source, target, max_length)
         limits = np.unique(np.quantile(lengths, np.arange(1, BUCKETS + 1) / BUCKETS, method="higher"))
         self.bucket_of = np.searchsorted(limits, lengths)
         sizes = np.bincount(self.bucket_of, minlength=len(limits))

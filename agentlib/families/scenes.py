@@ -161,8 +161,8 @@ class ScenesJudge(Judge):
         measures = [Measure(f"test/{name}", value, floors[name], whose) for name, value in found.items()]
         if self.kind == "masks":
             objects = test.known("masks")
-            one = grouping_score((objects > 0).long(), objects)
-            score = grouping_score(instances(predictions), objects)
+            one = grouping_score(objects > 0, objects)
+            score = grouping_score(torch.cat([instances(part) for part in predictions.split(CHUNK)]), objects)
             measures.append(Measure("test/instances_ari", score, one, "all objects as one"))
         return measures
 

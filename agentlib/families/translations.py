@@ -20,6 +20,7 @@ from agentlib.data.parallel import (
     ParallelParts,
     ParallelText,
     encoded,
+    longest_sides,
     padded,
     parallel_parts,
 )
@@ -57,7 +58,7 @@ def on_translations(recipe: Recipe, problem: Problem) -> Job:
     the "transformer", "lstm" or "gru". Any other backbone is a built or a saved network.
 
     Raises:
-        ValueError: a pair is too long, or what `parallel_parts`, tokenizers and the learner raise.
+        ValueError: a pair of any part is too long, or what `parallel_parts`, tokenizers and the learner raise.
     """
     config: Any = problem.config
     parts = parallel_parts(problem.data, problem.seed)
@@ -78,6 +79,10 @@ def on_translations(recipe: Recipe, problem: Problem) -> Job:
         return load_backbone(name)
 
     source = ParallelBatches(parts.train, tokenizer, config.batch_size, config.max_length, problem.seed)
+    for name in ("validation", "test"):  # or a long run would end in an error
+        pairs = getattr(parts, name)
+        sides = encoded(pairs.source, tokenizer), encoded(pairs.target, tokenizer, start=True)
+        longest_sides(*sides, config.max_length, f" of the {name} part")
     learner = learner_for(recipe, problem, network, PairFacts(parts.train, tokenizer))
     judge = TranslationJudge(learner, source, parts, tokenizer, problem)
     return job_for(problem, learner, source, learner.product, judge)
@@ -113,9 +118,9 @@ class TranslationJudge(Judge):
     ) -> None:
         super().__init__()
         self.learner, self.source, self.parts, self.tokenizer = learner, source, parts, tokenizer
-        seen = min(EVALUATED, len(parts.validation))
+        self.evaluated = parts.validation.sampled(EVALUATED)
         # An update costs three passes for each pair, an evaluation one: it is to take a tenth of the time at most.
-        least = math.ceil(seen / (0.3 * problem.config.batch_size))
+        least = math.ceil(len(self.evaluated) / (0.3 * problem.config.batch_size))
         self.eval_every = max(int(problem.steps or 1) // EVALUATIONS, least)
         self.facts |= {"pairs": {name: len(part) for name, part in parts._asdict().items()}}
         self.facts |= {"vocabulary": tokenizer.size, "tokenizer": tokenizer.digest}
@@ -136,7 +141,7 @@ class TranslationJudge(Judge):
         return total / count
 
     def evaluate(self) -> dict[str, float]:
-        loss = self.loss_on(self.parts.validation.take(range(min(EVALUATED, len(self.parts.validation)))))
+        loss = self.loss_on(self.evaluated)
         self.note(self.source.updates, "validation", loss)
         return {"eval/loss": loss}
 

@@ -85,7 +85,8 @@ def apgd(
         point = (x + scale * delta.view_as(x)).detach().requires_grad_()
         loss, errs = height(point)
         (slope,) = torch.autograd.grad(loss.sum(), point)
-        return loss.detach(), errs, (slope * scale).flatten(1)
+        # A loss without a value is the lowest, and shows no way.
+        return loss.detach().nan_to_num(-math.inf), errs, (slope * scale).flatten(1).nan_to_num(0.0)
 
     def moved(delta: Tensor) -> Tensor:
         return project(delta, epsilon, norm).clamp(*room)
@@ -130,8 +131,8 @@ def square(
 ) -> Tensor:
     """The highest points `(B, ...)` in the ball of l-infinity that random squares have found; no gradient is needed.
 
-    Of images `(B, C, H, W)` a square has a sign for each channel; other examples are rows of numbers. The arguments
-    are those of `apgd`.
+    Of images `(B, C, H, W)` a square has a sign for each channel; other examples are rows of numbers. Where a side is
+    shorter than the square, a rectangle covers the same share. The arguments are those of `apgd`.
     """
     shape = x.shape if x.dim() == 4 else (len(x), 1, 1, x[0].numel())
     n, channels, rows, columns = shape
@@ -152,8 +153,12 @@ def square(
         if bool(errs.all()):
             break
         share = FIRST_SHARE * 0.5 ** sum(query * 10_000 > queries * one for one in HALVINGS)
-        side = max(1, round(math.sqrt(share * rows * columns)))
-        tall, wide = min(side, rows), min(side, columns)
+        area = share * rows * columns
+        tall = wide = max(1, round(math.sqrt(area)))
+        if tall > rows:
+            tall, wide = rows, round(area / rows)
+        elif wide > columns:
+            tall, wide = round(area / columns), columns
         top, left = (
             torch.randint(most + 1, (n, 1), generator=generator, device=x.device)
             for most in (rows - tall, columns - wide)
@@ -220,8 +225,8 @@ def auto_attack(
 ) -> Tensor:
     """Examples `(B, ...)`, changed by at most epsilon so that a model errs; those that withstand all stay as they are.
 
-    APGD on the cross-entropy, APGD on the targeted DLR for the likeliest other classes (of fewer than four classes on
-    the margin), then Square; each on the examples that withstood those before.
+    APGD on the cross-entropy, APGD on the targeted DLR for the likeliest other classes (of fewer than four classes, or
+    of four that are not all possible, on the margin), then Square; each on the examples that withstood those before.
 
     Args:
         model: a classifier or policy, attacked in eval mode, or any function with logits `(B, K)`.
@@ -253,10 +258,11 @@ def auto_attack(
         standing = _Standing(model, x, y)
         clean, labels = standing.clean, standing.labels
         standing.attempt(lambda logits, own, rows: functional.cross_entropy(logits, own, reduction="none"), ascent)
-        if clean.shape[1] < 4:
+        if bool((clean.isfinite().sum(1) < 4).any()):  # -inf rules a class out
             standing.attempt(lambda logits, own, rows: margin(logits, own), ascent)
         else:
-            others = clean.scatter(1, labels[:, None], -math.inf).argsort(1, descending=True)  # the own class is last
+            scores, others = clean.scatter(1, labels[:, None], -math.inf).sort(1, descending=True)
+            others = others.where(scores.isfinite(), others[:, :1])  # not the own class, nor one that is ruled out
             for target in others[:, :-1].unbind(1)[:targets]:
                 standing.attempt(partial(_towards, target), ascent)
         if norm == "linf" and queries:

@@ -84,9 +84,9 @@ def depth_errors(predicted: Tensor, truth: Tensor) -> DepthErrors:
 def adjusted_rand_index(first: Tensor, second: Tensor) -> float:
     """How far two groupings `(n,)` of the same things agree: 1 for the same groups, 0 on average for random ones."""
     a, b = first.unique(return_inverse=True)[1], second.unique(return_inverse=True)[1]
-    size = int(max(a.max(), b.max())) + 1
-    counts = confusion(a, b, size).double()
-    both, rows, columns = (float((n * (n - 1.0) / 2.0).sum()) for n in (counts, counts.sum(1), counts.sum(0)))
+    together = (a * (b.max() + 1) + b).unique(return_counts=True)[1]  # no table of all pairs, of which most are empty
+    each = (counts.double() for counts in (together, a.bincount(), b.bincount()))
+    both, rows, columns = (float((n * (n - 1.0) / 2.0).sum()) for n in each)
     chance, best = rows * columns / max(len(a) * (len(a) - 1) / 2.0, 1.0), (rows + columns) / 2.0
     return (both - chance) / (best - chance) if best != chance else 1.0
 

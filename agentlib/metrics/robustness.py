@@ -63,9 +63,7 @@ def robust_accuracy(
     Raises:
         ValueError: labels that do not fit or are none of the model's classes, an unknown attack, and what it raises.
     """
-    if attack not in ("pgd", "auto"):
-        raise ValueError(f"the attack is pgd or auto, not {attack!r}")
-    attempt: Any = auto_attack if attack == "auto" else pgd
+    attempt = _attack_of(attack)
     generator = torch.Generator(x.device).manual_seed(seed)
     right = list[Tensor]()
     for points in watched(x.split(CHUNK), "attacking"):
@@ -97,25 +95,34 @@ def transfer_matrix(
     y: Tensor | NDArray[Any],
     *,
     epsilon: float,
+    attack: Literal["pgd", "auto"] = "pgd",
     seed: int = 0,
     **settings: Any,
 ) -> dict[str, dict[str, float]]:
-    """The accuracy of each model on examples that PGD made for each: `matrix[made_for][judged]`.
+    """The accuracy of each model on the examples that were made for each: `matrix[made_for][judged]`.
 
     Beside the diagonal is an attacker who does not know the model (Papernot et al. 2016, arXiv:1605.07277). The
-    arguments are those of `robust_accuracy`.
+    arguments are those of `robust_accuracy`; but of several `restarts`, which are PGD's, the worst for the model that
+    they were made for is shown to all. "auto" changes nothing in an example that its model withstands.
     """
-    found = {}
+    attempt, found = _attack_of(attack), {}
     for made_for, model in watched(list(models.items()), "attacking"):
         generator = torch.Generator(x.device).manual_seed(seed)
         labels = labels_for(x.shape[:1], y, logits_of(model, x[:1]).shape[1], "y").to(x.device)
         parts = zip(x.split(CHUNK), labels.split(CHUNK), strict=True)
         how: Any = {"epsilon": epsilon, "generator": generator, **settings}
-        changed = torch.cat([pgd(model, points, own, **how) for points, own in parts])
+        changed = torch.cat([attempt(model, *part, **how) for part in parts]) if epsilon > 0.0 else x
         found[made_for] = {
             name: float((_choices(other, changed) == labels).double().mean()) for name, other in models.items()
         }
     return found
+
+
+def _attack_of(name: str) -> Any:
+    """The function of an attack by its name."""
+    if name not in ("pgd", "auto"):
+        raise ValueError(f"the attack is pgd or auto, not {name!r}")
+    return auto_attack if name == "auto" else pgd
 
 
 def _choices(model: nn.Module, x: Tensor) -> Tensor:

@@ -38,6 +38,17 @@ def test_pairs_are_files_in_three_forms(tmp_path):
     assert backwards.digest != parallel_text(rows).digest
 
 
+def test_marks_of_the_byte_order_are_no_text_and_empty_files_no_pairs(tmp_path):
+    for language in ("en", "de"):
+        (tmp_path / f"marked.{language}").write_bytes(b"\xef\xbb\xbfa\r\n\nb\n")
+        (tmp_path / f"empty.{language}").write_bytes(b"")
+    assert list(parallel_text(f"{tmp_path}/marked#en-de").source) == ["a", "", "b"]
+    (tmp_path / "empty.tsv").write_bytes(b"")
+    for data in (f"{tmp_path}/empty#en-de", f"{tmp_path}/empty.tsv"):
+        with pytest.raises(ValueError, match="there are no pairs of texts"):
+            parallel_text(data)
+
+
 def test_a_folder_has_its_parts(tmp_path):
     for name, n in (("train", 3), ("val", 1), ("test", 2)):
         write(tmp_path, name, ENGLISH[:n], GERMAN[:n])
@@ -55,8 +66,19 @@ def test_parts_are_random_and_share_nothing():
     assert parts.test.digest == again.test.digest != other.test.digest
     everything = sorted(word for part in parts for word in part.source)
     assert everything == sorted(reversal().source)
+    assert len(set(everything)) == 3_000
     with pytest.raises(ValueError, match="2 pairs of texts are too few"):
         parallel_parts([("a", "b")] * 2)
+
+
+def test_some_of_the_pairs_are_random_ones():
+    data = reversal(50)
+    some = data.sampled(20)
+    places = [data.source.index(word) for word in some.source]
+    assert len(set(places)) == 20
+    assert places == sorted(places) != list(range(20))
+    assert some.digest == data.sampled(20).digest
+    assert data.sampled(50) is data
 
 
 def test_what_is_wrong_says_in_which_line(tmp_path):

@@ -133,6 +133,39 @@ def test_no_gradient_is_needed():
     assert float(seeing) < float(blind) - 0.1
 
 
+@pytest.mark.parametrize(("ruled_out", "norm"), [(1, "l2"), (2, "linf"), (2, "l2")])
+def test_classes_that_are_ruled_out_do_not_weaken_it(ruled_out, norm):
+    """Of five classes, one or two always have -inf: the same as a network without them."""
+    plain = network(classes=5 - ruled_out)
+
+    class Masked(nn.Module):
+        def forward(self, x):
+            return functional.pad(1e6 * plain(x), (0, ruled_out), value=-math.inf)  # PGD's gradient is hidden, too
+
+    x, y = examples(plain)
+    how: Any = {"epsilon": 0.06 if norm == "linf" else 0.25, "norm": norm, "steps": 20}
+    found = auto_attack(Masked(), x, y, queries=0, generator=seeded(), **how)
+    assert bool(found.isfinite().all())
+    left = float((plain(found).argmax(1) == y).double().mean())
+    assert left == pytest.approx(float(robust_accuracy(plain, x, y, loss="margin", restarts=3, **how)), abs=0.04)
+
+
+@pytest.mark.parametrize("shape", [(1, 400), (1, 1, 4, 100), (1, 1, 100, 4), (1, 1, 20, 20)])
+def test_the_first_square_covers_four_fifths(shape):
+    seen = list[torch.Tensor]()
+
+    def height(points):
+        seen.append(points.clone())
+        return torch.zeros(1), torch.zeros(1, dtype=torch.bool)
+
+    flips = 0.0
+    for seed in range(30):
+        seen.clear()
+        square(height, torch.zeros(shape), epsilon=0.1, queries=1, generator=seeded(seed))
+        flips += float((seen[0] != seen[1]).double().mean()) / 30
+    assert flips == pytest.approx(0.4, abs=0.1)  # half of them have the other sign
+
+
 def test_bad_arguments_of_the_automatic_attack():
     model = network()
     x, y = examples(model)
@@ -155,6 +188,13 @@ def test_examples_for_one_model_are_judged_by_all():
     assert matrix["first"]["first"] == float(robust_accuracy(models["first"], x, y, epsilon=0.06, steps=10, seed=3))
     changed = attack(models["first"], x, y, epsilon=0.06, steps=10, generator=seeded(3))
     assert matrix["first"]["second"] == float((models["second"](changed).argmax(1) == y).double().mean())
+    how: Any = {"epsilon": 0.06, "steps": 10, "queries": 20, "seed": 3}
+    strong = transfer_matrix(models, x, y, attack="auto", **how)
+    assert strong["first"]["first"] == float(robust_accuracy(models["first"], x, y, attack="auto", **how))
+    unchanged = transfer_matrix(models, x, y, epsilon=0.0)
+    assert unchanged["first"]["second"] == float(robust_accuracy(models["second"], x, y, epsilon=0.0)) < 1.0
+    with pytest.raises(ValueError, match="the attack is pgd or auto, not 'apgd'"):
+        transfer_matrix(models, x, y, epsilon=0.06, attack="apgd")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -87,6 +87,13 @@ def test_connected_pixels_of_one_class_are_an_object():
     assert found[2].unique().tolist() == [0]
 
 
+def test_many_groups_need_no_table_of_their_pairs():
+    alone = torch.arange(60_000)
+    assert adjusted_rand_index(alone, alone + 5) == 1.0
+    assert adjusted_rand_index(alone, alone // 2) == 0.0
+    assert adjusted_rand_index(torch.tensor([0, 0, 1, 2]), torch.tensor([0, 0, 1, 1])) == pytest.approx(0.571429)
+
+
 def test_connected_pixels_equal_those_of_scipy():
     ndimage = pytest.importorskip("scipy.ndimage")
     classes = torch.randint(3, (4, 20, 30), generator=torch.Generator().manual_seed(0))

@@ -108,7 +108,12 @@ class Translator(Described):
 
         Raises:
             ValueError: a text is longer than `max_length`, or a number is out of its range.
+            TypeError: one text, which is no list of texts.
         """
+        if isinstance(texts, str):
+            raise TypeError("translate takes a list of texts: put the one into brackets")
+        if length is not None:
+            whole("length", length, 1)
         sources = encoded(texts, self.text)
         order = sorted(range(len(sources)), key=lambda row: len(sources[row]))
         if order and len(sources[order[-1]]) > self.max_length:

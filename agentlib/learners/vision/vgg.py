@@ -39,7 +39,8 @@ class VGG(nn.Module):
         found = [re.fullmatch(r"features\.(\d+)\.weight", name) for name in state]
         places = sorted(int(match[1]) for match in found if match)
         weights = [state[f"features.{place}.weight"] for place in places]
-        if not places or places[0] != 0 or any(one.dim() != 4 or one.shape[2:] != (3, 3) for one in weights):
+        are_whole = all(f"features.{place}.bias" in state for place in places)
+        if not are_whole or places[:1] != [0] or any(one.dim() != 4 or one.shape[2:] != (3, 3) for one in weights):
             raise ValueError(
                 "this is no state dict of torchvision's VGG without batch normalization: features.0.weight and so on "
                 "are the 3x3 convolutions of vgg11, vgg13, vgg16 or vgg19"

@@ -12,7 +12,7 @@ import agentlib
 from agentlib.backbones import LuongAttention, RecurrentEncoderDecoder
 from agentlib.core import Cosine, Warmup
 from agentlib.core.recipe import Problem
-from agentlib.data.parallel import END, PAD, SPECIAL, encoded, padded, reversal
+from agentlib.data.parallel import END, PAD, SPECIAL, ParallelParts, encoded, padded, parallel_text, reversal
 from agentlib.data.tokens import Characters
 from agentlib.engine import run
 from agentlib.learners.language.seq2seq import Seq2Seq, Seq2SeqConfig, token_losses
@@ -177,6 +177,10 @@ def test_a_translation_does_not_depend_on_the_others(tmp_path):
 def test_mistakes():
     with pytest.raises(ValueError, match="text 2 has 17 tokens, more than the 16 that are read"):
         translator().translate(["a", "a" * 16])
+    with pytest.raises(TypeError, match="takes a list of texts"):
+        translator().translate("abc")
+    with pytest.raises(ValueError, match="length"):
+        translator().translate(["abc"], beams=1, length=0)
     with pytest.raises(ValueError, match="the network knows 9 tokens, and the tokenizer has 10"):
         Translator(RecurrentEncoderDecoder(9, 8), Characters("abcdef", SPECIAL).to_json())
     with pytest.raises(ValueError, match=r"begins with <pad> <s> </s> <unk>"):
@@ -191,6 +195,15 @@ def test_mistakes():
         agentlib.train("seq2seq", data="reversal", backbone="lstmm", steps=1, progress=False)
     with pytest.raises(ValueError, match=r"pair \d+ has \d+ tokens on a side, more than max_length=9"):
         agentlib.train("seq2seq", data="reversal", max_length=9, steps=1, progress=False)
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+@pytest.mark.parametrize("pair", [("ab", "ba" * 5), ("ab" * 5, "ba")])
+def test_long_pairs_of_any_part_are_refused_before_the_run(part, pair):
+    short = parallel_text([("ab", "ba")] * 4)
+    parts = ParallelParts(short, short, short)._replace(**{part: parallel_text([("ab", "ba"), pair])})
+    with pytest.raises(ValueError, match=f"pair 2 of the {part} part has 11 tokens on a side, more than max_length=8"):
+        job_of("seq2seq", Problem(data=parts, steps=1, device="cpu"), max_length=8)
 
 
 @pytest.mark.slow

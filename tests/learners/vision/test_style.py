@@ -110,3 +110,5 @@ def test_an_image_in_the_style_of_another_by_a_vgg(images):
         VGG(state | {"features.1.weight": torch.ones(8)})
     with pytest.raises(ValueError, match=r"no state dict of torchvision's VGG"):
         VGG({"conv1.weight": torch.ones(8, 3, 3, 3)})
+    with pytest.raises(ValueError, match=r"no state dict of torchvision's VGG"):
+        VGG({"features.0.weight": torch.ones(8, 3, 3, 3)})  # without biases
