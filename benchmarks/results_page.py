@@ -33,6 +33,8 @@ HEAD = (
     "covers about 75% with 3 and 90% with 5)."
 )
 
+DESIGNED = "Their seeds, settings and bounds are fixed; `python benchmarks/results.py NAME` runs one."
+
 
 def page(found: Mapping[str, Experiment]) -> str:
     """The page of all experiments that were measured."""
@@ -50,6 +52,9 @@ def page(found: Mapping[str, Experiment]) -> str:
     for family in dict.fromkeys(experiment.family for experiment, _ in shown):
         parts.append(f"## {family}")
         parts += [section(*one) for one in shown if one[0].family == family]
+    ready = [f"- `{name}`: {planned(experiment)}" for name, experiment in found.items() if name not in results]
+    if ready:
+        parts += ["## Designed, and not run", DESIGNED, "\n".join(ready)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -84,6 +89,12 @@ def section(experiment: Experiment, result: Mapping[str, Any]) -> str:
     for claim, number in pairs(experiment, result):
         lines.append(line(claim.what, claim.reference, value(number), each(claim, number), asked(claim, number)))
     return "\n".join([*lines, *(["", experiment.note] if experiment.note else [])])
+
+
+def planned(experiment: Experiment) -> str:
+    """An experiment of which no seed was run, in a line."""
+    first = experiment.first_seed
+    return f"{experiment.data}. Seeds {first} to {first + experiment.seeds - 1}. {experiment.note}".rstrip()
 
 
 def seconds_of_a_seed(result: Mapping[str, Any]) -> float:
