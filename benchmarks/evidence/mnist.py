@@ -314,7 +314,7 @@ EXPERIMENTS = [
             Claim("clean", "clean accuracy", at_least=0.98, reference=".985, Wong et al. 2020"),
         ),
         note="The network, batches, rate and both attacks are those of Wong et al. (2020), who learn from 60,000 "
-        "images. Tried first, under weaker attacks on some hundred images: a rate that rises faster at first, with .39, "
+        "images. Tried first, under weaker attacks on few images: a rate that rises faster at first, with .39, "
         ".94 and .81 robust on the seeds 100 to 102; a peak of 0.002, with .81 and .84 on 100 and 101; three steps of "
         "0.15, which learned nothing; and this rate, with .71 and .84 on 100 and 102.",
     ),
