@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +29,9 @@ def room_for(shape: Sequence[int], dtype: Any) -> NDArray[Any]:
     if size < LARGE:
         return np.empty(shape, dtype)
     with tempfile.NamedTemporaryFile() as file:  # a map of it holds it; when both are gone, so is its space on the disk
-        return np.memmap(file.name, dtype, "w+", shape=tuple(shape))
+        if hasattr(os, "posix_fallocate"):  # or a full disk would end the process where the array is filled
+            os.posix_fallocate(file.fileno(), 0, size)
+        return np.memmap(file.name, dtype, "r+", shape=tuple(shape))
 
 
 def gathered(x: Tensor, rows: Tensor) -> Tensor:

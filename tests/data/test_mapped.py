@@ -1,7 +1,9 @@
 """What is too large for memory stays on the disk, and is the same."""
 
+import os
 import subprocess
 import sys
+from tempfile import NamedTemporaryFile
 
 import numpy as np
 import pytest
@@ -35,6 +37,23 @@ def test_large_folders_are_the_same_from_a_file(colour_from, tmp_path, monkeypat
     for one, other in zip(found_parts, usual_parts, strict=True):
         assert torch.equal(one.x, other.x)
         assert torch.equal(one.targets, other.targets)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no way to ask for room")
+def test_room_on_the_disk_is_taken_at_once(monkeypatch):
+    """A file with holes would end the process by a signal where the disk is full."""
+    files = []
+
+    def kept(**settings):
+        files.append(NamedTemporaryFile(delete=False, **settings))  # noqa: SIM115 (closed by the caller)
+        return files[-1]
+
+    monkeypatch.setattr(mapped, "LARGE", 1)
+    monkeypatch.setattr(mapped.tempfile, "NamedTemporaryFile", kept)
+    array = room_for((100, 1_000), np.float32)
+    assert array.shape == (100, 1_000)
+    assert os.stat(files[0].name).st_blocks * 512 >= 400_000
+    os.unlink(files[0].name)
 
 
 def test_rows_are_gathered_in_their_order(monkeypatch):
