@@ -128,6 +128,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "language.seq2seq:RECIPE",
         "translation (Vaswani et al. 2017; Luong et al. 2015): from one text to another, by transformer or LSTM",
     ),
+    "t5": (
+        "language.t5:RECIPE",
+        "text to text (Raffel et al. 2020): fills in spans that were cut out, for seq2seq to go on from",
+    ),
 }
 """By name: where the recipe is, below `agentlib.learners`, and one line about it."""
 

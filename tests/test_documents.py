@@ -136,6 +136,7 @@ EXAMPLES = {
     "train_dqn.py": ["--steps", "800"],
     "train_gpt.py": ["--steps", "5"],
     "translate.py": ["--steps", "5"],
+    "fine_tune.py": ["--steps", "5", "--more", "2"],
     "train_ppo.py": ["--steps", "512"],
     "train_sac.py": ["--steps", "1200"],
     "compare_with_sb3.py": ["--steps", "800", "--seeds", "1"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agentlib.backbones.adaptation import lora, merged
 from agentlib.backbones.base import Backbone, Observation, SequenceBackbone, State
 from agentlib.backbones.cnn import CNN, NatureCNN
 from agentlib.backbones.combine import Chain, Nested, OneHot, RunningNorm, Table
@@ -70,6 +71,8 @@ __all__ = [
     "initialize",
     "lars",
     "load_backbone",
+    "lora",
+    "merged",
     "rmsprop",
     "save_backbone",
     "sgd",

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from agentlib.backbones.adaptation import merged
 from agentlib.backbones.specs import Classes, from_spec, spec_of
 from agentlib.core.names import one_line, shown
 from agentlib.core.randomness import host_generator_kept
@@ -56,7 +57,8 @@ def save_backbone(backbone: nn.Module, path: str | os.PathLike[str]) -> Path:
 def write(path: str | os.PathLike[str], network: nn.Module, description: dict[str, Any]) -> Path:
     """Writes a network and its description to one file, whole or not at all; returns its path."""
     # Clones: safetensors does not write two names of one memory, such as tied weights.
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    weights = merged(network).state_dict()
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     return write_tensors(path, tensors, description)
 
 

@@ -103,8 +103,11 @@ class RecurrentEncoderDecoder(Described):
         return self.dropped.p
 
     def read(self, source: Tensor, source_mask: Tensor) -> tuple[Tensor, tuple[State, ...]]:
-        """The memory `(B, S, dim)` of tokens `(B, S)`, and the states of the decoder's layers, each `(B, 1, dim)`."""
-        memory: Tensor = self.source_embedding(source)
+        """The memory `(B, S, dim)` of tokens `(B, S)`, and the states of the decoder's layers, each `(B, 1, dim)`.
+
+        In place of tokens there may be their vectors `(B, S, dim)`.
+        """
+        memory: Tensor = source if source.dim() == 3 else self.source_embedding(source)
         states: list[State] = []
         for encoder in self.encoders:
             memory, last = encoder(self.dropped(memory), lengths=source_mask.sum(1))

@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from agentlib.backbones.adaptation import merged
 from agentlib.core.names import close_matches, shown
 from agentlib.core.randomness import host_generator_kept
 from agentlib.core.spaces import space_to_json
@@ -45,6 +46,7 @@ def spec_of(module: nn.Module) -> Spec:
     Raises:
         ValueError: there is no spec, so that a file could not say how to build the network again.
     """
+    module = merged(module)
     spec = getattr(module, "spec", None)
     if isinstance(spec, dict):
         return spec

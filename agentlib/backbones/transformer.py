@@ -56,16 +56,20 @@ class Embedding(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
-        """`(B, T, dim)` of vectors `(B, T, input_dim)` or tokens `(B, T)` at positions `(B, T)`."""
+        """`(B, T, dim)` of vectors `(B, T, input_dim)`, tokens `(B, T)` or their embeddings, at positions `(B, T)`."""
         expected = "(B, T)" if self.input_dim is None else f"(B, T, {self.input_dim})"
-        if x.dim() != (2 if self.input_dim is None else 3) or (self.input_dim or 0) not in (0, x.shape[-1]):
+        of_tokens = self.input_dim is None
+        width = self.content.weight.shape[-1] if of_tokens else self.input_dim
+        if not (of_tokens and x.dim() == 2) and (x.dim() != 3 or x.shape[-1] != width):
             raise ValueError(f"this transformer reads {expected}, not {tuple(x.shape)}")
         if self.table is not None and x.shape[1] > self.max_length:
             raise ValueError(
                 f"a sequence of {x.shape[1]} steps is longer than the {self.max_length} learned positions: raise "
                 "max_length, or choose positions='rotary' or 'sinusoidal'"
             )
-        h: Tensor = self.content(x.long() if self.input_dim is None else x.to(self.content.weight.dtype))
+        h = x.to(self.content.weight.dtype) if x.dim() == 3 else x.long()
+        if not of_tokens or x.dim() == 2:
+            h = self.content(h)
         if self.table is not None:
             h = h + self.table(position)
         elif self.positions == "sinusoidal":
@@ -364,6 +368,11 @@ class EncoderDecoder(Described):
         """The tokens `(B, S, dim)` of the source, for decoding step by step: `decoder(token, state, memory=tokens)`."""
         masks = () if source_mask is None else (source_mask,)
         return self.encoder.maps(source, *masks)[-1]
+
+    @property
+    def source_embedding(self) -> nn.Module:
+        """The embedding of an encoder of tokens, for what is read as vectors `(B, S, dim)` in place of them."""
+        return self.encoder.embedding.content  # type: ignore[no-any-return, union-attr]
 
     @property
     def target_embedding(self) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -155,24 +156,32 @@ class Step(nn.Module):
                 self.register_buffer("decayed", torch.cat(decayed), persistent=False)
             self._divide()
 
-    def forward(self, loss: Tensor, clock: Clock) -> Tensor:
-        """One step downhill on a 0-dim loss; returns the gradient's global norm before clipping, 0-dim, detached."""
+    def forward(self, loss: Tensor | Iterable[Tensor], clock: Clock) -> Tensor:
+        """One step downhill on a 0-dim loss; returns the gradient's global norm before clipping, 0-dim, detached.
+
+        Of several losses the sum counts. They may be computed as they are asked for, so that what one of them needs is
+        in memory alone.
+        """
         device = self.count.device.type
         is_mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         # A loss may have been computed in bfloat16; what follows is not.
-        with torch.autocast(device, enabled=False) if is_mixed else nullcontext():
-            gradients = torch.autograd.grad(loss, self.parameter_list, allow_unused=True, materialize_grads=True)
-            with torch.no_grad():
-                # The norm of the pieces' norms, as torch's own clipping rounds it.
-                norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
-                norm: Tensor = torch.linalg.vector_norm(norms)
-                limit = self.max_grad_norm
-                share = None if limit is None else once((limit / (norm + 1e-6)).clamp(max=1.0))
-                self.count += 1
-                if self.rule is None:
-                    self._torch_step(gradients, share)
-                else:
-                    self._follow_rule(self.rule, gradients, share, clock)
+        plain = partial(torch.autocast, device, enabled=False) if is_mixed else nullcontext
+        gradients: Any = ()
+        for part in (loss,) if isinstance(loss, Tensor) else loss:
+            with plain():
+                found = torch.autograd.grad(part, self.parameter_list, allow_unused=True, materialize_grads=True)
+                gradients = tuple(map(torch.add, gradients, found)) if gradients else found
+        with plain(), torch.no_grad():
+            # The norm of the pieces' norms, as torch's own clipping rounds it.
+            norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
+            norm: Tensor = torch.linalg.vector_norm(norms)
+            limit = self.max_grad_norm
+            share = None if limit is None else once((limit / (norm + 1e-6)).clamp(max=1.0))
+            self.count += 1
+            if self.rule is None:
+                self._torch_step(gradients, share)
+            else:
+                self._follow_rule(self.rule, gradients, share, clock)
         return norm
 
     def _divide(self) -> None:

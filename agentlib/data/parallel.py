@@ -88,7 +88,23 @@ def reversal(n: int = 3_000, seed: int = 0) -> ParallelText:
     return ParallelText([*words], [word[::-1] for word in words])
 
 
-PARALLEL_TEXTS: dict[str, Callable[[], ParallelText]] = {"reversal": reversal}
+WORD_TASKS: dict[str, Callable[[str], str]] = {
+    "reverse": lambda word: word[::-1],
+    "sort": lambda word: "".join(sorted(word)),
+    "shift": lambda word: "".join(chr(ord(letter) + 1) for letter in word),
+}
+"""What is to be done with a word, by name."""
+
+
+def word_tasks(n: int = 6_000, seed: int = 0) -> ParallelText:
+    """Words to be spelled backwards, sorted, or shifted by a letter, as the name of the task before each says."""
+    words, names = reversal(n, seed).source, [*WORD_TASKS]
+    chosen = [names[number % len(names)] for number in range(n)]
+    targets = [WORD_TASKS[name](word) for name, word in zip(chosen, words, strict=True)]
+    return ParallelText([f"{name} {word}" for name, word in zip(chosen, words, strict=True)], targets)
+
+
+PARALLEL_TEXTS: dict[str, Callable[[], ParallelText]] = {"reversal": reversal, "word_tasks": word_tasks}
 """Pairs by name; `agentlib list data` prints the first line of each docstring."""
 
 

@@ -97,7 +97,12 @@ TEXTS: dict[str, Callable[[], str]] = {"markov": markov}
 """Texts by name; `agentlib list data` prints the first line of each docstring."""
 
 
-def text_of(data: Any, tokenizer: str | Tokenizer = "characters", vocabulary_size: int = 4096) -> Text:
+def text_of(
+    data: Any,
+    tokenizer: str | Tokenizer = "characters",
+    vocabulary_size: int = 4096,
+    special: tuple[str, ...] = (),
+) -> Text:
     """Any text as tokens.
 
     Args:
@@ -106,6 +111,7 @@ def text_of(data: Any, tokenizer: str | Tokenizer = "characters", vocabulary_siz
         tokenizer: "characters", "bytes" or "bpe", whose vocabulary the text makes; the file of a model or a tokenizer;
             or a tokenizer.
         vocabulary_size: tokens of "bpe".
+        special: tokens that stand for no text, of a tokenizer that is made.
 
     Raises:
         FileNotFoundError: nothing is at the path.
@@ -120,7 +126,7 @@ def text_of(data: Any, tokenizer: str | Tokenizer = "characters", vocabulary_siz
     if not size:
         raise ValueError("the text is empty")
     if isinstance(tokenizer, str):
-        tokenizer = _tokenizer(tokenizer, pieces, vocabulary_size)
+        tokenizer = _tokenizer(tokenizer, pieces, vocabulary_size, special)
     is_path = isinstance(data, str | Path) and data not in TEXTS
     if isinstance(tokenizer, Bytes) and not tokenizer.special and size > LARGE and is_path and Path(data).is_file():
         return Text(np.memmap(data, np.uint8, "r"), tokenizer)
@@ -141,15 +147,17 @@ def text_of(data: Any, tokenizer: str | Tokenizer = "characters", vocabulary_siz
         return Text(np.memmap(file.name, tokenizer.dtype, "r"), tokenizer)
 
 
-def _tokenizer(name: str, pieces: Callable[[], Iterator[Any]], vocabulary_size: int) -> Tokenizer:
+def _tokenizer(
+    name: str, pieces: Callable[[], Iterator[Any]], vocabulary_size: int, special: tuple[str, ...]
+) -> Tokenizer:
     if name == "bytes":
-        return Bytes()
+        return Bytes(special)
     if name == "bpe":
-        return BytePairs.trained(pieces(), vocabulary_size)
+        return BytePairs.trained(pieces(), vocabulary_size, special)
     characters = set[str]()
     for piece in pieces():  # one at a time is in memory
         characters.update(piece)
-    return Characters(characters)
+    return Characters(characters, special)
 
 
 def _pieces_of(data: Any, as_bytes: bool) -> tuple[int, Callable[[], Iterator[Any]]]:

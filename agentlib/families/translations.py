@@ -63,29 +63,35 @@ def on_translations(recipe: Recipe, problem: Problem) -> Job:
     config: Any = problem.config
     parts = parallel_parts(problem.data, problem.seed)
     tokenizer = tokenizer_for(parts.train, config.tokenizer, config.vocabulary_size)
-
-    def network() -> nn.Module:
-        name, kind = problem.backbone, cast(Any, recipe.learner)
-        if isinstance(name, nn.Module):
-            return name
-        if isinstance(name, Mapping):
-            return from_spec(dict(name))
-        if name in ("auto", *NETWORKS):
-            return kind.network(config, tokenizer.size, NETWORKS[0] if name == "auto" else name)  # type: ignore[no-any-return]
-        if isinstance(name, str) and not is_path(name):
-            raise ValueError(
-                f"unknown backbone {shown(name)}{close_matches(name, NETWORKS)}; or give a saved one's file"
-            )
-        return load_backbone(name)
-
     source = ParallelBatches(parts.train, tokenizer, config.batch_size, config.max_length, problem.seed)
     for name in ("validation", "test"):  # or a long run would end in an error
         pairs = getattr(parts, name)
         sides = encoded(pairs.source, tokenizer), encoded(pairs.target, tokenizer, start=True)
         longest_sides(*sides, config.max_length, f" of the {name} part")
-    learner = learner_for(recipe, problem, network, PairFacts(parts.train, tokenizer))
+    learner = learner_for(
+        recipe, problem, lambda: network_of(recipe, problem, tokenizer), PairFacts(parts.train, tokenizer)
+    )
     judge = TranslationJudge(learner, source, parts, tokenizer, problem)
     return job_for(problem, learner, source, learner.product, judge)
+
+
+def network_of(recipe: Recipe, problem: Problem, tokenizer: Tokenizer) -> nn.Module:
+    """The problem's network of two sequences: built, saved, or made by the learner's `network`.
+
+    Raises:
+        ValueError: there is no such one; the message has close matches.
+    """
+    name, kind = problem.backbone, cast(Any, recipe.learner)
+    if isinstance(name, nn.Module):
+        return name
+    if isinstance(name, Mapping):
+        return from_spec(dict(name))
+    if name in ("auto", *NETWORKS):
+        chosen = NETWORKS[0] if name == "auto" else name
+        return kind.network(problem.config, tokenizer.size, chosen)  # type: ignore[no-any-return]
+    if isinstance(name, str) and not is_path(name):
+        raise ValueError(f"unknown backbone {shown(name)}{close_matches(name, NETWORKS)}; or give a saved one's file")
+    return load_backbone(name)
 
 
 def tokenizer_for(pairs: ParallelText, name: str, vocabulary_size: int) -> Tokenizer:
@@ -97,7 +103,7 @@ def tokenizer_for(pairs: ParallelText, name: str, vocabulary_size: int) -> Token
     """
     if name not in KINDS:
         found = tokenizer_in(name)
-        if found.special != SPECIAL:
+        if found.special[: len(SPECIAL)] != SPECIAL:
             raise ValueError(f"the tokenizer of {shown(name)} is none of pairs of texts: it lacks {' '.join(SPECIAL)}")
         return found
     if name == "bytes":

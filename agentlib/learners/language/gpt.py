@@ -13,13 +13,15 @@ GPT-2 in a dropout within the MLP, too, and in drawing windows from anywhere in 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones import Optimized, TransformerDecoder, adamw, initialize
+from agentlib.backbones import Optimized, TransformerDecoder, adamw, initialize, lora
 from agentlib.backbones.attention import Layer
 from agentlib.backbones.transformer import Positions
 from agentlib.core import Cosine, Learner, Optimizer, Recipe, Rule, Source, Step, Update, Warmup
@@ -52,6 +54,8 @@ class GPTConfig(Optimized):
     """Learning rate of AdamW: a number or a schedule."""
     batch_size: Count = 12
     """Windows per update."""
+    gradient_accumulation_steps: Count = 1
+    """Parts of a batch that are computed one after the other: the same update in less memory."""
     max_grad_norm: NonNegative | None = 1.0
     weight_decay: NonNegative = 0.1
     """Weight decay of matrices and embeddings."""
@@ -73,6 +77,10 @@ class GPTConfig(Optimized):
     """Tokens: "characters", "bytes" or "bpe"; or the file of a tokenizer or of a model, whose tokens are taken."""
     vocabulary_size: Count = 4096
     """Number of tokens of "bpe"."""
+    tuning: Literal["full", "head", "lora"] = "full"
+    """Weights that are trained: all; a new output layer alone; or changes of low rank (LoRA), of a saved backbone."""
+    lora_rank: Count = 8
+    """Rank of these changes."""
     optimizer_name: Literal["adam", "adamw", "rmsprop", "sgd", "adagrad", "lars"] = "adamw"
 
     def optimizer(self) -> Rule:
@@ -107,9 +115,17 @@ class GPT(Learner):
 
     @classmethod
     def build(cls, backbone: nn.Module, config: GPTConfig, facts: TextFacts) -> Self:
-        """On a network with memory that reads tokens; the output of a transformer shares its embedding's weights."""
+        """On a network with memory that reads tokens; the output of a transformer shares its embedding's weights.
+
+        With tuning="head" it begins as them.
+        """
         context = min(backbone.window, config.context_length) if isinstance(backbone, TransformerDecoder) else None
-        model = LanguageModel(backbone, facts.tokenizer.to_json(), context, tied=context is not None)
+        is_tied = context is not None and config.tuning != "head"
+        if config.tuning != "full":
+            backbone = lora(backbone, config.lora_rank if config.tuning == "lora" else 0)
+        model = LanguageModel(backbone, facts.tokenizer.to_json(), context, is_tied)
+        if isinstance(backbone, TransformerDecoder) and model.head is not None:
+            model.head.load_state_dict(backbone.embedding.content.state_dict())
         return cls(model, config.optimizer(), config)
 
     @property
@@ -122,10 +138,17 @@ class GPT(Learner):
 
     def update(self, batch: TextWindow) -> Update:
         """One step on the loss of a batch; `per_sample` holds the losses `(B,)`."""
-        losses = self.losses(batch.tokens)
-        loss = losses.mean()
-        norm = self.step(loss, batch.clock)
-        return Update({"loss": loss.detach(), "grad_norm": norm}, losses.detach().mean(1))
+        found = list[Tensor]()
+
+        def parts() -> Iterator[Tensor]:
+            for tokens in batch.tokens.chunk(self.config.gradient_accumulation_steps):
+                losses = self.losses(tokens)
+                found.append(losses.detach())
+                yield losses.mean() * (len(tokens) / len(batch.tokens))
+
+        norm = self.step(parts(), batch.clock)
+        losses = torch.cat(found)
+        return Update({"loss": losses.mean(), "grad_norm": norm}, losses.mean(1))
 
     @classmethod
     def tiny(cls, seed: int = 0) -> tuple[Self, Source]:

@@ -16,7 +16,7 @@ which is the same as an embedding times that. We differ from all of them in size
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,11 +28,13 @@ from agentlib.backbones import (
     TransformerDecoder,
     TransformerEncoder,
     adam,
+    lora,
 )
 from agentlib.backbones.luong import Attention
 from agentlib.core import Cosine, Learner, Optimizer, Recipe, Rule, Source, Step, Update, Warmup
 from agentlib.core.config import Count, NonNegative, Rate, Unit
 from agentlib.data.parallel import PAD, ParallelBatch, ParallelParts, parallel_text, reversal
+from agentlib.families.texts import TextFacts
 from agentlib.families.translations import PairFacts, on_translations
 from agentlib.learners.language.translator import Translator
 
@@ -80,6 +82,12 @@ class Seq2SeqConfig(Optimized):
     """Tokens of both languages: "characters", "bytes" or "bpe"; or the file of a model, whose tokens are taken."""
     vocabulary_size: Count = 4096
     """Number of tokens of "bpe"."""
+    tuning: Literal["full", "lora", "prompt"] = "full"
+    """Weights that are trained: all; or, of a saved backbone, changes of low rank (LoRA) or a prompt before sources."""
+    lora_rank: Count = 8
+    """Rank of these changes."""
+    prompt_length: Count = 8
+    """Number of vectors of a learned prompt."""
 
     def optimizer(self) -> Rule:
         is_usual = self.optimizer_name == "adam"
@@ -108,9 +116,14 @@ class Seq2Seq(Learner):
         )
 
     @classmethod
-    def build(cls, backbone: nn.Module, config: Seq2SeqConfig, facts: PairFacts) -> Self:
+    def build(cls, backbone: nn.Module, config: Seq2SeqConfig, facts: PairFacts | TextFacts) -> Self:
         """On a network of two sequences; the output shares the weights of the target's embedding."""
-        return cls(Translator(backbone, facts.tokenizer.to_json(), config.max_length), config.optimizer(), config)
+        if config.tuning != "full":
+            backbone = lora(backbone, config.lora_rank if config.tuning == "lora" else 0)
+        prompt_length = config.prompt_length if config.tuning == "prompt" else 0
+        tokenizer = facts.tokenizer.to_json()
+        model = Translator(backbone, tokenizer, config.max_length, prompt_length=prompt_length)
+        return cls(model, config.optimizer(), config)
 
     @property
     def product(self) -> nn.Module:
