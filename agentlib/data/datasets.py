@@ -113,7 +113,12 @@ class Dataset:
         """All examples, or `most` random ones in their order, the same at each call."""
         if len(self) <= most:
             return self
-        return self.take(np.sort(np.random.default_rng([len(self), 3]).permutation(len(self))[:most]))
+        return self.take(some_of(len(self), most))
+
+
+def some_of(count: int, most: int) -> NDArray[np.int64]:
+    """`most` random rows of `count` in their order, the same at each call."""
+    return np.sort(np.random.default_rng([count, 3]).permutation(count)[:most])
 
 
 class Splits(NamedTuple):

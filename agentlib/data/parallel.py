@@ -18,6 +18,7 @@ from torch import Tensor
 from agentlib.core.names import close_matches, shown
 from agentlib.core.schedules import Clock
 from agentlib.core.source import Source
+from agentlib.data.datasets import some_of
 from agentlib.data.tokens import UNKNOWN, Tokenizer
 
 PAD, START, END = 0, 1, 2
@@ -61,7 +62,7 @@ class ParallelText:
         """All pairs, or `most` random ones in their order, the same at each call."""
         if len(self) <= most:
             return self
-        return self.take(sorted(np.random.default_rng([len(self), 3]).permutation(len(self))[:most].tolist()))
+        return self.take(some_of(len(self), most).tolist())
 
     @property
     def digest(self) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from agentlib.core.numbers import whole
+from agentlib.data.datasets import some_of
 from agentlib.data.files import pixels
 from agentlib.metrics.boxes import Convention, as_corners
 
@@ -143,7 +144,7 @@ class Scenes:
         """All scenes, or `most` random ones in their order, the same at each call."""
         if len(self) <= most:
             return self
-        return self.take(np.sort(np.random.default_rng([len(self), 3]).permutation(len(self))[:most]))
+        return self.take(some_of(len(self), most))
 
 
 def check_boxes(boxes: Tensor, there: Tensor, sides: tuple[int, int]) -> None:
