@@ -102,6 +102,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "Wasserstein GAN (Arjovsky et al. 2017) by gradient penalty, clipping or spectral norm",
     ),
     "diffusion": ("generative.diffusion:RECIPE", "denoising diffusion (Ho et al. 2020), plain or conditional"),
+    "pixel_cnn": (
+        "generative.pixel_cnn:RECIPE",
+        "images pixel after pixel (van den Oord et al. 2016): exact likelihoods, of bits or levels",
+    ),
     "denoising_autoencoder": (
         "generative.denoising_autoencoder:RECIPE",
         "denoising autoencoder (Vincent et al. 2008): codes and scores by removing noise",

@@ -128,6 +128,8 @@ def test_a_run_a_report_and_a_resume_that_equals_it(name, tmp_path):
 ONLY_WITH = {
     **dict.fromkeys(("alpha", "anneal", "ratio", "step_size"), "method"),
     "clip": "constraint",
+    "condition_dropout": "conditional",
+    **dict.fromkeys(("guidance_scale", "sampler"), "noise_steps"),
     "goal_selection_strategy": "n_sampled_goal",
     "log_std_init": "use_sde",
     "lora_rank": "tuning",

@@ -13,6 +13,7 @@ from agentlib.backbones.layers import initialize
 from agentlib.backbones.luong import LuongAttention, RecurrentEncoderDecoder
 from agentlib.backbones.mlp import MLP
 from agentlib.backbones.optimizers import Optimized, adagrad, adam, adamw, lars, rmsprop, sgd
+from agentlib.backbones.pixel_cnn import GatedPixelCNN
 from agentlib.backbones.recurrent import GRU, LSTM, RNN
 from agentlib.backbones.resnet import ResNet
 from agentlib.backbones.return_conditioned import Prompt, ReturnConditioned
@@ -36,6 +37,7 @@ __all__ = [
     "Described",
     "DiffusionModel",
     "EncoderDecoder",
+    "GatedPixelCNN",
     "Generator",
     "LuongAttention",
     "MLPDecoder",
@@ -82,6 +84,6 @@ __all__ = [
 _NETWORKS: tuple[type[Described], ...] = (
     MLP, NatureCNN, CNN, ResNet, UNet, OneHot, Table, Nested, Chain, RunningNorm, RNN, LSTM, GRU, TransformerEncoder,
     TransformerDecoder, EncoderDecoder, ViT, Swin, WithMemory, WholeSequence, ReturnConditioned, MLPDecoder, Generator,
-    MLPDenoiser, UNetDenoiser, DiffusionModel, RecurrentEncoderDecoder,
+    MLPDenoiser, UNetDenoiser, DiffusionModel, RecurrentEncoderDecoder, GatedPixelCNN,
 )  # fmt: skip
 BACKBONES |= {network.kind: network for network in _NETWORKS}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -20,9 +20,14 @@ from torch import Tensor, nn
 from agentlib.backbones.mlp import MLP
 from agentlib.backbones.specs import Described
 from agentlib.backbones.unet import UNet
+from agentlib.core.names import look_up
 from agentlib.core.progress import watched
 
 Schedule = Literal["linear", "cosine"]
+Variance = Literal["small", "large", "learned"]
+Sampler = Literal["ddpm", "ddim", "dpm"]
+VARIANCES: dict[str, Variance] = {name: name for name in get_args(Variance)}
+SAMPLERS: dict[str, Sampler] = {name: name for name in get_args(Sampler)}
 LARGEST_BETA = 0.999
 SMALL_IMAGE = 64
 """Images of more pixels than this get a U-Net by default."""
@@ -78,6 +83,7 @@ class MLPDenoiser(Described):
         hidden: widths of the layers.
         condition_dim: numbers in a condition; 0 for none.
         frequencies: of the waves of x.
+        learn_variance: give as many numbers again, the logits of the variance that `DiffusionModel` learns.
     """
 
     kind = "mlp_denoiser"
@@ -91,23 +97,28 @@ class MLPDenoiser(Described):
         hidden: Sequence[int] = (128, 128, 128),
         condition_dim: int = 0,
         frequencies: Sequence[float] = (1.0, 2.0, 4.0, 8.0, 16.0),
+        learn_variance: bool = False,
     ) -> None:
         super().__init__()
         self.shape, self.hidden, self.condition_dim = tuple(shape), tuple(hidden), int(condition_dim)
+        self.learn_variance = bool(learn_variance)
         self.register_buffer("frequencies", torch.tensor(list(map(float, frequencies))), persistent=False)
         self.register_buffer("rates", time_rates(), persistent=False)
         size = math.prod(self.shape)
         inputs = size * (1 + 2 * len(self.frequencies)) + 2 * len(self.rates) + self.condition_dim
         self.trunk = MLP(inputs, self.hidden, "silu")
-        self.head = nn.Linear(self.trunk.feature_dim, size)
+        self.head = nn.Linear(self.trunk.feature_dim, size * (1 + self.learn_variance))
 
     def forward(self, x: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Velocities `(B, *shape)` for x `(B, *shape)`, times `(B,)` from 0 to 1, conditions `(B, condition_dim)`."""
+        """Velocities `(B, *shape)` for x `(B, *shape)`, times `(B,)` from 0 to 1, conditions `(B, condition_dim)`.
+
+        With `learn_variance` the first axis of a sample is twice as long: velocities, then logits.
+        """
         flat = x.flatten(1)  # (B, d)
         inputs = [flat, waves(flat, self.frequencies), waves(time[:, None], self.rates)]
         inputs += condition_inputs(condition, self.condition_dim, flat)
         velocity: Tensor = self.head(self.trunk(torch.cat(inputs, 1)))
-        return velocity.view_as(x)
+        return velocity.view(len(x), self.shape[0] * (1 + self.learn_variance), *self.shape[1:])
 
 
 class UNetDenoiser(Described):
@@ -118,6 +129,7 @@ class UNetDenoiser(Described):
         widths: channels at each size.
         condition_dim: numbers in a condition; 0 for none.
         embedding_dim: width of the embedding of time and condition that the blocks see.
+        learn_variance: as `MLPDenoiser` has it.
     """
 
     kind = "unet_denoiser"
@@ -130,13 +142,16 @@ class UNetDenoiser(Described):
         widths: Sequence[int] = (32, 64),
         condition_dim: int = 0,
         embedding_dim: int = 128,
+        learn_variance: bool = False,
     ) -> None:
         super().__init__()
         self.shape, self.condition_dim, self.embedding_dim = tuple(shape), int(condition_dim), int(embedding_dim)
+        self.learn_variance = bool(learn_variance)
         self.register_buffer("rates", time_rates(), persistent=False)
         inputs = 2 * len(self.rates) + self.condition_dim
         self.embedding = MLP(inputs, (self.embedding_dim, self.embedding_dim), "silu")
-        self.unet = UNet(self.shape, widths=widths, condition_dim=self.embedding_dim)
+        channels = self.shape[0] * (1 + self.learn_variance)
+        self.unet = UNet(self.shape, channels, widths=widths, condition_dim=self.embedding_dim)
         self.widths = self.unet.widths
 
     def forward(self, x: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -147,7 +162,11 @@ class UNetDenoiser(Described):
 
 
 def denoiser_for(
-    shape: Sequence[int], backbone: Any = "auto", hidden: Sequence[int] = (128, 128, 128), condition_dim: int = 0
+    shape: Sequence[int],
+    backbone: Any = "auto",
+    hidden: Sequence[int] = (128, 128, 128),
+    condition_dim: int = 0,
+    learn_variance: bool = False,
 ) -> nn.Module:
     """A denoiser of samples: "auto" means layers of `hidden`, and a U-Net for images of more than 64 pixels.
 
@@ -156,6 +175,7 @@ def denoiser_for(
         backbone: "auto", "mlp", "unet", or a built denoiser, which is taken as it is.
         hidden: widths of the layers of "mlp".
         condition_dim: numbers in a condition; 0 for none.
+        learn_variance: as `MLPDenoiser` has it; a built denoiser has its own.
 
     Raises:
         ValueError: another backbone, or a U-Net for samples that are no images.
@@ -166,10 +186,10 @@ def denoiser_for(
     if backbone == "unet" or (backbone == "auto" and is_image and math.prod(shape[1:]) > SMALL_IMAGE):
         if not is_image:
             raise ValueError(f"a U-Net takes images (C, H, W), and an example of this data is {tuple(shape)}")
-        return UNetDenoiser(shape, condition_dim=condition_dim)
+        return UNetDenoiser(shape, condition_dim=condition_dim, learn_variance=learn_variance)
     if backbone not in ("auto", "mlp"):
         raise ValueError(f"diffusion takes backbone auto, mlp, unet, or a module such as MLPDenoiser, not {backbone!r}")
-    return MLPDenoiser(shape, hidden, condition_dim)
+    return MLPDenoiser(shape, hidden, condition_dim, learn_variance=learn_variance)
 
 
 class DiffusionModel(Described):
@@ -182,6 +202,8 @@ class DiffusionModel(Described):
         schedule: how noise grows, "linear" or "cosine".
         clip: while sampling, cut predictions of x_0 to the range of the data. Right for data with hard limits, such as
             actions and pixels, and for samples in few steps; it would cut the tails of points in the plane.
+        variance: of the random steps of "ddpm": "small", that of q(x_{t-1} | x_t, x_0); "large", beta_t; or "learned",
+            exp(v log large + (1 - v) log small) with v by the denoiser (Nichol & Dhariwal 2021, eq. 15).
     """
 
     kind = "diffusion"
@@ -201,10 +223,12 @@ class DiffusionModel(Described):
         noise_steps: int = 1000,
         schedule: Schedule = "cosine",
         clip: bool = False,
+        variance: Variance = "small",
     ) -> None:
         super().__init__()
         self.denoiser, self.shape = denoiser, tuple(shape)
         self.noise_steps, self.schedule, self.clip = int(noise_steps), schedule, bool(clip)
+        self.variance = look_up("variance", variance, VARIANCES)
         beta = betas(schedule, self.noise_steps)
         kept = (1.0 - beta).cumprod(0)  # float64: late in the cosine schedule it is tiny
         self.register_buffer("beta", beta, persistent=False)
@@ -224,35 +248,84 @@ class DiffusionModel(Described):
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """The noise predicted in standardized x `(B, *shape)` at times `(B,)` int64."""
-        kept = self._at(self.alpha_bar, t)
-        noise: Tensor = kept.sqrt() * self.velocity(x, t, condition) + (1.0 - kept).sqrt() * x
-        return noise
+        return self.noise_in(x, t, self.velocity(x, t, condition))
 
     def clean(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """The x_0 predicted from x; cut to the data's range if `clip`."""
-        kept = self._at(self.alpha_bar, t)
-        origin: Tensor = kept.sqrt() * x - (1.0 - kept).sqrt() * self.velocity(x, t, condition)
-        return torch.minimum(torch.maximum(origin, self.low), self.high) if self.clip else origin
+        return self.origin_in(x, t, self.velocity(x, t, condition))
 
     def velocity(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """The network's prediction."""
-        velocity: Tensor = self.denoiser(x, (t.to(x.dtype) + 1.0) / self.noise_steps, condition)
-        return velocity
+        return self.outputs(x, t, condition)[0]
+
+    def outputs(
+        self, x: Tensor, t: Tensor, condition: Tensor | None = None, guidance_scale: float = 1.0
+    ) -> tuple[Tensor, Tensor | None]:
+        """The velocity `(B, *shape)`, and the logits of v `(B, *shape)` of a learned variance, or None.
+
+        With a condition c both are guided without a classifier (Ho & Salimans 2022, arXiv:2207.12598), s the
+        `guidance_scale`: (1 - s) f(x) + s f(x, c). So 1 is plain and 0 unconditional, each of one pass.
+        """
+        time = (t.to(x.dtype) + 1.0) / self.noise_steps
+        if condition is None or guidance_scale in (0.0, 1.0):
+            output = self.denoiser(x, time, condition if guidance_scale else None)
+        else:
+            both = torch.cat([torch.zeros_like(condition), condition])
+            plain, conditional = self.denoiser(torch.cat([x, x]), torch.cat([time, time]), both).chunk(2)
+            output = plain + guidance_scale * (conditional - plain)
+        velocity, logits = output.chunk(2, 1) if self.variance == "learned" else (output, None)
+        return velocity, logits
+
+    def noise_in(self, x: Tensor, t: Tensor, velocity: Tensor) -> Tensor:
+        """The noise in x by its velocity, each `(B, *shape)`."""
+        kept = self._at(self.alpha_bar, t)
+        noise: Tensor = kept.sqrt() * velocity + (1.0 - kept).sqrt() * x
+        return noise
+
+    def origin_in(self, x: Tensor, t: Tensor, velocity: Tensor) -> Tensor:
+        """The x_0 of x by its velocity, each `(B, *shape)`; cut to the data's range if `clip`."""
+        kept = self._at(self.alpha_bar, t)
+        origin: Tensor = kept.sqrt() * x - (1.0 - kept).sqrt() * velocity
+        return torch.minimum(torch.maximum(origin, self.low), self.high) if self.clip else origin
 
     def noised(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise, for standardized x_0 `(B, *shape)` and times `(B,)`."""
         kept = self._at(self.alpha_bar, t)
         return kept.sqrt() * x + (1.0 - kept).sqrt() * noise
 
-    def posterior(self, origin: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean `(B, *shape)` and variance `(B, 1, ...)` of q(x_{t-1} | x_t, x_0); the small of the two usual ones."""
-        kept, before, beta = (self._at(values, t) for values in (self.alpha_bar, self.alpha_bar_before, self.beta))
+    def posterior(self, origin: Tensor, x: Tensor, t: Tensor, previous: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean `(B, *shape)` and variance `(B, 1, ...)` of q(x_{t-1} | x_t, x_0); the small of the two usual ones.
+
+        With `previous (B,)` the step leads to these times in place of t - 1.
+        """
+        kept, before, beta = self._step(t, previous)
         mean = (before.sqrt() * beta * origin + (1.0 - beta).sqrt() * (1.0 - before) * x) / (1.0 - kept)
         return mean, (1.0 - before) / (1.0 - kept) * beta
 
+    def log_variance(self, t: Tensor, logits: Tensor | None = None, previous: Tensor | None = None) -> Tensor:
+        """That of p(x_{t-1} | x_t), as `variance` has it: `(B, 1, ...)`, or `(B, *shape)` by the logits of v.
+
+        At t = 0, where the small variance is 0, that of t = 1 stands for it.
+        """
+        kept, before, beta = self._step(t.clamp_min(1), previous)
+        small, large = (before.neg().log1p() - kept.neg().log1p() + beta.log()), self._step(t, previous)[2].log()
+        if logits is not None:
+            return torch.lerp(small, large.expand_as(logits), logits.sigmoid())
+        return large if self.variance == "large" else small
+
+    def _step(self, t: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """abar_t, abar at the end of the step, and the beta of the step, each `(B, 1, ...)`."""
+        if previous is None:
+            return self._at(self.alpha_bar, t), self._at(self.alpha_bar_before, t), self._at(self.beta, t)
+        beta = 1.0 - self.alpha_bar[t] / self.alpha_bar[previous]  # in float64
+        return self._at(self.alpha_bar, t), self._at(self.alpha_bar, previous), self._column(beta)
+
     def _at(self, values: Tensor, t: Tensor) -> Tensor:
-        """The values at times `(B,)` as `(B, 1, ...)`, so that they multiply samples."""
-        return values[t].to(self.center.dtype).view(-1, *[1] * len(self.shape))
+        return self._column(values[t])
+
+    def _column(self, values: Tensor) -> Tensor:
+        """Values `(B,)` as `(B, 1, ...)`, so that they multiply samples."""
+        return values.to(self.center.dtype).view(-1, *[1] * len(self.shape))
 
     @torch.no_grad()
     def sample(
@@ -261,6 +334,8 @@ class DiffusionModel(Described):
         condition: Tensor | None = None,
         *,
         steps: int | None = None,
+        sampler: Sampler | None = None,
+        guidance_scale: float = 1.0,
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
@@ -269,29 +344,51 @@ class DiffusionModel(Described):
         Args:
             n: number of samples.
             condition: `(n, condition_dim)`.
-            steps: None goes through all T steps at random (ancestral sampling); a number takes as many steps of
-                the deterministic sampler of DDIM (Song et al. 2021), which is fast, and the same for the same noise.
+            steps: passes of the network, on twice the samples where they are guided; None takes all T.
+            sampler: "ddpm" takes random steps (ancestral sampling), the default for None; "ddim" fixed ones (Song
+                et al. 2021), of which fewer will do, the default for a number; "dpm" likewise, of second order:
+                DPM-Solver++ (2M) (Lu et al. 2022, arXiv:2211.01095). Fixed steps give the same for the same noise.
+            guidance_scale: how far the condition is followed, see `outputs`; more than 1 exaggerates it.
             noise: `(n, *shape)`, the start.
             generator: of the noise; by default torch's.
 
         Raises:
-            ValueError: fewer than one step, or more than T.
+            ValueError: fewer than one step, or more than T; an unknown sampler; guidance without a condition.
         """
         if steps is not None and not 1 <= steps <= self.noise_steps:
             raise ValueError(f"the sampler takes 1 to {self.noise_steps} steps, not {steps}")
+        if guidance_scale != 1.0 and condition is None:
+            raise ValueError("guidance_scale says how far a condition is followed, and there is none: give condition=")
+        kind = look_up("sampler", sampler or ("ddpm" if steps is None else "ddim"), SAMPLERS)
         like: dict[str, Any] = {"device": self.center.device, "dtype": self.center.dtype}
         x = torch.randn(n, *self.shape, generator=generator, **like) if noise is None else noise
         times = np.linspace(self.noise_steps - 1, 0, steps or self.noise_steps).round().astype(int).tolist()
+        origin, growth = x, [0.0, *self._growths(times)] if kind == "dpm" else [0.0] * len(times)
         for i, time in enumerate(watched(times, "sampling")):
-            t = torch.full((n,), time, device=x.device)
-            origin = self.clean(x, t, condition)
+            t, earlier = torch.full((n,), time, device=x.device), origin
+            velocity, logits = self.outputs(x, t, condition, guidance_scale)
+            origin = self.origin_in(x, t, velocity)
             if i == len(times) - 1:
                 x = origin
-            elif steps is None:
-                mean, variance = self.posterior(origin, x, t)
+            elif kind == "ddpm":
+                previous = None if steps is None else torch.full_like(t, times[i + 1])
+                mean, variance = self.posterior(origin, x, t, previous)
+                if self.variance != "small":
+                    variance = self.log_variance(t, logits, previous).exp()
                 x = mean + variance.sqrt() * torch.randn(n, *self.shape, generator=generator, **like)
             else:
+                aim = origin + growth[i] * (origin - earlier) if growth[i] else origin
                 kept = self._at(self.alpha_bar, t)
-                predicted = (x - kept.sqrt() * origin) / (1.0 - kept).sqrt()
-                x = self.noised(origin, torch.full_like(t, times[i + 1]), predicted)
+                predicted = (x - kept.sqrt() * aim) / (1.0 - kept).sqrt()
+                x = self.noised(aim, torch.full_like(t, times[i + 1]), predicted)
         return x * self.scale + self.center
+
+    def _growths(self, times: Sequence[int]) -> list[float]:
+        """For each step but the first, half its length by that of the step before; 0 for the step to the last time.
+
+        A line through the last two x_0 has changed by this share of their difference in the middle of the step. Lengths
+        are in log(sqrt(abar) / sqrt(1 - abar)). That of the last step is so large that nothing is foretold there.
+        """
+        kept = self.alpha_bar[list(times)]
+        length = (kept.log() - (-kept).log1p()).diff()
+        return [*(0.5 * length[1:-1] / length[:-2]).tolist(), 0.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 
 from agentlib.backbones import Generator
 from agentlib.backbones.choice import space_of
-from agentlib.backbones.diffusion import denoiser_for
 from agentlib.core.learner import Learner
 from agentlib.core.modes import in_eval_mode
 from agentlib.core.progress import watched
@@ -20,6 +20,7 @@ from agentlib.core.randomness import host_generator_kept
 from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
 from agentlib.data import Batches, Dataset, Splits, parts
 from agentlib.data.toys import MIXTURES
+from agentlib.engine.compiled import notices
 from agentlib.families.building import device_of, job_for, learner_for, network_for, predicted
 from agentlib.metrics.likelihoods import LARGEST, linear_reconstruction
 from agentlib.metrics.samples import agreement, modes, nearest_neighbor_accuracy, pixel_deviation, wasserstein
@@ -33,6 +34,8 @@ HELD_OUT_SEED = 0
 """Of random changes of held-out examples: all runs are judged by the same ones."""
 IMPORTANCE_SAMPLES = 64
 """Codes per example of the final bound of the likelihood."""
+PIECE = 128
+"""Examples in one pass of an exact likelihood."""
 
 
 class GenerativeFacts(NamedTuple):
@@ -57,15 +60,17 @@ def on_generative(recipe: Recipe, problem: Problem) -> Job:
 
     A learner has a `product`, the network that the run leaves, and those of these methods that make sense for it:
 
-    - `sample(n, label, generator)`: n examples, with labels `(n,)` if the model is conditional.
+    - `sample(n, label, generator)`: n examples, with labels `(n,)` if the model is conditional. If that takes many
+      passes of the network, it has their number, `passes`, and no more samples are drawn than are compared.
     - `likelihoods(x, k)`: a lower bound of log p(x) `(B,)` in nats by k codes, and its KL term `(B,)`; and
       `likelihood_floor(train, test)`: log p(x) of a simple model, and the name of that model; or None.
+    - `log_likelihood(x, label)`: log p(x) itself `(B,)` in nats; with `likelihood_floor`, in place of `likelihoods`.
     - `predict(x)`: reconstructions. With an attribute `noise`, examples get Gaussian noise of that deviation before.
 
     Its class may have `examples(data, config)`, which prepares each part of the data; `transform(config)`, a random
     change of examples, made each time in training, and once, the same for each seed, of those held out;
-    `network = "denoiser"`, for a network that takes a time, too; and `first_network(config, facts)`, a generator whose
-    weights are drawn before the backbone's.
+    `network(backbone, config, facts)`, for a network that is no backbone; `first_network(config, facts)`, a generator
+    whose weights are drawn before the backbone's.
 
     Raises:
         ValueError: no labels for a conditional model.
@@ -88,8 +93,8 @@ def on_generative(recipe: Recipe, problem: Problem) -> Job:
         return facts._replace(generator=first(config, facts))
 
     def network() -> nn.Module:
-        if getattr(kind, "network", "backbone") == "denoiser":
-            return denoiser_for(facts.shape, problem.backbone, config.net_arch, facts.n_classes)
+        if hasattr(kind, "network"):
+            return kind.network(problem.backbone, config, facts)  # type: ignore[no-any-return]
         return network_for(problem, space_of(facts.train.x), **kind.layers(config))
 
     learner = learner_for(recipe, problem, network, with_generator)
@@ -117,15 +122,18 @@ class GenerativeJudge(Judge):
         self.mixture = MIXTURES.get(problem.key or "")
         self.is_conditional = getattr(problem.config, "conditional", False)
         self.is_image = splits.train.x.dim() == 4 and splits.train.x.shape[1] in (1, 3)
-        self.has_likelihoods, self.has_samples = hasattr(learner, "likelihoods"), hasattr(learner, "sample")
+        self.is_exact, self.has_samples = hasattr(learner, "log_likelihood"), hasattr(learner, "sample")
+        self.has_likelihoods = self.is_exact or hasattr(learner, "likelihoods")
         self.reconstructs = type(learner).predict is not Learner.predict
         self.evaluates = len(splits.validation) > 0 and (self.has_likelihoods or self.reconstructs)
-        if not self.has_likelihoods:
+        if self.is_exact:
+            self.objective = "eval/nats"
+        elif not self.has_likelihoods:
             self.objective = "eval/reconstruction_error"
 
     def evaluate(self) -> dict[str, float]:
         x = self.splits.validation.x[:EVALUATED]
-        scores = self.likelihoods(x) if self.has_likelihoods else {}
+        scores = self.likelihoods(self.splits.validation, EVALUATED) if self.has_likelihoods else {}
         if self.reconstructs:
             scores["reconstruction_error"] = _error(self.reconstructed(x)[1], x)
         return {f"eval/{name}": score for name, score in scores.items()}
@@ -135,9 +143,11 @@ class GenerativeJudge(Judge):
         measures += self.reconstruction_measures() if self.reconstructs else []
         return measures + (self.sample_measures() if self.has_samples else [])
 
-    def likelihoods(self, x: Tensor, k: int = 1) -> dict[str, float]:
-        """Bounds of the mean log likelihood, in nats per example; the same random codes each time."""
-        device = device_of(self.learner)
+    def likelihoods(self, part: Dataset, most: int | None = None, k: int = 1) -> dict[str, float]:
+        """The mean log likelihood, or bounds of it, in nats per example; the same random codes each time."""
+        device, x, y = device_of(self.learner), part.x[:most], None if part.y is None else part.y[:most]
+        if self.is_exact:
+            return self._exact(x, y)
         with in_eval_mode(self.learner), host_generator_kept([device] if device.type == "cuda" else []):
             torch.default_generator.manual_seed(self.seed)
             if device.type == "cuda":
@@ -151,10 +161,22 @@ class GenerativeJudge(Judge):
                 scores = {"nats": -tight.double().mean().item()} | scores
         return scores
 
+    def _exact(self, x: Tensor, y: Tensor | None) -> dict[str, float]:
+        device = device_of(self.learner)
+        with in_eval_mode(self.learner):
+            labels = [None] * len(x) if y is None else y.split(PIECE)
+            pieces = watched(list(zip(x.split(PIECE), labels, strict=False)), "likelihoods")
+            found = [
+                self.learner.log_likelihood(images.to(device), label if label is None else label.to(device))
+                for images, label in pieces
+            ]
+        nats = -torch.cat(found).double().mean().item()
+        return {"nats": nats, "bits_per_dim": nats / (x[0].numel() * math.log(2))}
+
     def likelihood_measures(self) -> list[Measure]:
         """Bounds on the test part; the tight one beside a simple model's likelihood."""
         train, test = self.splits.train.x, self.splits.test.x
-        scores = self.likelihoods(test, IMPORTANCE_SAMPLES)
+        scores = self.likelihoods(self.splits.test, k=IMPORTANCE_SAMPLES)
         floor = self.learner.likelihood_floor(train, test)
         measures = [Measure(f"test/{name}", score) for name, score in scores.items()]
         if floor is not None:
@@ -196,7 +218,10 @@ class GenerativeJudge(Judge):
     def sample_measures(self) -> list[Measure]:
         """Modes where the truth is known, two-sample tests, and agreement with the labels of a conditional model."""
         real, n = self.splits.test.x, min(COMPARED, len(self.splits.test) // 2)
-        count = COMPARED if self.mixture is None else POINTS
+        count, passes = COMPARED if self.mixture is None else POINTS, getattr(self.learner, "passes", 1)
+        if passes > 1:
+            count = min(count, max(n, 1)) if self.mixture is None else count
+            notices.get()(f"drawing {count:,} samples to judge the run, each by {passes:,} steps of the network")
         label = self._labels(count)
         samples = self.sample(count, label)
         measures = [] if self.mixture is None else self._mode_measures(samples, *self.mixture)
@@ -263,3 +288,17 @@ class GenerativeJudge(Judge):
 def _error(prediction: Tensor, x: Tensor) -> float:
     """The mean squared distance of predictions from examples `(N, ...)`."""
     return float((prediction - x).flatten(1).square().sum(1).double().mean())
+
+
+def require_unit(x: Tensor) -> None:
+    """Raises ValueError if images `(N, ...)` do not lie between 0 and 1; the message has the rescaling."""
+    low, high = (float(x.min()), float(x.max())) if len(x) else (0.0, 1.0)
+    if low < -1e-4 or high > 1 + 1e-4:
+        bottom, top = (
+            (0, 255) if low >= 0 and 127 < high <= 255 else (-1, 1) if low >= -1 and high <= 1 else (low, high)
+        )
+        shifted = f"(x + {-bottom:.6g})" if bottom < 0 else f"(x - {bottom:.6g})" if bottom > 0 else "x"
+        raise ValueError(
+            f"the images lie between {low:.4g} and {high:.4g}, and this model makes numbers between 0 and 1: rescale "
+            f"them, {shifted} / {top - bottom:.6g}"
+        )

@@ -22,6 +22,17 @@ def independent_bernoulli(train: Tensor, test: Tensor) -> Tensor:
     return (x * share.log() + (1.0 - x) * (-share).log1p()).sum(1)
 
 
+def independent_levels(train: Tensor, test: Tensor, levels: int) -> Tensor:
+    """log p(x) `(N,)` in nats of independent numbers `(N, ...)`, each with its shares of the levels k / (levels - 1).
+
+    Each level counts one more time than it was seen, as in `independent_bernoulli`, which this is for two levels.
+    """
+    seen, x = ((part.flatten(1) * (levels - 1)).round().long() for part in (train, test))
+    counts = torch.ones(levels, seen.shape[1], dtype=torch.float64)
+    counts.scatter_add_(0, seen, torch.ones_like(seen, dtype=torch.float64))
+    return (counts / counts.sum(0)).log().gather(0, x).sum(1)
+
+
 def probabilistic_pca(train: Tensor, test: Tensor, k: int) -> Tensor:
     """log p(x) `(N,)` in nats under the best linear Gaussian model with k codes (Tipping & Bishop 1999).
 

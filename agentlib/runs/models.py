@@ -52,6 +52,7 @@ def load_model(
     # Late: a run imports its own learner, and no other.
     from agentlib.learners.generative.denoising_autoencoder import Autoencoder
     from agentlib.learners.generative.latent_model import LatentModel
+    from agentlib.learners.generative.pixel_model import PixelModel
     from agentlib.learners.language.language_model import LanguageModel
     from agentlib.learners.language.masked_model import MaskedLanguageModel
     from agentlib.learners.language.translator import Translator
@@ -61,6 +62,6 @@ def load_model(
     from agentlib.learners.vision.localization import Localizer
 
     networks: tuple[Any, ...] = (Autoencoder, LanguageModel, LatentModel, Projector, PrototypicalNetwork)
-    networks += (PixelNetwork, Detector, Localizer, Translator, MaskedLanguageModel)
+    networks += (PixelNetwork, PixelModel, Detector, Localizer, Translator, MaskedLanguageModel)
     known = POLICIES | {each.kind: each for each in networks}
     return rebuilt(path, description.get("model"), tensors, known | dict(classes or {})).to(device), about

@@ -73,8 +73,9 @@ class Training:
             self.about["trained_on"] = options.key
         if kwargs := arguments_of(options.env, options.env_kwargs):
             self.about["env_kwargs"] = kwargs
-        if sample_steps := getattr(options.config, "sample_steps", None):
-            self.about["sample_steps"] = sample_steps
+        for name in ("sample_steps", "sampler", "guidance_scale"):  # how samples are drawn of it
+            if (value := getattr(options.config, name, None)) is not None:
+                self.about[name] = value
         if isinstance(job.product, Agent):  # its file says how it was trained
             job.product.about |= self.about
             job.product.training = recipe, replace(options, agent=None), job.learner

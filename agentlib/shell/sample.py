@@ -99,7 +99,9 @@ def _drawn(model: Any, about: dict[str, Any], options: Sample) -> tuple[Any, Any
     if n_classes:
         label = torch.arange(n) * n_classes // n if options.label is None else torch.full((n,), options.label)
     if is_diffusion:
-        how |= {"steps": about.get("sample_steps"), "condition": None if label is None else torch.eye(n_classes)[label]}
+        how |= {"steps": about.get("sample_steps"), "sampler": about.get("sampler")}
+        if label is not None:
+            how |= {"condition": torch.eye(n_classes)[label], "guidance_scale": about.get("guidance_scale", 1.0)}
     elif label is not None:
         how["label"] = label
     with torch.no_grad():

@@ -1,5 +1,6 @@
 """Schedules, posterior and samplers of diffusion against closed forms."""
 
+import itertools
 import math
 
 import pytest
@@ -8,7 +9,9 @@ from torch import nn
 
 from agentlib.backbones import DiffusionModel, MLPDenoiser, UNetDenoiser, from_spec
 from agentlib.backbones.diffusion import betas
-from agentlib.learners.generative.diffusion import Diffusion, DiffusionConfig, denoising_losses
+from agentlib.data import Dataset
+from agentlib.families.generative import GenerativeFacts
+from agentlib.learners.generative.diffusion import Diffusion, DiffusionConfig, bound_terms, denoising_losses
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +37,9 @@ class Exact(nn.Module):
         return kept.sqrt() * noise - (1 - kept).sqrt() * origin
 
 
-def exact_model(deviation: float, noise_steps: int, schedule: str, d: int = 1) -> DiffusionModel:
+def exact_model(deviation: float, noise_steps: int, schedule: str, d: int = 1, **how) -> DiffusionModel:
     denoiser = Exact(deviation)
-    model = DiffusionModel(denoiser, (d,), noise_steps, schedule)  # type: ignore[arg-type]
+    model = DiffusionModel(denoiser, (d,), noise_steps, schedule, **how)  # type: ignore[arg-type]
     vars(denoiser)["model"] = model  # not a submodule
     return model
 
@@ -165,3 +168,123 @@ def test_configs_that_do_not_fit():
     model = DiffusionModel(MLPDenoiser((2,)), (2,), 20)
     with pytest.raises(ValueError, match="needs n_classes"):
         Diffusion(model, lambda parameters: torch.optim.SGD(parameters, 0.1), DiffusionConfig(conditional=True))
+    with pytest.raises(ValueError, match="hides labels, which need conditional=True"):
+        DiffusionConfig(condition_dropout=0.1)
+    with pytest.raises(ValueError, match=r"needs examples without labels, too: condition_dropout=0\.1"):
+        DiffusionConfig(conditional=True, guidance_scale=2.0)
+    data = GenerativeFacts(Dataset(torch.zeros(4, 2)))
+    with pytest.raises(ValueError, match="or a denoiser with learn_variance=True"):
+        Diffusion.build(MLPDenoiser((2,)), DiffusionConfig(variance="learned"), data)
+    with pytest.raises(ValueError, match="unknown variance 'smal'; close matches: small"):
+        DiffusionModel(MLPDenoiser((2,)), (2,), 20, variance="smal")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown sampler 'dpm2'; close matches: dpm"):
+        model.sample(1, sampler="dpm2")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="there is none: give condition="):
+        model.sample(1, guidance_scale=2.0)
+
+
+def test_guidance_is_plain_at_scale_1_unconditional_at_0_and_a_line_between_and_beyond():
+    model = DiffusionModel(MLPDenoiser((2,), (16,), condition_dim=3), (2,), 20)
+    x, t, condition = torch.randn(6, 2), torch.randint(20, (6,)), torch.eye(3).repeat(2, 1)
+    plain, conditional = model.velocity(x, t), model.velocity(x, t, condition)
+    assert (plain - conditional).abs().max() > 1e-3
+    assert torch.equal(model.outputs(x, t, condition, 1.0)[0], conditional)
+    assert torch.equal(model.outputs(x, t, condition, 0.0)[0], plain)
+    torch.testing.assert_close(model.outputs(x, t, condition, 3.0)[0], 3.0 * conditional - 2.0 * plain)
+    for scale, same in ((1.0, condition), (0.0, None)):
+        found, expected = (
+            model.sample(6, given, guidance_scale=s, steps=5, noise=x) for given, s in ((condition, scale), (same, 1.0))
+        )
+        assert torch.equal(found, expected)
+
+
+def test_the_second_order_sampler_is_nearer_to_the_flow():
+    """For data N(0, v) the flow is x sqrt(abar v + 1 - abar), up to the last step, which is E[x_0 | x]."""
+    for schedule in ("linear", "cosine"):
+        model = exact_model(0.5, 1000, schedule).double()
+        total = model.alpha_bar * 0.25 + 1 - model.alpha_bar
+        expected = float(model.alpha_bar[0].sqrt() * 0.25 / (total[0] * total[-1]).sqrt())
+        noise, errors = torch.ones(1, 1, dtype=torch.float64), {}
+        for sampler in ("ddim", "dpm"):
+            found = [float(model.sample(1, steps=steps, sampler=sampler, noise=noise)) for steps in (20, 40, 80)]
+            errors[sampler] = [abs(one - expected) for one in found]
+        first, second = errors["ddim"], errors["dpm"]
+        assert all(1.9 < coarse / fine < 2.1 for coarse, fine in itertools.pairwise(first)), "ddim is of first order"
+        assert second[0] < 0.5 * first[0]
+        assert max(second[1] / first[1], second[2] / first[2]) < 0.1
+
+
+def test_lines_are_drawn_on_to_the_middle_of_a_step():
+    """Of x_0 that is linear in half the log of abar / (1 - abar), the middle of the next step is met."""
+    model = exact_model(0.5, 1000, "linear")
+    times = [900, 700, 350, 100, 0]
+    place = 0.5 * (model.alpha_bar[times] / (1 - model.alpha_bar[times])).log()
+    for i, growth in enumerate(model._growths(times)[:-1], start=1):
+        aim = place[i] + growth * (place[i] - place[i - 1])
+        assert float(aim) == pytest.approx(float((place[i] + place[i + 1]) / 2), abs=1e-9)
+    assert model._growths(times)[-1] == 0.0
+
+
+@pytest.mark.parametrize("steps", [5, 40, None])
+def test_the_large_variance_is_exact_for_standard_normal_data_at_any_number_of_steps(steps):
+    large, small = (exact_model(1.0, 40, "linear", variance=variance) for variance in ("large", "small"))
+    deviations = [
+        float(model.sample(40_000, steps=steps, sampler="ddpm", generator=torch.Generator().manual_seed(2)).std())
+        for model in (large, small)
+    ]
+    assert deviations[0] == pytest.approx(float(large.alpha_bar[0].sqrt()), abs=0.015)
+    assert deviations[1] < deviations[0] - (0.05 if steps == 5 else 0.0)
+
+
+def test_steps_to_the_time_before_are_the_usual_ones():
+    model = exact_model(0.5, 40, "cosine")
+    origin, x, t = torch.randn(39, 1), torch.randn(39, 1), torch.arange(1, 40)
+    for found, expected in zip(model.posterior(origin, x, t, t - 1), model.posterior(origin, x, t), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(model.log_variance(t).exp(), model.posterior(origin, x, t)[1], rtol=1e-3, atol=1e-7)
+
+
+def test_the_variational_bound_is_the_entropy_where_the_model_is_exact():
+    """Of data N(0, 1) the reverse steps are Gaussians with the large variance: the bound is -log p(x_0) itself."""
+    model = exact_model(1.0, 40, "linear", variance="large")
+    total = -0.5 * float((-model.alpha_bar[-1]).log1p())  # the last x_t beside N(0, 1), its mean
+    origin = torch.randn(100_000, 1)
+    for time in range(40):
+        t = torch.full((len(origin),), time)
+        noisy = model.noised(origin, t, torch.randn_like(origin))
+        total += float(bound_terms(model, origin, noisy, t, model.velocity(noisy, t)).mean())
+    assert total == pytest.approx(0.5 * math.log(2 * math.pi * math.e), abs=0.01)
+
+
+def test_a_learned_variance_lies_between_the_two_and_is_trained_by_the_bound_alone():
+    model = exact_model(1.0, 40, "linear", variance="learned")
+    t = torch.arange(40)
+    logits = torch.tensor([-40.0, 0.0, 40.0]).expand(40, 3)
+    model.shape = (3,)
+    found = model.log_variance(t, logits)
+    model.variance = "small"
+    torch.testing.assert_close(found[:, :1], model.log_variance(t))
+    torch.testing.assert_close(found[:, 2], model.beta.log().float())
+    torch.testing.assert_close(found[:, 1], found[:, ::2].mean(1))
+
+    denoiser = MLPDenoiser((2,), (16,), learn_variance=True)
+    model = DiffusionModel(denoiser, (2,), 20, variance="learned")
+    plain = DiffusionModel(denoiser, (2,), 20)
+    x = torch.randn(64, 2)
+    gradients = []
+    for one in (model, plain):
+        if one is plain:  # the velocity alone
+            plain.denoiser = nn.Module()
+            plain.denoiser.forward = lambda *inputs: denoiser(*inputs)[:, :2]  # type: ignore[method-assign]
+        torch.random.manual_seed(3)
+        loss = denoising_losses(one, x).mean()
+        gradients.append(torch.autograd.grad(loss, denoiser.head.weight)[0])
+    torch.testing.assert_close(gradients[0][:2], gradients[1][:2])
+    assert gradients[0][2:].abs().max() > 0
+    assert gradients[1][2:].abs().max() == 0
+    again = from_spec(model.spec)
+    again.load_state_dict(model.state_dict())
+    noise = torch.randn(3, 2)
+    how = {"steps": 5, "sampler": "ddpm", "noise": noise}
+    first, second = (one.sample(3, generator=torch.Generator().manual_seed(0), **how) for one in (model, again))
+    assert torch.equal(first, second)

@@ -1,6 +1,7 @@
 """Generative runs from the top: what comes out of them, and what is wrong with some."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -135,6 +136,18 @@ def test_a_critic_of_ones_own_needs_spectral_norm_where_it_is_the_constraint():
     quick("wgan", "two_moons", backbone=MLP(2, (8,), norm="spectral"), **settings)
     with pytest.raises(ValueError, match='a module that is built with norm="spectral"'):
         quick("wgan", "two_moons", backbone=MLP(2, (8,)), **settings)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "rescaling"),
+    [(-1.0, 1.0, "(x + 1) / 2"), (0.0, 255.0, "x / 255"), (0.0, 16.0, "x / 16"), (-2.5, 3.5, "(x + 2.5) / 6")],
+)
+@pytest.mark.parametrize("what", ["gan", "wgan"])
+def test_images_that_a_generator_could_never_make(what, low, high, rescaling):
+    x = torch.linspace(low, high, 64).expand(40, 64).reshape(40, 1, 8, 8)
+    with pytest.raises(ValueError, match=re.escape(f"makes numbers between 0 and 1: rescale them, {rescaling}") + "$"):
+        job_of(what, Problem(data=Dataset(x)))
+    job_of(what, Problem(data=Dataset((x - low) / (high - low))))
 
 
 def test_layers_on_top_of_a_named_backbone():

@@ -10,7 +10,7 @@ from torch import Tensor
 from agentlib.backbones import Generator, MLPDecoder, Optimized, adam
 from agentlib.core import Rule
 from agentlib.core.config import Count, Rate, Unit
-from agentlib.families.generative import GenerativeFacts
+from agentlib.families.generative import GenerativeFacts, require_unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,13 @@ class Adversarial(Optimized):
 
 
 def generator_for(config: Adversarial, facts: GenerativeFacts) -> Generator:
-    """A generator by layers of `net_arch`; of images its outputs lie between 0 and 1."""
+    """A generator by layers of `net_arch`; of images its outputs lie between 0 and 1.
+
+    Raises:
+        ValueError: images that have numbers outside, which it could never make.
+    """
+    if len(facts.shape) == 3:
+        require_unit(facts.train.x)
     code = config.latent_dim + facts.n_classes
     decoder = MLPDecoder(code, facts.shape, config.net_arch, squash=len(facts.shape) == 3)
     return Generator(decoder, config.latent_dim, facts.n_classes)

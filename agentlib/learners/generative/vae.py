@@ -12,19 +12,20 @@ minimize the ELBO; it is maximized.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones import MLPDecoder, Optimized
+from agentlib.backbones import MLPDecoder
 from agentlib.backbones.combine import scale_of
 from agentlib.core import Cosine, Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.core.config import Count, NonNegative, Range, Rate
 from agentlib.data import Dataset, Examples, Splits
 from agentlib.data.batches import Transform
 from agentlib.families.generative import GenerativeFacts, on_generative
+from agentlib.learners.generative.bits import Bits
 from agentlib.learners.generative.latent_model import LatentModel, normal_log_density
 from agentlib.metrics.likelihoods import LARGEST, independent_bernoulli, probabilistic_pca
 
@@ -54,7 +55,7 @@ def bounds(model: LatentModel, x: Tensor, k: int = 1, beta: float = 1.0) -> tupl
 
 
 @dataclass(frozen=True, kw_only=True)
-class VAEConfig(Optimized):
+class VAEConfig(Bits):
     """The numbers of a VAE's run."""
 
     learning_rate: Rate = Cosine(3e-3, 0.0)
@@ -62,10 +63,6 @@ class VAEConfig(Optimized):
     """Size of a code."""
     likelihood: Literal["bernoulli", "gaussian"] = "gaussian"
     """Distribution of examples given codes: "bernoulli" for zeros and ones; "gaussian" with one learned deviation."""
-    threshold: float | None = None
-    """Turn numbers from this threshold on into ones, and all others into zeros; None keeps the numbers."""
-    drawn_bits: bool = False
-    """Take numbers as probabilities of ones: draw bits each time in training, and once for held-out examples."""
     beta: NonNegative = 1.0
     """Weight of the KL term; 1 gives the evidence lower bound."""
     importance_samples: Count = 1
@@ -77,8 +74,6 @@ class VAEConfig(Optimized):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.drawn_bits and (self.threshold is not None or self.likelihood != "bernoulli"):
-            raise ValueError('VAEConfig.drawn_bits goes with likelihood="bernoulli", and without a threshold')
         if self.importance_samples > 1 and self.beta != 1.0:
             raise ValueError("VAEConfig.beta weighs the KL term of the ELBO: with importance_samples there is none")
 
@@ -93,28 +88,13 @@ class VAE(Learner):
 
     @staticmethod
     def examples(data: Dataset, config: VAEConfig) -> Dataset:
-        """The examples after the threshold.
-
-        Raises:
-            ValueError: the Bernoulli likelihood, and numbers other than 0 and 1; or no probabilities to draw bits by.
-        """
-        if config.drawn_bits:
-            if bool(((data.x < 0.0) | (data.x > 1.0)).any()):
-                raise ValueError("drawn_bits takes numbers as probabilities, and the data has some outside 0 to 1")
-            return data
-        x = data.x if config.threshold is None else (data.x >= config.threshold).float()
-        odd = (x != 0.0) & (x != 1.0)
-        if config.likelihood == "bernoulli" and bool(odd.any()):
-            raise ValueError(
-                f"the Bernoulli likelihood is one of zeros and ones, and the data has {float(x[odd][0]):.3g}: give "
-                f'threshold=0.5 or drawn_bits=True to make bits of grey values, or likelihood="gaussian"'
-            )
-        return replace(data, x=x)
+        """The examples after the threshold, as `Bits.bits` has it."""
+        return config.bits(data, "gaussian")
 
     @staticmethod
     def transform(config: VAEConfig) -> Transform | None:
         """The random change of an example each time that it is seen."""
-        return torch.bernoulli if config.drawn_bits else None
+        return config.transform
 
     @staticmethod
     def layers(config: VAEConfig) -> dict[str, Any]:
