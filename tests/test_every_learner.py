@@ -128,6 +128,7 @@ def test_a_run_a_report_and_a_resume_that_equals_it(name, tmp_path):
 ONLY_WITH = {
     **dict.fromkeys(("alpha", "anneal", "ratio", "step_size"), "method"),
     "clip": "constraint",
+    "first_order": "reptile",
     "goal_selection_strategy": "n_sampled_goal",
     "log_std_init": "use_sde",
     "n_atoms": "distributional",

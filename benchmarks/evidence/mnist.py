@@ -333,4 +333,7 @@ EXPERIMENTS = [
     ),
     learned("simclr", "SimCLR"),
     learned("byol", "BYOL"),
+    learned("moco", "MoCo"),
+    learned("rotation", "RotNet"),
+    learned("dino", "DINO"),
 ]
