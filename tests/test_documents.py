@@ -27,8 +27,9 @@ FILE_NAME = re.compile(r"# (\w+\.py)\n")
 
 FULL = os.environ.get("AGENTLIB_DOCUMENTS") == "full"
 """`make results` runs the documents as they are, and holds the numbers that they say."""
-LENGTH = re.compile(r"\b(steps|updates|updates_for|epochs)([=( ]|, )(\d[\d_]*)")
-PLAYED = re.compile(r"\b(episodes|rounds)([= ])(\d+)")
+LENGTH = re.compile(r"\b(steps|updates|updates_for)([=( ]|, )(\d[\d_]*)")
+PLAYED = re.compile(r"\b(episodes)([= ])(\d+)")
+ROUNDS = re.compile(r"\b(rounds|epochs|rollout_round_min_episodes)(\W{1,3})(\d+)")
 ABOUT = re.compile(r"# .*?\babout (-?[\d.]*\d)")
 """A number that a line prints."""
 SECONDS = re.compile(r"# (?:[^\n]*?\b)?(\d+) s\b")
@@ -48,7 +49,7 @@ def shortened(code):
     def cut(limit):
         return lambda found: f"{found[1]}{found[2]}{min(int(found[3]), limit)}"
 
-    return PLAYED.sub(cut(10), LENGTH.sub(cut(most), code.replace("20_000", "1500")))
+    return ROUNDS.sub(cut(2), PLAYED.sub(cut(10), LENGTH.sub(cut(most), code.replace("20_000", "1500"))))
 
 
 def unprinted(code, output):
@@ -332,6 +333,9 @@ def test_budgets_are_cut_and_results_are_looked_for():
     assert shortened('train("dqn", env="CartPole-v1", steps=50_000)') == 'train("dqn", env="CartPole-v1", steps=1500)'
     assert shortened("agentlib train vae --data digits --steps 2000") == "agentlib train vae --data digits --steps 40"
     assert shortened("updates_for(20_000), episodes=100, steps=10") == "updates_for(1500), episodes=10, steps=10"
+    assert shortened('rounds=3, {"epochs": 12, "rollout_round_min_episodes": 1}') == (
+        'rounds=2, {"epochs": 2, "rollout_round_min_episodes": 1}'
+    )
     block = 'print(agentlib.evaluate(agent, "CartPole-v1"))  # 20 s; the mean return is about 450'
     assert unprinted(block, "mean return 430.5 +/- 10.0") == []
     assert unprinted(block, "mean return 122.0 +/- 10.0") == [450]

@@ -85,8 +85,7 @@ def apgd(
         point = (x + scale * delta.view_as(x)).detach().requires_grad_()
         loss, errs = height(point)
         (slope,) = torch.autograd.grad(loss.sum(), point)
-        # A loss without a value is the lowest, and shows no way.
-        return loss.detach().nan_to_num(-math.inf), errs, (slope * scale).flatten(1).nan_to_num(0.0)
+        return loss.detach().nan_to_num(-math.inf), errs, (slope * scale).flatten(1).nan_to_num(0.0)  # NaN is lowest
 
     def moved(delta: Tensor) -> Tensor:
         return project(delta, epsilon, norm).clamp(*room)
