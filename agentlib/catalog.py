@@ -71,6 +71,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
     ),
     "classifier": ("supervised.classifier:RECIPE", "softmax classification, from logistic regression to deep networks"),
     "regressor": ("supervised.regressor:RECIPE", "regression of numbers by squared or absolute errors"),
+    "continual": (
+        "supervised.continual:RECIPE",
+        "classification of one task after the other: replay, elastic weights (Kirkpatrick et al. 2017)",
+    ),
     "adversarial": (
         "robustness.adversarial_training:RECIPE",
         "a classifier that withstands attacks (Madry et al. 2018)",
@@ -115,10 +119,46 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "contrastive learning of features without labels (Chen et al. 2020), images",
     ),
     "byol": ("self_supervised.byol:RECIPE", "features that predict their own average (Grill et al. 2020), images"),
+    "moco": (
+        "self_supervised.moco:RECIPE",
+        "features that tell a view from a queue of others (He et al. 2020), images",
+    ),
+    "rotation": (
+        "self_supervised.rotation:RECIPE",
+        "features that know by which angle an image was turned (Gidaris et al. 2018), images",
+    ),
+    "cpc": (
+        "self_supervised.cpc:RECIPE",
+        "features by which the next part or frame is predicted (van den Oord et al. 2018), images",
+    ),
+    "context": (
+        "self_supervised.context:RECIPE",
+        "features that know where parts of an image lie (Doersch et al. 2015), images",
+    ),
+    "dino": (
+        "self_supervised.dino:RECIPE",
+        "features that agree with their own average on all views (Caron et al. 2021), images",
+    ),
+    "mae": (
+        "self_supervised.mae:RECIPE",
+        "features by which hidden patches are predicted (He et al. 2022), images, a vision transformer",
+    ),
     "maml": ("meta.maml:RECIPE", "model-agnostic meta-learning (Finn et al. 2017), regression and classification"),
+    "reptile": (
+        "meta.maml:REPTILE",
+        "first-order meta-learning (Nichol et al. 2018), regression and classification",
+    ),
     "prototypical": (
         "meta.prototypical:RECIPE",
         "prototypical networks (Snell et al. 2017), classes from few examples",
+    ),
+    "matching": (
+        "meta.prototypical:MATCHING",
+        "matching networks (Vinyals et al. 2016), classes by attention to few examples",
+    ),
+    "black_box": (
+        "meta.black_box:RECIPE",
+        "a network with memory that learns to learn (Santoro et al. 2016), regression and classification",
     ),
     "gpt": (
         "language.gpt:RECIPE",

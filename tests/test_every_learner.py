@@ -130,6 +130,7 @@ ONLY_WITH = {
     "clip": "constraint",
     "condition_dropout": "conditional",
     **dict.fromkeys(("guidance_scale", "sampler"), "noise_steps"),
+    "first_order": "reptile",
     "goal_selection_strategy": "n_sampled_goal",
     "log_std_init": "use_sde",
     "lora_rank": "tuning",

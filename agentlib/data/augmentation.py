@@ -150,9 +150,11 @@ class RandomCrop:
     """The least share of the image's area that is left."""
     ratio: float = 4 / 3
     """Largest ratio of width to height, or of height to width, relative to the image."""
+    largest: float = 1.0
+    """The largest share of the area."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        area = _between(self.smallest, 1.0, images)
+        area = _between(self.smallest, self.largest, images)
         root = (0.5 * _between(-math.log(self.ratio), math.log(self.ratio), images)).exp()  # of width / height
         height, width = (area.sqrt() / root).clamp(max=1.0), (area.sqrt() * root).clamp(max=1.0)
         top, left = (1.0 - height) * _between(0.0, 1.0, images), (1.0 - width) * _between(0.0, 1.0, images)

@@ -245,6 +245,25 @@ def labelled_steps(demonstrations: Any) -> Pairs:
     )
 
 
+def checked_support(support: Pairs, ways: int) -> Pairs:
+    """The support with labels `(tasks, n)` as int64.
+
+    Raises:
+        ValueError: they do not fit; or a class of 0 .. ways - 1 has no example in some task, or another class has one.
+    """
+    labels = labels_for(support.x.shape[:2], support.y, name="support.y").to(support.x.device)
+    for task, row in enumerate(labels.tolist()):
+        missing, others = sorted(set(range(ways)) - set(row)), sorted(set(row) - set(range(ways)))
+        if missing or others:
+            without = f"class {missing[0]} has no example" if missing else f"label {others[0]} is none of the classes"
+            raise ValueError(
+                f"the support of task {task} has the labels {sorted(set(row))}, and the classes are "
+                f"0 to {ways - 1}: {without}. Number the classes of each task from 0, such as by "
+                "labels.unique(return_inverse=True)[1]"
+            )
+    return support._replace(y=labels)
+
+
 def _split(x: Tensor, y: Tensor, count: int, clock: Clock) -> Tasks:
     """The first `count` examples of each task as its support, the others as its query."""
     return Tasks(Pairs(x[:, :count], y[:, :count]), Pairs(x[:, count:], y[:, count:]), clock)

@@ -81,7 +81,8 @@ def on_tasks(recipe: Recipe, problem: Problem) -> Job:
     The config has the fields of `FewShot`. `learner.network` is the product and has a `backbone`. The learner is judged
     by `predictions(tasks, steps)`, the outputs `(steps + 1, tasks, n, k)` for the queries after 0, 1, ... steps of
     adapting; without that by `predict(x)`, features of single examples, and `classify(tasks)`, the logits
-    `(tasks, n, ways)` for tasks of such features, of any number of ways and shots.
+    `(tasks, n, ways)` for tasks of such features, of any number of ways and shots. With `remembers` its network has
+    memory, and reads the target of the example before; `axis` names what is counted in place of steps.
 
     Raises:
         ValueError: unknown or unlabelled data, or too few classes, tasks or examples.
@@ -105,8 +106,13 @@ def on_tasks(recipe: Recipe, problem: Problem) -> Job:
         known, new = split_classes(data, round(config.held_out * len(data.classes)))
         facts = TaskFacts(config.ways, space_of(known.x))
         source_of = partial(Episodes, known, config.ways, config.shots, config.queries, config.batch_size, seed)
-    learner: Any = learner_for(recipe, problem, partial(network_for, problem, facts.space), facts)
-    require_no_memory(learner.network.backbone, recipe.name)
+    remembers = getattr(recipe.learner, "remembers", False)  # what its network gets as an agent's last action
+    numbers = spaces.Box(-np.inf, np.inf, (facts.outputs,), np.float32)
+    target = (spaces.Discrete(facts.ways) if facts.ways else numbers) if remembers else None
+    network = partial(network_for, problem, facts.space, target, remembers)
+    learner: Any = learner_for(recipe, problem, network, facts)
+    if not remembers:
+        require_no_memory(learner.network.backbone, recipe.name)
     source = source_of()
     return job_for(problem, learner, source, learner.network, TasksJudge(learner, source, config, new))
 
@@ -151,6 +157,7 @@ class TasksJudge(Judge):
             self.guess, self.guessed = lambda x: mean.to(x.device), MEAN
         self.curve, self.measures = list[float](), list[Measure]()
         self.adapts = hasattr(self.learner, "predictions")
+        self.axis = getattr(learner, "axis", "steps of adapting")
         if isinstance(new, Dataset):
             self.facts |= {"classes": len(source.members), "held_out_classes": len(new.classes)}
         if self.adapts:
@@ -228,7 +235,7 @@ class TasksJudge(Judge):
         label = "squared error" if self.is_regression else "accuracy"
         if self.is_regression:
             curves[self.guessed] = [self.measures[0].reference] * len(self.curve)
-        axes: Any = {"title": f"New tasks, {self.config.shots} examples", "x_label": "steps of adapting"}
+        axes: Any = {"title": f"New tasks, {self.config.shots} examples", "x_label": self.axis}
         figures = {"adaptation": pictures.lines(range(len(self.curve)), curves, y_label=label, **axes)}
         tasks = mapped(next(self.tasks()), lambda part: part[:3] if part.dim() else part)
         if self.is_regression and tasks.query.x.shape[2:].numel() == tasks.query.y.shape[2:].numel() == 1:

@@ -7,7 +7,7 @@ features. A probe says how good features are, no more.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -27,12 +27,17 @@ from agentlib.data.augmentation import nudged
 from agentlib.data.loading import loaded
 from agentlib.families.augmented import Augmented
 from agentlib.families.building import device_of, job_for, learner_for, network_for, predicted
+from agentlib.metrics.features import alignment, effective_rank, spread, uniformity
 from agentlib.metrics.probes import Features, few_labels, linear_probe, neighbour_probe
 from agentlib.plots import charts, pictures
 from agentlib.policies.base import require_no_memory
 
 LABELS_PER_CLASS, DRAWS = 10, 10
 """Labelled examples of each class, and random choices of them, of which the mean accuracy is reported."""
+PROBES = {"": linear_probe, "_1nn": neighbour_probe}
+"""By the end of their names: linear classifiers, and nearest neighbours."""
+MONITORED = 1_000
+"""Test images whose features are looked at for a collapse, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +68,9 @@ class ViewFacts(NamedTuple):
 def on_views(recipe: Recipe, problem: Problem) -> Job:
     """Learning features from views; labels, where there are any, only judge them.
 
-    The config has the fields of `Views`. Batches hold `(views, B, ...)`, by the learner's attribute `views`, or two.
-    `learner.network` is the product and has the encoder as its `backbone`; `learner.predict(x)` gives the features.
+    The config has the fields of `Views`. Batches hold `(views, B, ...)`, by the learner's attribute `views`, or two;
+    its attribute `auto` names the backbone that it takes by default. `learner.network` is the product and has the
+    encoder as its `backbone`; `learner.predict(x)` gives the features.
 
     Raises:
         ValueError: the data holds no images.
@@ -77,6 +83,8 @@ def on_views(recipe: Recipe, problem: Problem) -> Job:
     is_labelled = data.y is not None and bool(data.classes)
     splits = parts(found, problem.seed, validation=0.0) if is_labelled else Splits(data, *[Dataset(data.x[:0])] * 2)
     facts = ViewFacts(space_of(data.x), len(splits.train))
+    if problem.backbone == "auto" and hasattr(recipe.learner, "auto"):  # it needs a network of one kind
+        problem = replace(problem, backbone=recipe.learner.auto)
     # With LayerNorm: without any normalization the probe of an MLP is some points lower.
     layers = {"norm": "layer"} | recipe.learner.layers(problem.config)
     network = partial(network_for, problem, facts.space, **layers)
@@ -107,12 +115,13 @@ class ViewsJudge(Judge):
             rows = np.stack([few_labels(labels, per_class, generator) for _ in range(DRAWS)])
             self.labels, self.labelled = labels[rows], splits.train.x[torch.from_numpy(rows)]  # (draws, n, ...)
             self.facts["labels_per_class"] = per_class
-            self.untrained = self.probe()
+            self.untrained = self.probed()
 
-    def probe(self) -> float:
-        """The mean accuracy of linear classifiers on the learner's features."""
+    def probed(self) -> dict[str, float]:
+        """Mean accuracies on the learner's features, by the ends of `PROBES`."""
         features = self.features(self.labelled.flatten(0, 1)).reshape(*self.labels.shape, -1)
-        return float(linear_probe(features, self.labels, self.features(nudged(self.splits.test.x)), self.truth).mean())
+        test = self.features(nudged(self.splits.test.x))
+        return {end: float(probe(features, self.labels, test, self.truth).mean()) for end, probe in PROBES.items()}
 
     def features(self, x: Tensor) -> Features:
         """The learner's features of images, `(N, d)`."""
@@ -125,15 +134,28 @@ class ViewsJudge(Judge):
         for name, images in (("pixels", self.labelled), ("nudged_labels", moved)):
             pixels = images.flatten(2).float().numpy()  # (draws, n, d)
             labels = np.tile(self.labels, pixels.shape[1] // self.labels.shape[1])
-            for suffix, probe in (("", linear_probe), ("_1nn", neighbour_probe)):
-                accuracies[name + suffix] = float(probe(pixels, labels, test, self.truth).mean())
+            for end, probe in PROBES.items():
+                accuracies[name + end] = float(probe(pixels, labels, test, self.truth).mean())
         return accuracies
+
+    def monitors(self) -> dict[str, float]:
+        """Whether the features of test images have collapsed; see `agentlib.metrics.features`."""
+        images = self.splits.test.x[:MONITORED]
+        with host_generator_kept():
+            torch.default_generator.manual_seed(self.seed)
+            views = [self.view(images) for _ in range(2)]
+        first, second = (torch.from_numpy(self.features(view)) for view in views)
+        found = {"spread": spread(first), "rank": effective_rank(first), "uniformity": uniformity(first)}
+        return {name: float(value) for name, value in (found | {"alignment": alignment(first, second)}).items()}
 
     def finish(self) -> list[Measure]:
         if self.is_labelled:
-            floors = {"random_encoder": self.untrained, **self.floors()}
-            probe = Measure("test/probe", self.probe(), self.untrained, "the untrained encoder")
-            self.measures = [probe, *[Measure(f"test/{name}", value) for name, value in floors.items()]]
+            whose, random = "the untrained encoder", {f"random_encoder{end}": n for end, n in self.untrained.items()}
+            learned = [Measure(f"test/probe{end}", n, self.untrained[end], whose) for end, n in self.probed().items()]
+            self.measures = [*learned, *[Measure(f"test/{name}", n) for name, n in (random | self.floors()).items()]]
+            self.accuracies = {one.name.removeprefix("test/"): one.value for one in self.measures}
+            if len(self.splits.test) > 1:
+                self.measures += [Measure(f"test/{name}", n) for name, n in self.monitors().items()]
         return self.measures
 
     def draw(self, folder: Path) -> list[Path]:
@@ -144,6 +166,5 @@ class ViewsJudge(Judge):
         figures = {"views": charts.rows_of_images(rows, "Two views of each image")}
         if self.measures:
             title = f"Accuracy on nudged test images, {self.facts['labels_per_class']} labels per class"
-            values = {measure.name.removeprefix("test/"): measure.value for measure in self.measures}
-            figures["probe"] = charts.bars(values, title, "accuracy", ["probe"])
+            figures["probe"] = charts.bars(self.accuracies, title, "accuracy", ["probe", "probe_1nn"])
         return [pictures.save(figure, folder / f"{name}.png") for name, figure in figures.items()]

@@ -57,11 +57,12 @@ def load_model(
     from agentlib.learners.language.masked_model import MaskedLanguageModel
     from agentlib.learners.language.translator import Translator
     from agentlib.learners.meta.prototypical import PrototypicalNetwork
+    from agentlib.learners.self_supervised.mae import MaskedAutoencoder
     from agentlib.learners.self_supervised.simclr import Projector
     from agentlib.learners.vision.detector import Detector
     from agentlib.learners.vision.localization import Localizer
 
     networks: tuple[Any, ...] = (Autoencoder, LanguageModel, LatentModel, Projector, PrototypicalNetwork)
-    networks += (PixelNetwork, PixelModel, Detector, Localizer, Translator, MaskedLanguageModel)
+    networks += (MaskedAutoencoder, PixelNetwork, PixelModel, Detector, Localizer, Translator, MaskedLanguageModel)
     known = POLICIES | {each.kind: each for each in networks}
     return rebuilt(path, description.get("model"), tensors, known | dict(classes or {})).to(device), about

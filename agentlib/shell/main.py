@@ -33,6 +33,7 @@ COMMANDS = {
     "stress": "Corrupt what a classifier or an agent sees, and print its accuracy or return for each corruption.",
     "compile": "Build what the updates of a run compile to, so that later runs start at once.",
     "record": "Record episodes: as a video, or as demonstrations to learn from.",
+    "ensemble": "Put several agents together to one that averages them, or lets them vote.",
     "predict": "Print what a trained model says of examples: classes, numbers or actions.",
     "sample": "Draw examples by a generative model that a run has left.",
     "plot": "Draw the learning curves of several runs in one picture.",

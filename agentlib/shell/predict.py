@@ -95,11 +95,25 @@ def _answers(agent: Any, names: list[str], x: Any) -> Any:
             shares = [f" ({share:.3f})" for share in agent.confidence(x[part])]
         except TypeError:
             shares = [""] * len(answers)
-        for name, answer, share in zip(names[part], answers, shares, strict=True):
+        apart = _disagreements(agent, x[part])
+        for name, answer, share, words in zip(names[part], answers, shares, apart, strict=True):
             text = str(classes[int(answer)]) if answer.ndim == 0 and int(answer) < len(classes) else f"{answer}"
-            print(f"{name}: {text}{share}")
+            print(f"{name}: {text}{share}{words}")
         found.append(answers)
     return np.concatenate(found)
+
+
+def _disagreements(agent: Any, x: Any) -> list[str]:
+    """How far the members of an ensemble are apart, in words for each example; nothing for other agents."""
+    import torch
+
+    from agentlib.core.spaces import to_tensors
+
+    if not hasattr(agent.policy, "disagreement"):
+        return [""] * len(x)
+    with torch.no_grad():
+        output, _ = agent.policy(to_tensors(agent.observation_space, x, agent.device))
+        return [f", disagreement {share:.3f}" for share in agent.policy.disagreement(output).tolist()]
 
 
 def _print_descriptions(network: Any, names: list[str], answers: Any) -> None:

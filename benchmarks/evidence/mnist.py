@@ -339,4 +339,7 @@ EXPERIMENTS = [
     ),
     learned("simclr", "SimCLR"),
     learned("byol", "BYOL"),
+    learned("moco", "MoCo"),
+    learned("rotation", "RotNet"),
+    learned("dino", "DINO"),
 ]

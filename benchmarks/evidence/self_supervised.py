@@ -1,6 +1,7 @@
 """Features learned without labels, judged by few of them."""
 
 import agentlib
+from agentlib.catalog import recipe_of
 from benchmarks.evidence.references import VIEWS
 from benchmarks.experiments import Claim, Experiment, known
 
@@ -23,6 +24,27 @@ def probed(name: str, seed: int) -> dict[str, float]:
 
 def reference(number: str) -> str:
     return known(VIEWS, "digits", f"test/{number}")
+
+
+def learned(name: str, title: str, probe: float | None, above: float, note: str = "") -> Experiment:
+    """By its default settings, on seeds that nothing was chosen by."""
+    updates = recipe_of(name).steps
+    return Experiment(
+        name=f"{name}_digits",
+        family="Self-supervision",
+        data=f"digits, 70% without labels, {updates:,} updates; 10 labels per class, nudged test images",
+        measure=lambda seed: probed(name, seed),
+        first_seed=200,
+        claims=(
+            Claim("probe", f"linear classifier on {title}'s features", at_least=probe),
+            Claim("probe_1nn", "nearest neighbour on features"),
+            Claim("above_random", "linear classifier on features, less that of an untrained encoder", at_least=above),
+            Claim("random_encoder", "linear classifier on an untrained encoder's features"),
+            Claim("spread", "spread of the features of test images"),
+            Claim("uniformity", "uniformity of the features of test images"),
+        ),
+        note=note,
+    )
 
 
 EXPERIMENTS = [
@@ -63,4 +85,10 @@ EXPERIMENTS = [
         note="Tried first, on seed 100: LayerNorm or no norm, a small CNN, SGD and LARS; probes of .17 to .36, below "
         "an untrained encoder's.",
     ),
+    learned("moco", "MoCo", 0.65, 0.15),
+    learned("dino", "DINO", 0.65, 0.15),
+    learned("rotation", "RotNet", 0.65, 0.15),
+    learned("context", "spatial context", None, 0.0, "Most parts of a small digit are empty."),
+    learned("cpc", "CPC", None, 0.0, "The features are the mean over those of four bands."),
+    learned("mae", "MAE", None, 0.0, "A vision transformer of four layers, of patches of 2x2."),
 ]

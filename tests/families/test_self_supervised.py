@@ -16,7 +16,9 @@ from agentlib.data import Dataset
 from agentlib.runs.plan import job_of
 from agentlib.runs.result import Result
 
-FLOORS = {"test/random_encoder", "test/pixels", "test/pixels_1nn", "test/nudged_labels", "test/nudged_labels_1nn"}
+FLOORS = {f"test/{name}{end}" for name in ("random_encoder", "pixels", "nudged_labels") for end in ("", "_1nn")}
+MONITORS = {"test/spread", "test/rank", "test/uniformity", "test/alignment"}
+MEASURES = {"test/probe", "test/probe_1nn"} | FLOORS | MONITORS
 
 
 def features(encoder: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -29,7 +31,7 @@ def features(encoder: nn.Module, x: torch.Tensor) -> torch.Tensor:
 def test_run_with_folder(tmp_path):
     result = agentlib.train("simclr", data="digits", steps=20, out=tmp_path / "run", progress=False)
     assert isinstance(result, Result)
-    assert set(result.measures) == {"test/probe", *FLOORS}
+    assert set(result.measures) == MEASURES
     assert result.measures["test/probe"] > result.measures["test/random_encoder"]
     assert set(result.references) <= set(result.measures)
     assert [path.name for path in result.pictures] == ["views.png", "probe.png"]
@@ -98,7 +100,7 @@ def test_few_examples_of_a_class_are_all_labelled():
     data = Dataset(images, torch.arange(24) % 3, ("a", "b", "c"))
     result = agentlib.train("simclr", data=data, steps=1, batch_size=8, progress=False)
     assert isinstance(result, Result)
-    assert set(result.measures) == {"test/probe", *FLOORS}
+    assert set(result.measures) == MEASURES
 
 
 def test_bad_input():

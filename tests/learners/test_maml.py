@@ -13,7 +13,8 @@ from agentlib.backbones import MLP, adam
 from agentlib.core.randomness import fresh_weights
 from agentlib.data.episodes import Episodes, Pairs, Sinusoids
 from agentlib.engine import run
-from agentlib.learners.meta.maml import MAML, MAMLConfig, adapted, query_losses
+from agentlib.learners.meta.adapting import adapted, query_losses, reptile_losses
+from agentlib.learners.meta.maml import MAML, MAMLConfig, ReptileConfig
 from agentlib.policies import CategoricalPolicy
 from tests.data.test_episodes import numbered
 
@@ -223,3 +224,66 @@ def test_labels_of_int32_are_adapted_to_all_the_same():
         torch.testing.assert_close(learner.adapt(Pairs(x, labels))(x), expected(x))
     with pytest.raises(ValueError, match=r"the support has the labels \[5, 6\], and the network no output for each"):
         learner.adapt(Pairs(x, y + 5))
+
+
+# Reptile -------------------------------------------------------------------------------------------------------------
+
+
+def gradients(losses, weights):
+    return torch.autograd.grad(losses.mean(), list(weights.values()))
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_reptile_in_one_step_is_joint_training_and_in_two_adds_first_order_maml(loss):
+    """Nichol et al. 2018, section 5.1: g_1, and g_1 + g_2, where g_2 is the gradient of first-order MAML."""
+    learner, (support, query) = learner_of(loss, 1 if loss == "mse" else 2), tasks(loss)
+    weights, of_query = learner.parameters_by_name(), (learner.loss, learner.parameters_by_name(), support, query, 0.1)
+    one, before = reptile_losses(*of_query, 1)
+    losses = query_losses(learner.loss, weights, support, support, 0.1, 0)
+    joint = gradients(losses, weights)
+    first_order = gradients(query_losses(*of_query, 1, first_order=True), weights)
+    torch.testing.assert_close(before, losses.detach())
+    for ours, theirs in zip(gradients(one, weights), joint, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    two = gradients(reptile_losses(*of_query, 2)[0], weights)
+    for ours, first, second in zip(two, joint, first_order, strict=True):
+        torch.testing.assert_close(ours, first + second)
+
+
+def test_reptile_goes_to_the_adapted_weights():
+    """The gradient is (theta - theta_i) / alpha, of theta_i by torch's own SGD, on support and query by turns."""
+    learner, parts = learner_of(), tasks("mse")
+    weights = learner.parameters_by_name()
+    ours = gradients(reptile_losses(learner.loss, weights, *parts, 0.1, 3)[0], weights)
+    ways = []
+    for task in range(4):
+        twin = copy.deepcopy(learner.network)
+        optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
+        for step in range(3):
+            optimizer.zero_grad()
+            functional.mse_loss(twin(parts[step % 2].x[task]), parts[step % 2].y[task]).backward()
+            optimizer.step()
+        ways.append([(old - new).detach() / 0.1 for old, new in zip(weights.values(), twin.parameters(), strict=True)])
+    for mine, theirs in zip(ours, zip(*ways, strict=True), strict=True):
+        torch.testing.assert_close(mine, torch.stack(theirs).mean(0))
+
+
+@pytest.mark.slow
+def test_reptile_learns_to_adapt_to_sinusoids():
+    """After 600 updates one step is better than none, and ten are far better than the best guess without the task."""
+    config = ReptileConfig(batch_size=25, inner_learning_rate=0.02)
+    with fresh_weights(0):
+        network = nn.Sequential(MLP(1, hidden=(40, 40)), nn.Linear(40, 1))
+    learner = MAML(network, adam(config.learning_rate), config)
+    for _ in run(learner, Sinusoids(25, 10, 10), 600, compile=False):
+        pass
+    held_out = Sinusoids(500, 10, 50, seed=10**6)
+    held_out.advance()
+    curve = curve_of(learner, held_out.sample(), 10).mean(1)
+    assert float(curve[1]) < float(curve[0])
+    assert float(curve[10]) < 0.7 * 3.01
+
+
+def test_reptile_without_steps_is_refused():
+    with pytest.raises(ValueError, match="Reptile goes to where steps of adapting lead: give inner_steps=1"):
+        ReptileConfig(inner_steps=0)

@@ -14,10 +14,12 @@ from agentlib.data import Dataset
 from agentlib.data.episodes import Episodes, Pairs
 from agentlib.engine import run
 from agentlib.learners.meta.prototypical import (
+    MatchingConfig,
     Prototypical,
     PrototypicalConfig,
     PrototypicalNetwork,
     distance_logits,
+    matching_logits,
     prototypes,
 )
 
@@ -128,3 +130,46 @@ def test_labels_of_other_shapes_and_dtypes():
     others: Any = (support.y.int(), support.y[..., None], support.y.numpy().astype(np.uint8))
     for y in others:
         torch.testing.assert_close(network(Pairs(support.x, y), x, 2), expected)
+
+
+# Matching networks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.1, 0.001])
+def test_matching_is_attention_to_single_examples(temperature):
+    """The formula term by term; probabilities sum to one, and none is lost where the attention is sharp."""
+    features, support, labels = random(2, 4, 5), random(2, 6, 5, seed=1), torch.tensor([[0, 1, 2, 0, 1, 1]] * 2)
+    found = matching_logits(features, support, labels, 3, temperature)
+    torch.testing.assert_close(found.exp().sum(-1), torch.ones(2, 4, dtype=torch.float64))
+    assert bool(found.isfinite().all())
+    for task in range(2):
+        for i in range(4):
+            cosines = [float(functional.cosine_similarity(features[task, i], one, dim=0)) for one in support[task]]
+            powers = np.exp((np.array(cosines) - max(cosines)) / temperature)
+            expected = [powers[labels[task].numpy() == label].sum() / powers.sum() for label in range(3)]
+            np.testing.assert_allclose(found[task, i].exp().numpy(), expected, atol=1e-12)
+
+
+def test_matching_with_one_example_of_a_class_is_a_softmax_of_cosines():
+    features, support = random(6, 5), random(3, 5, seed=1)
+    expected = (functional.normalize(features) @ functional.normalize(support).T / 0.5).softmax(1)
+    torch.testing.assert_close(matching_logits(features, support, torch.arange(3), 3, 0.5).exp(), expected)
+
+
+def test_the_networks_matching_does_not_see_lengths_and_its_null_value_is_chance():
+    support = Pairs(random(1, 4, 5), torch.tensor([[0, 1, 0, 1]]))
+    network, x = PrototypicalNetwork(nn.Identity(), temperature=0.2), random(1, 3, 5, seed=2)
+    torch.testing.assert_close(network(support, 7.0 * x, 2), network(support, x, 2))
+    same = network(support._replace(x=torch.ones(1, 4, 5, dtype=torch.float64)), x, 2)
+    torch.testing.assert_close(same, torch.full_like(same, -np.log(2)))
+
+
+def test_a_matching_network_learns_directions():
+    """Classes are eight angles; the length says nothing."""
+    _, source = Prototypical.tiny()
+    config = MatchingConfig(ways=4, batch_size=2)
+    with fresh_weights(0):
+        learner = Prototypical(PrototypicalNetwork(MLP(2, hidden=(16, 16)), config.temperature), adam(3e-3), config)
+    metrics = [update.metrics for _, update in run(learner, source, 200, compile=False)]
+    assert float(metrics[-1]["accuracy"]) > 0.9
+    assert float(metrics[-1]["loss"]) < 0.5 * float(metrics[0]["loss"])

@@ -8,6 +8,11 @@ gradient goes through the inner steps, whose own derivative is the second one: i
 `first_order` that derivative is taken to be the identity (section 5.2 of the paper). With `inner_steps=0` nothing is
 adapted while training: one network for all tasks, the baseline that the paper calls pretrained.
 
+    theta  <- theta - beta sum_i (theta - theta_i) / alpha          Reptile (Nichol et al. 2018, arXiv:1803.02999)
+
+With `reptile` the weights go to where the steps lead, which are then on support and query by turns: the sum of the
+slopes on the way. One step is the gradient for one network for all tasks; the second adds that of first-order MAML.
+
 Adam is the outer rule, as in the authors' code; batch statistics would leak between support and query, so that
 networks have LayerNorm or none.
 """
@@ -15,51 +20,24 @@ networks have LayerNorm or none.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, vmap
 from torch.nn import functional
 
 from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.core.config import Count, NonNegative, Rate, Whole
 from agentlib.data.episodes import Pairs, Tasks
 from agentlib.families.tasks import FewShot, TaskFacts, on_tasks
+from agentlib.learners.meta.adapting import Parameters, adapted, query_losses, reptile_losses
 from agentlib.metrics.targets import labels_for, numbers_for
 from agentlib.policies import CategoricalPolicy, Predictor
 
 CHUNK = 100
 """Tasks that are adapted at once for predictions; each has weights of its own."""
-
-Parameters = Mapping[str, Tensor]
-Loss = Callable[[Parameters, Any], Tensor]
-"""(parameters by name, examples of one task) to a 0-dim loss, without side effects."""
-
-
-def adapted(
-    loss: Loss, parameters: Parameters, support: Any, rate: float, steps: int, first_order: bool = False
-) -> Parameters:
-    """The parameters after `steps` steps of gradient descent on the support; differentiable, unless `first_order`."""
-    for _ in range(steps):
-        slopes = grad(loss)(dict(parameters), support)
-        if first_order:
-            slopes = {name: slope.detach() for name, slope in slopes.items()}
-        parameters = {name: value - rate * slopes[name] for name, value in parameters.items()}
-    return parameters
-
-
-def query_losses(
-    loss: Loss, parameters: Parameters, support: Any, query: Any, rate: float, steps: int, first_order: bool = False
-) -> Tensor:
-    """The loss on each task's query, `(tasks,)`, after adapting to its support."""
-
-    def of_task(one_support: Any, one_query: Any) -> Tensor:
-        return loss(adapted(loss, parameters, one_support, rate, steps, first_order), one_query)
-
-    return vmap(of_task, randomness="different")(support, query)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +58,23 @@ class MAMLConfig(FewShot):
     """Gradient steps of adapting in training; 0 trains one network for all tasks."""
     first_order: bool = False
     """Leave out the second derivatives: cheaper, and a little worse."""
+    reptile: bool = False
+    """Go to the adapted weights, as Reptile does, without derivatives of steps; `first_order` has no effect then."""
     loss: Literal["mse", "cross_entropy"] = "mse"
     """Loss of a task: squared errors of numbers, or the cross-entropy of labels."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reptile and not self.inner_steps:
+            raise ValueError("Reptile goes to where steps of adapting lead: give inner_steps=1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReptileConfig(MAMLConfig):
+    """The numbers of a run of Reptile."""
+
+    inner_steps: Whole = 5
+    reptile: bool = True
 
 
 class MAML(Learner):
@@ -125,13 +118,15 @@ class MAML(Learner):
     def update(self, batch: Tasks) -> Update:
         """One step on the loss after adapting; `per_sample` holds it for each task `(tasks,)`."""
         config, parameters = self.config, self.parameters_by_name()
-        inner = (config.inner_learning_rate, config.inner_steps, config.first_order)
-        losses = query_losses(self.loss, parameters, batch.support, batch.query, *inner)
-        loss = losses.mean()
+        tasks = (self.loss, parameters, batch.support, batch.query, config.inner_learning_rate, config.inner_steps)
+        if config.reptile:
+            downhill, losses = reptile_losses(*tasks)
+        else:
+            downhill = losses = query_losses(*tasks, config.first_order)
         with torch.no_grad():
             before = vmap(lambda query: self.loss(parameters, query), randomness="different")(batch.query).mean()
-        norm = self.step(loss, batch.clock)
-        metrics = {"loss": loss.detach(), "loss_before": before, "grad_norm": norm}
+        norm = self.step(downhill.mean(), batch.clock)
+        metrics = {"loss": losses.detach().mean(), "loss_before": before, "grad_norm": norm}
         return Update(metrics, per_sample=losses.detach())
 
     def predictions(self, batch: Tasks, steps: int) -> Tensor:
@@ -193,4 +188,10 @@ RECIPE = Recipe(
         "digits": {"loss": "cross_entropy", "held_out": 0.5, "shots": 1, "queries": 5, "batch_size": 8},
         "glyphs": {"loss": "cross_entropy", "shots": 1, "queries": 5, "batch_size": 8},
     },
+)
+REPTILE = replace(
+    RECIPE,
+    name="reptile",
+    config=ReptileConfig,
+    summary="first-order meta-learning (Nichol et al. 2018), regression and classification",
 )

@@ -6,12 +6,18 @@
 A backbone is learned in whose features each class lies around its mean; a new class is then known from a few examples,
 without any step of training. The distance is Euclid's squared one, which makes it a linear classifier of features, with
 weights 2 c_k and biases -|c_k|^2. Training has more ways than testing, as in the paper.
+
+    p(y = k | x) = sum over the support of class k of a(x, x_i),   a = softmax_i( cos(f(x), f(x_i)) / tau )
+
+With a `temperature` tau the network is a matching network (Vinyals et al. 2016, arXiv:1606.04080), which compares with
+each example. Theirs has tau = 1, whose probabilities stay near each other, and may read the whole support before it
+compares.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Self
 
 import torch
@@ -24,9 +30,8 @@ from agentlib.core import Cosine, Learner, Optimizer, Recipe, Step, Update
 from agentlib.core.config import Count, Range, Rate
 from agentlib.core.randomness import fresh_weights
 from agentlib.data import Dataset
-from agentlib.data.episodes import Episodes, Pairs, Tasks
+from agentlib.data.episodes import Episodes, Pairs, Tasks, checked_support
 from agentlib.families.tasks import FewShot, TaskFacts, on_tasks
-from agentlib.metrics.targets import labels_for
 
 
 def prototypes(features: Tensor, labels: Tensor, ways: int) -> Tensor:
@@ -35,30 +40,27 @@ def prototypes(features: Tensor, labels: Tensor, ways: int) -> Tensor:
     return member @ features / member.sum(-1, keepdim=True)
 
 
-def checked_support(support: Pairs, ways: int) -> Pairs:
-    """The support with labels `(tasks, n)` as int64.
-
-    Raises:
-        ValueError: they do not fit; or a class of 0 .. ways - 1 has no example in some task, or another class has one.
-    """
-    labels = labels_for(support.x.shape[:2], support.y, name="support.y").to(support.x.device)
-    for task, row in enumerate(labels.tolist()):
-        missing, others = sorted(set(range(ways)) - set(row)), sorted(set(row) - set(range(ways)))
-        if missing or others:
-            without = f"class {missing[0]} has no example" if missing else f"label {others[0]} is none of the classes"
-            raise ValueError(
-                f"the support of task {task} has the labels {sorted(set(row))}, and the classes are "
-                f"0 to {ways - 1}: {without}. Number the classes of each task from 0, such as by "
-                "labels.unique(return_inverse=True)[1]"
-            )
-    return support._replace(y=labels)
-
-
 def distance_logits(features: Tensor, centers: Tensor) -> Tensor:
     """-|f - c|^2, `(..., n, ways)`, of features `(..., n, d)` and prototypes `(..., ways, d)`."""
     products = 2.0 * features @ centers.mT  # (..., n, ways)
     squares = features.square().sum(-1)[..., :, None] + centers.square().sum(-1)[..., None, :]
     return products - squares
+
+
+def matching_logits(features: Tensor, support: Tensor, labels: Tensor, ways: int, temperature: float) -> Tensor:
+    """log p(y | x), `(..., n, ways)`, by attention to the support.
+
+    Args:
+        features: `(..., n, d)`.
+        support: `(..., m, d)`.
+        labels: `(..., m)`, of the support.
+        ways: classes; each has an example.
+        temperature: of the attention.
+    """
+    cosines = functional.normalize(features, dim=-1) @ functional.normalize(support, dim=-1).mT  # (..., n, m)
+    attention = (cosines / temperature).log_softmax(-1)[..., None, :]  # (..., n, 1, m)
+    others = labels[..., None, None, :] != torch.arange(ways, device=labels.device)[:, None]  # (..., 1, ways, m)
+    return attention.masked_fill(others, -math.inf).logsumexp(-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,15 @@ class PrototypicalConfig(FewShot):
     """Tasks per update."""
     ways: Annotated[int, Range(2)] = 20
     """Classes per task in training."""
+    temperature: Annotated[float, Range(1e-3)] | None = None
+    """Temperature of the attention of a matching network to single examples; None compares with prototypes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingConfig(PrototypicalConfig):
+    """The numbers of a matching network's run."""
+
+    temperature: Annotated[float, Range(1e-3)] | None = 0.1
 
 
 class PrototypicalNetwork(Described):
@@ -77,13 +88,14 @@ class PrototypicalNetwork(Described):
 
     Args:
         backbone: from an example to features.
+        temperature: of the attention of a matching network; None compares with prototypes.
     """
 
     kind = "prototypical"
 
-    def __init__(self, backbone: Backbone | nn.Module) -> None:
+    def __init__(self, backbone: Backbone | nn.Module, temperature: float | None = None) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.temperature = backbone, temperature
 
     def forward(self, support: Pairs, x: Tensor, ways: int) -> Tensor:
         """Logits `(tasks, m, ways)` for examples `(tasks, m, ...)`, by the labelled ones `(tasks, n, ...)`.
@@ -97,11 +109,17 @@ class PrototypicalNetwork(Described):
         """The same, without a look at the labels: tensor work alone, for inside an update."""
         n, both = support.x.shape[1], torch.cat([support.x, x], 1)
         features = self.backbone(both.flatten(0, 1)).unflatten(0, both.shape[:2])  # (tasks, n + m, d)
-        return distance_logits(features[:, n:], prototypes(features[:, :n], support.y, ways))
+        return self.compared(features[:, n:], features[:, :n], support.y, ways)
+
+    def compared(self, features: Tensor, support: Tensor, labels: Tensor, ways: int) -> Tensor:
+        """Logits `(tasks, m, ways)` of features `(tasks, m, d)` by the support's `(tasks, n, d)` and its labels."""
+        if self.temperature is None:
+            return distance_logits(features, prototypes(support, labels, ways))
+        return matching_logits(features, support, labels, ways, self.temperature)
 
 
 class Prototypical(Learner):
-    """Prototypical networks."""
+    """Prototypical networks, and matching networks."""
 
     def __init__(
         self, network: PrototypicalNetwork, optimizer: Optimizer, config: PrototypicalConfig = PrototypicalConfig()
@@ -119,7 +137,7 @@ class Prototypical(Learner):
         """
         if not facts.ways:
             raise ValueError("prototypes stand for classes, not for tasks of regression: give data with labels")
-        return cls(PrototypicalNetwork(backbone), config.optimizer(), config)
+        return cls(PrototypicalNetwork(backbone, config.temperature), config.optimizer(), config)
 
     def predict(self, x: Tensor) -> Tensor:
         """The backbone's features `(B, d)`."""
@@ -134,7 +152,7 @@ class Prototypical(Learner):
         """
         ways = int(tasks.support.y.max()) + 1
         support = checked_support(tasks.support, ways)
-        return distance_logits(tasks.query.x, prototypes(support.x, support.y, ways))
+        return self.network.compared(tasks.query.x, support.x, support.y, ways)
 
     def update(self, batch: Tasks) -> Update:
         """One step on the queries' cross-entropy; `per_sample` holds it for each task `(tasks,)`."""
@@ -167,4 +185,10 @@ RECIPE = Recipe(
     "prototypical networks (Snell et al. 2017), classes from few examples",
     steps=1_200,
     presets={"digits": {"ways": 5, "held_out": 0.5}},
+)
+MATCHING = replace(
+    RECIPE,
+    name="matching",
+    config=MatchingConfig,
+    summary="matching networks (Vinyals et al. 2016), classes by attention to few examples",
 )

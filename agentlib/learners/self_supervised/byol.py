@@ -12,7 +12,6 @@ than untrained ones. We differ in Adam in place of LARS, and in a constant tau i
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -25,6 +24,7 @@ from agentlib.core.config import Count, Unit
 from agentlib.data import Dataset, Examples
 from agentlib.families.views import ViewFacts, Views, on_views
 from agentlib.learners.self_supervised.simclr import Projector
+from agentlib.metrics.features import spread
 
 
 def prediction_errors(prediction: Tensor, target: Tensor) -> Tensor:
@@ -78,8 +78,7 @@ class BYOL(Learner):
         loss = errors.mean()
         norm = self.step(loss, batch.clock)
         self.average.follow()
-        spread = functional.normalize(z.detach(), dim=2).std(1).mean() * math.sqrt(z.shape[2])
-        metrics = {"loss": loss.detach(), "spread": spread, "grad_norm": norm}
+        metrics = {"loss": loss.detach(), "spread": spread(z.detach()), "grad_norm": norm}
         return Update(metrics, per_sample=errors.detach().mean(0))
 
     @classmethod

@@ -25,6 +25,7 @@ from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.core.config import Count, Range
 from agentlib.data import Dataset, Examples
 from agentlib.families.views import ViewFacts, Views, on_views
+from agentlib.metrics.features import spread
 
 
 def nt_xent_logits(z: Tensor, temperature: float) -> Tensor:
@@ -100,9 +101,7 @@ class SimCLR(Learner):
         loss = losses.mean()
         norm = self.step(loss, batch.clock)
         accuracy = (logits.argmax(1) == partner).float().mean()
-        # Of a direction in d dimensions each coordinate varies by 1 / sqrt(d); where all collapsed, by nothing.
-        spread = functional.normalize(z.detach(), dim=1).std(0).mean() * math.sqrt(z.shape[1])
-        metrics = {"loss": loss.detach(), "accuracy": accuracy, "spread": spread, "grad_norm": norm}
+        metrics = {"loss": loss.detach(), "accuracy": accuracy, "spread": spread(z.detach()), "grad_norm": norm}
         return Update(metrics, per_sample=losses.detach().view(2, n).mean(0))
 
     @classmethod
