@@ -36,6 +36,7 @@ COMMANDS = {
     "ensemble": "Put several agents together to one that averages them, or lets them vote.",
     "predict": "Print what a trained model says of examples: classes, numbers or actions.",
     "sample": "Draw examples by a generative model that a run has left.",
+    "push": "Publish an agent or a model on the Hugging Face Hub, with a card.",
     "plot": "Draw the learning curves of several runs in one picture.",
     "inspect": "Describe a file of agentlib without loading it.",
     "list": "Name the learners, presets, backbones, environments and data sets that there are.",
