@@ -32,6 +32,7 @@ BY_NAME = {
     "agentlib/catalog.py",  # the learners, when they are asked for
     "agentlib/learners/__init__.py",  # likewise
     "agentlib/metrics/probes.py",  # scikit-learn
+    "agentlib/runs/trackers.py",  # trackers of experiments
     "agentlib/shell/main.py",  # a command's file, when it is run
 }
 """Files that import a module by its name, late."""

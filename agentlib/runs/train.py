@@ -55,6 +55,7 @@ def train(
     n_eval_episodes: int = 10,
     out: str | Path | None = None,
     progress: Progress = True,
+    log: Any = ("tensorboard",),
     compile: Compile = "auto",
     precision: Precision = "float32",
     threads: int | Literal["auto"] | None = None,
@@ -76,6 +77,7 @@ def train(
             answer but None stops the run. `agentlib.runs.callbacks` has usual ones, and other moments.
         eval_every, n_eval_episodes: steps between evaluations, which come after updates; and their episodes.
         out, progress: the folder of agent, checkpoints, log and report, none by default; True for a bar, or "table".
+        log: trackers, "tensorboard", "csv", "wandb", "trackio", "mlflow", or yours; see `agentlib.runs.trackers`.
         hyperparameters: fields of the config.
 
     Raises:
@@ -108,7 +110,8 @@ def _given(options: RunOptions) -> dict[str, Any]:
 
 def _changed(options: RunOptions) -> list[str]:
     """The options that were given, but for those that may be given to a run that is resumed."""
-    return [name for name in _given(options) if name not in (*ORIGINS, "backbone", "progress", "compile", "steps")]
+    free = (*ORIGINS, "backbone", "progress", "log", "compile", "steps")
+    return [name for name in _given(options) if name not in free]
 
 
 def _continued(
@@ -150,7 +153,7 @@ def _resumed(
             raise ValueError(f"{path} has a length of {options.steps:,} steps: a run can be made longer, not shorter")
         others["steps"] = given.steps
     compile = options.compile if given.compile == "auto" else given.compile
-    options = replace(options, progress=given.progress, compile=compile, **others | objects)
+    options = replace(options, progress=given.progress, log=given.log, compile=compile, **others | objects)
     return _trained(recipe, options, callback, record)
 
 
