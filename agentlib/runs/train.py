@@ -82,9 +82,8 @@ def train(
 
     Raises:
         ValueError: something does not fit, or another run is at work in the folder; the message says what would.
-        Diverged, EnvironmentFailure: a metric is NaN or infinite; the environment failed.
-
-    What ends a run with a folder, Ctrl-C too, says in a note and in its attribute `saved_in` where the run is saved.
+        Diverged, EnvironmentFailure: a metric is NaN or infinite; the environment failed. Whatever ends a run with a
+            folder, Ctrl-C too, says in a note and in its attribute `saved_in` where the run is saved.
     """
     given = locals()
     check("callback", callback)
