@@ -87,8 +87,7 @@ def train(
     """
     given = locals()
     check("callback", callback)
-    values = {field.name: given[field.name] for field in fields(RunOptions) if given.get(field.name) is not None}
-    options = RunOptions(**values)
+    options = RunOptions(**{f.name: given[f.name] for f in fields(RunOptions) if given.get(f.name) is not None})
     if resume is not None:
         return _resumed(what, resume, options, callback, [*_changed(options), *hyperparameters])
     if what is None and options.agent is not None and options.agent.training is not None:
