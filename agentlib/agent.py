@@ -272,13 +272,13 @@ class Agent:
         return write_agent(path, self.policy, *spaces_of, self.exploration_rate, self.about)
 
     def export(self, path: str | Path, *, action_mask: bool = False) -> Path:
-        """Writes the policy for other runtimes: ONNX (`policy.onnx`), or an archive of torch.export (`policy.pt2`).
+        """Writes the policy for other runtimes: ONNX (`policy.onnx`), an archive of torch.export (`.pt2`), or Python.
 
         Normalization, masks and memory are inside: raw observations go in, the best actions come out, by the names that
         `agentlib.policies.exported.Exported` has. It is first compared with the agent on random observations.
 
         Args:
-            path: its ending says which.
+            path: its ending says which; .py is a program that needs numpy alone, for MLPs and tables.
             action_mask: masks are an input, each with a legal action; one in a Dict observation needs none.
 
         Raises:

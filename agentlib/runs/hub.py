@@ -56,7 +56,8 @@ def push_agent(
 ) -> str:
     """The work of `Agent.push_to_hub`."""
     _check(repo_id)
-    known, kwargs, found = str(agent.about.get("trained_on", "")), {}, None
+    known, found = str(agent.about.get("trained_on", "")), None
+    kwargs: dict[str, Any] = {}
     name = env if isinstance(env, str) else known
     if env is None and (episodes or film):
         try:
@@ -190,7 +191,8 @@ def card(kind: str, repo_id: str, about: Mapping[str, Any], env: str, found: Eva
         env: the environment's id; "" for none.
         found: the evaluation there, if any.
     """
-    client, data = _client(), {"library_name": "agentlib", "tags": ["agentlib"]}
+    client = _client()
+    data: dict[str, Any] = {"library_name": "agentlib", "tags": ["agentlib"]}
     data["tags"] += [tag for tag in (env, str(about.get("learner", ""))) if tag]
     reached = ""
     if kind == "agent" and env:

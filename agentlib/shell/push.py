@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -50,6 +50,6 @@ def run(arguments: list[str]) -> int:
         if described(path)[0] != "agent":
             print(push_file(path, options.repo, options.private))
         else:
-            played = {"env": options.env, "episodes": options.episodes, "film": options.film}
+            played: Any = {"env": options.env, "episodes": options.episodes, "film": options.film}
             print(Agent.load(path).push_to_hub(options.repo, private=options.private, **played))
     return 0

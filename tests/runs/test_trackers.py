@@ -3,6 +3,7 @@
 import csv
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -85,12 +86,13 @@ class Run:
 @pytest.mark.parametrize("package", ["wandb", "trackio"])
 @pytest.mark.parametrize("is_the_hosts", [False, True])
 def test_the_three_calls_of_wandb(package, is_the_hosts, monkeypatch):
-    begun, host = [], Run() if is_the_hosts else None
+    begun: list[Run] = []
+    host = Run() if is_the_hosts else None
     module = SimpleNamespace(run=host, init=lambda **about: begun.append(Run(**about)) or begun[-1])
     module.context_vars = SimpleNamespace(current_run=SimpleNamespace(get=lambda: host))
     monkeypatch.setitem(sys.modules, package, module)
     trained(log=package)
-    run = host if is_the_hosts else begun[0]
+    run = host or begun[0]
     assert run.points[-1][0] == 100
     assert (len(begun), run.finished) == ((0, False) if is_the_hosts else (1, True))
     if not is_the_hosts:
@@ -100,7 +102,8 @@ def test_the_three_calls_of_wandb(package, is_the_hosts, monkeypatch):
 
 @pytest.mark.parametrize("is_the_hosts", [False, True])
 def test_mlflow_by_a_client_of_its_own(is_the_hosts, monkeypatch):
-    calls, run = [], SimpleNamespace(info=SimpleNamespace(run_id="r1"))
+    calls: list[Any] = []
+    run = SimpleNamespace(info=SimpleNamespace(run_id="r1"))
 
     class Client:
         def get_experiment_by_name(self, name):
