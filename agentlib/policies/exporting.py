@@ -41,7 +41,11 @@ NUDGES, NUDGE = 32, 1e-4
 
 def export(agent: Agent, path: Path, action_mask: bool) -> Path:
     """The work of `Agent.export`."""
-    writers = {".onnx": _to_onnx, ".pt2": _to_archive, ".py": partial(_to_program, name=path.stem)}
+    writers: dict[str, Callable[[Exported, str], tuple[bytes, Run]]] = {
+        ".onnx": _to_onnx,
+        ".pt2": _to_archive,
+        ".py": partial(_to_program, name=path.stem),
+    }
     if path.suffix not in writers:
         raise ValueError(f"{path} ends neither in .onnx nor in .pt2 (torch.export) nor in .py: which shall it be?")
     if path.suffix == ".py" and not path.stem.isidentifier():

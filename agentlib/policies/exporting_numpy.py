@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import zlib
 from typing import Any
 
@@ -60,7 +61,7 @@ def numpy_source(exported: Exported, name: str) -> str:
     """
     policy, (leaf, *others) = exported.policy, leaf_spaces(exported.observation_space)
     backbone = getattr(policy, "backbone", policy)
-    stages = list(backbone.stages) if type(backbone) is Chain else [backbone]
+    stages: list[Any] = list(backbone.stages) if type(backbone) is Chain else [backbone]
     kinds = [type(stage) for stage in stages[:-1]]
     plain = _with_backbone(policy, stages[-1])
     shortcut = None if plain is None or exported.takes_mask or exported.observed_width else numpy_shortcut(plain)
@@ -105,8 +106,8 @@ class _Text:
         """As `RunningNorm.forward`."""
         variance = stage.variance.numpy()
         deviation = np.where(variance > 0.0, np.sqrt(variance + 1e-8), 1.0)
-        mean, deviation = (self.add(side.ravel(), name) for side, name in ((stage.mean, "MEAN"), (deviation, "SCALE")))
-        return [f"x = np.clip((x - {mean}) / {deviation}, {-stage.clip}, {stage.clip}).astype(np.float32)"]
+        mean, scale = self.add(stage.mean.ravel(), "MEAN"), self.add(deviation.ravel(), "SCALE")
+        return [f"x = np.clip((x - {mean}) / {scale}, {-stage.clip}, {stage.clip}).astype(np.float32)"]
 
     def categories(self, stage: OneHot) -> list[str]:
         """As `OneHot.forward`."""
@@ -145,8 +146,7 @@ def _with_backbone(policy: Any, backbone: nn.Module) -> Any:
     """A view of the policy on the last stage of its backbone; None where it has none."""
     if not hasattr(policy, "head"):
         return None
-    view = type(policy).__new__(type(policy))
-    view.__dict__.update(policy.__dict__)
+    view = copy.copy(policy)
     view._modules = {**policy._modules, "backbone": backbone}
     return view
 

@@ -88,7 +88,12 @@ class Run:
 def test_the_three_calls_of_wandb(package, is_the_hosts, monkeypatch):
     begun: list[Run] = []
     host = Run() if is_the_hosts else None
-    module = SimpleNamespace(run=host, init=lambda **about: begun.append(Run(**about)) or begun[-1])
+
+    def init(**about):
+        begun.append(Run(**about))
+        return begun[-1]
+
+    module = SimpleNamespace(run=host, init=init)
     module.context_vars = SimpleNamespace(current_run=SimpleNamespace(get=lambda: host))
     monkeypatch.setitem(sys.modules, package, module)
     trained(log=package)
