@@ -38,6 +38,7 @@ COMMANDS = {
     "sample": "Draw examples by a generative model that a run has left.",
     "push": "Publish an agent or a model on the Hugging Face Hub, with a card.",
     "plot": "Draw the learning curves of several runs in one picture.",
+    "report": "Write one page about a run, or about several side by side.",
     "inspect": "Describe a file of agentlib without loading it.",
     "list": "Name the learners, presets, backbones, environments and data sets that there are.",
 }
