@@ -372,7 +372,9 @@ class EncoderDecoder(Described):
     @property
     def source_embedding(self) -> nn.Module:
         """The embedding of an encoder of tokens, for what is read as vectors `(B, S, dim)` in place of them."""
-        return self.encoder.embedding.content  # type: ignore[no-any-return, union-attr]
+        encoder: Any = self.encoder
+        content: nn.Module = encoder.embedding.content
+        return content
 
     @property
     def target_embedding(self) -> nn.Module:

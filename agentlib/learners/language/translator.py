@@ -66,11 +66,11 @@ class Translator(Described):
         self.head = None if tied else nn.Linear(size, self.text.size, bias=False)
         self.prompt: nn.Parameter | None = None
         if prompt_length:
-            embedding = getattr(backbone, "source_embedding", None)
-            if not isinstance(embedding, nn.Embedding):
+            read = getattr(backbone, "source_embedding", None)
+            if not isinstance(read, nn.Embedding):
                 raise ValueError("a prompt stands before a source of tokens, and this network reads none")
             rows = torch.randint(self.text.size, (prompt_length,))
-            self.prompt = nn.Parameter(embedding.weight.detach()[rows])  # (P, dim)
+            self.prompt = nn.Parameter(read.weight.detach()[rows])  # (P, dim)
 
     @cached_property
     def text(self) -> Tokenizer:

@@ -74,13 +74,13 @@ def test_a_prompt_of_embeddings_is_read_as_their_tokens_are(name, tmp_path):
 def test_all_else_is_frozen(tuning, trained):
     more: Any = {"max_length": 12, "batch_size": 4, "learning_rate": 0.03, "label_smoothing": 0.0}
     problem = Problem(data=PAIRS, steps=40, device="cpu")
-    job = job_of("seq2seq", problem, tuning=tuning, lora_rank=2, prompt_length=4, **SMALL, **more)
-    before = {name: value.clone() for name, value in job.learner.model.state_dict().items()}  # type: ignore[union-attr, operator]
+    job: Any = job_of("seq2seq", problem, tuning=tuning, lora_rank=2, prompt_length=4, **SMALL, **more)
+    before = {name: value.clone() for name, value in job.learner.model.state_dict().items()}
     loss = job.judge.evaluate()["eval/loss"]
     for _ in run(job.learner, job.source, 40, compile=False):
         pass
     assert job.judge.evaluate()["eval/loss"] < loss
-    for name, value in job.learner.model.state_dict().items():  # type: ignore[union-attr, operator]
+    for name, value in job.learner.model.state_dict().items():
         is_trained = trained in name and "original" not in name
         assert torch.equal(value, before[name]) != is_trained, name
 
