@@ -168,6 +168,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "language.bert:RECIPE",
         "features of text (Devlin et al. 2019): predicts hidden tokens, and whether a piece follows another",
     ),
+    "elmo": (
+        "language.elmo:RECIPE",
+        "features of text (Peters et al. 2018): predicts the next token, and the one before, by LSTMs",
+    ),
     "seq2seq": (
         "language.seq2seq:RECIPE",
         "translation (Vaswani et al. 2017; Luong et al. 2015): from one text to another, by transformer or LSTM",

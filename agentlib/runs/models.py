@@ -53,6 +53,7 @@ def load_model(
     from agentlib.learners.generative.denoising_autoencoder import Autoencoder
     from agentlib.learners.generative.latent_model import LatentModel
     from agentlib.learners.generative.pixel_model import PixelModel
+    from agentlib.learners.language.elmo import BidirectionalLanguageModel
     from agentlib.learners.language.language_model import LanguageModel
     from agentlib.learners.language.masked_model import MaskedLanguageModel
     from agentlib.learners.language.translator import Translator
@@ -64,5 +65,6 @@ def load_model(
 
     networks: tuple[Any, ...] = (Autoencoder, LanguageModel, LatentModel, Projector, PrototypicalNetwork)
     networks += (MaskedAutoencoder, PixelNetwork, PixelModel, Detector, Localizer, Translator, MaskedLanguageModel)
+    networks += (BidirectionalLanguageModel,)
     known = POLICIES | {each.kind: each for each in networks}
     return rebuilt(path, description.get("model"), tensors, known | dict(classes or {})).to(device), about

@@ -31,6 +31,7 @@ COMMANDS = {
     "evaluate": "Play whole episodes with an agent, and print its return with a 95% interval.",
     "compare": "Train our agent and Stable-Baselines3's with the same settings and seeds, and compare them.",
     "stress": "Corrupt what a classifier or an agent sees, and print its accuracy or return for each corruption.",
+    "scale": "Train models of language of several sizes and lengths, and fit scaling laws.",
     "compile": "Build what the updates of a run compile to, so that later runs start at once.",
     "record": "Record episodes: as a video, or as demonstrations to learn from.",
     "ensemble": "Put several agents together to one that averages them, or lets them vote.",

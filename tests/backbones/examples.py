@@ -14,6 +14,7 @@ from agentlib.backbones import (
     MLP,
     RNN,
     AfterAction,
+    BidirectionalLSTM,
     Chain,
     DiffusionModel,
     EncoderDecoder,
@@ -185,6 +186,11 @@ EXAMPLES: dict[str, Example] = {
         lambda: RecurrentEncoderDecoder(7, 8, 2, "concat"),
         lambda batch: (torch.randint(0, 7, (batch, 5)), torch.randint(0, 7, (batch, 6))),
         of_steps,
+    ),
+    "bidirectional_lstm": Example(
+        lambda: BidirectionalLSTM(7, 6),
+        lambda batch: (torch.randint(0, 7, (batch, 5)),),
+        lambda batch, width: (batch, width),
     ),
     "lstm: resets": Example(lambda: LSTM(3, 5, layers=2), with_resets(lambda: LSTM(3, 5, layers=2)), of_steps),
     "transformer_decoder: resets": Example(
