@@ -1,5 +1,7 @@
 """The network of a PixelCNN: it sees the past, all of it, and nothing else."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional
@@ -28,7 +30,8 @@ def test_each_pixel_s_numbers_depend_on_all_pixels_before_and_on_no_other(kernel
 def test_cut_kernels_are_masked_convolutions():
     network = GatedPixelCNN((2, 7, 8), 3, channels=4, layers=2, kernel=5)
     x = torch.randn(3, 2, 7, 8)
-    for layer, depth, rows in ((network.stack[0], 2, 2), (network.stack[1], 4, 3)):
+    layers: Any = network.stack
+    for layer, depth, rows in ((layers[0], 2, 2), (layers[1], 4, 3)):
         tall, wide = torch.zeros(8, depth, 5, 5), torch.zeros(8, depth, 1, 5)
         tall[:, :, :rows], wide[..., :rows] = layer.vertical.weight, layer.horizontal.weight
         v, h = (torch.randn(3, depth, 7, 8) for _ in range(2)) if depth != 2 else (x, x)

@@ -107,10 +107,11 @@ def test_tweedie_s_formula_for_a_mixture():
 
 
 def test_a_model_without_change_has_the_error_of_the_noise():
-    learner, source = DenoisingAutoencoder.tiny()
-    learner.model.forward = lambda x: x  # type: ignore[method-assign]
-    learner.step = torch.nn.Module()  # type: ignore[assignment]
-    learner.step.forward = lambda loss, clock: loss  # type: ignore[method-assign]
+    made: Any = DenoisingAutoencoder.tiny()
+    learner, source = made
+    learner.model.forward = lambda x: x
+    learner.step = torch.nn.Module()
+    learner.step.forward = lambda loss, clock: loss
     losses = [float(update.metrics["loss"]) for _, update in run(learner, source, 200, compile=False)]
     assert sum(losses) / len(losses) == pytest.approx(4 * 0.3**2, rel=0.05)
 

@@ -156,10 +156,10 @@ def test_a_run_is_judged_by_exact_likelihoods(tmp_path):
     assert 24 < result.references["test/nats"] < 26.5  # independent pixels
     assert "eval/nats" in result.metrics
     assert [path.name for path in result.pictures] == ["samples.png"]
-    model, _ = load_model(tmp_path / "run")
+    model: Any = load_model(tmp_path / "run")[0]
     images = model.sample(2, generator=torch.Generator().manual_seed(0))
     assert set(images.unique().tolist()) <= {0.0, 1.0}
-    again, _ = load_model(save_model(model_of("logistic", (3, 2, 2), n_classes=2).float(), tmp_path / "other"))
+    again: Any = load_model(save_model(model_of("logistic", (3, 2, 2), n_classes=2).float(), tmp_path / "other"))[0]
     assert again.sample(2, torch.tensor([0, 1])).shape == (2, 3, 2, 2)
     with pytest.raises(ValueError, match="takes a label below 2 for each image"):
         again.sample(2)
