@@ -1,8 +1,10 @@
 """Generative models of MNIST: a likelihood in nats, and samples by label."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +16,9 @@ from agentlib.data import Splits, parts
 from agentlib.families.building import predicted
 from agentlib.learners.generative.vae import bounds
 from agentlib.metrics.likelihoods import independent_bernoulli
+from agentlib.metrics.probes import few_labels, linear_probe
 from agentlib.metrics.samples import agreement, frechet_distance
-from benchmarks.evidence.mnist import FAMILY, FILES, FROM, in_pieces, mnist, trained
+from benchmarks.evidence.mnist import DRAWS, FAMILY, FILES, FROM, PER_CLASS, in_pieces, mnist, trained
 from benchmarks.experiments import Claim, Experiment
 from benchmarks.paper_data import path
 
@@ -188,6 +191,37 @@ def pixel_likelihood(seed: int, updates: int = 8_000, tested: int = 10_000) -> d
     return {"nats": -float(exact.double().mean()), "independent_pixels": -float(floor.mean())}
 
 
+AUTOENCODERS: dict[str, dict[str, Any]] = {
+    "bottleneck": {"corruption": "none"},
+    "denoising": {"noise": 0.5},
+    "masked": {"corruption": "masking", "patch": 4, "mask_ratio": 0.6},
+    "contractive": {"corruption": "none", "contraction": 0.1, "noise": 0.1},
+}
+
+
+def autoencoders(seed: int, updates: int = 5_000) -> dict[str, float]:
+    """Accuracies of logistic regression on 10 labels per class: on pixels, and on the encoders' features."""
+    splits = mnist(seed)
+    labels, truth = splits.train.targets.numpy(), splits.test.targets.numpy()
+    generator = np.random.default_rng([seed, 7])
+    rows = np.stack([few_labels(labels, PER_CLASS, generator) for _ in range(DRAWS)])
+    labelled = splits.train.x[torch.from_numpy(rows)]  # (draws, n, 1, 28, 28)
+
+    def probed(features: Callable[[Tensor], Tensor]) -> float:
+        few = features(labelled.flatten(0, 1)).reshape(DRAWS, rows.shape[1], -1)
+        return float(linear_probe(few.numpy(), labels[rows], features(splits.test.x).numpy(), truth).mean())
+
+    found = {"pixels": probed(lambda x: x.flatten(1))}
+    for name, change in AUTOENCODERS.items():
+        how: Any = {"latent_dim": 64, "net_arch": (512, 256), "batch_size": 128, "backbone": "mlp", **change}
+        result = agentlib.train(
+            "denoising_autoencoder", data=short(seed), steps=updates, seed=seed, progress=False, **how
+        )
+        found[name] = probed(partial(in_pieces, result.backbone))
+        found[f"{name}_gain"] = found[name] - found["pixels"]
+    return found
+
+
 def short(seed: int) -> Splits:
     """The training images, and a few to judge the run's own samples by."""
     splits = mnist(seed)
@@ -287,5 +321,30 @@ EXPERIMENTS = [
         ),
         note="32 channels, 8 gated layers. The paper trains far longer, on another binarization of the test: its "
         "number is context.",
+    ),
+    Experiment(
+        name="autoencoders_mnist",
+        family=FAMILY,
+        data=f"55,000 images without labels, 5,000 updates of 128; {PER_CLASS} labels per class; 10,000 test images",
+        measure=autoencoders,
+        files=FILES,
+        first_seed=FROM,
+        claims=(
+            Claim("pixels", "floor: linear classifier on pixels", statistic="mean"),
+            *(
+                claim
+                for name in AUTOENCODERS
+                for claim in (
+                    Claim(name, f"on the features of the {name} autoencoder's encoder", statistic="mean"),
+                    Claim(
+                        f"{name}_gain",
+                        f"{name}: less the accuracy on pixels",
+                        statistic="mean",
+                        at_least=None if name == "contractive" else 0.0,
+                        of="interval",
+                    ),
+                )
+            ),
+        ),
     ),
 ]
