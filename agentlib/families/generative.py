@@ -67,6 +67,7 @@ def on_generative(recipe: Recipe, problem: Problem) -> Job:
     - `log_likelihood(x, label)`: log p(x) itself `(B,)` in nats; with `likelihood_floor`, in place of `likelihoods`.
     - `predict(x)`: reconstructions, of examples as `corrupted(x, generator)` has them, if there is such a method. Its
       attribute `noise` is the deviation of Gaussian noise; None for changes of another kind.
+    - `panels(x)`: images side by side `(B, n, C, H, W)` that show the work, for the picture of the run.
 
     Its class may have `examples(data, config)`, which prepares each part of the data; `transform(config)`, a random
     change of examples, made each time in training, and once, the same for each seed, of those held out;
@@ -283,6 +284,11 @@ class GenerativeJudge(Judge):
             title = f"Held-out images, each beside its {copy}reconstruction"
             columns = 10 // len(panels) * len(panels)
             figures["reconstructions"] = charts.image_grid(images, columns, title)
+        if hasattr(self.learner, "panels") and test.dim() == 5 and test.shape[2] in (1, 3):
+            with in_eval_mode(self.learner):
+                panels = self.learner.panels(test[: SHOWN // 10].to(device_of(self.learner))).cpu()
+            title = "Held-out images, each turned into the other kind, and back"
+            figures["turned"] = charts.image_grid(panels.flatten(0, 1), panels.shape[1], title)
         return [pictures.save(figure, folder / f"{name}.png") for name, figure in figures.items()]
 
 
