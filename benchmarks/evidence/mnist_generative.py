@@ -15,6 +15,7 @@ from agentlib.core.randomness import fresh_weights, host_generator_kept
 from agentlib.data import Splits, parts
 from agentlib.families.building import predicted
 from agentlib.learners.generative.vae import bounds
+from agentlib.metrics.detection import density_score, detection
 from agentlib.metrics.likelihoods import independent_bernoulli
 from agentlib.metrics.probes import few_labels, linear_probe
 from agentlib.metrics.samples import agreement, frechet_distance
@@ -185,10 +186,17 @@ def pixel_likelihood(seed: int, updates: int = 8_000, tested: int = 10_000) -> d
     with host_generator_kept(), torch.inference_mode():
         torch.default_generator.manual_seed(0)
         bits = torch.bernoulli(found.test.x)[:tested]
-    with torch.inference_mode():
-        exact = torch.cat([result.model.log_likelihood(piece) for piece in bits.split(128)])
-    floor = independent_bernoulli(found.train.x, bits)
-    return {"nats": -float(exact.double().mean()), "independent_pixels": -float(floor.mean())}
+
+    def surprise(x: Tensor) -> Tensor:
+        return torch.cat([density_score(result.model.log_likelihood, piece) for piece in x.split(128)])
+
+    usual, few = surprise(bits), bits[:1_000]
+    return {
+        "nats": float(usual.double().mean()),
+        "independent_pixels": -float(independent_bernoulli(found.train.x, bits).mean()),
+        "inverted": detection(usual, surprise(1.0 - few)).auroc,
+        "upside_down": detection(usual, surprise(few.flip(2))).auroc,
+    }
 
 
 AUTOENCODERS: dict[str, dict[str, Any]] = {
@@ -318,6 +326,8 @@ EXPERIMENTS = [
         claims=(
             Claim("nats", "PixelCNN, -log p(x), exact", at_most=86.0, reference="81.3, van den Oord et al. 2016"),
             Claim("independent_pixels", "floor: independent pixels, exact"),
+            Claim("inverted", "as an alarm: AUROC of -log p(x) for inverted images", at_least=0.99),
+            Claim("upside_down", "the same for digits upside down, of which some are digits, too"),
         ),
         note="32 channels, 8 gated layers. The paper trains far longer, on another binarization of the test: its "
         "number is context.",
