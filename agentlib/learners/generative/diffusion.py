@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from agentlib.backbones import DiffusionModel, Optimized
-from agentlib.backbones.diffusion import Sampler, Schedule, Variance, denoiser_for
+from agentlib.backbones.denoisers import denoiser_for
+from agentlib.backbones.diffusion import Sampler, Schedule, Variance
 from agentlib.core import Cosine, Learner, Optimizer, Recipe, Source, Step, Target, Update, average_rate
 from agentlib.core.config import Count, NonNegative, Range, Rate, Unit
 from agentlib.data import Examples, Splits
