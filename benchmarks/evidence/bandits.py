@@ -18,6 +18,8 @@ from benchmarks.evidence.memory import scores
 from benchmarks.experiments import Claim, Experiment
 
 ARMS, PULLS, STEPS, BANDITS = 5, 10, 200_000, 1_000
+BONUS = 0.1
+"""Of the upper confidence bound on the posterior mean; the best of five."""
 SETTINGS: dict[str, Any] = {
     "learning_rate": Linear(1e-3, 2e-5),
     "net_arch": (64,),
@@ -61,8 +63,8 @@ RULES: dict[str, Rule] = {
     "greedy": lambda pulls, wins, time, generator: (wins + 1) / (pulls + 2) + 1e-9 * generator.random(pulls.shape),
     "thompson": lambda pulls, wins, time, generator: generator.beta(wins + 1, pulls - wins + 1),
     "ucb": lambda pulls, wins, time, generator: (
-        np.where(pulls, wins / np.maximum(pulls, 1), 9.0)
-        + np.sqrt(0.1 * np.log(time + 1) / np.maximum(pulls, 1))
+        (wins + 1) / (pulls + 2)
+        + BONUS * np.sqrt(np.log(time + 1) / (pulls + 1))
         + 1e-9 * generator.random(pulls.shape)
     ),
 }
@@ -86,7 +88,7 @@ def rl2(seed: int, steps: int = STEPS, bandits: int = BANDITS) -> dict[str, floa
     )
     found = {name: played(rule, seed) for name, rule in RULES.items()}
     found["agent"] = scores(agent, Bandits, bandits, 2**20 + 1_000 * seed)
-    return found | {f"over_{name}": found["agent"] - found[name] for name in ("random", "thompson", "ucb")}
+    return found | {f"over_{name}": found["agent"] - found[name] for name in ("random", "thompson", "greedy", "ucb")}
 
 
 EXPERIMENTS = [
@@ -100,11 +102,13 @@ EXPERIMENTS = [
             Claim("agent", "LSTM, recurrent DQN, mean return", statistic="mean"),
             Claim("over_random", "the same less random pulls", statistic="mean", at_least=0.0, of="interval"),
             Claim("over_thompson", "the same less Thompson sampling", statistic="mean", at_least=0.0, of="interval"),
-            Claim("over_ucb", "the same less an upper confidence bound, its constant chosen for it", statistic="mean"),
+            Claim("over_greedy", "the same less the largest posterior mean", statistic="mean"),
+            Claim("over_ucb", "the same less the largest upper bound of it", statistic="mean"),
             Claim("random", "random pulls", statistic="mean"),
             Claim("thompson", "Thompson sampling, uniform prior", statistic="mean"),
-            Claim("ucb", "upper confidence bound", statistic="mean"),
             Claim("greedy", "the largest posterior mean", statistic="mean"),
+            Claim("ucb", "the largest upper bound of it, whose width is the best of five", statistic="mean"),
         ),
+        note="Tried first, on seed 100: 60,000 pulls, with 6.54.",
     ),
 ]

@@ -6,12 +6,14 @@ import numpy as np
 import torch
 
 import agentlib
+from agentlib.backbones import CNN
+from agentlib.core.randomness import fresh_weights
 from agentlib.data import Scenes, ScenesParts, shape_scenes
 from benchmarks.experiments import Claim, Experiment
 
 SHAPES, COLOURS, PLACES = ("circle", "square", "triangle"), ("red", "green", "blue"), ("left", "middle", "right")
 KINDS = [f"a {colour} {shape} {place}" for shape in SHAPES for colour in COLOURS for place in PLACES]
-SIDE, PICTURES, UPDATES = 36, 12_000, 2_000
+SIDE, PICTURES, UPDATES = 36, 12_000, 1_500
 NEW = [kind for number, kind in enumerate(KINDS) if (number // 9 + number // 3 + number) % 3 == 0]
 """Nine of the 27: each shape, each colour and each place three times."""
 
@@ -34,7 +36,11 @@ def clip(seed: int, updates: int = UPDATES) -> dict[str, float]:
 
     def right(train: np.ndarray, test: np.ndarray) -> float:
         parts = ScenesParts(*(scenes.take(some) for some in (train, test[:1], test)))
-        model: Any = agentlib.train("clip", data=parts, steps=updates, seed=seed, progress=False).model  # type: ignore[union-attr]
+        with fresh_weights(seed):
+            encoder = CNN((3, SIDE, SIDE), (32, "max", 32, "max", 64), feature_dim=128, norm="batch")
+        given: dict[str, Any] = {"data": parts, "backbone": encoder, "steps": updates, "seed": seed}
+        result: Any = agentlib.train("clip", progress=False, **given)
+        model = result.model
         chances = torch.cat([model.classify(images, KINDS) for images in parts.test.images.split(256)])
         return float((chances.argmax(1).numpy() == kind[test]).mean())
 
@@ -56,6 +62,7 @@ EXPERIMENTS = [
             Claim("known", "classes of new pictures by 27 descriptions, accuracy", at_least=0.95),
             Claim("unseen", "the same for nine descriptions that no caption was, of 27", at_least=0.75),
         ),
-        note="A guess is right in .037. No class is given in training: captions are all that there is.",
+        note="A guess is right in .037. No class is given in training: captions are all that there is. Tried first, on "
+        "seed 100: 300 updates on half of the pictures, with .924 of the 27 and nothing held out.",
     ),
 ]
