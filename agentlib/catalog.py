@@ -151,6 +151,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "self_supervised.mae:RECIPE",
         "features by which hidden patches are predicted (He et al. 2022), images, a vision transformer",
     ),
+    "clip": (
+        "self_supervised.clip:RECIPE",
+        "features of pictures by their captions, classes from descriptions (Radford et al. 2021)",
+    ),
     "maml": ("meta.maml:RECIPE", "model-agnostic meta-learning (Finn et al. 2017), regression and classification"),
     "reptile": (
         "meta.maml:REPTILE",

@@ -78,7 +78,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{"tqc": {}, "droq": {"policy_delay": 2, "gradient_steps": 2}, "crossq": {}, "ddpg": {}, "td3_bc": {}},
     **{"rainbow": {}, "cql": {}, "a2c": {"n_steps": 32}, "dagger": {"rollout_round_min_episodes": 1}},
     "t5": {"embed_dim": 16, "n_layers": 1, "n_heads": 2, "max_length": 16, "dropout": 0.0},
-    **{"reptile": {"loss": "cross_entropy", "held_out": 0.5}, "matching": {"ways": 5, "held_out": 0.5}},
+    "reptile": {"loss": "cross_entropy", "held_out": 0.5, "ways": 2, "shots": 1, "queries": 2, "inner_steps": 2},
+    "matching": {"ways": 2, "held_out": 0.5, "queries": 2, "batch_size": 4},
 }
 """Recipes whose learner has the `tiny()` of another one, and what else is small in them."""
 

@@ -60,6 +60,7 @@ def load_model(
     from agentlib.learners.language.masked_model import MaskedLanguageModel
     from agentlib.learners.language.translator import Translator
     from agentlib.learners.meta.prototypical import PrototypicalNetwork
+    from agentlib.learners.self_supervised.clip import PicturesAndText
     from agentlib.learners.self_supervised.mae import MaskedAutoencoder
     from agentlib.learners.self_supervised.simclr import Projector
     from agentlib.learners.vision.detector import Detector
@@ -75,6 +76,6 @@ def load_model(
         PrototypicalNetwork,
     )
     networks += (MaskedAutoencoder, PixelNetwork, PixelModel, Detector, Localizer, Translator, MaskedLanguageModel)
-    networks += (BidirectionalLanguageModel,)
+    networks += (BidirectionalLanguageModel, PicturesAndText)
     known = POLICIES | {each.kind: each for each in networks}
     return rebuilt(path, description.get("model"), tensors, known | dict(classes or {})).to(device), about

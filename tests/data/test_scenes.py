@@ -205,3 +205,11 @@ def test_parts_of_scenes():
         scene_parts("shopes")
     with pytest.raises(ValueError, match="n must be"):
         shape_scenes(0)
+
+
+def test_a_shape_that_is_too_small_to_be_seen_leaves_an_empty_picture():
+    """Of 16 pixels a far one has less than three; the picture has no object, and its caption says so."""
+    scenes = shape_scenes(1_500, size=16, most=1)
+    empty = [caption == "nothing" for caption in scenes.captions or ()]
+    assert any(empty)
+    assert empty == (scenes.counts == 0).tolist()
