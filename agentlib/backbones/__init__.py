@@ -5,7 +5,7 @@ from __future__ import annotations
 from agentlib.backbones.adaptation import lora, merged
 from agentlib.backbones.base import Backbone, Observation, SequenceBackbone, State
 from agentlib.backbones.cnn import CNN, NatureCNN
-from agentlib.backbones.combine import Chain, Nested, OneHot, RunningNorm, Table
+from agentlib.backbones.combine import Chain, Nested, OneHot, RunningNorm, Table, WithContext
 from agentlib.backbones.decoders import Critic, Generator, MLPDecoder
 from agentlib.backbones.diffusion import DiffusionModel, MLPDenoiser, UNetDenoiser
 from agentlib.backbones.files import load_backbone, save_backbone
@@ -64,6 +64,7 @@ __all__ = [
     "UNetDenoiser",
     "ViT",
     "WholeSequence",
+    "WithContext",
     "WithMemory",
     "adagrad",
     "adam",
@@ -84,6 +85,6 @@ __all__ = [
 _NETWORKS: tuple[type[Described], ...] = (
     MLP, NatureCNN, CNN, ResNet, UNet, OneHot, Table, Nested, Chain, RunningNorm, RNN, LSTM, GRU, TransformerEncoder,
     TransformerDecoder, EncoderDecoder, ViT, Swin, WithMemory, WholeSequence, ReturnConditioned, MLPDecoder, Generator,
-    MLPDenoiser, UNetDenoiser, DiffusionModel, RecurrentEncoderDecoder, GatedPixelCNN,
+    MLPDenoiser, UNetDenoiser, DiffusionModel, RecurrentEncoderDecoder, GatedPixelCNN, WithContext,
 )  # fmt: skip
 BACKBONES |= {network.kind: network for network in _NETWORKS}
