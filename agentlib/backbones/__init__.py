@@ -6,7 +6,7 @@ from agentlib.backbones.adaptation import lora, merged
 from agentlib.backbones.base import Backbone, Observation, SequenceBackbone, State
 from agentlib.backbones.bidirectional import BidirectionalLSTM
 from agentlib.backbones.cnn import CNN, NatureCNN
-from agentlib.backbones.combine import Chain, Nested, OneHot, RunningNorm, Table
+from agentlib.backbones.combine import Chain, Nested, OneHot, RunningNorm, Table, WithContext
 from agentlib.backbones.decoders import Critic, Generator, MLPDecoder
 from agentlib.backbones.denoisers import MLPDenoiser, UNetDenoiser
 from agentlib.backbones.diffusion import DiffusionModel
@@ -70,6 +70,7 @@ __all__ = [
     "UNetDenoiser",
     "ViT",
     "WholeSequence",
+    "WithContext",
     "WithMemory",
     "adagrad",
     "adam",
@@ -91,6 +92,6 @@ _NETWORKS: tuple[type[Described], ...] = (
     MLP, NatureCNN, CNN, ResNet, UNet, OneHot, Table, Nested, Chain, RunningNorm, RNN, LSTM, GRU, TransformerEncoder,
     TransformerDecoder, EncoderDecoder, ViT, Swin, WithMemory, WholeSequence, ReturnConditioned, MLPDecoder, Generator,
     MLPDenoiser, UNetDenoiser, DiffusionModel, RecurrentEncoderDecoder, BidirectionalLSTM, GatedPixelCNN,
-    PixelTransformer,
+    PixelTransformer, WithContext,
 )  # fmt: skip
 BACKBONES |= {network.kind: network for network in _NETWORKS}

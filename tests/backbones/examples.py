@@ -39,6 +39,7 @@ from agentlib.backbones import (
     UNetDenoiser,
     ViT,
     WholeSequence,
+    WithContext,
     WithMemory,
 )
 
@@ -253,5 +254,6 @@ EXAMPLES: dict[str, Example] = {
     "table": Example(lambda: Table([3, 4], [0, 1]), lambda batch: (torch.randint(1, 3, (batch, 2)),)),
     "running_norm": Example(observed_norm, vectors(3, 2), lambda batch, width: (batch, 3, 2)),
     "nested": Example(lambda: Nested({"place": MLP(2, (4,)), "goal": OneHot([3], [1])}), nested_inputs),
+    "with_context": Example(lambda: WithContext(MLP(6, (8,)), 3), vectors(6), fails=BATCH),
     "chain": Example(lambda: Chain([observed_norm(), MLP(6, (8,), norm="layer")]), vectors(3, 2)),
 }
