@@ -167,4 +167,6 @@ def settings_from(space: Mapping[str, Any], drawn: Mapping[str, Any], base: Any)
 
 def config_with(base: Any, settings: Mapping[str, Any]) -> Any:
     """The base config with other settings, each of which is checked."""
-    return config_from_json(type(base), {field.name: getattr(base, field.name) for field in fields(base)} | settings)
+    return config_from_json(
+        type(base), {field.name: getattr(base, field.name) for field in fields(base)} | {**settings}
+    )

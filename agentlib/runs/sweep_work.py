@@ -320,7 +320,7 @@ class Work:
             if RunFolder(place).config_file.exists():
                 train(self.own, resume=place, **common, **self.objects)
             else:
-                run = {"seed": seed, "out": place, "eval_every": search.eval_every}
+                run: dict[str, Any] = {"seed": seed, "out": place, "eval_every": search.eval_every}
                 train(self.recipe, **common, **run, **self.options, **_fields(config))
         finally:
             if not isinstance(sys.exception(), KeyboardInterrupt | SystemExit):  # after which it is gone on with

@@ -108,7 +108,7 @@ def _resume(what: str | None, options: Resume) -> int:
         if options.worker:
             Work(SweepFolder(options.resume), what, {}, progress=True).run()
             return 0
-        again = {"resume": options.resume, "trials": options.trials, "jobs": options.jobs}
+        again: Any = {"resume": options.resume, "trials": options.trials, "jobs": options.jobs}
         return _print(_stopped(options.resume, lambda: agentlib.sweep(what, **again)))
 
 
