@@ -179,6 +179,11 @@ def test_what_does_not_fit_is_said_before_anything_runs(runs, tmp_path, changes,
     assert not (tmp_path / "sweep").exists()
 
 
+def test_a_folder_without_a_sweep(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"it has no sweep\.json"):
+        agentlib.sweep(resume=tmp_path)
+
+
 def test_each_trial_has_an_environment_of_its_own(tmp_path):
     with pytest.raises(ValueError, match="give an id, or a function"), gymnasium.make(IDENTITY) as env:
         agentlib.sweep("dqn", env=env, steps=200, out=tmp_path / "sweep")
