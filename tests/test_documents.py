@@ -29,7 +29,7 @@ FULL = os.environ.get("AGENTLIB_DOCUMENTS") == "full"
 """`make results` runs the documents as they are, and holds the numbers that they say."""
 LENGTH = re.compile(r"\b(steps|updates|updates_for)([=( ]|, )(\d[\d_]*)")
 PLAYED = re.compile(r"\b(episodes)([= ])(\d+)")
-ROUNDS = re.compile(r"\b(rounds|epochs|rollout_round_min_episodes)(\W{1,3})(\d+)")
+ROUNDS = re.compile(r"\b(rounds|epochs|rollout_round_min_episodes|trials|compare[-_]seeds)(\W{1,3})(\d+)")
 ABOUT = re.compile(r"# .*?\babout (-?[\d.]*\d)")
 """A number that a line prints."""
 SECONDS = re.compile(r"# (?:[^\n]*?\b)?(\d+) s\b")
@@ -150,6 +150,7 @@ EXAMPLES = {
         *("--frames", "300", "--updates", "5", "--demonstrations", "1", "--cloning", "10", "--episodes", "2"),
     ],
     "rainbow_pixels.py": ["--steps", "1200"],
+    "search_settings.py": ["--steps", "1500", "--trials", "2", "--fresh", "1"],
     "see_shapes.py": ["--pictures", "40", "--updates", "2", "--steps", "1"],
     "train_dqn.py": ["--steps", "800"],
     "train_gpt.py": ["--steps", "5"],

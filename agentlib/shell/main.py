@@ -30,6 +30,7 @@ COMMANDS = {
     "train": "Train a learner, and keep the result in a folder.",
     "evaluate": "Play whole episodes with an agent, and print its return with a 95% interval.",
     "compare": "Train our agent and Stable-Baselines3's with the same settings and seeds, and compare them.",
+    "sweep": "Search hyperparameters, and compare the best ones to the usual ones on fresh seeds.",
     "stress": "Corrupt what a classifier or an agent sees, and print its accuracy or return for each corruption.",
     "scale": "Train models of language of several sizes and lengths, and fit scaling laws.",
     "compile": "Build what the updates of a run compile to, so that later runs start at once.",
@@ -96,7 +97,7 @@ def _run(arguments: list[str]) -> int:
         return 0 if arguments else 2
     if name not in COMMANDS:
         raise UsageError(f"unknown command {name!r}{close_matches(name, list(COMMANDS))}; agentlib --help lists them")
-    if name in ("train", "compile", "compare"):
+    if name in ("train", "compile", "compare", "sweep"):
         from agentlib.shell.mistakes import check_words
 
         check_words(name, rest)

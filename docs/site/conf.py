@@ -58,15 +58,34 @@ def write_reference(app: Any) -> None:
     """A page for each room, with all of its modules; they are made again at each build."""
     folder = ROOT / "docs" / "api"
     folder.mkdir(exist_ok=True)
-    pages = {"agentlib": ["agentlib", "agentlib.agent", "agentlib.testing"]} | {room: modules_of(room) for room in ROOMS}
+    pages = {"agentlib": ["agentlib", "agentlib.agent", "agentlib.testing"]} | {
+        room: modules_of(room) for room in ROOMS
+    }
     for room, modules in pages.items():
         title = "agentlib" if room == "agentlib" else f"agentlib.{room}: {ROOMS[room]}"
         lines = [title, "=" * len(title), ""]
         for module in modules:
-            lines += [module, "-" * len(module), "", f".. automodule:: {module}", "   :members:", "   :show-inheritance:", ""]
+            lines += [
+                module,
+                "-" * len(module),
+                "",
+                f".. automodule:: {module}",
+                "   :members:",
+                "   :show-inheritance:",
+                "",
+            ]
         (folder / f"{room}.rst").write_text("\n".join(lines), encoding="utf-8")
     title = "Reference"
-    toctree = [title, "=" * len(title), "", ".. toctree::", "   :maxdepth: 2", "", *(f"   {room}" for room in pages), ""]
+    toctree = [
+        title,
+        "=" * len(title),
+        "",
+        ".. toctree::",
+        "   :maxdepth: 2",
+        "",
+        *(f"   {room}" for room in pages),
+        "",
+    ]
     (folder / "index.rst").write_text("\n".join(toctree), encoding="utf-8")
 
 

@@ -120,6 +120,8 @@ class Diffusion(Learner):
         ValueError: a conditional model, and no classes.
     """
 
+    is_mean_over_samples = True
+
     def __init__(
         self,
         model: DiffusionModel,
