@@ -113,7 +113,8 @@ def main():
     found: dict = {"before": distributed.is_initialized()}
     ranks = Ranks.of_torchrun()
     assert ranks is not None
-    alone = after(*in_double(), updates=50)
+    learner, source = in_double()
+    alone = after(learner, source, 50)
     learner, source = in_double()
     found["difference"] = largest_difference(after(learner, source, 50, ranks), alone)
     found["moved"] = largest_difference(list(in_double()[0].parameters()), alone)
