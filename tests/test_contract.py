@@ -47,13 +47,8 @@ def test_learners_are_attributes_of_their_package():
         agentlib.learners.DQNN  # noqa: B018
 
 
-@pytest.mark.parametrize("learner_class", LEARNERS, ids=lambda one: one.__name__)
-def test_contract(learner_class):
-    check_learner(learner_class)
-
-
-def compiled_here() -> list[Any]:
-    """All learners; those that `make test` leaves out are marked: one of each family is in, and what changed."""
+def one_of_each_family(mark: Any) -> Any:
+    """All learners, as a parameter of a test: one of each family, and what has changed, as it is, others marked."""
     command = ["git", "diff", "--name-only", "HEAD~1"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
     changed = set(done.stdout.split())  # nothing outside of a repository
@@ -62,8 +57,16 @@ def compiled_here() -> list[Any]:
         file = "/".join(recipe.learner.__module__.split(".")) + ".py"
         is_needed = recipe.family.assemble not in families or file in changed
         families.add(recipe.family.assemble)
-        found.append(pytest.param(recipe.learner, marks=() if is_needed else pytest.mark.thorough))
-    return found
+        found.append(pytest.param(recipe.learner, marks=() if is_needed else mark))
+    return pytest.mark.parametrize("learner_class", found, ids=lambda one: one.__name__)
+
+
+each_learner = one_of_each_family(pytest.mark.slow)
+
+
+@each_learner
+def test_contract(learner_class):
+    check_learner(learner_class)
 
 
 SMALL: dict[str, Any] = {
@@ -103,7 +106,7 @@ def test_every_recipe_is_under_the_contract():
 
 @pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize("learner_class", compiled_here(), ids=lambda one: one.__name__)
+@one_of_each_family(pytest.mark.thorough)
 def test_contract_compiled(learner_class):
     check_learner(learner_class, compile=True)
 

@@ -139,6 +139,7 @@ ONLY_WITH = {
     "goal_selection_strategy": "n_sampled_goal",
     "log_std_init": "use_sde",
     "lora_rank": "tuning",
+    "mask_ratio": "corruption",
     "n_atoms": "distributional",
     "patience": "validation",
     "prompt_length": "tuning",

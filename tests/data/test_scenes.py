@@ -178,6 +178,7 @@ def test_two_digits_on_a_canvas():
         two_on_canvas(Dataset(torch.rand(9, 4), torch.zeros(9).long(), ("a",)))
 
 
+@pytest.mark.slow
 def test_two_large_images_need_little_more_than_their_pictures():
     data = Dataset(torch.rand(4, 3, 56, 56), torch.arange(4) % 2, ("a", "b"))
     tracemalloc.start()

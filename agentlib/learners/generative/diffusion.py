@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from agentlib.backbones import DiffusionModel, Optimized
-from agentlib.backbones.diffusion import Sampler, Schedule, Variance, denoiser_for
+from agentlib.backbones.denoisers import denoiser_for
+from agentlib.backbones.diffusion import Sampler, Schedule, Variance
 from agentlib.core import Cosine, Learner, Optimizer, Recipe, Source, Step, Target, Update, average_rate
 from agentlib.core.config import Count, NonNegative, Range, Rate, Unit
 from agentlib.data import Examples, Splits
@@ -118,6 +119,8 @@ class Diffusion(Learner):
     Raises:
         ValueError: a conditional model, and no classes.
     """
+
+    is_mean_over_samples = True
 
     def __init__(
         self,

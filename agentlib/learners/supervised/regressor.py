@@ -79,6 +79,7 @@ class Regressor(Learner):
     """
 
     targets = "numbers"
+    is_mean_over_samples = True
 
     def __init__(self, policy: Predictor, optimizer: Optimizer, config: RegressorConfig = RegressorConfig()) -> None:
         super().__init__()
