@@ -14,10 +14,17 @@ sys.path.insert(0, str(ROOT))
 import agentlib  # noqa: E402
 
 project, author, release = "agentlib", "agentlib contributors", agentlib.__version__
-copyright = author  # noqa: A001 - Sphinx's name
+copyright = author
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx.ext.coverage"]
 root_doc = "docs/index"
-include_patterns = ["docs/*.md", "docs/api/*.rst", "docs/decisions/*.md", "docs/guarantees/*.md", "*.md"]
+include_patterns = [
+    "docs/*.md",
+    "benchmarks/evidence/README.md",
+    "docs/api/*.rst",
+    "docs/decisions/*.md",
+    "docs/guarantees/*.md",
+    "*.md",
+]
 html_theme, html_title = "furo", f"agentlib {release}"
 html_extra_path = ["extra"]
 html_static_path = ["static"] if (Path(__file__).parent / "static").is_dir() else []
@@ -28,6 +35,8 @@ nitpicky = True
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False
+suppress_warnings = ["ref.python"]  # a name that several modules have
 nitpick_ignore_regex = [(r"py:.*", r".*")]
 
 ROOMS = {
@@ -91,6 +100,8 @@ def write_reference(app: Any) -> None:
 
 def as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Our docstrings are plain text with formulas: these become literal blocks, and signs lose their meaning."""
+    if what == "data" and isinstance(obj, (dict, tuple, list, str, int, float)) and lines and "(" in lines[0][:8]:
+        lines[:] = []  # of a type such as dict[str, Any], whose words are Python's
     found, in_section, in_block = list[str](), False, False
     for line in lines:
         is_indented = line.startswith("    ")
@@ -106,6 +117,7 @@ def as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any,
 def escaped(line: str) -> str:
     """Signs outside of backticks as they are."""
     parts = line.split("`")
+    parts[2::2] = [re.sub(r"^(?=\w)", r"\\ ", part) for part in parts[2::2]]  # as in `Dataset`s
     parts[::2] = [re.sub(r"(?<=\w)_(?=\W|$)", r"\\_", re.sub(r"([*|\\])", r"\\\1", part)) for part in parts[::2]]
     return "`".join(parts)
 
@@ -116,8 +128,17 @@ CHAPTERS = {
         *("q_learning", "control", "memory", "imitation", "supervised", "vision", "language", "generative"),
         *("self_supervised", "meta", "robustness", "shift"),
     ],
-    "The library": ["architecture", "backbones", "guarantees", "../SECURITY", "../CONTRIBUTING", "../CHANGELOG"],
-    "Evidence": ["results", "benchmarks", "performance"],
+    "The library": [
+        "architecture",
+        "backbones",
+        "scaling",
+        "guarantees",
+        "../SECURITY",
+        "../CONTRIBUTING",
+        "../CHANGELOG",
+    ],
+    "Evidence": ["results", "benchmarks", "performance", "../benchmarks/evidence/README"],
+    "Decisions": ["decisions/README", "decisions/*"],
     "Reference": ["api/index"],
 }
 
@@ -126,7 +147,7 @@ def with_contents(app: Any, name: str, source: list[str]) -> None:
     """The first page has the contents of the site, which readers of the repository need not see."""
     if name == root_doc:
         for chapter, pages in CHAPTERS.items():
-            lines = ["", "```{toctree}", ":hidden:", f":caption: {chapter}", "", *pages, "```", ""]
+            lines = ["", "```{toctree}", ":hidden:", ":glob:", f":caption: {chapter}", "", *pages, "```", ""]
             source[0] += "\n".join(lines)
 
 
