@@ -79,7 +79,6 @@ class Regressor(Learner):
     """
 
     targets = "numbers"
-    is_mean_over_samples = True
 
     def __init__(self, policy: Predictor, optimizer: Optimizer, config: RegressorConfig = RegressorConfig()) -> None:
         super().__init__()
@@ -87,9 +86,14 @@ class Regressor(Learner):
         self.config, self.policy = config, policy
         is_learned = config.balance == "uncertainty"
         self.log_variances = nn.Parameter(torch.zeros(policy.outputs)) if is_learned else None  # s, (k,)
-        trained: list[Any] = [policy] if self.log_variances is None else [policy, self.log_variances]
-        self.step = Step(trained, optimizer, config.max_grad_norm)
+        learned = [] if self.log_variances is None else [self.log_variances]
+        self.step = Step([policy, *learned], optimizer, config.max_grad_norm)
         self.matrices = penalized(policy)
+
+    @property
+    def is_mean_over_samples(self) -> bool:
+        """Not with surgery: it looks at the gradients of the whole batch."""
+        return self.config.balance != "surgery"
 
     @classmethod
     def build(cls, backbone: nn.Module, config: RegressorConfig, facts: ExampleFacts) -> Self:
