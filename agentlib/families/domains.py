@@ -75,12 +75,15 @@ def on_domains(recipe: Recipe, problem: Problem) -> Job:
     One with `adapted(x)` gives the policy that is judged on examples x of a domain.
 
     Raises:
-        ValueError: what `agentlib.data.domains.domains` raises; or targets where nothing is left to learn from.
+        ValueError: what `agentlib.data.domains.domains` raises; targets where nothing is left to learn from; or
+            labels of a target that it does not have.
     """
     config, data = problem.config, domains(problem.data)
     data = data if config.target is None else data.leave_out(config.target)
     if problem.agent is not None:
         raise ValueError("learning from domains begins with new weights: leave out agent=")
+    if config.target_labels and not data.targets:
+        raise ValueError(f"target_labels={config.target_labels} are of a target, and there is none: give target=")
     seed = problem.seed if data.seed is None else data.seed
     splits = {name: split(data.parts[name], seed, validation=0.2, test=0.0) for name in data.sources}
     train = {name: part.train for name, part in splits.items()}
@@ -120,6 +123,9 @@ def _few(part: Dataset, per_class: int, seed: int) -> Dataset:
     """The first examples of each class, in a random order."""
     order = np.random.default_rng([seed, 7]).permutation(len(part))
     labels = part.targets.numpy()[order]
+    fewest = int(np.bincount(labels, minlength=len(part.classes)).min())
+    if fewest < per_class:
+        raise ValueError(f"target_labels={per_class} are more than the {fewest} of a class that a target has to give")
     rows = np.concatenate([order[labels == label][:per_class] for label in range(len(part.classes))])
     return part.take(rows)
 

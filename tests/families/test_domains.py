@@ -133,5 +133,9 @@ def test_bad_input():
     for method in ("coral", "irm", "mixup", "arm"):
         with pytest.raises(ValueError, match=f"{method} compares domains, and there is one: give two at least"):
             agentlib.train("domains", data=one, method=method, steps=2, progress=False)
+    with pytest.raises(ValueError, match="target_labels=3 are of a target, and there is none: give target="):
+        agentlib.train("domains", data=one, target_labels=3, steps=2, progress=False)
+    with pytest.raises(ValueError, match="target_labels=100 are more than the 30 of a class that a target has to give"):
+        agentlib.train("domains", data=three(), target_labels=100, steps=2, progress=False)
     with pytest.raises(ValueError, match="importance weighs the sources by a target, and there is none"):
         agentlib.train("domains", data=one, method="importance", steps=2, progress=False)
