@@ -101,6 +101,14 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "generative.gan:RECIPE",
         "generative adversarial network (Goodfellow et al. 2014), plain or conditional",
     ),
+    "infogan": (
+        "generative.infogan:RECIPE",
+        "a GAN with codes that mean something, found without labels (Chen et al. 2016)",
+    ),
+    "cyclegan": (
+        "generative.cyclegan:RECIPE",
+        "two kinds of examples turned into each other, without pairs (Zhu et al. 2017)",
+    ),
     "wgan": (
         "generative.wgan:RECIPE",
         "Wasserstein GAN (Arjovsky et al. 2017) by gradient penalty, clipping or spectral norm",
@@ -143,6 +151,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "self_supervised.mae:RECIPE",
         "features by which hidden patches are predicted (He et al. 2022), images, a vision transformer",
     ),
+    "clip": (
+        "self_supervised.clip:RECIPE",
+        "features of pictures by their captions, classes from descriptions (Radford et al. 2021)",
+    ),
     "maml": ("meta.maml:RECIPE", "model-agnostic meta-learning (Finn et al. 2017), regression and classification"),
     "reptile": (
         "meta.maml:REPTILE",
@@ -167,6 +179,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
     "bert": (
         "language.bert:RECIPE",
         "features of text (Devlin et al. 2019): predicts hidden tokens, and whether a piece follows another",
+    ),
+    "elmo": (
+        "language.elmo:RECIPE",
+        "features of text (Peters et al. 2018): predicts the next token, and the one before, by LSTMs",
     ),
     "seq2seq": (
         "language.seq2seq:RECIPE",

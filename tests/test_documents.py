@@ -65,9 +65,20 @@ def too_slow(code, seconds):
     return bool(said) and seconds > 3 * said + 15
 
 
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """Variables of a reader who is known to a Hub, which is on this machine."""
+    folder = tmp_path_factory.mktemp("hub")
+    command = [sys.executable, ROOT / "tests" / "runs" / "hub_double.py", folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        hub = {"HF_ENDPOINT": server.stdout.readline().strip(), "HF_HOME": str(folder), "HF_TOKEN": "hf_right"}
+        yield os.environ | hub | {"HF_HUB_OFFLINE": "0"}
+        server.kill()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if blocks(d, "python")], ids=lambda d: d.name)
-def test_python_blocks_run(document, tmp_path):
+def test_python_blocks_run(document, tmp_path, reader):
     """In one folder, in order, each block as a program of its own: as a reader would try them."""
     for number, code in enumerate(blocks(document, "python")):
         named = FILE_NAME.match(code)
@@ -75,7 +86,13 @@ def test_python_blocks_run(document, tmp_path):
         program.write_text(shortened(code))
         began = perf_counter()
         done = subprocess.run(
-            [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+            [sys.executable, program],
+            cwd=tmp_path,
+            env=reader,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
         )
         seconds = perf_counter() - began
         assert done.returncode == 0, f"{document.name}, block {number}:\n{code}\n{done.stderr[-3000:]}"
@@ -89,7 +106,7 @@ def test_python_blocks_run(document, tmp_path):
 @pytest.mark.parametrize(
     "document", [d for d in DOCUMENTS if "agentlib " in "".join(blocks(d, "sh"))], ids=lambda d: d.name
 )
-def test_shell_lines_run(document, tmp_path):
+def test_shell_lines_run(document, tmp_path, reader):
     """Lines that call `agentlib`, in one folder, in order."""
     for code in blocks(document, "python"):
         if named := FILE_NAME.match(code):
@@ -107,6 +124,7 @@ def test_shell_lines_run(document, tmp_path):
         done = subprocess.run(
             [sys.executable, "-m", "agentlib", *words],
             cwd=tmp_path,
+            env=reader,
             capture_output=True,
             text=True,
             timeout=300,

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from agentlib.backbones.adaptation import lora, merged
 from agentlib.backbones.base import Backbone, Observation, SequenceBackbone, State
+from agentlib.backbones.bidirectional import BidirectionalLSTM
 from agentlib.backbones.cnn import CNN, NatureCNN
-from agentlib.backbones.combine import Chain, Nested, OneHot, RunningNorm, Table
+from agentlib.backbones.combine import Chain, Nested, OneHot, RunningNorm, Table, WithContext
 from agentlib.backbones.decoders import Critic, Generator, MLPDecoder
-from agentlib.backbones.diffusion import DiffusionModel, MLPDenoiser, UNetDenoiser
+from agentlib.backbones.denoisers import MLPDenoiser, UNetDenoiser
+from agentlib.backbones.diffusion import DiffusionModel
+from agentlib.backbones.encoder_decoder import EncoderDecoder
 from agentlib.backbones.files import load_backbone, save_backbone
 from agentlib.backbones.layers import initialize
 from agentlib.backbones.luong import LuongAttention, RecurrentEncoderDecoder
 from agentlib.backbones.mlp import MLP
 from agentlib.backbones.optimizers import Optimized, adagrad, adam, adamw, lars, rmsprop, sgd
 from agentlib.backbones.pixel_cnn import GatedPixelCNN
+from agentlib.backbones.pixel_transformer import PixelTransformer
 from agentlib.backbones.recurrent import GRU, LSTM, RNN
 from agentlib.backbones.resnet import ResNet
 from agentlib.backbones.return_conditioned import Prompt, ReturnConditioned
 from agentlib.backbones.sequence import AfterAction, WholeSequence, WithMemory
 from agentlib.backbones.specs import BACKBONES, Described, Spec, described, from_spec, spec_of
-from agentlib.backbones.transformer import EncoderDecoder, TransformerDecoder, TransformerEncoder
+from agentlib.backbones.transformer import TransformerDecoder, TransformerEncoder
 from agentlib.backbones.unet import MapDecoder, UNet
 from agentlib.backbones.vision_transformer import Swin, ViT
 
@@ -32,6 +36,7 @@ __all__ = [
     "RNN",
     "AfterAction",
     "Backbone",
+    "BidirectionalLSTM",
     "Chain",
     "Critic",
     "Described",
@@ -48,6 +53,7 @@ __all__ = [
     "Observation",
     "OneHot",
     "Optimized",
+    "PixelTransformer",
     "Prompt",
     "RecurrentEncoderDecoder",
     "ResNet",
@@ -64,6 +70,7 @@ __all__ = [
     "UNetDenoiser",
     "ViT",
     "WholeSequence",
+    "WithContext",
     "WithMemory",
     "adagrad",
     "adam",
@@ -84,6 +91,7 @@ __all__ = [
 _NETWORKS: tuple[type[Described], ...] = (
     MLP, NatureCNN, CNN, ResNet, UNet, OneHot, Table, Nested, Chain, RunningNorm, RNN, LSTM, GRU, TransformerEncoder,
     TransformerDecoder, EncoderDecoder, ViT, Swin, WithMemory, WholeSequence, ReturnConditioned, MLPDecoder, Generator,
-    MLPDenoiser, UNetDenoiser, DiffusionModel, RecurrentEncoderDecoder, GatedPixelCNN,
+    MLPDenoiser, UNetDenoiser, DiffusionModel, RecurrentEncoderDecoder, BidirectionalLSTM, GatedPixelCNN,
+    PixelTransformer, WithContext,
 )  # fmt: skip
 BACKBONES |= {network.kind: network for network in _NETWORKS}

@@ -13,6 +13,8 @@ from agentlib.data.parallel import PARALLEL_TEXTS, ParallelParts, ParallelText, 
 from agentlib.data.scene_files import load_coco, load_scenes, load_voc, scene_parts
 from agentlib.data.scene_toys import SCENES, shape_scenes, two_on_canvas
 from agentlib.data.scenes import Scenes, ScenesParts, scenes_from, split_scenes
+from agentlib.data.sequences import adding, which_first
+from agentlib.data.suites import write_suite
 from agentlib.data.text import TEXTS, Text, text_of
 from agentlib.data.toys import TOYS
 
@@ -61,6 +63,7 @@ __all__ = [
     "split_scenes",
     "text_of",
     "two_on_canvas",
+    "write_suite",
 ]
 
-DATASETS |= TOYS | {"catch_frames": catch_frames, "glyphs": draw_glyphs}
+DATASETS |= TOYS | {"catch_frames": catch_frames, "glyphs": draw_glyphs, "which_first": which_first, "adding": adding}

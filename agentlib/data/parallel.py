@@ -40,6 +40,8 @@ class ParallelText:
 
     source: Sequence[str]
     target: Sequence[str]
+    suite: str = ""
+    """The name of the suite of questions that they are, if they are one; see `agentlib.data.suites`."""
 
     def __post_init__(self) -> None:
         ours, theirs = len(self.source), len(self.target)
@@ -56,7 +58,7 @@ class ParallelText:
 
     def take(self, rows: Any) -> ParallelText:
         """The pairs of these rows."""
-        return ParallelText([self.source[row] for row in rows], [self.target[row] for row in rows])
+        return ParallelText([self.source[row] for row in rows], [self.target[row] for row in rows], self.suite)
 
     def sampled(self, most: int) -> ParallelText:
         """All pairs, or `most` random ones in their order, the same at each call."""
@@ -77,6 +79,10 @@ class ParallelParts(NamedTuple):
     train: ParallelText
     validation: ParallelText
     test: ParallelText
+
+
+READERS: dict[str, Callable[[Path, int], ParallelParts]] = {}
+"""Of a folder and a seed, by the name of its format behind "#"; `agentlib.data.suites` has those that there are."""
 
 
 def reversal(n: int = 3_000, seed: int = 0) -> ParallelText:
@@ -115,7 +121,7 @@ def parallel_parts(data: Any, seed: int = 0, validation: float = 0.1, test: floa
         data: `ParallelText` or `ParallelParts`; a list of pairs; a name of `PARALLEL_TEXTS`; or a path. `FILE.tsv` has
             source and target in its first two columns; `FILE.jsonl` an object in each line, with "source" and "target".
             `PATH#en-de` names the languages: of two aligned files PATH.en and PATH.de, of the keys of a `.jsonl`, or of
-            the files in a folder, train, val and test.
+            the files in a folder, train, val and test; `FOLDER#rte` is a suite of questions (`agentlib.data.suites`).
         seed: of the random parts.
         validation, test: shares of the pairs.
 
@@ -127,6 +133,8 @@ def parallel_parts(data: Any, seed: int = 0, validation: float = 0.1, test: floa
         return data
     if isinstance(data, str | Path) and str(data) not in PARALLEL_TEXTS:
         path, _, languages = str(data).partition("#")
+        if languages in READERS:
+            return READERS[languages](Path(path), seed)
         if Path(path).is_dir():
             return _parts_in(Path(path), languages)
     pairs = parallel_text(data)
@@ -182,7 +190,7 @@ def _read(text: str) -> ParallelText:
     if path.suffix == ".jsonl":
         return _from_jsonl(path, sides)
     if path.suffix == ".tsv":
-        rows = [line.split("\t") for line in _lines(path)]
+        rows = [line.split("\t") for line in lines_of(path)]
         wrong = next((number for number, row in enumerate(rows, 1) if len(row) < 2), None)
         if wrong is not None:
             raise ValueError(f"{path}, line {wrong}: there is no tab between a source and a target")
@@ -191,7 +199,7 @@ def _read(text: str) -> ParallelText:
     if not languages and not any(file.is_file() for file in files):
         known = f"{close_matches(text, PARALLEL_TEXTS)}; or give FILE.tsv, FILE.jsonl, or two files by PATH#en-de"
         raise FileNotFoundError(f"no pairs of texts {shown(text)}{known}")
-    source, target = map(_lines, files)
+    source, target = map(lines_of, files)
     if len(source) != len(target):
         longer, first = files[len(target) > len(source)], min(len(source), len(target)) + 1
         counted = f"{files[0]} has {len(source)} lines and {files[1]} {len(target)}"
@@ -199,7 +207,7 @@ def _read(text: str) -> ParallelText:
     return ParallelText(source, target)
 
 
-def _lines(path: Path) -> list[str]:
+def lines_of(path: Path) -> list[str]:
     """The lines of a file, without a byte order mark; only a new line parts them.
 
     Raises:
@@ -219,7 +227,7 @@ def _lines(path: Path) -> list[str]:
 
 def _from_jsonl(path: Path, sides: tuple[str, ...]) -> ParallelText:
     pairs = []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(lines_of(path), 1):
         try:
             found = json.loads(line)
             found = found.get("translation", found)
@@ -255,17 +263,19 @@ def encoded(texts: Sequence[str], tokenizer: Tokenizer, start: bool = False) -> 
     return [[*[START] * start, *tokenizer.encode(text).tolist(), END] for text in texts]
 
 
-def longest_sides(source: Sequence[Any], target: Sequence[Any], most: int, part: str = "") -> NDArray[np.int64]:
+def longest_sides(
+    source: Sequence[Any], target: Sequence[Any], most: int, part: str = "", limit: str = "max_length="
+) -> NDArray[np.int64]:
     """The number of tokens of each pair's longer side `(N,)`, as `encoded` has them; `<s>` does not count.
 
     Raises:
-        ValueError: one is above `most`; the message says which, and of which part.
+        ValueError: one is above `most`; the message says which, of which part, and whose limit it is.
     """
     lengths = np.array([max(len(one), len(two) - 1) for one, two in zip(source, target, strict=True)])
     if lengths.max() > most:
         worst = int(lengths.argmax())
         raise ValueError(
-            f"pair {worst + 1}{part} has {lengths[worst]} tokens on a side, more than max_length={most}: raise it, "
+            f"pair {worst + 1}{part} has {lengths[worst]} tokens on a side, more than {limit}{most}: raise it, "
             "or leave the pair out"
         )
     return lengths
@@ -283,6 +293,7 @@ class ParallelBatches(Source):
         batch_size: pairs in a batch.
         max_length: tokens of a side, its end among them, that a model can read.
         seed: of buckets and orders.
+        limit: the words of the error for `max_length`.
 
     Raises:
         ValueError: a pair is longer than `max_length`; the message says which.
@@ -291,12 +302,13 @@ class ParallelBatches(Source):
     rows: Tensor
 
     def __init__(
-        self, data: ParallelText, tokenizer: Tokenizer, batch_size: int, max_length: int, seed: int = 0
-    ) -> None:
+        self, data: ParallelText, tokenizer: Tokenizer, batch_size: int, max_length: int, seed: int = 0,
+        limit: str = "max_length=",
+    ) -> None:  # fmt: skip
         super().__init__(seed)
         self.data_digest = f"{tokenizer.digest}{data.digest}"
         source, target = encoded(data.source, tokenizer), encoded(data.target, tokenizer, start=True)
-        lengths = longest_sides(source, target, max_length)
+        lengths = longest_sides(source, target, max_length, limit=limit)
         limits = np.unique(np.quantile(lengths, np.arange(1, BUCKETS + 1) / BUCKETS, method="higher"))
         self.bucket_of = np.searchsorted(limits, lengths)
         sizes = np.bincount(self.bucket_of, minlength=len(limits))

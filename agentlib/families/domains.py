@@ -26,7 +26,7 @@ from agentlib.data.augmentation import Augmentation
 from agentlib.data.datasets import Dataset, split
 from agentlib.data.domains import Balance, DomainBatches, domains
 from agentlib.families.augmented import Augmented
-from agentlib.families.building import device_of, job_for, learner_for, network_for, predicted
+from agentlib.families.building import device_of, in_chunks, job_for, learner_for, network_for, predicted
 from agentlib.plots import charts, pictures
 
 EVALUATIONS, EVALUATED = 20, 1_000
@@ -71,6 +71,8 @@ class DomainFacts(NamedTuple):
 @family("domains", needs=("data",), fields=("batch_size", "balance"), methods=("predict", "losses"))
 def on_domains(recipe: Recipe, problem: Problem) -> Job:
     """Classification from several domains. A learner with `adapts` gets examples of the targets without labels.
+
+    One with `adapted(x)` gives the policy that is judged on examples x of a domain.
 
     Raises:
         ValueError: what `agentlib.data.domains.domains` raises; or targets where nothing is left to learn from.
@@ -164,18 +166,27 @@ class DomainsJudge(Judge):
         }
 
     def finish(self) -> list[Measure]:
-        """Of a domain, the accuracy; of all sources and all targets, that of the worst class of the worst domain."""
+        """Of a domain, the accuracy; of all sources and all targets, that of the worst class of the worst domain.
+
+        What adapts while it is used is adapted by the examples of the domain, without labels.
+        """
         measures = []
         for kind, parts in (("validation", self.held), ("test", self.tests)):
             groups = []
             for name, part in parts.items():
-                right = (predicted(self.learner, part.x).argmax(1) == part.targets).double()
+                right = (self._adapted(part.x).argmax(1) == part.targets).double()
                 groups += [float(right[part.targets == label].mean()) for label in part.targets.unique()]
                 self.accuracies[f"{kind}/{name}"] = float(right.mean())
                 measures.append(Measure(f"{kind}/{name}", float(right.mean())))
             if groups:
                 measures.append(Measure(f"{kind}/worst_group", min(groups)))
         return measures
+
+    def _adapted(self, x: Tensor) -> Tensor:
+        if not hasattr(self.learner, "adapted"):
+            return predicted(self.learner, x)
+        policy = self.learner.adapted(x)
+        return in_chunks(policy, lambda part: policy(part)[0], x)
 
     def draw(self, folder: Path) -> list[Path]:
         tests = [name for name in self.accuracies if name.startswith("test/")]

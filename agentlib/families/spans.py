@@ -42,8 +42,8 @@ def on_spans(recipe: Recipe, problem: Problem) -> Job:
     text = text_of(problem.data, config.tokenizer, config.vocabulary_size, WITH_SENTINELS)
     train, held_out = text.split()
     spans = config.noise_density, config.mean_span_length
-    source = CorruptedSpans(train, config.max_length, config.batch_size, *spans, problem.seed)
     learner = learner_for(recipe, problem, lambda: network_of(recipe, problem, text.tokenizer), TextFacts(train))
+    source = CorruptedSpans(train, learner.product.max_length, config.batch_size, *spans, problem.seed)
     judge = SpanJudge(learner, source, held_out, problem)
     return job_for(problem, learner, source, learner.product, judge)
 

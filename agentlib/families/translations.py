@@ -24,6 +24,7 @@ from agentlib.data.parallel import (
     padded,
     parallel_parts,
 )
+from agentlib.data.suites import suite_measures
 from agentlib.data.tokens import KINDS, BytePairs, Bytes, Characters, Tokenizer, tokenizer_in
 from agentlib.families.building import device_of, job_for, learner_for
 from agentlib.metrics.translation import MOST_WORDS, bleu, chrf, words_13a
@@ -63,14 +64,16 @@ def on_translations(recipe: Recipe, problem: Problem) -> Job:
     config: Any = problem.config
     parts = parallel_parts(problem.data, problem.seed)
     tokenizer = tokenizer_for(parts.train, config.tokenizer, config.vocabulary_size)
-    source = ParallelBatches(parts.train, tokenizer, config.batch_size, config.max_length, problem.seed)
-    for name in ("validation", "test"):  # or a long run would end in an error
-        pairs = getattr(parts, name)
-        sides = encoded(pairs.source, tokenizer), encoded(pairs.target, tokenizer, start=True)
-        longest_sides(*sides, config.max_length, f" of the {name} part")
     learner = learner_for(
         recipe, problem, lambda: network_of(recipe, problem, tokenizer), PairFacts(parts.train, tokenizer)
     )
+    most = min(config.max_length, getattr(learner.product, "max_length", config.max_length))
+    limit = "max_length=" if most == config.max_length else "the window of the backbone, "
+    source = ParallelBatches(parts.train, tokenizer, config.batch_size, most, problem.seed, limit)
+    for name in ("validation", "test"):  # or a long run would end in an error
+        pairs = getattr(parts, name)
+        sides = encoded(pairs.source, tokenizer), encoded(pairs.target, tokenizer, start=True)
+        longest_sides(*sides, most, f" of the {name} part", limit)
     judge = TranslationJudge(learner, source, parts, tokenizer, problem)
     return job_for(problem, learner, source, learner.product, judge)
 
@@ -167,6 +170,8 @@ class TranslationJudge(Judge):
             Measure("test/exact", exact, copied, whose),
             Measure("test/chrf", chrf(found, test.target), chrf(test.source, test.target), whose),
         ]
+        if test.suite:
+            return [*measures, *suite_measures(test.suite, found, test.target, self.parts.train.target)]
         if any(len(words_13a(text)) >= MOST_WORDS for text in test.target):  # else there is nothing to count
             measures.append(Measure("test/bleu", bleu(found, test.target), bleu(test.source, test.target), whose))
         return measures

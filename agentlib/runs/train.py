@@ -56,6 +56,7 @@ def train(
     n_eval_episodes: int = 10,
     out: str | Path | None = None,
     progress: Progress = True,
+    log: Any = ("tensorboard",),
     compile: Compile = "auto",
     precision: Precision = "float32",
     threads: int | Literal["auto"] | None = None,
@@ -78,14 +79,14 @@ def train(
             answer but None stops the run. `agentlib.runs.callbacks` has usual ones, and other moments.
         eval_every, n_eval_episodes: steps between evaluations, which come after updates; and their episodes.
         out, progress: the folder of agent, checkpoints, log and report, none by default; True for a bar, or "table".
+        log: trackers, "tensorboard", "csv", "wandb", "trackio", "mlflow", or yours; see `agentlib.runs.trackers`.
         data_parallel: share out each batch among torchrun's processes; the first logs, evaluates, saves, calls back.
         hyperparameters: fields of the config.
 
     Raises:
         ValueError: something does not fit, or another run is at work in the folder; the message says what would.
-        Diverged, EnvironmentFailure: a metric is NaN or infinite; the environment failed.
-
-    What ends a run with a folder, Ctrl-C too, says in a note and in its attribute `saved_in` where the run is saved.
+        Diverged, EnvironmentFailure: a metric is NaN or infinite; the environment failed. Whatever ends a run with a
+            folder, Ctrl-C too, says in a note and in its attribute `saved_in` where the run is saved.
     """
     given = locals()
     check("callback", callback)
@@ -97,7 +98,7 @@ def _begun(what: Any, given: dict[str, Any], seed: int | None, hyperparameters: 
     callback, resume = given["callback"], given["resume"]
     ranks = Ranks.of_torchrun() if given["data_parallel"] else None
     if ranks is not None and not ranks.is_first:  # the first one shows, writes and calls back
-        given, callback = given | {"progress": False, "out": None}, None
+        given, callback = given | {"progress": False, "log": (), "out": None}, None
     values = {field.name: given[field.name] for field in fields(RunOptions) if given.get(field.name) is not None}
     options = RunOptions(**values)
     if resume is not None:
@@ -120,7 +121,8 @@ def _given(options: RunOptions) -> dict[str, Any]:
 
 def _changed(options: RunOptions) -> list[str]:
     """The options that were given, but for those that may be given to a run that is resumed."""
-    return [name for name in _given(options) if name not in (*ORIGINS, "backbone", "progress", "compile", "steps")]
+    free = (*ORIGINS, "backbone", "progress", "log", "compile", "steps")
+    return [name for name in _given(options) if name not in free]
 
 
 def _continued(
@@ -171,7 +173,7 @@ def _resumed(
             raise ValueError(f"{path} has a length of {options.steps:,} steps: a run can be made longer, not shorter")
         others["steps"] = given.steps
     compile = options.compile if given.compile == "auto" else given.compile
-    options = replace(options, progress=given.progress, compile=compile, **others | objects)
+    options = replace(options, progress=given.progress, log=given.log, compile=compile, **others | objects)
     return _trained(recipe, options, callback, ranks, record)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from agentlib.agent import Agent
+from agentlib.core.config import config_to_json
 from agentlib.core.learner import Update
 from agentlib.core.progress import showing
 from agentlib.core.recipe import Job, Recipe
@@ -30,6 +31,7 @@ from agentlib.runs.logs import Log
 from agentlib.runs.options import RunOptions
 from agentlib.runs.report import write_report
 from agentlib.runs.result import Result
+from agentlib.runs.trackers import trackers_of
 
 LOGS_PER_RUN = 100
 CHECKPOINTS_PER_RUN = 10
@@ -92,7 +94,9 @@ class Training:
             return self._finish(None)
         name = f"{self.recipe.name}, seed {self.options.seed}"
         place = None if self.folder is None else self.folder.path
-        self.log = Log(place, self.options.progress, self.step, self.job.length.steps, name)
+        settings = self.about | config_to_json(self.options.config)
+        trackers = trackers_of(self.options.log, place, f"{self.recipe.name}-{self.options.key}", settings)
+        self.log = Log(trackers, self.options.progress, self.step, self.job.length.steps, name)
         before = notices.set(self.log.note)
         try:
             if self.folder is not None and not self.folder.checkpoints():

@@ -77,13 +77,13 @@ def whole_numbers() -> tyro.constructors.ConstructorRegistry:
     return registry
 
 
-def keywords(pairs: Sequence[str]) -> dict[str, Any]:
+def keywords(pairs: Sequence[str], option: str = "--env-kwargs") -> dict[str, Any]:
     """`name=value` pairs; a value that is no Python literal is a string."""
     values = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
-            raise UsageError(f"--env-kwargs takes NAME=VALUE, such as is_slippery=False, not {pair!r}")
+            raise UsageError(f"{option} takes NAME=VALUE, such as is_slippery=False, not {pair!r}")
         try:
             values[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError):

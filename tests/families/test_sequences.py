@@ -8,26 +8,7 @@ import torch
 import agentlib
 from agentlib.backbones import LSTM, MLP, WholeSequence
 from agentlib.data import Dataset
-
-T = 20
-
-
-def which_came_first(n: int = 2_000, seed: int = 0) -> Dataset:
-    """Each sequence has one a and one b among c and d; the label says which came first, as no count of letters does."""
-    generator = torch.Generator().manual_seed(seed)
-    letters = torch.randint(2, 4, (n, T), generator=generator)
-    places = torch.rand(n, T, generator=generator).argsort(1)[:, :2]
-    letters.scatter_(1, places, torch.tensor([[0, 1]]).expand(n, 2))
-    return Dataset(torch.eye(4)[letters], (places[:, 0] > places[:, 1]).long(), ("a first", "b first"))
-
-
-def adding(n: int, steps: int, seed: int = 0) -> Dataset:
-    """The adding problem (Hochreiter & Schmidhuber 1997): the sum of two marked numbers, whose variance is 1/6."""
-    generator = torch.Generator().manual_seed(seed)
-    numbers = torch.rand(n, steps, generator=generator)
-    places = torch.rand(n, steps, generator=generator).argsort(1)[:, :2]
-    marks = torch.zeros(n, steps).scatter_(1, places, 1.0)
-    return Dataset(torch.stack([numbers, marks], -1), (numbers * marks).sum(1))
+from agentlib.data.sequences import adding, which_first
 
 
 def test_the_features_are_those_of_the_last_step():
@@ -43,9 +24,23 @@ def test_the_features_are_those_of_the_last_step():
         WholeSequence(memory, "first")
 
 
+def test_the_data_is_as_it_says():
+    """The labels by the letters themselves, and the sums by the numbers themselves."""
+    letters, both = which_first(50, seed=3, steps=7), adding(50, seed=3, steps=7)
+    a, b = (letters.x[..., number].argmax(1) for number in (0, 1))
+    assert (letters.x[..., :2].sum((1, 2)) == 2).all()
+    assert torch.equal(letters.targets, (a > b).long())
+    assert (both.x[..., 1].sum(1) == 2).all()
+    for x, y in zip(both.x, both.targets, strict=True):
+        torch.testing.assert_close(x[x[:, 1] == 1, 0].sum(), y)
+    assert adding().y.var().item() == pytest.approx(1 / 6, rel=0.05)  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="steps must be a whole number from 2, not 1"):
+        adding(5, steps=1)
+
+
 @pytest.mark.parametrize("backbone", ["lstm", "transformer", LSTM(4, 8)], ids=["lstm", "transformer", "module"])
 def test_a_classifier_reads_sequences(backbone, tmp_path):
-    data = which_came_first(200)
+    data = which_first(200)
     result: Any = agentlib.train(
         "classifier", data=data, backbone=backbone, steps=2, progress=False, out=tmp_path / "run"
     )
@@ -56,7 +51,7 @@ def test_a_classifier_reads_sequences(backbone, tmp_path):
 
 @pytest.mark.slow
 def test_order_is_learned_where_a_bag_of_letters_is_at_chance():
-    data, numbers = which_came_first(), {"steps": 400, "net_arch": (32,), "learning_rate": 1e-2, "progress": False}
+    data, numbers = which_first(), {"steps": 400, "net_arch": (32,), "learning_rate": 1e-2, "progress": False}
     result: Any = agentlib.train("classifier", data=data, backbone="lstm", threads=1, **numbers)  # type: ignore[arg-type]
     bag: Any = agentlib.train("classifier", data=Dataset(data.x.sum(1), data.y, data.classes), threads=1, **numbers)  # type: ignore[arg-type]
     assert result.measures["test/accuracy"] >= 0.95
@@ -65,7 +60,7 @@ def test_order_is_learned_where_a_bag_of_letters_is_at_chance():
 
 @pytest.mark.thorough
 def test_the_adding_problem():
-    data = adding(10_000, 50)
+    data = adding()
     result: Any = agentlib.train(
         "regressor", data=data, backbone="lstm", net_arch=(64,), normalize=False, steps=2_500, learning_rate=3e-3,
         max_grad_norm=1.0, progress=False, threads=1,

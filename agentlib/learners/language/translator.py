@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
@@ -29,7 +30,7 @@ class Translator(Described):
     Args:
         backbone: `EncoderDecoder`, `RecurrentEncoderDecoder`, or another module with their methods `begin` and `step`.
         tokenizer: as `Tokenizer.to_json` gives it; its first tokens are those of `agentlib.data.parallel.SPECIAL`.
-        max_length: tokens of a source or a target, at most.
+        max_length: tokens of a source or a target, at most; it is cut to what the backbone reads at once.
         tied: the output has the weights of the target's embedding (Press & Wolf 2017).
         prompt_length: vectors before each source, which are learned as weights are (Lester et al. 2021,
             arXiv:2104.08691); they begin as the embeddings of random tokens.
@@ -51,8 +52,10 @@ class Translator(Described):
     ) -> None:
         super().__init__()
         self.backbone: Any = backbone
-        self.tokenizer, self.max_length, self.tied = tokenizer, whole("max_length", max_length, 1), bool(tied)
-        self.prompt_length = whole("prompt_length", prompt_length, 0)
+        self.tokenizer, self.tied, self.prompt_length = tokenizer, bool(tied), whole("prompt_length", prompt_length, 0)
+        of_source, of_target = getattr(backbone, "reach", (math.inf, math.inf))
+        longest = min(whole("max_length", max_length, 1), of_source - prompt_length, of_target)
+        self.max_length = whole("the length that the backbone reads beside a prompt", longest, 1)
         if not hasattr(backbone, "begin") or not hasattr(backbone, "step"):
             raise ValueError("a translator has a network that reads one sequence and writes another, such as "
                              f"encoder_decoder, not a {type(backbone).__name__}")  # fmt: skip
@@ -66,11 +69,11 @@ class Translator(Described):
         self.head = None if tied else nn.Linear(size, self.text.size, bias=False)
         self.prompt: nn.Parameter | None = None
         if prompt_length:
-            embedding = getattr(backbone, "source_embedding", None)
-            if not isinstance(embedding, nn.Embedding):
+            read = getattr(backbone, "source_embedding", None)
+            if not isinstance(read, nn.Embedding):
                 raise ValueError("a prompt stands before a source of tokens, and this network reads none")
             rows = torch.randint(self.text.size, (prompt_length,))
-            self.prompt = nn.Parameter(embedding.weight.detach()[rows])  # (P, dim)
+            self.prompt = nn.Parameter(read.weight.detach()[rows])  # (P, dim)
 
     @cached_property
     def text(self) -> Tokenizer:

@@ -9,7 +9,13 @@ from torch import nn
 from torch.nn import functional
 
 import agentlib
-from agentlib.backbones import LuongAttention, RecurrentEncoderDecoder
+from agentlib.backbones import (
+    EncoderDecoder,
+    LuongAttention,
+    RecurrentEncoderDecoder,
+    TransformerDecoder,
+    TransformerEncoder,
+)
 from agentlib.core import Cosine, Warmup
 from agentlib.core.recipe import Problem
 from agentlib.data.parallel import END, PAD, SPECIAL, ParallelParts, encoded, padded, parallel_text, reversal
@@ -204,6 +210,25 @@ def test_long_pairs_of_any_part_are_refused_before_the_run(part, pair):
     parts = ParallelParts(short, short, short)._replace(**{part: parallel_text([("ab", "ba"), pair])})
     with pytest.raises(ValueError, match=f"pair 2 of the {part} part has 11 tokens on a side, more than max_length=8"):
         job_of("seq2seq", Problem(data=parts, steps=1, device="cpu"), max_length=8)
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+@pytest.mark.parametrize(("window", "positions"), [(8, "sinusoidal"), (32, "learned")])
+def test_a_backbone_that_cannot_read_a_pair_is_refused_before_the_run(part, window, positions):
+    """A window of the decoder, or a table of positions on either side, is the limit, below that of the settings."""
+    short = parallel_text([("ab", "ba")] * 4)
+    parts = ParallelParts(short, short, short)._replace(**{part: parallel_text([("ab", "ba"), ("ab" * 5, "ba")])})
+    known: Any = {"vocabulary": 6, "positions": positions, "max_length": 8}
+    encoder = TransformerEncoder(None, 8, 1, 2, **known)
+    network = EncoderDecoder(encoder, TransformerDecoder(None, 8, 1, 2, window=window, cross=True, **known))
+    problem = Problem(data=parts, steps=1, device="cpu", backbone=network)
+    with pytest.raises(ValueError, match=r"pair 2 .*has 11 tokens on a side, more than the window of the backbone, 8"):
+        job_of("seq2seq", problem, max_length=16)
+    fits = ParallelParts(short, short, short)
+    assert job_of("seq2seq", Problem(data=fits, steps=1, device="cpu", backbone=network)).product.max_length == 8
+    if positions == "learned":
+        with pytest.raises(ValueError, match="beside a prompt must be a whole number from 1, not 0"):
+            Translator(network, Characters("ab", SPECIAL).to_json(), prompt_length=8)
 
 
 @pytest.mark.slow
