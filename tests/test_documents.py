@@ -71,6 +71,7 @@ def reader(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub")
     command = [sys.executable, ROOT / "tests" / "runs" / "hub_double.py", folder]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
         hub = {"HF_ENDPOINT": server.stdout.readline().strip(), "HF_HOME": str(folder), "HF_TOKEN": "hf_right"}
         yield os.environ | hub | {"HF_HUB_OFFLINE": "0"}
         server.kill()

@@ -5,6 +5,7 @@ import json
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed
@@ -80,7 +81,8 @@ def first_norm(learner, source):
 def tiny_learners(ranks):
     """Of each learner that can be shared: the gradient's norm by the whole batch and by its parts, and the digest."""
     found = {}
-    for kind in dict.fromkeys(recipe_of(name).learner for name in LEARNERS):
+    kinds: Any = dict.fromkeys(recipe_of(name).learner for name in LEARNERS)
+    for kind in kinds:
         learner, source = kind.tiny()
         if not learner.is_mean_over_samples:
             continue
@@ -101,7 +103,8 @@ def trained(folder):
         "dqn", env=IDENTITY, out=folder / "part", prioritized=True, callback=lambda *_: next(counts) < 20, **settings
     )
     resumed = agentlib.train(resume=folder / "part", progress=False, data_parallel=True)
-    return {name: digest(agent.policy) for name, agent in (("whole", whole), ("stopped", stop), ("resumed", resumed))}
+    agents: dict[str, Any] = {"whole": whole, "stopped": stop, "resumed": resumed}
+    return {name: digest(agent.policy) for name, agent in agents.items()}
 
 
 def main():
@@ -110,7 +113,8 @@ def main():
     found: dict = {"before": distributed.is_initialized()}
     ranks = Ranks.of_torchrun()
     assert ranks is not None
-    alone = after(*in_double(), 50)
+    learner, source = in_double()
+    alone = after(learner, source, 50)
     learner, source = in_double()
     found["difference"] = largest_difference(after(learner, source, 50, ranks), alone)
     found["moved"] = largest_difference(list(in_double()[0].parameters()), alone)

@@ -23,7 +23,8 @@ def runs(tmp_path_factory):
     """Two runs that differ in their seed, one with another learning rate, and one of data."""
     folder = tmp_path_factory.mktemp("runs")
     shared: Any = {"env": "CartPole-v1", "steps": 120, "progress": False, "compile": False, "eval_every": 50, **SMALL}
-    for name, changed in {"a0": {"seed": 0}, "a1": {"seed": 1}, "b0": {"learning_rate": 1e-4}}.items():
+    runs: Any = {"a0": {"seed": 0}, "a1": {"seed": 1}, "b0": {"learning_rate": 1e-4}}
+    for name, changed in runs.items():
         agentlib.train("dqn", out=folder / name, **{**shared, **changed})
     agentlib.train("classifier", data="digits", steps=20, out=folder / "digits", progress=False, compile=False)
     return folder

@@ -187,7 +187,7 @@ class Diffusion(Learner):
         return RECIPE.tiny(cls, config, seed, data=Splits(*[eight_gaussians(400)] * 3))
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "digits": {"clip": True, "net_arch": (256, 256, 256), "batch_size": 128},
     "shapes": {"clip": True, "batch_size": 64},
 }

@@ -87,7 +87,7 @@ class Regressor(Learner):
         self.config, self.policy = config, policy
         is_learned = config.balance == "uncertainty"
         self.log_variances = nn.Parameter(torch.zeros(policy.outputs)) if is_learned else None  # s, (k,)
-        trained = [policy] if self.log_variances is None else [policy, self.log_variances]
+        trained: list[Any] = [policy] if self.log_variances is None else [policy, self.log_variances]
         self.step = Step(trained, optimizer, config.max_grad_norm)
         self.matrices = penalized(policy)
 
