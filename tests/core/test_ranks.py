@@ -138,6 +138,7 @@ def test_one_process_under_torchrun_is_as_without(monkeypatch):
     assert Ranks.of_torchrun() is None, "so that nothing differs"
 
 
+@pytest.mark.slow
 def test_the_page_names_those_that_can_be_shared():
     page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
     listed = page.split("**Learners**")[1].split("Others are")[0]

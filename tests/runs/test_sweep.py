@@ -103,6 +103,7 @@ def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(runs, tmp_path, 
     found = agentlib.sweep(resume=tmp_path / "stopped", trials=6, progress=False)
     assert runs.seen[4:] == [("resume", "0003/seed_3"), ("new", "0004/seed_4"), ("new", "0005/seed_5")]
     assert found.trials == whole.trials
+    assert len({str(trial.settings) for trial in whole.trials}) == 6, "each trial draws its own"
     again = agentlib.sweep(resume=tmp_path / "stopped", progress=False)
     assert len(runs.seen) == 7, "nothing is done twice"
     assert again.trials == whole.trials
