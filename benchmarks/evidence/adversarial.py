@@ -51,11 +51,12 @@ def judged(model: Any, test: Dataset, name: str, seed: int) -> dict[str, float]:
 def choices(seed: int) -> dict[str, float]:
     """2,000 images, 100 epochs of them, so that weights overfit to the attacks of training."""
     splits, found = mnist(seed), dict[str, float]()
-    data = Splits(splits.train.take(torch.arange(2_000)), splits.validation.take(torch.arange(500)), splits.test)
+    test = splits.test.sampled(TESTED)
+    data = Splits(splits.train.take(torch.arange(2_000)), splits.validation.take(torch.arange(500)), test)
     for name, options in CHOICES.items():
         network = fresh(seed, "gelu" if name == "gelu" else "relu")
         model = trained(data, network, UPDATES, seed, **options).model
-        found |= judged(model, splits.test.sampled(TESTED), name, seed)
+        found |= judged(model, test, name, seed)
     return found | {f"{name}_more": found[f"{name}_robust"] - found["plain_robust"] for name in CHOICES}
 
 
