@@ -79,7 +79,6 @@ class Regressor(Learner):
     """
 
     targets = "numbers"
-    is_mean_over_samples = True
 
     def __init__(self, policy: Predictor, optimizer: Optimizer, config: RegressorConfig = RegressorConfig()) -> None:
         super().__init__()
@@ -114,6 +113,10 @@ class Regressor(Learner):
         """The error of each number in the model's scale, `(B, k)`."""
         scale = self.policy.scale
         return errors_of(output / scale, numbers_for(output, target) / scale, self.config.loss)
+
+    @property
+    def is_mean_over_samples(self) -> bool:
+        return self.config.balance != "surgery"
 
     def balanced(self, errors: Tensor) -> Tensor:
         """The loss of errors `(B, k)`, 0-dim; with surgery one that has the right gradient, and no meaning besides."""
