@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from agentlib.core import Recipe
     from agentlib.experience import Evaluation, evaluate
     from agentlib.runs.result import Result
+    from agentlib.runs.sweep import sweep
+    from agentlib.runs.sweep_result import Sweep
     from agentlib.runs.train import train
     from agentlib.sb3 import Comparison
     from agentlib.sb3.compare import compare
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["Agent", "Comparison", "Evaluation", "Recipe", "Result", "compare", "evaluate", "train"]
+__all__ = ["Agent", "Comparison", "Evaluation", "Recipe", "Result", "Sweep", "compare", "evaluate", "sweep", "train"]
 
 _HOMES = {
     "Agent": "agentlib.agent",
@@ -26,8 +28,10 @@ _HOMES = {
     "Evaluation": "agentlib.experience",
     "Recipe": "agentlib.core",
     "Result": "agentlib.runs.result",
+    "Sweep": "agentlib.runs.sweep_result",
     "compare": "agentlib.sb3.compare",
     "evaluate": "agentlib.experience",
+    "sweep": "agentlib.runs.sweep",
     "train": "agentlib.runs.train",
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
@@ -15,10 +14,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import nn
 
-from agentlib.backbones import spec_of
-from agentlib.backbones.files import read, rebuilt, with_suffix, write
 from agentlib.core.modes import in_eval_mode
-from agentlib.core.names import one_line
 from agentlib.core.numbers import whole
 from agentlib.core.spaces import (
     LEARNED_WITH_MASKS,
@@ -27,18 +23,15 @@ from agentlib.core.spaces import (
     observed_mask,
     observes_mask,
     random_actions,
-    space_from_json,
-    space_to_json,
     to_batch,
     to_tensors,
     unflatten,
 )
 from agentlib.envs.checks import Checks
-from agentlib.policies import POLICIES, GreedyActor
-from agentlib.policies.acting import actions_and_output, check_fit, decide, filled_state, state_arrays
+from agentlib.policies import GreedyActor
+from agentlib.policies.acting import actions_and_output, decide, filled_state, state_arrays
+from agentlib.policies.agent_files import agent_file, read_agent, write_agent
 from agentlib.policies.base import state_after
-
-FILE_KIND, FILE_VERSION = "agentlib agent", 1
 
 
 class Agent:
@@ -275,25 +268,17 @@ class Agent:
 
     def save(self, path: str | Path) -> Path:
         """Writes the agent to one safetensors file, whole or not at all; returns its path (suffix .safetensors)."""
-        description = {
-            "file": FILE_KIND,
-            "version": FILE_VERSION,
-            "policy": spec_of(self.policy),
-            "observation_space": space_to_json(self.observation_space),
-            "action_space": space_to_json(self.action_space),
-            "exploration_rate": self.exploration_rate,
-            "about": self.about,
-        }
-        return write(path, self.policy, description)
+        spaces_of = self.observation_space, self.action_space
+        return write_agent(path, self.policy, *spaces_of, self.exploration_rate, self.about)
 
     def export(self, path: str | Path, *, action_mask: bool = False) -> Path:
-        """Writes the policy for other runtimes: ONNX (`policy.onnx`), or an archive of torch.export (`policy.pt2`).
+        """Writes the policy for other runtimes: ONNX (`policy.onnx`), an archive of torch.export (`.pt2`), or Python.
 
         Normalization, masks and memory are inside: raw observations go in, the best actions come out, by the names that
         `agentlib.policies.exported.Exported` has. It is first compared with the agent on random observations.
 
         Args:
-            path: its ending says which.
+            path: its ending says which; .py is a program that needs numpy alone, for MLPs and tables.
             action_mask: masks are an input, each with a legal action; one in a Dict observation needs none.
 
         Raises:
@@ -325,31 +310,46 @@ class Agent:
             FileNotFoundError: no such file.
             ValueError: the file is damaged, is no agent, is of a newer version, or holds a policy for other spaces.
         """
-        path = Path(path)
-        if not path.is_file():
-            # The folder of a run, or a name without its suffix, as `save` takes it.
-            others = (path / "agent.safetensors", with_suffix(path))
-            found = [other for other in others if other.is_file()]
-            if not found:
-                made = [path / f"{kind}.safetensors" for kind in ("backbone", "model")]
-                hint = next((f"; the run made a {one.stem}, {one}, and no agent" for one in made if one.is_file()), "")
-                raise FileNotFoundError(f"no agent file at {path}{hint}")
-            path = found[0]
-        description, tensors = read(path, FILE_KIND, FILE_VERSION)
-        missing = {"policy", "observation_space", "action_space", "exploration_rate", "about"} - set(description)
-        if missing:
-            raise ValueError(f"{path} is damaged: it does not give {', '.join(sorted(missing))}")
-        try:
-            observation_space = space_from_json(description["observation_space"])
-            action_space = space_from_json(description["action_space"])
-            exploration_rate, about = float(description["exploration_rate"]), dict(description["about"])
-            if not 0.0 <= exploration_rate <= 1.0:
-                raise ValueError(f"exploration_rate is {exploration_rate}, and no share")
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"{path} is damaged: {one_line(error)}") from None
-        check = None if classes else partial(check_fit, observation_space=observation_space, action_space=action_space)
-        policy = rebuilt(path, description["policy"], tensors, {**POLICIES, **(classes or {})}, check)
-        return cls(policy.to(device), observation_space, action_space, exploration_rate=exploration_rate, about=about)
+        policy, *spaces_of, exploration_rate, about = read_agent(agent_file(Path(path)), classes)
+        return cls(policy.to(device), *spaces_of, exploration_rate=exploration_rate, about=about)
+
+    def push_to_hub(
+        self, repo_id: str, *, env: Any = None, episodes: int = 20, film: bool = True, private: bool = False
+    ) -> str:
+        """Publishes the agent on the Hugging Face Hub: its file, a card with its return, and a film of one episode.
+
+        You are who `hf auth login` or the variable HF_TOKEN says. Returns the address of the change.
+
+        Args:
+            repo_id: such as "me/dqn-CartPole-v1"; it is made if there is none, for you alone if `private`.
+            env: an id or a factory; by default the environment that the agent was trained in.
+            episodes: how many are played for the card; 0 leaves its return out.
+            film: an episode as replay.mp4, where an environment with an id can be drawn.
+            private: see `repo_id`.
+
+        Raises:
+            ImportError: huggingface_hub is missing, or what writes films; the message names the extra.
+            ValueError: what `evaluate` raises; or a name without an owner.
+            RuntimeError: the Hub refuses, or cannot be reached; the message says why.
+        """
+        return str(import_module("agentlib.runs.hub").push_agent(self, repo_id, env, episodes, film, private))
+
+    @classmethod
+    def from_hub(
+        cls,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        device: torch.device | str = "cpu",
+        classes: Mapping[str, Callable[..., nn.Module]] | None = None,
+    ) -> Self:
+        """The agent that `push_to_hub` published, read as `load` reads any file: no code of it is run.
+
+        `revision` is a commit, branch or tag; only by the hash of a commit it is the same agent each time. Raises what
+        `load` raises, ImportError without huggingface_hub, and RuntimeError where the Hub has no such file for you.
+        """
+        path = import_module("agentlib.runs.hub").downloaded(repo_id, "agent.safetensors", revision)
+        return cls.load(path, device=device, classes=classes)
 
     @classmethod
     def from_sb3(

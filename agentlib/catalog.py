@@ -101,6 +101,14 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "generative.gan:RECIPE",
         "generative adversarial network (Goodfellow et al. 2014), plain or conditional",
     ),
+    "infogan": (
+        "generative.infogan:RECIPE",
+        "a GAN with codes that mean something, found without labels (Chen et al. 2016)",
+    ),
+    "cyclegan": (
+        "generative.cyclegan:RECIPE",
+        "two kinds of examples turned into each other, without pairs (Zhu et al. 2017)",
+    ),
     "wgan": (
         "generative.wgan:RECIPE",
         "Wasserstein GAN (Arjovsky et al. 2017) by gradient penalty, clipping or spectral norm",
@@ -142,6 +150,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
     "mae": (
         "self_supervised.mae:RECIPE",
         "features by which hidden patches are predicted (He et al. 2022), images, a vision transformer",
+    ),
+    "clip": (
+        "self_supervised.clip:RECIPE",
+        "features of pictures by their captions, classes from descriptions (Radford et al. 2021)",
     ),
     "maml": ("meta.maml:RECIPE", "model-agnostic meta-learning (Finn et al. 2017), regression and classification"),
     "reptile": (

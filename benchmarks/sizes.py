@@ -17,11 +17,11 @@ from functools import partial
 import numpy as np
 import torch
 
-from agentlib.backbones import LSTM, ResNet
+from agentlib.backbones import CNN, LSTM, ResNet
 from agentlib.backbones.base import Backbone
 from agentlib.core import Step
 from agentlib.core.recipe import Problem
-from agentlib.data import Dataset, Text
+from agentlib.data import Dataset, Domains, Text, shape_scenes
 from agentlib.data.tokens import Characters
 from agentlib.engine import run
 from agentlib.envs.experts import expert_for
@@ -72,6 +72,22 @@ def gpt(steps, **sizes):
     return job_of("gpt", Problem(data=text, steps=steps), **sizes)
 
 
+def scenes(name, steps, most=4):
+    return job_of(name, Problem(data=shape_scenes(n=300, most=most, seed=0), steps=steps))
+
+
+def domains(method, steps):
+    """The network and the batches of Rotated MNIST's row."""
+    apart = {str(number): pictures(1, 28, n=2_000) for number in range(5)}
+    data = Domains({**apart, "target": pictures(1, 28)}, ("target",))
+    backbone = CNN((1, 28, 28), (16, "max", 32, "max", 32))
+    return job_of("domains", Problem(data=data, backbone=backbone, steps=steps), method=method, batch_size=160)
+
+
+def classifier(steps, **options):
+    return job_of("classifier", Problem(data=pictures(3, 32), backbone="cnn", steps=steps), batch_size=128, **options)
+
+
 WORKS = {
     "gpt_1m": (
         partial(gpt, n_layers=5, embed_dim=128, context_length=128, batch_size=16),
@@ -90,6 +106,22 @@ WORKS = {
     "unet": (unet, "diffusion, U-Net, 1x28x28, batch 64"),
     "simclr": (simclr, "SimCLR with its views, 1x28x28, batch 256"),
     "maml": (maml, "MAML, CNN, 5-way 1-shot, 5 inner steps, batch 4"),
+    "segmentation": (partial(scenes, "segmentation"), "segmentation, 3x64x64, batch 16"),
+    "depth": (partial(scenes, "depth"), "depth, 3x64x64, batch 16"),
+    "detection": (partial(scenes, "detection"), "detection, four shapes, 3x64x64, batch 16"),
+    "localization": (partial(scenes, "localization", most=1), "localization, one shape, 3x64x64, batch 32"),
+    **{
+        f"domains_{method}": (partial(domains, method), f"domains by {title}, CNN, 1x28x28, batch 160")
+        for method, title in {
+            **{"erm": "ERM", "importance": "importance weights", "dann": "DANN", "coral": "CORAL", "mmd": "MMD"},
+            **{"irm": "IRM", "group_dro": "group DRO", "mixup": "Mixup", "arm": "ARM", "ttt": "turns"},
+        }.items()
+    },
+    "augmix": (
+        partial(classifier, augment="augmix", consistency=12.0),
+        "Classifier with AugMix and its consistency, CNN, 3x32x32, batch 128",
+    ),
+    "pixmix": (partial(classifier, augment="pixmix"), "Classifier with PixMix, CNN, 3x32x32, batch 128"),
 }
 PEERS = {
     "gpt_10m": ("transformers", "transformers_gpt.py"),

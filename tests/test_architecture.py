@@ -28,10 +28,11 @@ AT_THE_ROOT = {"__init__.py", "__main__.py", "agent.py", "catalog.py", "testing.
 BY_NAME = {
     "agentlib/__init__.py",  # its names, when they are asked for
     "agentlib/core/__init__.py",  # likewise
-    "agentlib/agent.py",  # Agent.from_sb3
+    "agentlib/agent.py",  # Agent.from_sb3, and the Hub
     "agentlib/catalog.py",  # the learners, when they are asked for
     "agentlib/learners/__init__.py",  # likewise
     "agentlib/metrics/probes.py",  # scikit-learn
+    "agentlib/runs/trackers.py",  # trackers of experiments
     "agentlib/shell/main.py",  # a command's file, when it is run
 }
 """Files that import a module by its name, late."""

@@ -170,6 +170,7 @@ BAD_OPTIONS: dict[str, list[Any]] = {
     "resume": ["", 1],
     "callback": ["print", 3],
     "progress": ["bar", "none", 2, 0],
+    "log": ["tensorflow", 3, object(), ["csv", 5]],
     "compile": ["yes", 1, "eagerly", object()],
     "precision": ["float16", 32],
     "threads": [0, -1, 1.5, True, "many"],

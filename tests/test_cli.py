@@ -356,7 +356,7 @@ def test_counts_are_printed_whole():
 
 def test_help_is_complete(capsys):
     overview = output(capsys, "--help")
-    for command in ("train", "evaluate", "compare", "record", "inspect", "list"):
+    for command in ("train", "evaluate", "compare", "sweep", "record", "inspect", "list"):
         assert command in overview
         assert f"usage: agentlib {command}" in output(capsys, command, "--help")
     text = " ".join(output(capsys, "train", "--help").split())
@@ -412,6 +412,9 @@ def test_help_shows_the_settings_of_the_preset(capsys):
         "evaluate",
         "compare",
         "compare dqn",
+        "sweep",
+        "sweep dqn",
+        "sweep dqn --env CartPole-v1 --pruner some",
         "record",
     ],
 )

@@ -47,13 +47,8 @@ def test_learners_are_attributes_of_their_package():
         agentlib.learners.DQNN  # noqa: B018
 
 
-@pytest.mark.parametrize("learner_class", LEARNERS, ids=lambda one: one.__name__)
-def test_contract(learner_class):
-    check_learner(learner_class)
-
-
-def compiled_here() -> list[Any]:
-    """All learners; those that `make test` leaves out are marked: one of each family is in, and what changed."""
+def one_of_each_family(mark: Any) -> Any:
+    """All learners, as a parameter of a test: one of each family, and what has changed, as it is, others marked."""
     command = ["git", "diff", "--name-only", "HEAD~1"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
     changed = set(done.stdout.split())  # nothing outside of a repository
@@ -62,8 +57,16 @@ def compiled_here() -> list[Any]:
         file = "/".join(recipe.learner.__module__.split(".")) + ".py"
         is_needed = recipe.family.assemble not in families or file in changed
         families.add(recipe.family.assemble)
-        found.append(pytest.param(recipe.learner, marks=() if is_needed else pytest.mark.thorough))
-    return found
+        found.append(pytest.param(recipe.learner, marks=() if is_needed else mark))
+    return pytest.mark.parametrize("learner_class", found, ids=lambda one: one.__name__)
+
+
+each_learner = one_of_each_family(pytest.mark.slow)
+
+
+@each_learner
+def test_contract(learner_class):
+    check_learner(learner_class)
 
 
 SMALL: dict[str, Any] = {
@@ -75,7 +78,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{"tqc": {}, "droq": {"policy_delay": 2, "gradient_steps": 2}, "crossq": {}, "ddpg": {}, "td3_bc": {}},
     **{"rainbow": {}, "cql": {}, "a2c": {"n_steps": 32}, "dagger": {"rollout_round_min_episodes": 1}},
     "t5": {"embed_dim": 16, "n_layers": 1, "n_heads": 2, "max_length": 16, "dropout": 0.0},
-    **{"reptile": {"loss": "cross_entropy", "held_out": 0.5}, "matching": {"ways": 5, "held_out": 0.5}},
+    "reptile": {"loss": "cross_entropy", "held_out": 0.5, "ways": 2, "shots": 1, "queries": 2, "inner_steps": 2},
+    "matching": {"ways": 2, "held_out": 0.5, "queries": 2, "batch_size": 4},
 }
 """Recipes whose learner has the `tiny()` of another one, and what else is small in them."""
 
@@ -102,7 +106,7 @@ def test_every_recipe_is_under_the_contract():
 
 @pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize("learner_class", compiled_here(), ids=lambda one: one.__name__)
+@one_of_each_family(pytest.mark.thorough)
 def test_contract_compiled(learner_class):
     check_learner(learner_class, compile=True)
 

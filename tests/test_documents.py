@@ -29,7 +29,7 @@ FULL = os.environ.get("AGENTLIB_DOCUMENTS") == "full"
 """`make results` runs the documents as they are, and holds the numbers that they say."""
 LENGTH = re.compile(r"\b(steps|updates|updates_for)([=( ]|, )(\d[\d_]*)")
 PLAYED = re.compile(r"\b(episodes)([= ])(\d+)")
-ROUNDS = re.compile(r"\b(rounds|epochs|rollout_round_min_episodes)(\W{1,3})(\d+)")
+ROUNDS = re.compile(r"\b(rounds|epochs|rollout_round_min_episodes|trials|compare[-_]seeds)(\W{1,3})(\d+)")
 ABOUT = re.compile(r"# .*?\babout (-?[\d.]*\d)")
 """A number that a line prints."""
 SECONDS = re.compile(r"# (?:[^\n]*?\b)?(\d+) s\b")
@@ -65,9 +65,21 @@ def too_slow(code, seconds):
     return bool(said) and seconds > 3 * said + 15
 
 
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """Variables of a reader who is known to a Hub, which is on this machine."""
+    folder = tmp_path_factory.mktemp("hub")
+    command = [sys.executable, ROOT / "tests" / "runs" / "hub_double.py", folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        hub = {"HF_ENDPOINT": server.stdout.readline().strip(), "HF_HOME": str(folder), "HF_TOKEN": "hf_right"}
+        yield os.environ | hub | {"HF_HUB_OFFLINE": "0"}
+        server.kill()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if blocks(d, "python")], ids=lambda d: d.name)
-def test_python_blocks_run(document, tmp_path):
+def test_python_blocks_run(document, tmp_path, reader):
     """In one folder, in order, each block as a program of its own: as a reader would try them."""
     for number, code in enumerate(blocks(document, "python")):
         named = FILE_NAME.match(code)
@@ -75,7 +87,13 @@ def test_python_blocks_run(document, tmp_path):
         program.write_text(shortened(code))
         began = perf_counter()
         done = subprocess.run(
-            [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+            [sys.executable, program],
+            cwd=tmp_path,
+            env=reader,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
         )
         seconds = perf_counter() - began
         assert done.returncode == 0, f"{document.name}, block {number}:\n{code}\n{done.stderr[-3000:]}"
@@ -89,7 +107,7 @@ def test_python_blocks_run(document, tmp_path):
 @pytest.mark.parametrize(
     "document", [d for d in DOCUMENTS if "agentlib " in "".join(blocks(d, "sh"))], ids=lambda d: d.name
 )
-def test_shell_lines_run(document, tmp_path):
+def test_shell_lines_run(document, tmp_path, reader):
     """Lines that call `agentlib`, in one folder, in order."""
     for code in blocks(document, "python"):
         if named := FILE_NAME.match(code):
@@ -107,6 +125,7 @@ def test_shell_lines_run(document, tmp_path):
         done = subprocess.run(
             [sys.executable, "-m", "agentlib", *words],
             cwd=tmp_path,
+            env=reader,
             capture_output=True,
             text=True,
             timeout=300,
@@ -132,6 +151,7 @@ EXAMPLES = {
         *("--frames", "300", "--updates", "5", "--demonstrations", "1", "--cloning", "10", "--episodes", "2"),
     ],
     "rainbow_pixels.py": ["--steps", "1200"],
+    "search_settings.py": ["--steps", "1500", "--trials", "2", "--fresh", "1"],
     "see_shapes.py": ["--pictures", "40", "--updates", "2", "--steps", "1"],
     "train_dqn.py": ["--steps", "800"],
     "train_gpt.py": ["--steps", "5"],

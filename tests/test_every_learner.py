@@ -18,6 +18,8 @@ from agentlib.core.trees import copied, difference
 from agentlib.data import shape_scenes
 from agentlib.engine import run
 from agentlib.experience import Demonstration, Demonstrations
+from agentlib.families import tasks
+from agentlib.families.captions import on_captions
 from agentlib.families.scenes import on_scenes
 from agentlib.runs.checkpoints import load_state
 from agentlib.runs.folder import RunFolder
@@ -39,6 +41,9 @@ def _imported():
     import sklearn.datasets  # noqa: F401
 
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "EPISODES", tasks.CHUNK)  # whose number no test here is about
+        yield
 
 
 @cache
@@ -63,7 +68,7 @@ def origins(name: str) -> dict[str, Any]:
     if recipe.family.learns_from == "pairs of texts":
         return {"data": "reversal"}
     given = {"env": "CartPole-v1", "expert": "scripted", "data": "diabetes" if numbers else "digits"}
-    if recipe.family is on_scenes:
+    if recipe.family in (on_scenes, on_captions):
         given["data"] = shape_scenes(40, size=16)  # type: ignore[assignment]
     if "demos" in recipe.family.needs:
         given["demos"] = demonstrations(True)  # type: ignore[assignment]
@@ -134,6 +139,7 @@ ONLY_WITH = {
     "goal_selection_strategy": "n_sampled_goal",
     "log_std_init": "use_sde",
     "lora_rank": "tuning",
+    "mask_ratio": "corruption",
     "n_atoms": "distributional",
     "patience": "validation",
     "prompt_length": "tuning",

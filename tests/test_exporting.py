@@ -1,6 +1,8 @@
 """Exported policies act as the agents do, through onnxruntime and torch.export."""
 
+import importlib.util
 import json
+import subprocess
 import sys
 from typing import Any
 
@@ -14,7 +16,7 @@ from torch import nn
 
 import agentlib
 from agentlib import Agent
-from agentlib.backbones import CNN, GRU, MLP, Chain, ResNet, ReturnConditioned, RunningNorm, Swin
+from agentlib.backbones import CNN, GRU, MLP, Chain, ResNet, ReturnConditioned, RunningNorm, Swin, Table
 from agentlib.backbones.choice import backbone_for
 from agentlib.core.randomness import fresh_weights
 from agentlib.policies import DeterministicPolicy, DiffusionPolicy, EnsemblePolicy, Predictor, QPolicy, policy_for
@@ -276,3 +278,99 @@ def test_exporting_leaves_the_policy_as_it_is(tmp_path):
     agent.export(tmp_path / "policy.pt2")
     assert agent.policy.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in agent.policy.state_dict().items())
+
+
+def plain(backbone):
+    return lambda: QPolicy(backbone(), 4)
+
+
+def normalized():
+    norm = RunningNorm((3,), clip=2.0)
+    norm.observe(0.1 + 0.4 * torch.randn(50, 3))
+    return Chain([norm, MLP(3, (16, 8), "relu")])
+
+
+ROOMS = spaces.Discrete(6, start=2)
+PROGRAMS: dict[str, tuple[Any, Any, Any]] = {
+    "relu": (OBSERVATIONS, spaces.Discrete(4), plain(lambda: MLP(3, (16, 8), "relu"))),
+    "tanh": (OBSERVATIONS, spaces.Discrete(4, start=-1), plain(mlp)),
+    "no layer": (OBSERVATIONS, spaces.Discrete(4), plain(lambda: MLP(3, ()))),
+    "float64": (spaces.Box(-1, 1, (3,), np.float64), spaces.Discrete(4), plain(mlp)),
+    "matrix": (spaces.Box(-1, 1, (3, 2)), spaces.Discrete(4), plain(lambda: MLP(6, (8,)))),
+    "normalized": (OBSERVATIONS, spaces.Discrete(4), plain(normalized)),
+    "categories": (ROOMS, spaces.Discrete(4), plain(lambda: backbone_for(ROOMS))),
+    "table": (ROOMS, spaces.Discrete(4), plain(lambda: Table([6], [2]))),
+    "dueling": (OBSERVATIONS, spaces.Discrete(4), lambda: QPolicy(MLP(3, (8,)), 4, dueling=True, hidden=(8,))),
+    "quantiles": (
+        *(OBSERVATIONS, spaces.Discrete(4)),
+        lambda: QPolicy(mlp(), 4, distributional="quantile", n_atoms=11),
+    ),
+    "choice": (OBSERVATIONS, spaces.Discrete(4), lambda: policy_for(spaces.Discrete(4), mlp())),
+    "real": (OBSERVATIONS, BOX, lambda: policy_for(BOX, mlp())),
+    "squashed": (OBSERVATIONS, BOX, lambda: policy_for(BOX, mlp(), squashed=True)),
+    "limited": (OBSERVATIONS, BOX, lambda: DeterministicPolicy(mlp(), BOX, squashed=True, limit=3.0)),
+}
+
+
+def program_at(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_of_numpy_acts_as_the_agent(name, tmp_path):
+    observation_space, action_space, build = PROGRAMS[name]
+    agent = agent_for(observation_space, action_space, build)
+    program = program_at(agent.export(tmp_path / "policy.py"))
+    observation_space.seed(0)
+    batch = np.stack([observation_space.sample() for _ in range(200)])
+    wanted, found = agent.act(batch), program.act(batch)
+    assert found.dtype == np.asarray(wanted).dtype
+    if isinstance(action_space, spaces.Box):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    else:
+        assert (found == wanted).all()
+        assert len(np.unique(found)) > 1
+    one = program.act(batch[0])
+    assert np.shape(one) == np.shape(agent.act(batch[0]))
+    np.testing.assert_allclose(one, found[0], rtol=1e-5)
+    with pytest.raises(ValueError, match="an observation has the shape"):
+        program.act(np.zeros((2, *(observation_space.shape or ()), 7)))
+
+
+def test_a_program_of_numpy_needs_nothing_else(tmp_path):
+    agent = agent_for(OBSERVATIONS, spaces.Discrete(4), lambda: QPolicy(normalized(), 4))
+    agent.export(tmp_path / "policy.py")
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.py"]
+    line = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from policy import act; import numpy as np; "
+        "print(act(np.ones(3)), 'torch' in sys.modules, 'agentlib' in sys.modules)"
+    )
+    command = [sys.executable, "-I", "-c", line, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(agent.act(np.ones(3, np.float32))), "False", "False"]
+
+
+@pytest.mark.parametrize("name", ["cnn", "lstm", "layer norm", "masks", "branches", "ensemble"])
+def test_what_no_program_of_numpy_holds(name, tmp_path):
+    discrete, mask = spaces.Discrete(4), name == "masks"
+    made: dict[str, tuple[Any, Any, Any]] = {
+        "cnn": (IMAGE, discrete, plain(BACKBONES["cnn"][1])),
+        "lstm": (VECTOR, discrete, plain(BACKBONES["lstm"][1])),
+        "layer norm": (VECTOR, discrete, plain(normalizing)),
+        "masks": (OBSERVATIONS, discrete, plain(mlp)),
+        "branches": (OBSERVATIONS, *POLICIES["branches"]),
+        "ensemble": (OBSERVATIONS, discrete, POLICIES["majority"][1]),
+    }
+    with pytest.raises(RuntimeError, match=r"nothing was written.*write \.onnx"):
+        agent_for(*made[name]).export(tmp_path / "policy.py", action_mask=mask)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_name_that_is_none_of_a_module(tmp_path):
+    with pytest.raises(ValueError, match="no name that Python can import"):
+        agent_for(OBSERVATIONS, spaces.Discrete(4), plain(mlp)).export(tmp_path / "my-policy.py")

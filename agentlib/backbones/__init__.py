@@ -6,9 +6,10 @@ from agentlib.backbones.adaptation import lora, merged
 from agentlib.backbones.base import Backbone, Observation, SequenceBackbone, State
 from agentlib.backbones.bidirectional import BidirectionalLSTM
 from agentlib.backbones.cnn import CNN, NatureCNN
-from agentlib.backbones.combine import Chain, Nested, OneHot, RunningNorm, Table
+from agentlib.backbones.combine import Chain, Nested, OneHot, RunningNorm, Table, WithContext
 from agentlib.backbones.decoders import Critic, Generator, MLPDecoder
-from agentlib.backbones.diffusion import DiffusionModel, MLPDenoiser, UNetDenoiser
+from agentlib.backbones.denoisers import MLPDenoiser, UNetDenoiser
+from agentlib.backbones.diffusion import DiffusionModel
 from agentlib.backbones.encoder_decoder import EncoderDecoder
 from agentlib.backbones.files import load_backbone, save_backbone
 from agentlib.backbones.layers import initialize
@@ -16,6 +17,7 @@ from agentlib.backbones.luong import LuongAttention, RecurrentEncoderDecoder
 from agentlib.backbones.mlp import MLP
 from agentlib.backbones.optimizers import Optimized, adagrad, adam, adamw, lars, rmsprop, sgd
 from agentlib.backbones.pixel_cnn import GatedPixelCNN
+from agentlib.backbones.pixel_transformer import PixelTransformer
 from agentlib.backbones.recurrent import GRU, LSTM, RNN
 from agentlib.backbones.resnet import ResNet
 from agentlib.backbones.return_conditioned import Prompt, ReturnConditioned
@@ -51,6 +53,7 @@ __all__ = [
     "Observation",
     "OneHot",
     "Optimized",
+    "PixelTransformer",
     "Prompt",
     "RecurrentEncoderDecoder",
     "ResNet",
@@ -67,6 +70,7 @@ __all__ = [
     "UNetDenoiser",
     "ViT",
     "WholeSequence",
+    "WithContext",
     "WithMemory",
     "adagrad",
     "adam",
@@ -88,5 +92,6 @@ _NETWORKS: tuple[type[Described], ...] = (
     MLP, NatureCNN, CNN, ResNet, UNet, OneHot, Table, Nested, Chain, RunningNorm, RNN, LSTM, GRU, TransformerEncoder,
     TransformerDecoder, EncoderDecoder, ViT, Swin, WithMemory, WholeSequence, ReturnConditioned, MLPDecoder, Generator,
     MLPDenoiser, UNetDenoiser, DiffusionModel, RecurrentEncoderDecoder, BidirectionalLSTM, GatedPixelCNN,
+    PixelTransformer, WithContext,
 )  # fmt: skip
 BACKBONES |= {network.kind: network for network in _NETWORKS}

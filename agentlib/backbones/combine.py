@@ -136,6 +136,48 @@ class RunningNorm(Backbone):
         return scaled.clamp(-self.clip, self.clip).float()
 
 
+class WithContext(Backbone):
+    """Features beside the mean of what is read in the other examples of a domain (ARM-CML; Zhang et al. 2021).
+
+        z' = relu(W [z, c] + b),    c the mean of g(z) over the examples of the same domain
+
+    In training mode c is that of the batch. In eval mode it is a buffer: a running mean over the training's batches, or
+    the mean over the examples that `agentlib.learners.domains.adaptation.adapt_statistics` was given.
+
+    Args:
+        backbone: a network without memory.
+        context_dim: numbers in a context.
+        momentum: share of a batch in the running mean.
+    """
+
+    kind = "with_context"
+
+    mean: Tensor
+
+    def __init__(self, backbone: nn.Module, context_dim: int = 32, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.backbone, self.context_dim, self.momentum = backbone, int(context_dim), momentum
+        self.feature_dim = _width(backbone)
+        self.reader = nn.Sequential(nn.Linear(self.feature_dim, 64), nn.ReLU(), nn.Linear(64, self.context_dim))
+        self.joint = nn.Linear(self.feature_dim + self.context_dim, self.feature_dim)
+        self.register_buffer("mean", torch.zeros(self.context_dim))
+
+    def forward(self, observation: Observation, masks: Tensor | None = None) -> Tensor:
+        """`(B, feature_dim)`; `masks` `(D, B)`, of zeros and ones, say which examples are of which domain: one here."""
+        features: Tensor = self.backbone(observation)
+        context = self.mean.expand(len(features), -1)
+        if self.training:
+            read = self.reader(features)  # (B, context_dim)
+            masks = torch.ones_like(read[:, 0])[None] if masks is None else masks.to(read)
+            context = masks.T @ (masks @ read / masks.sum(1, keepdim=True).clamp_min(1.0))
+            self.mean.copy_(self.mean + self.momentum * (read.detach().mean(0) - self.mean))
+        return torch.relu(self.joint(torch.cat([features, context], 1)))
+
+    def observe(self, observation: Observation) -> None:
+        if hasattr(self.backbone, "observe"):
+            self.backbone.observe(observation)  # type: ignore[operator]
+
+
 class Nested(Backbone):
     """One encoder for each part of a Dict or Tuple observation; the features stand side by side.
 

@@ -1,4 +1,4 @@
-"""Diffusion models: a network that predicts the noise in a noisy sample, and the sampler that removes it step by step.
+"""Diffusion models: the noise in a noisy sample, predicted by a network, and the samplers that remove it step by step.
 
     q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I),   abar_t = prod_{s <= t} (1 - beta_s)           (Ho et al. 2020)
 
@@ -10,16 +10,14 @@ Inside, data is brought to mean 0 and variance 1 (`standardize`), and back at th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones.mlp import MLP
 from agentlib.backbones.specs import Described
-from agentlib.backbones.unet import UNet
 from agentlib.core.names import look_up
 from agentlib.core.progress import watched
 
@@ -29,8 +27,6 @@ Sampler = Literal["ddpm", "ddim", "dpm"]
 VARIANCES: dict[str, Variance] = {name: name for name in get_args(Variance)}
 SAMPLERS: dict[str, Sampler] = {name: name for name in get_args(Sampler)}
 LARGEST_BETA = 0.999
-SMALL_IMAGE = 64
-"""Images of more pixels than this get a U-Net by default."""
 
 
 def betas(schedule: Schedule, noise_steps: int) -> Tensor:
@@ -53,143 +49,6 @@ def betas(schedule: Schedule, noise_steps: int) -> Tensor:
         kept = torch.cos((t + 0.008) / 1.008 * math.pi / 2).square()
         return (1.0 - kept[1:] / kept[:-1]).clamp(max=LARGEST_BETA)
     raise ValueError(f"unknown noise schedule {schedule!r}; known: linear, cosine")
-
-
-def waves(x: Tensor, frequencies: Tensor) -> Tensor:
-    """sin and cos of each number `(B, d)` at each frequency `(f,)`: `(B, 2 d f)`."""
-    angles = (x[:, :, None] * frequencies).flatten(1)  # (B, d f)
-    return torch.cat([angles.sin(), angles.cos()], 1)
-
-
-def time_rates() -> Tensor:
-    """The frequencies `(16,)` of the waves of the time, which goes from 0 to 1."""
-    return torch.logspace(0, 1, 16)
-
-
-def condition_inputs(condition: Tensor | None, condition_dim: int, like: Tensor) -> list[Tensor]:
-    """The condition `(B, condition_dim)` as a list of inputs: zeros where it is None, empty for `condition_dim` 0."""
-    if not condition_dim:
-        return []
-    return [like.new_zeros(like.shape[0], condition_dim) if condition is None else condition]
-
-
-class MLPDenoiser(Described):
-    """The velocity, by an MLP on x, waves of x, waves of the time, and a condition.
-
-    Without the waves, an MLP blurs structure that is much finer than the data is wide.
-
-    Args:
-        shape: of one sample.
-        hidden: widths of the layers.
-        condition_dim: numbers in a condition; 0 for none.
-        frequencies: of the waves of x.
-        learn_variance: give as many numbers again, the logits of the variance that `DiffusionModel` learns.
-    """
-
-    kind = "mlp_denoiser"
-
-    frequencies: Tensor
-    rates: Tensor
-
-    def __init__(
-        self,
-        shape: Sequence[int],
-        hidden: Sequence[int] = (128, 128, 128),
-        condition_dim: int = 0,
-        frequencies: Sequence[float] = (1.0, 2.0, 4.0, 8.0, 16.0),
-        learn_variance: bool = False,
-    ) -> None:
-        super().__init__()
-        self.shape, self.hidden, self.condition_dim = tuple(shape), tuple(hidden), int(condition_dim)
-        self.learn_variance = bool(learn_variance)
-        self.register_buffer("frequencies", torch.tensor(list(map(float, frequencies))), persistent=False)
-        self.register_buffer("rates", time_rates(), persistent=False)
-        size = math.prod(self.shape)
-        inputs = size * (1 + 2 * len(self.frequencies)) + 2 * len(self.rates) + self.condition_dim
-        self.trunk = MLP(inputs, self.hidden, "silu")
-        self.head = nn.Linear(self.trunk.feature_dim, size * (1 + self.learn_variance))
-
-    def forward(self, x: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Velocities `(B, *shape)` for x `(B, *shape)`, times `(B,)` from 0 to 1, conditions `(B, condition_dim)`.
-
-        With `learn_variance` the first axis of a sample is twice as long: velocities, then logits.
-        """
-        flat = x.flatten(1)  # (B, d)
-        inputs = [flat, waves(flat, self.frequencies), waves(time[:, None], self.rates)]
-        inputs += condition_inputs(condition, self.condition_dim, flat)
-        velocity: Tensor = self.head(self.trunk(torch.cat(inputs, 1)))
-        return velocity.view(len(x), self.shape[0] * (1 + self.learn_variance), *self.shape[1:])
-
-
-class UNetDenoiser(Described):
-    """The velocity of images, by a U-Net whose blocks see time and condition.
-
-    Args:
-        shape: of one image, `(C, H, W)`.
-        widths: channels at each size.
-        condition_dim: numbers in a condition; 0 for none.
-        embedding_dim: width of the embedding of time and condition that the blocks see.
-        learn_variance: as `MLPDenoiser` has it.
-    """
-
-    kind = "unet_denoiser"
-
-    rates: Tensor
-
-    def __init__(
-        self,
-        shape: Sequence[int],
-        widths: Sequence[int] = (32, 64),
-        condition_dim: int = 0,
-        embedding_dim: int = 128,
-        learn_variance: bool = False,
-    ) -> None:
-        super().__init__()
-        self.shape, self.condition_dim, self.embedding_dim = tuple(shape), int(condition_dim), int(embedding_dim)
-        self.learn_variance = bool(learn_variance)
-        self.register_buffer("rates", time_rates(), persistent=False)
-        inputs = 2 * len(self.rates) + self.condition_dim
-        self.embedding = MLP(inputs, (self.embedding_dim, self.embedding_dim), "silu")
-        channels = self.shape[0] * (1 + self.learn_variance)
-        self.unet = UNet(self.shape, channels, widths=widths, condition_dim=self.embedding_dim)
-        self.widths = self.unet.widths
-
-    def forward(self, x: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Velocities `(B, C, H, W)` for x, times `(B,)` from 0 to 1, conditions `(B, condition_dim)`."""
-        inputs = [waves(time[:, None], self.rates), *condition_inputs(condition, self.condition_dim, x)]
-        velocity: Tensor = self.unet(x, self.embedding(torch.cat(inputs, 1)))
-        return velocity
-
-
-def denoiser_for(
-    shape: Sequence[int],
-    backbone: Any = "auto",
-    hidden: Sequence[int] = (128, 128, 128),
-    condition_dim: int = 0,
-    learn_variance: bool = False,
-) -> nn.Module:
-    """A denoiser of samples: "auto" means layers of `hidden`, and a U-Net for images of more than 64 pixels.
-
-    Args:
-        shape: of one sample.
-        backbone: "auto", "mlp", "unet", or a built denoiser, which is taken as it is.
-        hidden: widths of the layers of "mlp".
-        condition_dim: numbers in a condition; 0 for none.
-        learn_variance: as `MLPDenoiser` has it; a built denoiser has its own.
-
-    Raises:
-        ValueError: another backbone, or a U-Net for samples that are no images.
-    """
-    if isinstance(backbone, nn.Module):
-        return backbone
-    is_image = len(shape) == 3
-    if backbone == "unet" or (backbone == "auto" and is_image and math.prod(shape[1:]) > SMALL_IMAGE):
-        if not is_image:
-            raise ValueError(f"a U-Net takes images (C, H, W), and an example of this data is {tuple(shape)}")
-        return UNetDenoiser(shape, condition_dim=condition_dim, learn_variance=learn_variance)
-    if backbone not in ("auto", "mlp"):
-        raise ValueError(f"diffusion takes backbone auto, mlp, unet, or a module such as MLPDenoiser, not {backbone!r}")
-    return MLPDenoiser(shape, hidden, condition_dim, learn_variance=learn_variance)
 
 
 class DiffusionModel(Described):
@@ -336,6 +195,7 @@ class DiffusionModel(Described):
         steps: int | None = None,
         sampler: Sampler | None = None,
         guidance_scale: float = 1.0,
+        guide: Callable[[Tensor, Tensor], Tensor] | None = None,
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
@@ -348,7 +208,9 @@ class DiffusionModel(Described):
             sampler: "ddpm" takes random steps (ancestral sampling), the default for None; "ddim" fixed ones (Song
                 et al. 2021), of which fewer will do, the default for a number; "dpm" likewise, of second order:
                 DPM-Solver++ (2M) (Lu et al. 2022, arXiv:2211.01095). Fixed steps give the same for the same noise.
-            guidance_scale: how far the condition is followed, see `outputs`; more than 1 exaggerates it.
+            guidance_scale: how far the guide, or without one the condition, is followed; more than 1 exaggerates it.
+            guide: log p(y | x_t) `(n,)` of standardized x `(n, *shape)` at times `(n,)`, such as a classifier's of
+                `clean(x, t)`: what is sampled is then p(x | y) (Dhariwal & Nichol 2021, arXiv:2105.05233).
             noise: `(n, *shape)`, the start.
             generator: of the noise; by default torch's.
 
@@ -357,8 +219,8 @@ class DiffusionModel(Described):
         """
         if steps is not None and not 1 <= steps <= self.noise_steps:
             raise ValueError(f"the sampler takes 1 to {self.noise_steps} steps, not {steps}")
-        if guidance_scale != 1.0 and condition is None:
-            raise ValueError("guidance_scale says how far a condition is followed, and there is none: give condition=")
+        if guidance_scale != 1.0 and condition is None and guide is None:
+            raise ValueError("guidance_scale says how far a condition or a guide is followed, and there is neither")
         kind = look_up("sampler", sampler or ("ddpm" if steps is None else "ddim"), SAMPLERS)
         like: dict[str, Any] = {"device": self.center.device, "dtype": self.center.dtype}
         x = torch.randn(n, *self.shape, generator=generator, **like) if noise is None else noise
@@ -366,7 +228,9 @@ class DiffusionModel(Described):
         origin, growth = x, [0.0, *self._growths(times)] if kind == "dpm" else [0.0] * len(times)
         for i, time in enumerate(watched(times, "sampling")):
             t, earlier = torch.full((n,), time, device=x.device), origin
-            velocity, logits = self.outputs(x, t, condition, guidance_scale)
+            velocity, logits = self.outputs(x, t, condition, guidance_scale if guide is None else 1.0)
+            if guide is not None:
+                velocity = velocity - guidance_scale * self._slope(guide, x, t)
             origin = self.origin_in(x, t, velocity)
             if i == len(times) - 1:
                 x = origin
@@ -382,6 +246,14 @@ class DiffusionModel(Described):
                 predicted = (x - kept.sqrt() * aim) / (1.0 - kept).sqrt()
                 x = self.noised(aim, torch.full_like(t, times[i + 1]), predicted)
         return x * self.scale + self.center
+
+    def _slope(self, guide: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor) -> Tensor:
+        """The gradient of log p(y | x) as a velocity: sqrt(1 - abar) times it is missing in the noise."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(guide(x, t).sum(), x)
+        odds: Tensor = (1.0 - self.alpha_bar[t]) / self.alpha_bar[t]
+        return self._column(odds.sqrt()) * gradient
 
     def _growths(self, times: Sequence[int]) -> list[float]:
         """For each step but the first, half its length by that of the step before; 0 for the step to the last time.

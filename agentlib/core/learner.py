@@ -32,6 +32,16 @@ class Learner(nn.Module, ABC):
     """The kind of the next update, of learners that do not do the same work each time, such as TD3, whose actor learns
     in every second update. It is set in `before_update`, from the clock; each kind has a trace of its own."""
 
+    ranks: Any = None
+    """The processes that share its batches, an `agentlib.core.ranks.Ranks`; None for one alone."""
+
+    @property
+    def is_mean_over_samples(self) -> bool:
+        """Whether its loss is the mean over the samples of a batch, the first dimension of its tensors, and no sample's
+        loss depends on another sample: then several processes can share out the batch.
+        """
+        return False
+
     @classmethod
     def build(cls, backbone: nn.Module, config: Any, facts: Any) -> Self:
         """A learner on a backbone: adds the heads and the optimizer, `config.optimizer()`.

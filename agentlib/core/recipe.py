@@ -105,7 +105,20 @@ class Problem:
 SMALL_IMAGE = 24 * 24
 """Images of fewer pixels are small."""
 RESERVED = {field.name for field in dataclasses.fields(Problem)} | {
-    *("what", "eval_every", "out", "progress", "compile", "precision", "threads", "resume", "callback", "zoo", "debug"),
+    *(
+        "what",
+        "eval_every",
+        "out",
+        "progress",
+        "log",
+        "compile",
+        "precision",
+        "threads",
+        "resume",
+        "callback",
+        "zoo",
+        "debug",
+    ),
 }
 """Names of options of every run, which no config may have."""
 

@@ -48,6 +48,8 @@ class Source(nn.Module, ABC):
     phase: Hashable = None
     """The kind of the next batch, of sources whose batches have several shapes, set in `advance`; each has a trace of
     its own."""
+    wants_feedback = False
+    """Whether `feedback` does more than to look for faults: processes that share a batch give it all of it."""
     ticks: Tensor
 
     def __init__(self, seed: int = 0) -> None:

@@ -116,6 +116,8 @@ class Step(nn.Module):
     """
 
     count: Tensor
+    ranks: Any = None
+    """The processes that average their gradients, an `agentlib.core.ranks.Ranks`; None for one alone."""
 
     def __init__(
         self,
@@ -172,6 +174,8 @@ class Step(nn.Module):
                 found = torch.autograd.grad(part, self.parameter_list, allow_unused=True, materialize_grads=True)
                 gradients = tuple(map(torch.add, gradients, found)) if gradients else found
         with plain(), torch.no_grad():
+            if self.ranks is not None:
+                gradients = self.ranks.mean(gradients)
             # The norm of the pieces' norms, as torch's own clipping rounds it.
             norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
             norm: Tensor = torch.linalg.vector_norm(norms)

@@ -1,8 +1,9 @@
 """Operations on images at random, one after the other: AutoAugment's published policies, and AugMix.
 
 AutoAugment (Cubuk et al. 2019, arXiv:1805.09501) searched, on a data set, for 25 pairs of operations. Each image gets
-one pair at random, each operation of it with its own probability. AugMix (Hendrycks et al. 2020, arXiv:1912.02781)
-mixes three chains of one to three operations with the image itself,
+one pair at random, each operation of it with its own probability. `search` does so at random, without the controller
+that the paper trains for it, and joins the best of several policies of five pairs as the paper does. AugMix (Hendrycks
+et al. 2020, arXiv:1912.02781) mixes three chains of one to three operations with the image itself,
 
     x' = m x + (1 - m) sum_i w_i chain_i(x),     w ~ Dirichlet(1, 1, 1),  m ~ Beta(1, 1)
 
@@ -16,11 +17,15 @@ inverted. AugMix has smaller sizes of the same; it leaves out what its paper's t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agentlib.core.names import look_up
+from agentlib.core.numbers import whole
 from agentlib.data import colours
 from agentlib.data.augmentation import resampled
 
@@ -45,6 +50,8 @@ MIXED = (
 
 Policy = Literal["cifar10", "imagenet", "svhn"]
 """The data set that a policy of AutoAugment was found on."""
+Pairs = list[list[tuple[str, float, float]]]
+"""Names of operations, their probabilities, and their sizes between 0 and 1; two operations in each pair."""
 _CODES = dict(zip("xyXYRbcCspzaei", OPERATIONS, strict=True))
 _PUBLISHED = {
     "cifar10": "i1- c26, R72 X39, s81 s93, y58 Y79, a5- e9-, y27 p37, C43 b67, s39 b79, e6- e5-, c67 s65, C77 X58, "
@@ -60,14 +67,41 @@ _PUBLISHED = {
 """The 25 pairs of the paper's tables: the letter of an operation, its probability in tenths (A is 1), its size of 9."""
 
 
-def published(policy: Policy) -> list[list[tuple[str, float, float]]]:
-    """The pairs of a policy: names of operations, their probabilities, and their sizes between 0 and 1."""
+def published(policy: Policy) -> Pairs:
+    """The pairs of a policy."""
 
     def read(text: str) -> tuple[str, float, float]:
         size = 0.0 if text[2] == "-" else int(text[2]) / 9
         return _CODES[text[0]], int(text[1], 16) / 10, size
 
     return [[read(text) for text in pair.split()] for pair in _PUBLISHED[policy].split(", ")]
+
+
+def search(score: Callable[[Pairs], float], *, trials: int = 25, kept: int = 5, pairs: int = 5, seed: int = 0) -> Pairs:
+    """The pairs of the best of random policies, for `AutoAugment`; probabilities are tenths and sizes ninths.
+
+    Args:
+        score: of the pairs of a policy, such as the accuracy on validation examples of a small network that learned
+            with `AutoAugment(pairs)`.
+        trials: policies that are tried.
+        kept: policies of the largest scores, whose pairs are joined.
+        pairs: in each policy.
+        seed: of the policies.
+
+    Raises:
+        ValueError: more policies are to be kept than are tried.
+    """
+    if not 1 <= kept <= trials:
+        raise ValueError(f"of {trials} policies that are tried at most as many are kept, not {kept}")
+    generator = np.random.default_rng(whole("seed", seed))
+
+    def operation() -> tuple[str, float, float]:
+        code, tenths, ninths = generator.integers((len(OPERATIONS), 11, 10)).tolist()
+        return OPERATIONS[code], tenths / 10, ninths / 9
+
+    tried = [[[operation(), operation()] for _ in range(pairs)] for _ in range(trials)]
+    best = sorted(tried, key=score, reverse=True)[:kept]
+    return [pair for policy in best for pair in policy]
 
 
 def operate(images: Tensor, operation: Tensor, size: Tensor) -> Tensor:
@@ -107,13 +141,15 @@ def _signs(like: Tensor) -> Tensor:
 
 
 class AutoAugment(nn.Module):
-    """A policy of AutoAugment on images `(B, C, H, W)` between 0 and 1."""
+    """A published policy of AutoAugment, or pairs such as `search` finds, on images `(B, C, H, W)` between 0 and 1."""
 
     table: Tensor
 
-    def __init__(self, policy: Policy = "cifar10") -> None:
+    def __init__(self, policy: Policy | Sequence[Sequence[tuple[str, float, float]]] = "cifar10") -> None:
         super().__init__()
-        numbers = [[(OPERATIONS.index(name), *rest) for name, *rest in pair] for pair in published(policy)]
+        pairs = published(policy) if isinstance(policy, str) else policy
+        codes = {name: code for code, name in enumerate(OPERATIONS)}
+        numbers = [[(look_up("operation", name, codes), *rest) for name, *rest in pair] for pair in pairs]
         self.register_buffer("table", torch.tensor(numbers), persistent=False)  # (25, 2, 3)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -209,6 +209,32 @@ def coloured(
     return Domains(parts, (f"{1 - flips[-1]:.0%}",))
 
 
+def on_backgrounds(data: Dataset, agrees: tuple[float, float] = (0.95, 0.5), seed: int = 0) -> Domains:
+    """Planted groups, in the manner of Waterbirds (Sagawa et al. 2020, arXiv:1911.08731): backgrounds tell the class.
+
+    Digits below 5 stand on water and the others on land, in a share of the images that `agrees` has for the sources and
+    for the targets, which are half of the data each. Those of the usual and of the other background are a domain each,
+    so that a class of a domain is a group. Images are `(N, 3, H, W)`, ink white before waves, blue and level or green
+    and upright.
+    """
+    generator = np.random.default_rng(seed)
+    order, parts = torch.from_numpy(generator.permutation(len(data))), {}
+    for name, share, rows in zip(("train", "test"), agrees, _shares(data, order, 2), strict=True):
+        part = data.take(rows)
+        label, n = part.targets >= 5, len(part)
+        usual = torch.from_numpy(generator.random(n) < share)
+        land = (label == usual)[:, None, None]
+        start, length = torch.from_numpy(generator.uniform((0.0, 0.1), (1.0, 0.3), (n, 2))).float().T[..., None, None]
+        height, width = torch.arange(part.x.shape[-2])[:, None], torch.arange(part.x.shape[-1])[None]
+        waves = 0.7 + 0.3 * (2.0 * torch.pi * (length * torch.where(land, width, height) + start)).sin()  # (N, H, W)
+        colour = torch.where(land[..., None], torch.tensor([0.2, 0.5, 0.1]), torch.tensor([0.1, 0.3, 0.7]))
+        back, ink = waves[:, None] * colour.movedim(-1, 1), part.x.mean(1, keepdim=True)
+        whole = Dataset(ink + (1.0 - ink) * back, label.long(), ("0 to 4", "5 to 9"))
+        parts[f"{name} usual"] = whole.take(usual.nonzero()[:, 0])
+        parts[f"{name} odd"] = whole.take((~usual).nonzero()[:, 0])
+    return Domains(parts, ("test usual", "test odd"))
+
+
 def rotated_digits() -> Domains:
     """Domains: the digits turned by 0 to 75 degrees; the last are the target."""
     return rotated(DATASETS["digits"]())

@@ -136,8 +136,8 @@ def load_coco(path: str | Path, size: tuple[int, int] | None = None) -> Scenes:
             raise ValueError(f"{path}: picture {number} has an object of category {unknown[0]!r}, which is not listed")
         some.sort(key=lambda one: one[1][2] * one[1][3], reverse=True)
         labels.append([names[category] for category, *_ in some])
-        boxes = np.array([[x, y, x + w, y + h] for _, (x, y, w, h), _ in some], np.float64).reshape(-1, 4)
-        rows.append(_scaled(boxes, scale, sides))
+        boxes = [_corners(box, sides, scale, f"{path}: picture {number}") for _, box, _ in some]
+        rows.append(_scaled(np.array(boxes, np.float64).reshape(-1, 4), scale, sides))
         try:
             masks.append(_painted([shape for *_, shape in some], sides, scale))
         except (ValueError, KeyError, TypeError) as error:
@@ -156,6 +156,27 @@ def load_coco(path: str | Path, size: tuple[int, int] | None = None) -> Scenes:
     if captions and set(captions) == set(pictures):
         more["captions"] = [captions[number] for number in pictures]
     return scenes_from(images, rows, labels, list(names.values()), **more)
+
+
+def _corners(
+    box: tuple[float, float, float, float], sides: tuple[int, int], scale: tuple[float, float], place: str
+) -> list[float]:
+    """The corners of a box of COCO's, in pixels of the file's picture.
+
+    Raises:
+        ValueError: it is empty or outside; the message says so, and whether it would fit as corners.
+    """
+    (x, y, w, h), height, width = box, sides[0] / scale[0], sides[1] / scale[1]
+    starts = min(x, y) >= -OVER
+    if starts and min(w, h) > 0 and x + w <= width + OVER and y + h <= height + OVER:
+        return [x, y, x + w, y + h]
+    corners = starts and x < w <= width + OVER and y < h <= height + OVER
+    hint = f". As the corners x1, y1, x2, y2 it would fit: write {x:g}, {y:g}, {w - x:g}, {h - y:g}" if corners else ""
+    fault = "reaches outside of the picture" if min(w, h) > 0 else "is empty"
+    raise ValueError(
+        f"{place}, of {height:.0f} x {width:.0f} pixels, has a box {x:g}, {y:g}, {w:g}, {h:g}, which {fault}: "
+        f"COCO's boxes are x, y, width and height in pixels{hint}"
+    )
 
 
 def _painted(shapes: Sequence[Any], sides: tuple[int, int], scale: tuple[float, float]) -> NDArray[np.uint16]:

@@ -107,10 +107,10 @@ def _painted(
 def _caption(
     kind: NDArray[np.int64], colour: NDArray[np.int64], left: NDArray[np.float32], shown: NDArray[np.bool_]
 ) -> str:
-    """Such as "a red circle, a blue square and a green cross", from left to right."""
+    """Such as "a red circle, a blue square and a green cross", from left to right; "nothing" if none is seen."""
     order = [row for row in np.argsort(left, kind="stable") if shown[row]]
     names = [f"a {list(COLOURS)[colour[row]]} {SHAPES[kind[row]]}" for row in order]
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]])) or "nothing"
 
 
 def two_on_canvas(data: Dataset, n: int = 2_000, seed: int = 0) -> Scenes:

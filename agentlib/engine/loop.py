@@ -12,6 +12,7 @@ from torch import nn
 
 from agentlib.core.learner import Learner, Update, cycle
 from agentlib.core.randomness import generator_lock
+from agentlib.core.ranks import shared_cycle
 from agentlib.core.schedules import Clock
 from agentlib.core.source import Source
 from agentlib.core.step import Step
@@ -60,7 +61,8 @@ def run(
             stays as it is.
 
     Raises:
-        ValueError: `compile=True` with a learner that steps by `torch.optim`, or an unknown precision.
+        ValueError: `compile=True` with a learner that steps by `torch.optim`, or whose batches several processes share;
+            an unknown precision.
         CannotCompile: `compile=True` with a learner or a source whose updates are not always the same tensor work.
     """
     step = (
@@ -115,9 +117,11 @@ def compiles(learner: Learner, updates: int, compile: Compile) -> bool:
     """Whether a run of this many updates is compiled; `compile` as `run` takes it.
 
     Raises:
-        ValueError: `compile=True` with a learner that steps by `torch.optim`.
+        ValueError: `compile=True` with a learner that steps by `torch.optim`, or whose batches several processes share.
     """
-    if compile == "eager":
+    if learner.ranks is not None and compile is True:
+        raise ValueError("compile=True is for one process: leave it out where several share the batches")
+    if compile == "eager" or learner.ranks is not None:  # the others' gradients come in the middle of an update
         return False
     if compile == "auto":
         if updates < updates_to_compile(learner) or _steps_eagerly(learner):
@@ -148,6 +152,8 @@ def _uncompiled(
     learner: Learner, source: Source, updates: int, compile: Compile
 ) -> Callable[[Learner, Source], Update]:
     """What does an update without a compiler."""
+    if learner.ranks is not None:
+        return shared_cycle
     is_short = updates < AUTO_INTERPRET_UPDATES
     if compile == "eager" or is_short or source.ticks.device.type != "cpu" or _steps_eagerly(learner):
         return cycle

@@ -74,6 +74,7 @@ class Collector:
         self.exploration: Any = exploration
         self.begins = hasattr(exploration, "begin")  # it is told where episodes begin
         self.buffer: Any = buffer
+        self.wants_feedback = getattr(buffer, "priorities", None) is not None
         space = envs.action_space
         # Actors give int64 counted from 0: nothing to change, at every step of most environments.
         self.as_they_come = space.dtype == np.int64 and not np.any(getattr(space, "start", 0))

@@ -71,11 +71,16 @@ def device_of(network: nn.Module) -> torch.device:
 
 
 def predicted(learner: Learner, x: torch.Tensor) -> torch.Tensor:
-    """The learner's predictions `(N, ...)` in eval mode, without gradients, in chunks.
+    """The learner's predictions `(N, ...)`, as `in_chunks` has them."""
+    return in_chunks(learner, learner.predict, x)
+
+
+def in_chunks(network: nn.Module, function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """The function `(N, ...)` of examples by a network in eval mode, without gradients, in chunks.
 
     On the CPU in small ones: activations of tens of megabytes would be mapped and unmapped by the system each time,
     which takes more time than the convolutions.
     """
-    with in_eval_mode(learner):
+    with in_eval_mode(network):
         parts = watched(x.split(128 if x.is_cpu else 1024), "judging")
-        return torch.cat([learner.predict(part) for part in parts])
+        return torch.cat([function(part) for part in parts])

@@ -26,7 +26,7 @@ from agentlib.data.augmentation import Augmentation
 from agentlib.data.datasets import Dataset, split
 from agentlib.data.domains import Balance, DomainBatches, domains
 from agentlib.families.augmented import Augmented
-from agentlib.families.building import device_of, job_for, learner_for, network_for, predicted
+from agentlib.families.building import device_of, in_chunks, job_for, learner_for, network_for, predicted
 from agentlib.plots import charts, pictures
 
 EVALUATIONS, EVALUATED = 20, 1_000
@@ -72,13 +72,18 @@ class DomainFacts(NamedTuple):
 def on_domains(recipe: Recipe, problem: Problem) -> Job:
     """Classification from several domains. A learner with `adapts` gets examples of the targets without labels.
 
+    One with `adapted(x)` gives the policy that is judged on examples x of a domain.
+
     Raises:
-        ValueError: what `agentlib.data.domains.domains` raises; or targets where nothing is left to learn from.
+        ValueError: what `agentlib.data.domains.domains` raises; targets where nothing is left to learn from; or
+            labels of a target that it does not have.
     """
     config, data = problem.config, domains(problem.data)
     data = data if config.target is None else data.leave_out(config.target)
     if problem.agent is not None:
         raise ValueError("learning from domains begins with new weights: leave out agent=")
+    if config.target_labels and not data.targets:
+        raise ValueError(f"target_labels={config.target_labels} are of a target, and there is none: give target=")
     seed = problem.seed if data.seed is None else data.seed
     splits = {name: split(data.parts[name], seed, validation=0.2, test=0.0) for name in data.sources}
     train = {name: part.train for name, part in splits.items()}
@@ -118,6 +123,9 @@ def _few(part: Dataset, per_class: int, seed: int) -> Dataset:
     """The first examples of each class, in a random order."""
     order = np.random.default_rng([seed, 7]).permutation(len(part))
     labels = part.targets.numpy()[order]
+    fewest = int(np.bincount(labels, minlength=len(part.classes)).min())
+    if fewest < per_class:
+        raise ValueError(f"target_labels={per_class} are more than the {fewest} of a class that a target has to give")
     rows = np.concatenate([order[labels == label][:per_class] for label in range(len(part.classes))])
     return part.take(rows)
 
@@ -164,18 +172,27 @@ class DomainsJudge(Judge):
         }
 
     def finish(self) -> list[Measure]:
-        """Of a domain, the accuracy; of all sources and all targets, that of the worst class of the worst domain."""
+        """Of a domain, the accuracy; of all sources and all targets, that of the worst class of the worst domain.
+
+        What adapts while it is used is adapted by the examples of the domain, without labels.
+        """
         measures = []
         for kind, parts in (("validation", self.held), ("test", self.tests)):
             groups = []
             for name, part in parts.items():
-                right = (predicted(self.learner, part.x).argmax(1) == part.targets).double()
+                right = (self._adapted(part.x).argmax(1) == part.targets).double()
                 groups += [float(right[part.targets == label].mean()) for label in part.targets.unique()]
                 self.accuracies[f"{kind}/{name}"] = float(right.mean())
                 measures.append(Measure(f"{kind}/{name}", float(right.mean())))
             if groups:
                 measures.append(Measure(f"{kind}/worst_group", min(groups)))
         return measures
+
+    def _adapted(self, x: Tensor) -> Tensor:
+        if not hasattr(self.learner, "adapted"):
+            return predicted(self.learner, x)
+        policy = self.learner.adapted(x)
+        return in_chunks(policy, lambda part: policy(part)[0], x)
 
     def draw(self, folder: Path) -> list[Path]:
         tests = [name for name in self.accuracies if name.startswith("test/")]

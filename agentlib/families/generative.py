@@ -65,7 +65,9 @@ def on_generative(recipe: Recipe, problem: Problem) -> Job:
     - `likelihoods(x, k)`: a lower bound of log p(x) `(B,)` in nats by k codes, and its KL term `(B,)`; and
       `likelihood_floor(train, test)`: log p(x) of a simple model, and the name of that model; or None.
     - `log_likelihood(x, label)`: log p(x) itself `(B,)` in nats; with `likelihood_floor`, in place of `likelihoods`.
-    - `predict(x)`: reconstructions. With an attribute `noise`, examples get Gaussian noise of that deviation before.
+    - `predict(x)`: reconstructions, of examples as `corrupted(x, generator)` has them, if there is such a method. Its
+      attribute `noise` is the deviation of Gaussian noise; None for changes of another kind.
+    - `panels(x)`: images side by side `(B, n, C, H, W)` that show the work, for the picture of the run.
 
     Its class may have `examples(data, config)`, which prepares each part of the data; `transform(config)`, a random
     change of examples, made each time in training, and once, the same for each seed, of those held out;
@@ -186,9 +188,8 @@ class GenerativeJudge(Judge):
 
     def reconstructed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The examples as the learner sees them, and its reconstructions, both `(N, ...)`; the same noise each time."""
-        noise = getattr(self.learner, "noise", 0.0)
-        generator = torch.Generator().manual_seed(self.seed)
-        seen = x + noise * torch.randn(x.shape, generator=generator, dtype=x.dtype) if noise else x
+        corrupted = getattr(self.learner, "corrupted", lambda x, generator: x)
+        seen = corrupted(x, torch.Generator().manual_seed(self.seed))
         return seen, predicted(self.learner, seen.to(device_of(self.learner))).cpu()
 
     def reconstruction_measures(self) -> list[Measure]:
@@ -196,12 +197,12 @@ class GenerativeJudge(Judge):
         train, x = self.splits.train.x, self.splits.test.x
         seen, predictions = self.reconstructed(x)
         floors = {"the training mean": _error(train.mean(0), x)}
+        size, noise = x[0].numel(), getattr(self.learner, "noise", 0.0)
         if seen is not x:
-            floors["the noisy examples"] = _error(seen, x)
-        size = x[0].numel()
-        if size <= LARGEST:
+            floors["the masked examples" if noise is None else "the noisy examples"] = _error(seen, x)
+        if size <= LARGEST and noise is not None:
             codes = min(getattr(self.config, "latent_dim", size), size)
-            linear = linear_reconstruction(train, seen, getattr(self.learner, "noise", 0.0), codes)
+            linear = linear_reconstruction(train, seen, noise, codes)
             floors["the best linear map" + (f" by {codes} codes" if codes < size else "")] = _error(linear, x)
         self.facts["reconstruction_floors"] = floors
         whose, floor = list(floors.items())[-1]
@@ -279,9 +280,15 @@ class GenerativeJudge(Judge):
             seen, predictions = self.reconstructed(x)
             panels = [x, predictions] if seen is x else [x, seen, predictions]
             images = torch.stack(panels, 1).flatten(0, 1)  # side by side
-            title = f"Held-out images, each beside its {'' if seen is x else 'noisy copy and its '}reconstruction"
+            copy = "" if seen is x else "masked copy and its " if self.learner.noise is None else "noisy copy and its "
+            title = f"Held-out images, each beside its {copy}reconstruction"
             columns = 10 // len(panels) * len(panels)
             figures["reconstructions"] = charts.image_grid(images, columns, title)
+        if hasattr(self.learner, "panels") and test.dim() == 5 and test.shape[2] in (1, 3):
+            with in_eval_mode(self.learner):
+                panels = self.learner.panels(test[: SHOWN // 10].to(device_of(self.learner))).cpu()
+            title = "Held-out images, each turned into the other kind, and back"
+            figures["turned"] = charts.image_grid(panels.flatten(0, 1), panels.shape[1], title)
         return [pictures.save(figure, folder / f"{name}.png") for name, figure in figures.items()]
 
 

@@ -101,11 +101,13 @@ class StreamJudge(Judge):
             self.note(self.source.updates, f"task {number}", accuracy)
 
     def finish(self) -> list[Measure]:
-        self.note_task()
-        self.matrix = np.array([self.curves[f"task {number}"][1] for number in range(1, len(self.test) + 1)]).T
+        ended = [self.curves.get(f"task {number}", [[], []])[1] for number in range(1, len(self.test) + 1)]
+        self.matrix = np.array([*zip(*ended, strict=True), self.accuracies()])
         self.facts["accuracies"] = self.matrix.tolist()
-        found = {"forgetting": forgetting(self.matrix), "backward_transfer": backward_transfer(self.matrix)}
-        found["forward_transfer"] = forward_transfer(self.matrix, self.before)
+        found = {}
+        if len(self.matrix) == len(self.test):  # a run that was stopped has not seen all tasks
+            found = {"forgetting": forgetting(self.matrix), "backward_transfer": backward_transfer(self.matrix)}
+            found["forward_transfer"] = forward_transfer(self.matrix, self.before)
         each = {f"accuracy_of_task_{number}": float(value) for number, value in enumerate(self.matrix[-1], 1)}
         untrained = float(np.mean(self.before))
         first = Measure("test/average_accuracy", average_accuracy(self.matrix), untrained, "before any learning")

@@ -118,11 +118,11 @@ def on_tasks(recipe: Recipe, problem: Problem) -> Job:
 
 
 def episodes_of(
-    data: Dataset, ways: int, shots: int, queries: int = QUERIES, count: int = EPISODES, device: Any = "cpu"
+    data: Dataset, ways: int, shots: int, queries: int = QUERIES, count: int | None = None, device: Any = "cpu"
 ) -> Iterator[Tasks]:
-    """Batches of new tasks, of CHUNK tasks each; the same ones at each call."""
+    """Batches of new tasks, of CHUNK tasks each, EPISODES in all by default; the same ones at each call."""
     source = Episodes(data, ways, shots, queries, CHUNK, SEED).to(device)
-    for _ in watched(range(count // CHUNK), "new tasks"):
+    for _ in watched(range((count or EPISODES) // CHUNK), "new tasks"):
         source.advance()
         yield source.sample()
 

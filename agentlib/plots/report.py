@@ -87,6 +87,18 @@ class Prose:
 
 
 @dataclass(frozen=True)
+class Code:
+    """Lines of a program or of the shell."""
+
+    title: str
+    lines: str
+
+    def html(self) -> str:
+        """The lines as an HTML section."""
+        return _section(self.title, f'<pre class="wide">{escape(self.lines)}</pre>')
+
+
+@dataclass(frozen=True)
 class Highlight:
     """One number that the page opens with."""
 
@@ -102,7 +114,7 @@ class Report:
     title: str
     summary: str
     highlights: tuple[Highlight, ...]
-    sections: tuple[Table | Picture | Prose, ...]
+    sections: tuple[Table | Picture | Prose | Code, ...]
 
     def html(self) -> str:
         """A whole HTML document: no scripts, no links, nothing fetched."""
@@ -190,15 +202,19 @@ def _processor() -> str:
 
 
 _STYLE = """
-:root { color-scheme: light; --ink: #1f2430; --soft: #5b6472; --line: #e3e6eb; --accent: #0072B2; }
+:root { color-scheme: light dark; --ink: #1f2430; --soft: #5b6472; --line: #e3e6eb; --accent: #0072B2; --page: #fff;
+  --back: #f6f7f9; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e8ec; --soft: #a2abb9; --line: #343a46; --accent: #56B4E9;
+  --page: #1b1f27; --back: #12151a; } }
 * { box-sizing: border-box; }
-body { margin: 0; background: #f6f7f9; color: var(--ink); font: 16px/1.6 system-ui, "Segoe UI", "Helvetica Neue",
+body { margin: 0; background: var(--back); color: var(--ink); font: 16px/1.6 system-ui, "Segoe UI", "Helvetica Neue",
   "DejaVu Sans", sans-serif; }
-main { max-width: 58rem; margin: 2.5rem auto; padding: 2.5rem 3rem; background: #fff; border: 1px solid var(--line);
-  border-radius: 10px; }
+main { max-width: 58rem; margin: 2.5rem auto; padding: 2.5rem 3rem; background: var(--page);
+  border: 1px solid var(--line); border-radius: 10px; }
 h1 { font-size: 1.7rem; text-wrap: balance; line-height: 1.25; margin: 0 0 .75rem; letter-spacing: -.01em; }
 h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; }
 p { margin: .5rem 0; }
+h1, h2, p, thead th { overflow-wrap: anywhere; }
 .summary { font-size: 1.08rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: 1rem; margin: 1.5rem 0; }
 .card { padding: .9rem 1.1rem; border: 1px solid var(--line); border-top: 3px solid var(--accent); border-radius: 6px; }
@@ -214,7 +230,9 @@ th:first-child + td:last-child { white-space: normal; overflow-wrap: anywhere; }
 tbody th { font-weight: 400; }
 thead th { vertical-align: bottom; white-space: normal; border-bottom: 2px solid var(--ink); color: var(--soft);
   font-size: .85rem; font-weight: 600; }
-img { display: block; width: 100%; height: auto; }
+img { display: block; max-width: 100%; width: 100%; height: auto; background: #fff; border-radius: 6px; }
+pre { margin: 0; padding: .9rem 1.1rem; border: 1px solid var(--line); border-radius: 6px; font-size: .88rem;
+  line-height: 1.5; }
 .note { color: var(--soft); font-size: .88rem; }
 @media (max-width: 40rem) { main { margin: 0; padding: 1.25rem; border: 0; border-radius: 0; } }
 @media print { body { background: #fff; font-size: 11pt; } main { margin: 0; padding: 0; border: 0; max-width: none; }

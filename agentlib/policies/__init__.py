@@ -7,7 +7,13 @@ from agentlib.policies.base import Policy, StochasticPolicy
 from agentlib.policies.continuous import DeterministicPolicy, GaussianPolicy
 from agentlib.policies.critics import Critics
 from agentlib.policies.diffusion_policy import DiffusionPolicy
-from agentlib.policies.discrete import BernoulliPolicy, CategoricalPolicy, DiscretePolicy, MultiCategoricalPolicy
+from agentlib.policies.discrete import (
+    BernoulliPolicy,
+    CategoricalPolicy,
+    DiscretePolicy,
+    MultiCategoricalPolicy,
+    RotationPolicy,
+)
 from agentlib.policies.ensemble import EnsemblePolicy
 from agentlib.policies.exploring import ActionNoise, SampledActor
 from agentlib.policies.fitting import policy_for
@@ -42,6 +48,7 @@ __all__ = [
     "Policy",
     "Predictor",
     "QPolicy",
+    "RotationPolicy",
     "SampledActor",
     "StateDependentNoiseActor",
     "StateDependentNoisePolicy",
@@ -54,7 +61,7 @@ __all__ = [
 
 _POLICIES: tuple[type[Described], ...] = (
     QPolicy, CategoricalPolicy, MultiCategoricalPolicy, BernoulliPolicy, GaussianPolicy, DeterministicPolicy,
-    StateDependentNoisePolicy, DiffusionPolicy, Predictor, EnsemblePolicy,
+    StateDependentNoisePolicy, DiffusionPolicy, Predictor, EnsemblePolicy, RotationPolicy,
 )  # fmt: skip
 POLICIES = {policy.kind: policy for policy in _POLICIES}
 """Policies by their names in files."""

@@ -118,6 +118,21 @@ class CategoricalPolicy(DiscretePolicy):
         return output.softmax(-1)
 
 
+class RotationPolicy(CategoricalPolicy):
+    """A classifier of images that also tells by which quarter an image was turned (TTT; Sun et al. 2020).
+
+    Args:
+        backbone: any network with a `feature_dim`.
+        n_actions: number of classes.
+    """
+
+    kind = "rotation"
+
+    def __init__(self, backbone: Backbone | nn.Module, n_actions: int) -> None:
+        super().__init__(backbone, n_actions)
+        self.turns = nn.Linear(self.feature_dim, 4)
+
+
 class MultiCategoricalPolicy(DiscretePolicy):
     """Several independent choices: MultiDiscrete action spaces.
 

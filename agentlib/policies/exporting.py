@@ -1,14 +1,17 @@
-"""Agents as files for other runtimes: ONNX, and archives of torch.export. What goes in and out, `Exported` says."""
+"""Agents as files for other runtimes: ONNX, archives of torch.export, Python. `Exported` says what goes in and out."""
 
 from __future__ import annotations
 
 import copy
+import importlib.util
 import io
 import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 from agentlib.backbones.files import replacing
 from agentlib.core.spaces import space_to_json, unflatten
 from agentlib.policies.exported import Exported
+from agentlib.policies.exporting_numpy import numpy_source
 
 Agent = Any
 """An `agentlib.Agent`, a floor above this file."""
@@ -37,9 +41,15 @@ NUDGES, NUDGE = 32, 1e-4
 
 def export(agent: Agent, path: Path, action_mask: bool) -> Path:
     """The work of `Agent.export`."""
-    writers = {".onnx": _to_onnx, ".pt2": _to_archive}
+    writers: dict[str, Callable[[Exported, str], tuple[bytes, Run]]] = {
+        ".onnx": _to_onnx,
+        ".pt2": _to_archive,
+        ".py": partial(_to_program, name=path.stem),
+    }
     if path.suffix not in writers:
-        raise ValueError(f"{path} ends neither in .onnx nor in .pt2 (torch.export): which of them shall it be?")
+        raise ValueError(f"{path} ends neither in .onnx nor in .pt2 (torch.export) nor in .py: which shall it be?")
+    if path.suffix == ".py" and not path.stem.isidentifier():
+        raise ValueError(f"{path.stem} is no name that Python can import: choose one such as policy.py")
     if action_mask and not agent.takes_masks:
         raise TypeError(f"action_mask=True, but {type(agent.policy).__name__} knows no masks")
     policy = copy.deepcopy(agent.policy).cpu().eval()  # whatever the agent's owner does with it meanwhile
@@ -91,6 +101,19 @@ def _to_archive(exported: Exported, about: str) -> tuple[bytes, Run]:
         return {name: tensor.numpy() for name, tensor in outputs.items()}
 
     return buffer.getvalue(), run
+
+
+def _to_program(exported: Exported, about: str, name: str) -> tuple[bytes, Run]:
+    source = numpy_source(exported, name)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{name}.py"
+        path.write_text(source, encoding="utf-8")
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return source.encode(), lambda arrays: {"action": module.act(arrays["observation"])}
 
 
 def _to_onnx(exported: Exported, about: str) -> tuple[bytes, Run]:

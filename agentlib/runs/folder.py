@@ -95,7 +95,7 @@ class RunFolder:
         """
         path = self.config_file
         if not path.is_file():
-            raise FileNotFoundError(f"no run in {self.given}: it has no config.json")
+            raise FileNotFoundError(f"no run in {self.given}: it has no {path.name}")
         try:
             record = json_from(path.read_text(encoding="utf-8"))
         except ValueError as error:

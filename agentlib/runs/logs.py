@@ -1,10 +1,10 @@
-"""The reports of a run while it goes: TensorBoard, a progress bar, or a table as SB3 prints it."""
+"""The reports of a run while it goes: its trackers, a progress bar, or a table as SB3 prints it."""
 
 from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from agentlib.core.progress import bar_size
@@ -19,23 +19,19 @@ SECONDS_BETWEEN_TABLES = 5.0
 class Log:
     """Shows the numbers of a run, under SB3's names, on the axis of its steps.
 
-    They go from `first`, which is not 0 in a run that is resumed, to `total`. TensorBoard events go into `folder`, if
-    any. `progress` is True for a bar with this name, "table" for a table now and then, or False.
+    They go from `first`, which is not 0 in a run that is resumed, to `total`, and to each of `trackers`, as
+    `agentlib.runs.trackers` has them. `progress` is True for a bar with this name, "table" for a table now and then, or
+    False.
     """
 
-    def __init__(self, folder: Path | None, progress: Progress, first: int, total: int, name: str) -> None:
+    def __init__(self, trackers: Sequence[Any], progress: Progress, first: int, total: int, name: str) -> None:
         # A program without a terminal, such as a service, may have no streams at all.
         stream = sys.stderr if progress is True else sys.stdout
         self.progress, self.total = progress if stream is not None else False, total
         self.first = first
         self._printed = -SECONDS_BETWEEN_TABLES
-        self._writer: Any = None
+        self.trackers = trackers
         self._bar: Any = None
-        if folder is not None:
-            # Imported here: it takes longer than all of agentlib.
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(folder))
         if self.progress is True:
             from tqdm import tqdm
 
@@ -60,9 +56,8 @@ class Log:
             "time/total_timesteps": float(clock.steps),
             "train/n_updates": float(clock.updates),
         }
-        if self._writer is not None:
-            for name, value in metrics.items():
-                self._writer.add_scalar(name, value, int(clock.steps))
+        for tracker in self.trackers:
+            tracker.log(dict(metrics), int(clock.steps))
         if self._bar is not None:
             self._bar.update(min(int(clock.steps), self.total) - self._bar.n)
             shown = {"return": "rollout/ep_rew_mean", "eval": "eval/mean_reward", "loss": "train/loss"}
@@ -77,8 +72,9 @@ class Log:
         """Flushes and closes; the numbers so far are on disk."""
         if self._bar is not None:
             self._bar.close()
-        if self._writer is not None:
-            self._writer.close()
+        for tracker in self.trackers:
+            if callable(close := getattr(tracker, "close", None)):
+                close()
 
 
 def _print(text: str) -> None:

@@ -24,6 +24,7 @@ from agentlib.engine.loop import Compile, Precision
 from agentlib.runs.callbacks import MOMENTS, by_moment
 from agentlib.runs.folder import RunFolder
 from agentlib.runs.logs import Progress
+from agentlib.runs.trackers import TRACKERS, fits
 
 ORIGINS = ("env", "data", "demos", "expert")
 """The sources that a run can learn from."""
@@ -50,6 +51,11 @@ class RunOptions(Problem):
         "How to report progress; the default is a bar on a terminal, and elsewhere a table every few seconds.",
         flag=Literal["bar", "table", "none"] | None,
         metavar="bar|table|none",
+    )
+    log: Any = option(
+        ("tensorboard",),
+        "Where numbers go: tensorboard and csv, in the run's folder, and wandb, trackio and mlflow.",
+        flag=tuple[Literal["tensorboard", "csv", "wandb", "trackio", "mlflow"], ...],
     )
     compile: Compile = option(
         "auto", 'Compile updates: True, False, "try", "auto" for long runs, or "eager"; see `run`.'
@@ -147,6 +153,7 @@ FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"a function of the clock and the metrics, several of them, or those of moments by name: {', '.join(MOMENTS)}",
     ),
     "progress": (partial(_is_one_of, names=("table",)), 'True (a bar), "table" or False'),
+    "log": (fits, f"among {', '.join(TRACKERS)}, an object with a method log(metrics, step), or several of these"),
     "compile": (partial(_is_one_of, names=("auto", "try", "eager")), 'True, False, "auto", "try" or "eager"'),
     "precision": (lambda value: value in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
     "threads": (
@@ -157,7 +164,8 @@ FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
 """What `train` can be given, by the option's name: a test of it, and what it must be, in words."""
 
 
-RECORDED = [f.name for f in dataclasses.fields(RunOptions) if f.name not in ("agent", "config", "out", "progress")]
+UNRECORDED = ("agent", "config", "out", "progress", "log")
+RECORDED = [f.name for f in dataclasses.fields(RunOptions) if f.name not in UNRECORDED]
 _HINTS = get_type_hints(RunOptions) | dict.fromkeys(ORIGINS, str | None)
 _HINTS |= {"backbone": str | dict[str, Any] | None, "device": str}  # types that a file holds
 _Recorded: Any = dataclasses.make_dataclass("_Recorded", [(name, _HINTS[name]) for name in RECORDED], frozen=True)

@@ -18,6 +18,7 @@ from agentlib.backbones import spec_of
 from agentlib.core.host import plain_torch, torch_threads
 from agentlib.core.learner import Learner
 from agentlib.core.names import one_line, shown
+from agentlib.core.ranks import Ranks
 from agentlib.core.recipe import Job, Recipe, gains_from_threads
 from agentlib.data import Dataset, Splits
 from agentlib.engine.loop import Compile, Precision
@@ -55,9 +56,11 @@ def train(
     n_eval_episodes: int = 10,
     out: str | Path | None = None,
     progress: Progress = True,
+    log: Any = ("tensorboard",),
     compile: Compile = "auto",
     precision: Precision = "float32",
     threads: int | Literal["auto"] | None = None,
+    data_parallel: bool = False,
     **hyperparameters: Any,
 ) -> Agent | Result:
     """Trains, and returns the agent; or, for learners from data, the result.
@@ -76,24 +79,34 @@ def train(
             answer but None stops the run. `agentlib.runs.callbacks` has usual ones, and other moments.
         eval_every, n_eval_episodes: steps between evaluations, which come after updates; and their episodes.
         out, progress: the folder of agent, checkpoints, log and report, none by default; True for a bar, or "table".
+        log: trackers, "tensorboard", "csv", "wandb", "trackio", "mlflow", or yours; see `agentlib.runs.trackers`.
+        data_parallel: share out each batch among torchrun's processes; the first logs, evaluates, saves, calls back.
         hyperparameters: fields of the config.
 
     Raises:
         ValueError: something does not fit, or another run is at work in the folder; the message says what would.
-        Diverged, EnvironmentFailure: a metric is NaN or infinite; the environment failed.
-
-    What ends a run with a folder, Ctrl-C too, says in a note and in its attribute `saved_in` where the run is saved.
+        Diverged, EnvironmentFailure: a metric is NaN or infinite; the environment failed. Whatever ends a run with a
+            folder, Ctrl-C too, says in a note and in its attribute `saved_in` where the run is saved.
     """
     given = locals()
     check("callback", callback)
+    return _begun(what, given, seed, hyperparameters)
+
+
+def _begun(what: Any, given: dict[str, Any], seed: int | None, hyperparameters: dict[str, Any]) -> Agent | Result:
+    """A new run, or one that goes on with a folder's or an agent's, from the arguments of `train`."""
+    callback, resume = given["callback"], given["resume"]
+    ranks = Ranks.of_torchrun() if given["data_parallel"] else None
+    if ranks is not None and not ranks.is_first:  # the first one shows, writes and calls back
+        given, callback = given | {"progress": False, "log": (), "out": None}, None
     values = {field.name: given[field.name] for field in fields(RunOptions) if given.get(field.name) is not None}
     options = RunOptions(**values)
     if resume is not None:
-        return _resumed(what, resume, options, callback, [*_changed(options), *hyperparameters])
+        return _resumed(what, resume, options, callback, ranks, [*_changed(options), *hyperparameters])
     if what is None and options.agent is not None and options.agent.training is not None:
-        return _continued(options, seed, callback, hyperparameters)
+        return _continued(options, seed, callback, ranks, hyperparameters)
     planned = plan(what, options, hyperparameters)
-    return _trained(planned.recipe, planned.fill(options), callback)
+    return _trained(planned.recipe, planned.fill(options), callback, ranks)
 
 
 def _given(options: RunOptions) -> dict[str, Any]:
@@ -108,11 +121,16 @@ def _given(options: RunOptions) -> dict[str, Any]:
 
 def _changed(options: RunOptions) -> list[str]:
     """The options that were given, but for those that may be given to a run that is resumed."""
-    return [name for name in _given(options) if name not in (*ORIGINS, "backbone", "progress", "compile", "steps")]
+    free = (*ORIGINS, "backbone", "progress", "log", "compile", "steps")
+    return [name for name in _given(options) if name not in free]
 
 
 def _continued(
-    given: RunOptions, seed: int | None, callback: Callbacks | None, hyperparameters: dict[str, Any]
+    given: RunOptions,
+    seed: int | None,
+    callback: Callbacks | None,
+    ranks: Ranks | None,
+    hyperparameters: dict[str, Any],
 ) -> Agent | Result:
     """Goes on with the learner that trained an agent: its critic, its optimizer's state, and its options."""
     assert given.agent is not None
@@ -121,11 +139,16 @@ def _continued(
         before, **{"out": None} | _given(given) | {"seed": before.seed + 1 if seed is None else given.seed}
     )
     config = plan(before.config, options, hyperparameters).config
-    return _trained(recipe, replace(options, config=config), callback, None, learner)
+    return _trained(recipe, replace(options, config=config), callback, ranks, None, learner)
 
 
 def _resumed(
-    what: Any, resume: str | Path, given: RunOptions, callback: Callbacks | None, changed: list[str]
+    what: Any,
+    resume: str | Path,
+    given: RunOptions,
+    callback: Callbacks | None,
+    ranks: Ranks | None,
+    changed: list[str],
 ) -> Agent | Result:
     """Goes on with the run of a folder."""
     check("resume", resume)
@@ -150,8 +173,8 @@ def _resumed(
             raise ValueError(f"{path} has a length of {options.steps:,} steps: a run can be made longer, not shorter")
         others["steps"] = given.steps
     compile = options.compile if given.compile == "auto" else given.compile
-    options = replace(options, progress=given.progress, compile=compile, **others | objects)
-    return _trained(recipe, options, callback, record)
+    options = replace(options, progress=given.progress, log=given.log, compile=compile, **others | objects)
+    return _trained(recipe, options, callback, ranks, record)
 
 
 def _check_evaluations(options: RunOptions, job: Job) -> None:
@@ -170,6 +193,7 @@ def _trained(
     recipe: Recipe,
     options: RunOptions,
     callback: Callbacks | None,
+    ranks: Ranks | None,
     resumed: Record | None = None,
     learned: Learner | None = None,
 ) -> Agent | Result:
@@ -192,12 +216,15 @@ def _trained(
             except RuntimeError as error:
                 raise ValueError(f"an agent goes on with its own networks: {one_line(error)}") from error
         _check_evaluations(options, job)
+        if ranks is not None:
+            ranks.join(job.learner, job.source)
+        is_first = ranks is None or ranks.is_first
         if folder is not None and isinstance(job.product, Agent):
             spec_of(job.product.policy)  # an agent that could not be saved at the end is refused before training
         threads = options.threads
         if threads == "auto":
             threads = None if gains_from_threads(job.learner) else 1
-        with torch_threads(threads), nullcontext() if folder is None else locked(folder.path):
+        with torch_threads(threads), locked(folder.path) if folder and is_first else nullcontext():
             training = Training(recipe, job, options, folder, callback)
             if folder is not None and resumed is None:
                 folder.create(record_of(recipe, options, job.source.fingerprint()))
@@ -207,8 +234,10 @@ def _trained(
                     warnings.warn(changed, stacklevel=3)
                 has_new_length = options.steps != resumed.steps
                 training.resume(needs_checkpoint=resumed.from_agent, has_new_length=has_new_length)
-                if has_new_length and folder is not None:
+                if has_new_length and folder is not None and is_first:
                     folder.lengthen(options.steps)
+                if not is_first:  # it has read the checkpoint, and writes nothing
+                    training.folder = None
             return training.go()
     finally:
         job.source.close()

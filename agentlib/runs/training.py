@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from agentlib.agent import Agent
+from agentlib.core.config import config_to_json
 from agentlib.core.learner import Update
 from agentlib.core.progress import showing
 from agentlib.core.recipe import Job, Recipe
@@ -30,6 +31,7 @@ from agentlib.runs.logs import Log
 from agentlib.runs.options import RunOptions
 from agentlib.runs.report import write_report
 from agentlib.runs.result import Result
+from agentlib.runs.trackers import trackers_of
 
 LOGS_PER_RUN = 100
 CHECKPOINTS_PER_RUN = 10
@@ -59,6 +61,7 @@ class Training:
     ) -> None:
         self.recipe, self.job, self.options, self.folder = recipe, job, options, folder
         self.callbacks, self.is_ended = by_moment(callback) or {}, False
+        self.ranks = job.learner.ranks
         # By the whole run's length, not by what is left of it: a resumed run goes on as it began.
         self.compile = compiles(job.learner, job.length.updates, options.compile)
         judge, steps = job.judge, job.length.steps
@@ -91,7 +94,9 @@ class Training:
             return self._finish(None)
         name = f"{self.recipe.name}, seed {self.options.seed}"
         place = None if self.folder is None else self.folder.path
-        self.log = Log(place, self.options.progress, self.step, self.job.length.steps, name)
+        settings = self.about | config_to_json(self.options.config)
+        trackers = trackers_of(self.options.log, place, f"{self.recipe.name}-{self.options.key}", settings)
+        self.log = Log(trackers, self.options.progress, self.step, self.job.length.steps, name)
         before = notices.set(self.log.note)
         try:
             if self.folder is not None and not self.folder.checkpoints():
@@ -112,7 +117,7 @@ class Training:
                     self._numbers(clock, update)
                     self._save()
                     self._tell("checkpoint", clock, self.now.metrics)
-                if self.is_ended:
+                if self.is_ended and self.ranks is None:  # several end together, where they report
                     break
             self._tell("end", self.job.source.clock, self.now.metrics)
             return self._finish(self.folder)
@@ -235,7 +240,7 @@ class Training:
         if self.now.waited >= self.patience:
             return True
         self._tell("log", clock, metrics)
-        return False
+        return self.ranks is not None and bool(self.ranks.from_first(self.is_ended))
 
     def _tell(self, moment: str, clock: Clock, metrics: dict[str, float]) -> None:
         """Calls the functions of a moment."""
@@ -255,7 +260,9 @@ class Training:
 
     def _evaluate(self) -> dict[str, float]:
         judge, product = self.job.judge, self.job.product
-        scores = judge.evaluate()
+        scores: dict[str, float] = judge.evaluate() if self.ranks is None or self.ranks.is_first else {}
+        if self.ranks is not None:
+            scores = self.ranks.from_first({name: float(score) for name, score in scores.items()})
         score = scores[judge.objective] * (-1.0 if judge.lower_is_better else 1.0)
         self.now.waited += 1
         if score > self.now.best:
@@ -275,7 +282,7 @@ class Training:
             learner.load_state_dict(self.now.best_weights)
         learner.eval()
         with showing(self.options.progress):
-            measures = judge.finish()
+            measures = judge.finish() if self.ranks is None or self.ranks.is_first else []
         pictures = [] if self.folder is None else sorted(self.folder.path.glob("*.png"))
         if folder is not None:
             folder.save_product(product, self.about)

@@ -30,6 +30,7 @@ COMMANDS = {
     "train": "Train a learner, and keep the result in a folder.",
     "evaluate": "Play whole episodes with an agent, and print its return with a 95% interval.",
     "compare": "Train our agent and Stable-Baselines3's with the same settings and seeds, and compare them.",
+    "sweep": "Search hyperparameters, and compare the best ones to the usual ones on fresh seeds.",
     "stress": "Corrupt what a classifier or an agent sees, and print its accuracy or return for each corruption.",
     "scale": "Train models of language of several sizes and lengths, and fit scaling laws.",
     "compile": "Build what the updates of a run compile to, so that later runs start at once.",
@@ -37,7 +38,9 @@ COMMANDS = {
     "ensemble": "Put several agents together to one that averages them, or lets them vote.",
     "predict": "Print what a trained model says of examples: classes, numbers or actions.",
     "sample": "Draw examples by a generative model that a run has left.",
+    "push": "Publish an agent or a model on the Hugging Face Hub, with a card.",
     "plot": "Draw the learning curves of several runs in one picture.",
+    "report": "Write one page about a run, or about several side by side.",
     "inspect": "Describe a file of agentlib without loading it.",
     "list": "Name the learners, presets, backbones, environments and data sets that there are.",
 }
@@ -94,7 +97,7 @@ def _run(arguments: list[str]) -> int:
         return 0 if arguments else 2
     if name not in COMMANDS:
         raise UsageError(f"unknown command {name!r}{close_matches(name, list(COMMANDS))}; agentlib --help lists them")
-    if name in ("train", "compile", "compare"):
+    if name in ("train", "compile", "compare", "sweep"):
         from agentlib.shell.mistakes import check_words
 
         check_words(name, rest)

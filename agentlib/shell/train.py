@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import os
 import shlex
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,8 +60,17 @@ class Resume(Options):
     """How to report progress; the default is a bar on a terminal, and elsewhere a table every few seconds."""
 
 
+IS_FIRST = "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK") == "0"
+"""Of the processes that torchrun has started, one prints."""
+
+
 def run(arguments: list[str]) -> int:
     """Runs the command."""
+    with nullcontext() if IS_FIRST else redirect_stdout(io.StringIO()):
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     what = None if not arguments or arguments[0].startswith("-") else arguments[0]
     rest = arguments if what is None else arguments[1:]
     if "--resume" in {argument.split("=")[0] for argument in rest}:
@@ -103,7 +115,8 @@ def _train(options: Any, choice: Choice) -> int:
     subject = next((str(given[name]) for name in ("env", "data", "demos") if given.get(name)), "")
     length = f"{count(steps, 'step')}, " if steps is not None else ""
     asked = None if options.out is None else Path(options.out)
-    with folder_for(f"{choice.recipe.name}-{subject}", asked) as folder:
+    place = folder_for(f"{choice.recipe.name}-{subject}", asked) if IS_FIRST else nullcontext(asked or Path("."))
+    with place as folder:
         title = f"{choice.recipe.name} on {subject}: {length}{several}seed {options.seed}"
         print_settings(title, config, choice, options.verbose)
         return _learn(folder, choice.recipe, {**given, **vars(config), "steps": steps, "out": folder})
@@ -131,6 +144,7 @@ def _resume(what: str | None, options: Resume) -> int:
 
 def _learn(folder: Path, what: Any, arguments: dict[str, Any]) -> int:
     latest: dict[str, float] = {}
+    arguments["data_parallel"] = "TORCHELASTIC_RUN_ID" in os.environ
     try:
         with saving_on_sigterm():
             product = agentlib.train(what, callback=lambda clock, now: latest.update(now), **arguments)

@@ -92,18 +92,8 @@ def glyphs(seed: int) -> dict[str, float]:
     return measures(trained("prototypical", data="glyphs", backbone=ENCODER, seed=seed))
 
 
-def reptile(seed: int) -> dict[str, float]:
-    return measures(trained("reptile", data="sinusoids", seed=seed))
-
-
 def matching(seed: int) -> dict[str, float]:
     return measures(trained("matching", data="glyphs", backbone=ENCODER, seed=seed))
-
-
-def black_box(seed: int) -> dict[str, float]:
-    lstm = measures(trained("black_box", data="sinusoids", seed=seed))
-    transformer = measures(trained("black_box", data="sinusoids", backbone="transformer", seed=seed))
-    return lstm | {f"transformer_{name}": value for name, value in transformer.items()}
 
 
 # Few-shot imitation --------------------------------------------------------------------------------------------------
@@ -246,36 +236,6 @@ EXPERIMENTS = [
             Claim("5_way_1_shot_random_encoder", "an untrained encoder, 5-way 1-shot"),
         ),
         note="The encoder is three blocks of convolution, group normalization and maximum, not the default for images.",
-    ),
-    Experiment(
-        name="reptile_sinusoids_10_shot",
-        family=FAMILY,
-        data="1,000 new sinusoids, 10 points each; 3,000 updates",
-        measure=reptile,
-        seeds=3,
-        first_seed=FROM,
-        claims=(
-            Claim("loss_after_1", "Reptile after 1 step"),
-            Claim("loss_after_10", "Reptile after 10 steps", at_most=1.5),
-            Claim("loss_without_task", "the best that does not know the task, on the same 1,000"),
-        ),
-    ),
-    Experiment(
-        name="black_box_sinusoids",
-        family=FAMILY,
-        data="1,000 new sinusoids, 10 points each; 5,000 updates",
-        measure=black_box,
-        seeds=3,
-        first_seed=FROM,
-        claims=(
-            Claim("loss_after_0", "LSTM, before any example", at_least=2.7),
-            Claim("loss_after_1", "LSTM, after one example"),
-            Claim("loss_after_10", "LSTM, after ten examples", at_most=0.6),
-            Claim("transformer_loss_after_1", "transformer, after one example"),
-            Claim("transformer_loss_after_10", "transformer, after ten examples"),
-            Claim("loss_without_task", "the best that does not know the task, on the same 1,000"),
-        ),
-        note="Both read the examples once; MAML takes as many steps on all ten.",
     ),
     Experiment(
         name="matching_glyphs",

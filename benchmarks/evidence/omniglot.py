@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import agentlib
-from agentlib.backbones import CNN
+from agentlib.backbones import CNN, LSTM, WithMemory
 from agentlib.backbones.choice import space_of
 from agentlib.core import Source
 from agentlib.core.randomness import fresh_weights
@@ -140,34 +140,42 @@ def classes() -> tuple[Dataset, float]:
     return Dataset(x.flatten(0, 1), y, tuple(map(str, range(count)))), held_out
 
 
+def reader(ways: int) -> WithMemory:
+    """The same network under an LSTM, which reads an image and the label of the one before."""
+    encoder = network()
+    return WithMemory(encoder, LSTM(encoder.feature_dim + ways, 128), ways)
+
+
 def five_ways(seed: int, updates: int = 4_000) -> dict[str, float]:
-    """MAML and prototypes with the same network, on the same classes."""
+    """All meta-learners with the same network, on the same classes; and on sinusoids those that learn regression."""
     data, held_out = classes()
-    shared: dict[str, Any] = {"data": data, "held_out": held_out, "seed": seed, "progress": False}
-    with fresh_weights(seed):
-        first, second = network(), network()
-    maml = agentlib.train(
-        "maml",
-        backbone=first,
-        steps=updates,
-        loss="cross_entropy",
-        ways=5,
-        shots=1,
-        queries=5,
-        batch_size=8,
-        inner_learning_rate=0.1,
-        inner_steps=3,
-        **shared,
-    )
-    prototypes = agentlib.train("prototypical", backbone=second, steps=updates // 2, **shared)
-    measured = prototypes.measures
-    return {
-        "maml": maml.measures["test/accuracy_after_10"],
-        "maml_1": maml.measures["test/accuracy_after_1"],
-        "prototypical": measured["test/5_way_1_shot"],
-        "pixels": measured["test/5_way_1_shot_pixels"],
-        "untrained": measured["test/5_way_1_shot_random_encoder"],
+    steps_of: dict[str, Any] = {"loss": "cross_entropy", "batch_size": 8, "inner_learning_rate": 0.1}
+    settings: dict[str, dict[str, Any]] = {
+        "maml": steps_of | {"inner_steps": 3, "steps": updates},
+        "reptile": steps_of | {"inner_steps": 5, "steps": updates},
+        "black_box": {"batch_size": 8, "steps": updates},
+        "prototypical": {"ways": 20, "steps": updates // 2},
+        "matching": {"ways": 20, "steps": updates // 2},
     }
+    found = {}
+    for name, own in settings.items():
+        with fresh_weights(seed):
+            backbone: Any = reader(5) if name == "black_box" else network()
+        given = {"data": data, "held_out": held_out, "ways": 5, "shots": 1, "queries": 5} | own
+        result: Any = agentlib.train(name, backbone=backbone, seed=seed, progress=False, **given)
+        measured = {key.removeprefix("test/"): value for key, value in result.measures.items()}
+        found[name] = measured.get("accuracy_after_10", measured.get("5_way_1_shot", 0.0))
+        if name == "maml":
+            found["maml_1"] = measured["accuracy_after_1"]
+    found |= {"pixels": measured["5_way_1_shot_pixels"], "untrained": measured["5_way_1_shot_random_encoder"]}
+    for name, backbone in (("maml", "auto"), ("reptile", "auto"), ("black_box", "lstm"), ("black_box", "transformer")):
+        length = {"steps": updates} if updates < 1_000 else {}
+        run: Any = agentlib.train(name, data="sinusoids", backbone=backbone, seed=seed, progress=False, **length)
+        label = "transformer" if backbone == "transformer" else name
+        for count in (1, 10):
+            found[f"{label}_sinusoids_{count}"] = run.measures[f"test/loss_after_{count}"]
+        found["sinusoids"] = run.measures["test/loss_without_task"]
+    return found
 
 
 EXPERIMENTS = [
@@ -196,20 +204,35 @@ EXPERIMENTS = [
         for subset in (1, 2)
     ),
     Experiment(
-        name="maml_omniglot",
+        name="meta_learners",
         family=FAMILY,
-        data=f"{' and '.join(HELD_OUT)}, 600 new tasks, 5-way 1-shot; learned from the other six alphabets of both "
-        "small sets, 4,000 updates",
+        data=f"{' and '.join(HELD_OUT)}, 600 new tasks, 5-way 1-shot, learned from the other six alphabets of both "
+        "small sets; and 1,000 new sinusoids, 10 points each",
         measure=five_ways,
         files=FILES,
+        seeds=3,
         first_seed=FROM,
         claims=(
-            Claim("maml", "MAML, accuracy after 10 steps", at_least=0.85),
+            Claim("maml", "MAML, accuracy after 10 steps, 4,000 updates", at_least=0.85),
             Claim("maml_1", "MAML, after 1 step"),
-            Claim("prototypical", "prototypes with the same network, 2,000 updates"),
+            Claim("reptile", "Reptile, after 10 steps, 4,000 updates"),
+            Claim("black_box", "LSTM that reads the five examples, 4,000 updates"),
+            Claim("prototypical", "prototypes, 2,000 updates"),
+            Claim("matching", "matching, 2,000 updates"),
+            Claim("untrained", "matching of an untrained encoder"),
             Claim("pixels", "nearest mean of pixels"),
-            Claim("untrained", "prototypes of an untrained encoder"),
+            Claim("maml_sinusoids_1", "sinusoids: MAML, squared error after 1 step", at_most=0.65),
+            Claim("maml_sinusoids_10", "MAML, after 10 steps", at_most=0.20),
+            Claim("reptile_sinusoids_1", "Reptile, after 1 step"),
+            Claim("reptile_sinusoids_10", "Reptile, after 10 steps", at_most=1.5),
+            Claim("black_box_sinusoids_1", "LSTM, after one example"),
+            Claim("black_box_sinusoids_10", "LSTM, after ten examples", at_most=0.6),
+            Claim("transformer_sinusoids_1", "transformer, after one example"),
+            Claim("transformer_sinusoids_10", "transformer, after ten examples"),
+            Claim("sinusoids", "the best that does not know the task, on the same 1,000"),
         ),
-        note="Each character in four orientations is a class of its own in training.",
+        note="Each character in four orientations is a class of its own in training. All have the same convolutional "
+        "network; prototypes and matching learn from tasks of 20 ways. A memory reads each example once; MAML and "
+        "Reptile take steps on all of them.",
     ),
 ]

@@ -8,15 +8,19 @@ from torch import nn
 
 import agentlib
 from agentlib.backbones import NatureCNN, adam, load_backbone, save_backbone
+from agentlib.backbones.choice import space_of
+from agentlib.catalog import recipe_of
 from agentlib.core import Cosine
 from agentlib.core.randomness import fresh_weights
+from agentlib.core.recipe import Problem
 from agentlib.data import Batches, frames
 from agentlib.data.augmentation import RandomFrame
 from agentlib.envs.experts import catch_expert
 from agentlib.experience import record_episodes
+from agentlib.families.views import ViewFacts
 from agentlib.learners import BCConfig, SimCLR, SimCLRConfig, VAEConfig, run
 from agentlib.learners.self_supervised.simclr import Projector
-from agentlib.runs.plan import settings_of
+from agentlib.runs.plan import job_of, settings_of
 from benchmarks.experiments import Claim, Experiment
 
 CATCH = "agentlib/Catch-v0"
@@ -82,7 +86,90 @@ def q_learning(seed: int) -> dict[str, float]:
     return found | {"difference": found["simclr"] - found["scratch"]}
 
 
+# Frames until a set return -------------------------------------------------------------------------------------------
+
+ENCODERS: dict[str, dict[str, Any]] = {
+    "simclr": {"temperature": 0.1},
+    "moco": {"temperature": 0.1, "queue_size": 1_024},
+    "byol": {},
+    "dino": {"local_views": 0},
+    "cpc": {"ahead": 1},
+}
+"""Learners whose views are frames of one window, and what is not by default; CPC reads whole windows."""
+PLAYED, LOOK, ENOUGH, MOST = 2_000, 500, 5.0, 20_000
+"""Frames of random play to learn from; steps between evaluations, of 20 episodes; and the return that is waited for."""
+
+
+def over_time(name: str, seed: int, updates: int = PRETRAINING, windows: int = PLAYED) -> nn.Module:
+    """An encoder of frames that a learner from views has trained on windows of random play."""
+    recipe, data = recipe_of(name), frames(CATCH, windows, window=WINDOW, seed=seed)
+    config = recipe.config(learning_rate=Cosine(2e-3, 0.0), batch_size=min(256, windows), **ENCODERS[name])
+    with fresh_weights(seed):
+        learner: Any = recipe.learner.build(NatureCNN((1, 36, 36)), config, ViewFacts(space_of(data.x[:, 0]), windows))
+    views = {} if name == "cpc" else {"transform": RandomFrame(), "views": 2}
+    for _ in run(learner, Batches(data, config.batch_size, seed=seed, **views), updates, compile=False):
+        pass
+    network: nn.Module = learner.network.backbone
+    return network
+
+
+def frames_until(backbone: Any, seed: int, most: int) -> int:
+    """Steps after which DQN first reaches the return in 20 episodes; all of them where it does not."""
+    config = settings_of("dqn", CATCH, {}).config
+    job = job_of(config, Problem(env=CATCH, steps=most, seed=seed, backbone=backbone, device="cpu"))
+    due, reached = LOOK, most
+    for clock, _ in run(job.learner, job.source, job.length.updates, compile=False):
+        if clock.steps >= due:
+            due += LOOK
+            if agentlib.evaluate(job.product, CATCH, episodes=20, seed=seed + 1).mean >= ENOUGH:
+                reached = int(clock.steps)
+                break
+    job.source.close()
+    return reached
+
+
+def frames_saved(seed: int, updates: int = PRETRAINING, most: int = MOST) -> dict[str, float]:
+    found: dict[str, float] = {"scratch": frames_until("nature_cnn", seed, most)}
+    config = VAEConfig(validation=0.0, learning_rate=Cosine(1e-3, 0.0))
+    seen = frames(CATCH, PLAYED, seed=seed)
+    vae: Any = agentlib.train(config, data=seen, backbone="nature_cnn", steps=updates, seed=seed, **QUIET)
+    for name in ("vae", *ENCODERS):
+        backbone = vae.backbone if name == "vae" else over_time(name, seed, updates)
+        found[name] = PLAYED + frames_until(backbone, seed, most)
+        found[f"{name}_ratio"] = found[name] / found["scratch"]
+    return found
+
+
 EXPERIMENTS = [
+    Experiment(
+        name="pretrained_frames",
+        family="Bridges",
+        data=f"agentlib/Catch-v0, the preset of DQN, until a return of {ENOUGH:g} in 20 episodes, of {MOST:,} steps",
+        measure=frames_saved,
+        first_seed=200,
+        claims=(
+            Claim("scratch", "DQN from scratch, frames", statistic="mean", reference="random: -0.8, expert: 10"),
+            *(
+                Claim(
+                    f"{name}_ratio",
+                    f"encoder of {title}, all frames over those from scratch",
+                    statistic="mean",
+                    at_most=1.0 if name == "simclr" else None,
+                    of="interval",
+                )
+                for name, title in (
+                    ("vae", "a VAE of single frames"),
+                    ("simclr", "SimCLR"),
+                    ("moco", "MoCo"),
+                    ("byol", "BYOL"),
+                    ("dino", "DINO without small crops"),
+                    ("cpc", "CPC"),
+                )
+            ),
+        ),
+        note=f"Each encoder is the Nature CNN, has learned from {PLAYED:,} frames of random play, which count, and "
+        "learns on. Two views are two frames of a window of four; CPC predicts the next frame of it.",
+    ),
     Experiment(
         name="pretrained_catch",
         family="Bridges",

@@ -140,6 +140,31 @@ def ensemble(seed: int) -> dict[str, float]:
     }
 
 
+def deep_ensembles(seed: int, updates: int = 600) -> dict[str, float]:
+    """Five classifiers of noisy digits, and five regressors, as one; less the mean of the five."""
+    train, _, test = noisy_digits(seed)
+    members = [trained(train, (64, 64), updates, 100 * seed + i, batch_size=50) for i in range(5)]
+    each, whole = (
+        [float(cross_entropy(logits_of(policy, test.x), test.targets).mean()) for policy in policies]
+        for policies in (members, [EnsemblePolicy(members)])
+    )
+    found = {"classes": whole[0], "classes_less": float(np.mean(each)) - whole[0]}
+    splits = parts("diabetes", seed, validation=0.2)
+    settings: dict[str, Any] = {"net_arch": (64, 64), "steps": updates, "patience": None, "progress": False}
+    networks: list[Any] = [agentlib.train("regressor", data=splits, seed=100 * seed + i, **settings) for i in range(5)]
+    with torch.no_grad():
+        held_out, predicted = (
+            torch.stack([one.model(part.x)[0].double() for one in networks]) for part in splits[1:]
+        )  # (5, n, 1)
+    truth = [part.targets.double().reshape(-1, 1) for part in splits[1:]]
+    noise = (held_out - truth[0]).square().mean((1, 2), keepdim=True)  # (5, 1, 1)
+    loss = torch.nn.GaussianNLLLoss(full=True)
+    losses = [float(loss(one, truth[1], noise[i].expand_as(one))) for i, one in enumerate(predicted)]
+    variance = noise.mean() + predicted.var(0, correction=0)
+    found["numbers"] = float(loss(predicted.mean(0), truth[1], variance))
+    return found | {"numbers_less": float(np.mean(losses)) - found["numbers"]}
+
+
 def max_softmax(seed: int) -> dict[str, float]:
     """64 units, 60 epochs on the digits 0 to 4; what is unusual are 5 to 9, and others."""
     data = dataset("digits")
@@ -225,6 +250,22 @@ EXPERIMENTS = [
             Claim("ece_less", "ECE of the best member less the ensemble's", at_least=0.0, of="interval"),
             Claim("accuracy_more", "accuracy of the ensemble less the best member's"),
         ),
+    ),
+    Experiment(
+        name="deep_ensembles",
+        family="Calibration",
+        data="200 noisy digits, and diabetes; five networks of 64 and 64 units, 600 updates",
+        measure=deep_ensembles,
+        first_seed=200,
+        claims=(
+            Claim("classes_less", "classes: loss of the mean member less the ensemble's", at_least=0.0, of="interval"),
+            Claim("classes", "classes: loss of the ensemble"),
+            Claim("numbers_less", "numbers: loss of the mean member less the ensemble's", at_least=0.0, of="interval"),
+            Claim("numbers", "numbers: loss of the ensemble"),
+        ),
+        note="Losses are nats per example. Of numbers each member gives a normal density whose variance is its mean "
+        "squared error on validation data; the ensemble gives one with their mean, and their mean variance plus that "
+        "of their predictions (Lakshminarayanan et al. 2017).",
     ),
     Experiment(
         name="max_softmax_digits",

@@ -25,6 +25,7 @@ from agentlib.backbones import (
     NatureCNN,
     Nested,
     OneHot,
+    PixelTransformer,
     Prompt,
     RecurrentEncoderDecoder,
     ResNet,
@@ -38,6 +39,7 @@ from agentlib.backbones import (
     UNetDenoiser,
     ViT,
     WholeSequence,
+    WithContext,
     WithMemory,
 )
 
@@ -242,9 +244,16 @@ EXAMPLES: dict[str, Example] = {
         lambda batch: (torch.rand(batch, 2, 5, 6), torch.randint(0, 3, (batch,))),
         lambda batch, width: (batch, 3, 5, 6),
     ),
+    "pixel_transformer": Example(
+        lambda: PixelTransformer((2, 3, 4), 3, 8, 1, 2, n_classes=3),
+        lambda batch: (torch.rand(batch, 2, 3, 4), torch.randint(0, 3, (batch,))),
+        lambda batch, width: (batch, 3, 3, 4),
+        fails=FUSED,
+    ),
     "one_hot": Example(lambda: OneHot([3, 4], [0, 1]), lambda batch: (torch.randint(1, 3, (batch, 2)),)),
     "table": Example(lambda: Table([3, 4], [0, 1]), lambda batch: (torch.randint(1, 3, (batch, 2)),)),
     "running_norm": Example(observed_norm, vectors(3, 2), lambda batch, width: (batch, 3, 2)),
     "nested": Example(lambda: Nested({"place": MLP(2, (4,)), "goal": OneHot([3], [1])}), nested_inputs),
+    "with_context": Example(lambda: WithContext(MLP(6, (8,)), 3), vectors(6), fails=BATCH),
     "chain": Example(lambda: Chain([observed_norm(), MLP(6, (8,), norm="layer")]), vectors(3, 2)),
 }

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -179,7 +180,7 @@ def test_configs_that_do_not_fit():
         DiffusionModel(MLPDenoiser((2,)), (2,), 20, variance="smal")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown sampler 'dpm2'; close matches: dpm"):
         model.sample(1, sampler="dpm2")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="there is none: give condition="):
+    with pytest.raises(ValueError, match="a condition or a guide is followed, and there is neither"):
         model.sample(1, guidance_scale=2.0)
 
 
@@ -268,23 +269,47 @@ def test_a_learned_variance_lies_between_the_two_and_is_trained_by_the_bound_alo
     torch.testing.assert_close(found[:, 1], found[:, ::2].mean(1))
 
     denoiser = MLPDenoiser((2,), (16,), learn_variance=True)
+
+    class Velocity(nn.Module):
+        def forward(self, *inputs):
+            return denoiser(*inputs)[:, :2]
+
     model = DiffusionModel(denoiser, (2,), 20, variance="learned")
-    plain = DiffusionModel(denoiser, (2,), 20)
+    plain = DiffusionModel(Velocity(), (2,), 20)
     x = torch.randn(64, 2)
     gradients = []
     for one in (model, plain):
-        if one is plain:  # the velocity alone
-            plain.denoiser = nn.Module()
-            plain.denoiser.forward = lambda *inputs: denoiser(*inputs)[:, :2]  # type: ignore[method-assign]
         torch.random.manual_seed(3)
         loss = denoising_losses(one, x).mean()
         gradients.append(torch.autograd.grad(loss, denoiser.head.weight)[0])
     torch.testing.assert_close(gradients[0][:2], gradients[1][:2])
     assert gradients[0][2:].abs().max() > 0
     assert gradients[1][2:].abs().max() == 0
-    again = from_spec(model.spec)
+    again: Any = from_spec(model.spec)
     again.load_state_dict(model.state_dict())
     noise = torch.randn(3, 2)
-    how = {"steps": 5, "sampler": "ddpm", "noise": noise}
+    how: Any = {"steps": 5, "sampler": "ddpm", "noise": noise}
     first, second = (one.sample(3, generator=torch.Generator().manual_seed(0), **how) for one in (model, again))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(("steps", "sampler"), [(None, "ddpm"), (80, "ddim"), (40, "dpm")])
+def test_a_guide_leads_to_the_posterior(steps, sampler):
+    """x ~ N(0, 1) and y = x + N(0, s^2): p(x | y) = N(y / (1 + s^2), s^2 / (1 + s^2))."""
+    model, y, variance = exact_model(1.0, 200, "cosine", variance="large"), 1.5, 0.25
+
+    def guide(x, t):  # y given x_t is N(sqrt(abar) x_t, 1 - abar + s^2)
+        kept = model.alpha_bar[t].to(x.dtype)
+        return -0.5 * (y - kept.sqrt() * x[:, 0]).square() / (1.0 - kept + variance)
+
+    how: Any = {"steps": steps, "sampler": sampler}
+    found = model.sample(20_000, guide=guide, generator=torch.Generator().manual_seed(0), **how)
+    assert float(found.mean()) == pytest.approx(y / (1 + variance), abs=0.02)
+    assert float(found.std()) == pytest.approx(math.sqrt(variance / (1 + variance)), abs=0.02)
+    free = model.sample(5, guide=guide, guidance_scale=0.0, generator=torch.Generator().manual_seed(1), **how)
+    assert torch.equal(free, model.sample(5, generator=torch.Generator().manual_seed(1), **how))
+    exaggerated = model.sample(
+        20_000, guide=guide, guidance_scale=3.0, generator=torch.Generator().manual_seed(0), **how
+    )
+    assert float(exaggerated.mean()) > float(found.mean()) + 0.1
+    assert float(exaggerated.std()) < float(found.std()) - 0.05

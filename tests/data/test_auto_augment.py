@@ -1,11 +1,13 @@
 """Operations by number equal those by hand; policies are the published ones; mixtures are within their sets."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from agentlib.data import colours
 from agentlib.data.augmentation import rotate
-from agentlib.data.auto_augment import BLENDED, MIXED, OPERATIONS, AugMix, AutoAugment, operate, published
+from agentlib.data.auto_augment import BLENDED, MIXED, OPERATIONS, AugMix, AutoAugment, operate, published, search
 
 
 def images(n=4, channels=3, side=12, seed=0):
@@ -69,6 +71,27 @@ def test_a_policy_does_its_operations_as_often_as_it_says(monkeypatch):
         torch.manual_seed(0)
         share = float((policy(x) > 0.5).float().mean())
     assert share == pytest.approx(0.2 / 25, abs=0.002)
+
+
+def test_a_search_joins_the_best_policies():
+    def inversions(pairs):
+        tried.append(pairs)
+        return sum(name == "invert" for pair in pairs for name, *_ in pair)
+
+    tried: list[Any] = []
+    found = search(inversions, trials=40, kept=2, pairs=3, seed=0)
+    assert [len(policy) for policy in tried] == [3] * 40
+    assert len(found) == 6
+    scores = sorted((inversions(policy) for policy in tried[:40]), reverse=True)
+    assert [inversions(found[:3]), inversions(found[3:])] == scores[:2]
+    assert {round(10 * share, 9) % 1 for pair in found for _, share, _ in pair} == {0.0}
+    assert search(inversions, trials=40, kept=2, pairs=3, seed=0) == found != search(inversions, trials=40, kept=2)
+    images = torch.rand(4, 3, 8, 8)
+    torch.testing.assert_close(AutoAugment([[("invert", 1.0, 0.0), ("invert", 0.0, 0.0)]])(images), 1.0 - images)
+    with pytest.raises(ValueError, match="of 3 policies that are tried at most as many are kept, not 5"):
+        search(inversions, trials=3)
+    with pytest.raises(ValueError, match="unknown operation 'twist'"):
+        AutoAugment([[("twist", 1.0, 0.0), ("invert", 0.0, 0.0)]])
 
 
 def test_mixtures_keep_to_the_range_and_average_chains():

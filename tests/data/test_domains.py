@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from agentlib.data import Dataset
-from agentlib.data.domains import DomainBatches, Domains, coloured, domains, rotated, share_in_data
+from agentlib.data.domains import DomainBatches, Domains, coloured, domains, on_backgrounds, rotated, share_in_data
 
 
 def part(n=20, move=0.0, classes=("a", "b"), labels=2):
@@ -89,6 +89,21 @@ def test_coloured_images():
         assert torch.equal(found.x.sum(1), torch.ones(3_000, 2, 2))
         agreed = float((is_green.long() == found.targets).double().mean())
         assert agreed == pytest.approx(int(name[:-1]) / 100, abs=0.03)
+
+
+def test_backgrounds_tell_the_class_of_the_usual():
+    digits = Dataset(torch.zeros(400, 1, 8, 8), torch.arange(400) % 10, tuple("0123456789"))
+    data = on_backgrounds(digits, (0.9, 0.5), seed=0)
+    assert list(data.parts) == ["train usual", "train odd", "test usual", "test odd"]
+    assert 0.85 < len(data.parts["train usual"]) / 200 < 0.95
+    assert 0.4 < len(data.parts["test usual"]) / 200 < 0.6
+    for name, part in data.parts.items():
+        land = part.x[:, 1].mean((1, 2)) > part.x[:, 2].mean((1, 2))  # greener than blue
+        assert torch.equal(land, part.targets == int(name.endswith("usual")))
+        level = (part.x.diff(dim=-1) == 0).all((1, 2, 3))
+        assert torch.equal(level, ~land)
+    white = Dataset(torch.ones(400, 1, 8, 8), digits.y, digits.classes)
+    assert all(bool((part.x == 1.0).all()) for part in on_backgrounds(white).parts.values())
 
 
 def test_rotated_images():

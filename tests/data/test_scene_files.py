@@ -85,6 +85,20 @@ def test_a_box_over_the_edge_by_a_pixel_is_cut_off(folder):
         load_coco(written(folder, BOX | {"bbox": [2, 1, 12, 3]}))
 
 
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ([5, 2, 8, 7], r"has a box 5, 2, 8, 7, which reaches .* As the corners .* it would fit: write 5, 2, 3, 5$"),
+        ([-3, 1, 5, 2], r"picture 7, of 8 x 10 pixels, has a box -3, 1, 5, 2, which reaches outside .*: COCO's boxes"),
+        ([2, 1, 0, 3], r"has a box 2, 1, 0, 3, which is empty: COCO's boxes are x, y, width and height in pixels$"),
+        ([2, 1, float("nan"), 3], "which is empty"),
+    ],
+)
+def test_boxes_of_another_convention(folder, box, message):
+    with pytest.raises(ValueError, match=message):
+        load_coco(written(folder, BOX | {"bbox": box}))
+
+
 def test_what_is_wrong_with_annotations_is_said(folder):
     wrong: list[tuple[list[Any], dict[str, Any], str]] = [
         ([BOX | {"category_id": 2}], {}, "picture 7 has an object of category 2, which is not listed"),

@@ -178,6 +178,7 @@ def test_two_digits_on_a_canvas():
         two_on_canvas(Dataset(torch.rand(9, 4), torch.zeros(9).long(), ("a",)))
 
 
+@pytest.mark.slow
 def test_two_large_images_need_little_more_than_their_pictures():
     data = Dataset(torch.rand(4, 3, 56, 56), torch.arange(4) % 2, ("a", "b"))
     tracemalloc.start()
@@ -204,3 +205,11 @@ def test_parts_of_scenes():
         scene_parts("shopes")
     with pytest.raises(ValueError, match="n must be"):
         shape_scenes(0)
+
+
+def test_a_shape_that_is_too_small_to_be_seen_leaves_an_empty_picture():
+    """Of 16 pixels a far one has less than three; the picture has no object, and its caption says so."""
+    scenes = shape_scenes(1_500, size=16, most=1)
+    empty = [caption == "nothing" for caption in scenes.captions or ()]
+    assert any(empty)
+    assert empty == (scenes.counts == 0).tolist()

@@ -16,9 +16,7 @@ from agentlib.engine.tape import CannotCompile, Ref
 from agentlib.engine.trace import Trace
 from agentlib.engine.traced import traced
 from agentlib.learners import Regressor, Update, run
-from tests.test_contract import LEARNERS
-
-each_learner = pytest.mark.parametrize("learner_class", LEARNERS, ids=lambda one: one.__name__)
+from tests.test_contract import each_learner
 
 
 def ready(learner_class):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones import CNN, adam
+from agentlib.backbones import CNN, ResNet, UNet, adam, sgd
 from agentlib.core import Learner, Step, Update
 from agentlib.core.randomness import fresh_weights
 from agentlib.core.trees import copied, difference
@@ -73,6 +73,48 @@ def test_convolutions_of_one_channel_and_of_one_pixel():
         return trained(Classifier(policy, config.optimizer(), config), Batches(data, 32, seed=0), 5, compile)
 
     equal(classifier(True), classifier("eager"))
+
+
+class Fitted(Learner):
+    """A network whose outputs, weighed by their places, fit a number: a place that is mixed up changes all."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+        self.step = Step(network, sgd(2e-3))
+
+    def update(self, batch):
+        output = self.network(batch.x)
+        heights = (output * torch.linspace(-1.0, 1.0, output[0].numel()).view_as(output[0])).flatten(1).sum(1)
+        norm = self.step((heights - batch.y).square().mean(), batch.clock)
+        return Update({"grad_norm": norm}, heights.detach())
+
+
+NARROW = {
+    "resnet to one pixel": lambda: ResNet((1, 8, 8), (1, 1, 1, 1), 2, stem="small", norm="none"),
+    "unet": lambda: UNet((1, 8, 8), 1, (1, 2, 4), norm="none", activation="relu"),
+}
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("name", NARROW)
+def test_backbones_of_one_channel(name):
+    generator = torch.Generator().manual_seed(0)
+    data = Dataset(torch.rand(64, 1, 8, 8, generator=generator), torch.rand(64, generator=generator))
+
+    def fitted(compile):
+        with fresh_weights(1):
+            learner = Fitted(NARROW[name]())
+        found = [update for _, update in run(learner, Batches(data, 16, seed=0), 3, compile=compile)]
+        return learner, found
+
+    (one, updates), (other, others) = fitted(True), fitted("eager")
+    equal(one, other)
+    for mine, its in zip(updates, others, strict=True):
+        torch.testing.assert_close(mine.per_sample, its.per_sample, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(mine.metrics["grad_norm"], its.metrics["grad_norm"], rtol=1e-3, atol=1e-5)
+        assert mine.metrics["grad_norm"] > 0.0
 
 
 @pytest.mark.slow

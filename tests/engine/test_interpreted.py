@@ -16,9 +16,7 @@ from agentlib.engine.interpreted import Interpreted
 from agentlib.engine.tape import CannotCompile
 from agentlib.engine.traced import CHECK_EVERY, TracedCycle
 from agentlib.learners import Learner, Regressor, Update, run
-from tests.test_contract import LEARNERS, Line
-
-each_learner = pytest.mark.parametrize("learner_class", LEARNERS, ids=lambda one: one.__name__)
+from tests.test_contract import Line, each_learner
 
 
 @pytest.fixture

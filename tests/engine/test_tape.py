@@ -17,10 +17,9 @@ from agentlib.engine.compiled import compiler_found
 from agentlib.engine.tape import INTERNAL, CannotCompile, Tape
 from agentlib.engine.traced import CHECK_EVERY, traced
 from agentlib.learners import DQN, GAN, Regressor
-from tests.test_contract import LEARNERS, Line
+from tests.test_contract import Line, each_learner
 
 aten = torch.ops.aten
-each_learner = pytest.mark.parametrize("learner_class", LEARNERS, ids=lambda one: one.__name__)
 needs_compiler = pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")
 
 

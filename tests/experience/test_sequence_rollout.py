@@ -162,7 +162,7 @@ def test_it_keeps_the_contract():
     check_learner(RecurrentPPO)
 
 
-@pytest.mark.parametrize("backbone", ["lstm", "transformer"])
+@pytest.mark.parametrize("backbone", ["lstm", pytest.param("transformer", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("in_observation", [False, True])
 def test_memory_and_masks_at_once(backbone, in_observation, tmp_path):
     """The environment refuses what is illegal."""

@@ -95,11 +95,18 @@ def ours_of(batch: dict[str, torch.Tensor]) -> Transition:
     )  # fmt: skip
 
 
+PRECISIONS = [
+    pytest.param(torch.float64, 200, 1e-8, marks=pytest.mark.slow, id="float64"),
+    pytest.param(torch.float32, 20, 1e-4, id="float32"),
+]
+"""Updates in this precision, and how far weights may be apart after them."""
+
+
 def largest_difference(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
     return max(float((a - b).detach().abs().max()) for a, b in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize(("dtype", "updates", "tolerance"), [(torch.float64, 200, 1e-8), (torch.float32, 20, 1e-4)])
+@pytest.mark.parametrize(("dtype", "updates", "tolerance"), PRECISIONS)
 def test_sac_is_sb3s(dtype: torch.dtype, updates: int, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("stable_baselines3")
     from stable_baselines3.common.distributions import DiagGaussianDistribution, SquashedDiagGaussianDistribution
@@ -165,7 +172,7 @@ def test_the_highest_quantiles_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("name", ["TD3", "DDPG"])
-@pytest.mark.parametrize(("dtype", "updates", "tolerance"), [(torch.float64, 200, 1e-8), (torch.float32, 20, 1e-4)])
+@pytest.mark.parametrize(("dtype", "updates", "tolerance"), PRECISIONS)
 def test_td3_and_ddpg_are_sb3s(
     name: str, dtype: torch.dtype, updates: int, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,7 @@
 """Learning to learn by memory: what the network reads, that nothing is told before it is asked, and what it learns."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ from agentlib.runs.plan import job_of
 from tests.data.test_episodes import numbered
 
 
-def learner_of(data="sinusoids", **settings):
+def learner_of(data: Any = "sinusoids", **settings: Any) -> Any:
     return job_of("black_box", Problem(data=data, steps=1), **{"net_arch": (16, 16), **settings}).learner.eval()
 
 
@@ -32,9 +34,8 @@ def test_targets_come_one_step_late():
 @pytest.mark.parametrize("backbone", ["lstm", "transformer"])
 def test_predictions_are_those_of_whole_sequences(backbone):
     """After k examples each query is predicted as if it were the next of them."""
-    learner = job_of(
-        "black_box", Problem(data="sinusoids", steps=1, backbone=backbone), net_arch=(16, 16)
-    ).learner.eval()
+    problem = Problem(data="sinusoids", steps=1, backbone=backbone)
+    learner: Any = job_of("black_box", problem, net_arch=(16, 16)).learner.eval()
     batch = tasks_of()
     found = learner.predictions(batch, 7)
     assert found.shape == (8, 6, 4, 1)
@@ -93,8 +94,8 @@ def test_it_learns_to_fit_lines():
 
 @pytest.mark.slow
 def test_a_run_has_a_curve_by_examples(tmp_path):
-    settings = {"steps": 20, "net_arch": (16, 16), "shots": 3}
-    result = agentlib.train("black_box", data="sinusoids", out=tmp_path / "run", progress=False, **settings)
+    settings: Any = {"steps": 20, "net_arch": (16, 16), "shots": 3}
+    result: Any = agentlib.train("black_box", data="sinusoids", out=tmp_path / "run", progress=False, **settings)
     assert list(result.measures) == [f"test/loss_{name}" for name in ("after_0", "after_1", "after_10", "without_task")]
     assert {"adaptation.png"} <= {path.name for path in result.pictures}
 

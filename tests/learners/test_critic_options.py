@@ -299,6 +299,7 @@ def test_short_runs(what: str) -> None:
     assert ACTIONS.contains(agent.act(np.zeros(3, np.float32)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [DROQ_NUMBERS, CROSSQ_NUMBERS | {"qf_arch": (8,)}], ids=["droq", "crossq"])
 def test_interpreted_they_do_the_same(settings: dict[str, Any]) -> None:
     results = []
@@ -312,6 +313,7 @@ def test_interpreted_they_do_the_same(settings: dict[str, Any]) -> None:
     assert math.isfinite(results[0][0][-1])
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_statistics_and_its_drifting_noise(tmp_path: Any) -> None:
     settings: Any = {"normalize": True, "action_noise_kind": "ornstein-uhlenbeck", "learning_starts": 50}
     settings |= {"net_arch": (8,), "batch_size": 8, "progress": False, "compile": False, "env": "Pendulum-v1"}

@@ -46,9 +46,6 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
 }
 
-QUICK = ("everything",)
-"""Which has all options."""
-
 
 def variant(name: str, rule: Rule | None = None) -> type[DQN]:
     """DQN whose smallest honest run has these options."""
@@ -77,9 +74,8 @@ def variant(name: str, rule: Rule | None = None) -> type[DQN]:
     return Variant
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
 def test_contract(name):
     check_learner(variant(name))
 

@@ -69,7 +69,7 @@ def test_a_seen_patch_keeps_its_place():
 
     stack: Any = Copied()
     found.backbone.stack = found.decoder = stack
-    found.narrow = found.output = nn.Identity()  # type: ignore[assignment]
+    found.narrow = found.output = nn.Identity()
     nn.init.zeros_(found.positions)
     nn.init.constant_(found.mask_token, -7.0)
     output, hidden = found(images)
@@ -104,9 +104,9 @@ def test_a_mask_that_leaves_nothing_is_refused(ratio, left):
 
 def test_auto_is_a_vision_transformer_and_others_are_refused():
     images = Dataset(random(32, 1, 8, 8))
-    job = job_of("mae", Problem(data=images, steps=1), batch_size=16)
-    assert isinstance(job.learner.network.backbone, ViT)
+    learner: Any = job_of("mae", Problem(data=images, steps=1), batch_size=16).learner
+    assert isinstance(learner.network.backbone, ViT)
     with pytest.raises(ValueError, match="mae hides patches of a ViT, this is a MLP: give backbone='vit'"):
         job_of("mae", Problem(data=images, steps=1, backbone=MLP(64)), batch_size=16)
-    result = agentlib.train("mae", data=images, steps=2, batch_size=16, progress=False)
+    result: Any = agentlib.train("mae", data=images, steps=2, batch_size=16, progress=False)
     assert result.backbone(random(2, 1, 8, 8)).shape == (2, 64)

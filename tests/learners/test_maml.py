@@ -252,9 +252,9 @@ def test_reptile_in_one_step_is_joint_training_and_in_two_adds_first_order_maml(
 
 def test_reptile_goes_to_the_adapted_weights():
     """The gradient is (theta - theta_i) / alpha, of theta_i by torch's own SGD, on support and query by turns."""
-    learner, parts = learner_of(), tasks("mse")
-    weights = learner.parameters_by_name()
-    ours = gradients(reptile_losses(learner.loss, weights, *parts, 0.1, 3)[0], weights)
+    learner, (support, query) = learner_of(), tasks("mse")
+    weights, parts = learner.parameters_by_name(), (support, query)
+    ours = gradients(reptile_losses(learner.loss, weights, support, query, 0.1, 3)[0], weights)
     ways = []
     for task in range(4):
         twin = copy.deepcopy(learner.network)

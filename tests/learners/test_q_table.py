@@ -87,7 +87,7 @@ def test_a_pair_that_comes_twice_moves_by_the_mean_of_its_errors():
 @pytest.mark.parametrize(
     ("env", "env_kwargs", "steps", "best"),
     [
-        ("FrozenLake-v1", {"is_slippery": False}, 8_000, 1.0),
+        ("FrozenLake-v1", {"is_slippery": False}, 4_000, 1.0),
         pytest.param("CliffWalking-v1", {"max_episode_steps": 200}, 8_000, -13.0, marks=pytest.mark.slow),
         pytest.param("Taxi-v4", {}, None, 7.5, marks=pytest.mark.slow),
         pytest.param("FrozenLake-v1", {}, None, 0.68, marks=pytest.mark.slow),

@@ -97,6 +97,10 @@ class SAC(Learner):
         given = config.target_entropy
         self.target_entropy = -float(policy.bounds.size) if given == "auto" else given
 
+    @property
+    def is_mean_over_samples(self) -> bool:
+        return self.config.critic_norm != "batch_renorm"
+
     @classmethod
     def build(cls, backbone: nn.Module, config: SACConfig, facts: ControlFacts) -> Self:
         """On a backbone for its policy, or of an agent's policy, with new critics; raises what `policy_on` raises."""

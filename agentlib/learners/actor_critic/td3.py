@@ -96,6 +96,10 @@ class TD3(Learner):
         self.policy_step = Step(policy, optimizer, config.max_grad_norm)
         self.critics_step = Step(critics, optimizer, config.max_grad_norm)
 
+    @property
+    def is_mean_over_samples(self) -> bool:
+        return self.config.bc_alpha is None and self.config.critic_norm != "batch_renorm"
+
     @classmethod
     def build(cls, backbone: nn.Module, config: TD3Learning, facts: ControlFacts) -> Self:
         """On a backbone for its policy, or of an agent's policy, with new critics; raises what `policy_on` raises."""

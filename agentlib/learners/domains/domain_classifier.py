@@ -8,17 +8,20 @@
     irm          L = CE + weight mean |d R_a(w z) / dw|^2, w = 1    (Arjovsky et al. 2019, arXiv:1907.02893)
     group_dro    L = sum_g q_g CE_g,   q_g <- q_g exp(eta CE_g)     (Sagawa et al. 2020, arXiv:1911.08731)
     mixup        L = s CE(f(x'), y1) + (1 - s) CE(f(x'), y2),  x1 and x2 of two domains   (Yan et al. 2020)
+    arm          L = CE(f(x, c_d)), c_d the mean context of a domain's examples    (Zhang et al. 2021, arXiv:2007.02931)
+    ttt          L = CE + weight CE(turn(x), by which quarter x is turned)         (Sun et al. 2020, arXiv:1909.13231)
 
 z are the features, a and b domains; of "dann", "coral" and "mmd" the targets are domains, too, where there are any. The
 rules are in `rules.py`. Resampling is the batches': balance="groups". The discriminator of "dann" learns in the same
 step as all else, and its reversed gradient grows as 2 / (1 + exp(-10 p)) - 1 with the share p of the run. A penalty
 above 1 divides the whole loss, so that it does not change the size of steps (the authors' code for IRM does so).
+"arm" and "ttt" are adapted by the examples of a domain (`adaptation.py`). Contexts are read from features.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,29 +30,29 @@ from torch.nn import functional
 from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Update
 from agentlib.core.config import NonNegative, Range, Whole
 from agentlib.data.datasets import Dataset
-from agentlib.data.domains import DomainExamples, Domains, share_in_data
+from agentlib.data.domains import DomainExamples, Domains
 from agentlib.data.mixing import beta_shares, mixup
 from agentlib.families.domains import AcrossDomains, DomainFacts, on_domains
-from agentlib.learners.domains.rules import coral, irm_penalty, masks_of, means, mmd, reversed_gradient, tilted
+from agentlib.learners.domains import rules
+from agentlib.learners.domains.adaptation import adapted
+from agentlib.learners.domains.parts import policy_of, ratio_of
 from agentlib.learners.supervised.classifier import cross_entropy
 from agentlib.learners.supervised.mixtures import mixed_losses
 from agentlib.learners.supervised.regularization import penalized, penalty
-from agentlib.metrics.density_ratio import importance_weights
-from agentlib.policies import CategoricalPolicy
+from agentlib.policies import CategoricalPolicy, RotationPolicy
 from agentlib.policies.base import require_no_memory
 
-ALIGNED = ("dann", "coral", "mmd")
-"""Methods that make domains alike, those of the targets among them."""
+ALIGNED = ("dann", "coral", "mmd")  # make domains alike, those of the targets among them
 
 
 @dataclass(frozen=True, kw_only=True)
 class DomainsConfig(AcrossDomains):
     """The numbers of a run on several domains."""
 
-    method: Literal["erm", "importance", "dann", "coral", "mmd", "irm", "group_dro", "mixup"] = "erm"
+    method: Literal["erm", "importance", "dann", "coral", "mmd", "irm", "group_dro", "mixup", "arm", "ttt"] = "erm"
     """How it is prepared for another domain."""
     weight: NonNegative = 1.0
-    """Weight of the penalty of "coral", "mmd" and "irm", and of the domain's loss of "dann"."""
+    """Weight of the penalty of "coral", "mmd" and "irm", of the domain's loss of "dann" and of the turns' of "ttt"."""
     anneal: Whole = 0
     """Updates before which the penalty of "irm" has a weight of at most 1."""
     ratio: Literal["logistic", "ulsif", "gaussian"] = "logistic"
@@ -91,7 +94,7 @@ class DomainClassifier(Learner):
     ) -> None:
         super().__init__()
         require_no_memory(policy, "a classifier")
-        if n_domains < 2 and config.method in (*ALIGNED, "irm", "mixup"):
+        if n_domains < 2 and config.method in (*ALIGNED, "irm", "mixup", "arm"):
             raise ValueError(f"{config.method} compares domains, and there is one: give two at least, or take erm")
         self.config, self.policy, self.n_domains = config, policy, n_domains
         layers = [nn.Linear(policy.feature_dim, 64), nn.ReLU(), nn.Linear(64, n_domains)]
@@ -99,8 +102,8 @@ class DomainClassifier(Learner):
         n_groups = n_domains * (policy.n_actions if config.per_class else 1)
         self.register_buffer("shares", torch.full((n_groups,), 1.0 / n_groups, dtype=torch.float32))
         self.register_buffer("ratio", ratio)
-        trained: list[nn.Module] = [policy] if self.discriminator is None else [policy, self.discriminator]
-        self.step = Step(nn.ModuleList(trained), optimizer, config.max_grad_norm)
+        trained = nn.ModuleList([policy, *([] if self.discriminator is None else [self.discriminator])])
+        self.step = Step(trained, optimizer, config.max_grad_norm)
         self.matrices = penalized(policy)
 
     @property
@@ -113,23 +116,20 @@ class DomainClassifier(Learner):
         """A classifier on a backbone; the ratio of densities is learned here.
 
         Raises:
-            ValueError: no target, where the ratio to it is to be learned, or no finite ratio.
+            ValueError: what `policy_of` and `ratio_of` of `parts.py` raise.
         """
-        policy = CategoricalPolicy(backbone, len(facts.train.classes))
-        policy.observe(facts.train.x)
-        ratio, x, target = None, facts.train.x.flatten(1).float(), facts.target_x.flatten(1).float()
-        if config.method == "importance":
-            if not len(target):
-                raise ValueError("importance weighs the sources by a target, and there is none: give target=")
-            ratio = importance_weights(x, target, config.ratio)
-            ratio = ratio * share_in_data(facts.train, facts.domain, config.balance)
-        aligned = config.method in ALIGNED and len(target) > 0
+        ratio = ratio_of(config.ratio, config.balance, facts) if config.method == "importance" else None
+        aligned = config.method in ALIGNED and len(facts.target_x) > 0
+        policy = policy_of(config.method, backbone, facts)
         return cls(policy, config.optimizer(), config, facts.n_domains + aligned, ratio)
 
     def predict(self, x: Tensor) -> Tensor:
         """Logits `(B, K)`."""
-        logits: Tensor = self.policy(x)[0]
-        return logits
+        return self.policy(x)[0]  # type: ignore[no-any-return]
+
+    def adapted(self, x: Tensor) -> Any:
+        """The policy as it is used on a domain of which examples `(N, ...)` are known, without labels."""
+        return adapted(self.policy, x)
 
     def losses(self, output: Tensor, target: Tensor) -> Tensor:
         """The cross-entropy `(B,)` of logits with labels."""
@@ -137,11 +137,11 @@ class DomainClassifier(Learner):
 
     def update(self, batch: DomainExamples) -> Update:
         """One step on the loss of a batch; `per_sample` holds the cross-entropies `(N,)`."""
-        n, y, share, x = len(batch.y), batch.y, None, batch.x
-        if self.config.method == "mixup":
-            share = beta_shares(self.config.alpha, n, x.device)
-            x = mixup(x, share)
-        features: Tensor = self.policy.backbone(torch.cat([x, batch.target_x]))
+        n, y = len(batch.y), batch.y
+        share = beta_shares(self.config.alpha, n, y.device) if self.config.method == "mixup" else None
+        x = batch.x if share is None else mixup(batch.x, share)
+        masks = (rules.masks_of(batch.domain, self.n_domains),) if self.config.method == "arm" else ()
+        features: Tensor = self.policy.backbone(torch.cat([x, batch.target_x]), *masks)
         logits = self.policy.output_of(features[:n])  # (N, K)
         losses = mixed_losses(lambda labels: cross_entropy(logits, labels), y, share)
         loss, extra, scale = self.objective(losses, logits, features, batch)
@@ -164,19 +164,26 @@ class DomainClassifier(Learner):
             return (self.ratio[batch.index] * losses).mean(), nothing, nothing
         if method == "group_dro":
             group = batch.domain * self.policy.n_actions + y if config.per_class else batch.domain
-            by_group = means(losses, masks_of(group, len(self.shares)))
-            self.shares.copy_(tilted(self.shares, by_group, config.step_size))
+            by_group = rules.means(losses, rules.masks_of(group, len(self.shares)))
+            self.shares.copy_(rules.tilted(self.shares, by_group, config.step_size))
             return (self.shares.clone() * by_group).sum(), nothing, nothing
         if method == "irm":
             scale = torch.where(torch.as_tensor(batch.clock.updates) >= config.anneal, scale, scale.clamp_max(1.0))
-            return losses.mean(), irm_penalty(logits, y, masks_of(batch.domain, self.n_domains)).mean(), scale
+            return (
+                losses.mean(),
+                rules.irm_penalty(logits, y, rules.masks_of(batch.domain, self.n_domains)).mean(),
+                scale,
+            )
         if self.discriminator is not None:
             rate = torch.tanh(5.0 * torch.as_tensor(batch.clock.fraction)).to(features)  # 2 / (1 + exp(-10 p)) - 1
-            guesses = self.discriminator(reversed_gradient(features, rate))
+            guesses = self.discriminator(rules.reversed_gradient(features, rate))
             return losses.mean(), functional.cross_entropy(guesses, domain), scale
+        if isinstance(self.policy, RotationPolicy):
+            images, turn = rules.turned_apart(batch.x)
+            return losses.mean(), functional.cross_entropy(self.policy.turns(self.policy.backbone(images)), turn), scale
         if method in ("coral", "mmd"):
-            rule = coral if method == "coral" else mmd
-            return losses.mean(), rule(features, masks_of(domain, self.n_domains)), scale
+            rule = rules.coral if method == "coral" else rules.mmd
+            return losses.mean(), rule(features, rules.masks_of(domain, self.n_domains)), scale
         return losses.mean(), nothing, nothing
 
     @classmethod
@@ -189,11 +196,5 @@ class DomainClassifier(Learner):
         return RECIPE.tiny(cls, config, seed, data=Domains(parts, seed=0))
 
 
-RECIPE = Recipe(
-    "domains",
-    DomainClassifier,
-    DomainsConfig,
-    on_domains,
-    "a classifier for domains that it has not seen: DANN, CORAL, IRM, group DRO and others as options",
-    steps=2_000,
-)
+SUMMARY = "a classifier for domains that it has not seen: DANN, CORAL, IRM, group DRO and others as options"
+RECIPE = Recipe("domains", DomainClassifier, DomainsConfig, on_domains, SUMMARY, steps=2_000)

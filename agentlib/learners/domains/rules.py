@@ -24,6 +24,13 @@ def reversed_gradient(x: Tensor, scale: Tensor | float) -> Tensor:
     return x.detach() + scale * (x.detach() - x)
 
 
+def turned_apart(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Images `(B, C, S, S)`, a quarter of them turned by each of 0, 90, 180 and 270 degrees, and by which, `(B,)`."""
+    parts = images.tensor_split(4)
+    turned = torch.cat([part.rot90(turn, (-2, -1)) for turn, part in enumerate(parts)])
+    return turned, torch.cat([torch.full((len(part),), turn, device=images.device) for turn, part in enumerate(parts)])
+
+
 def irm_penalty(logits: Tensor, y: Tensor, masks: Tensor) -> Tensor:
     """The squared slope of a domain's risk in a factor w = 1 on its logits, `(D,)` (Arjovsky et al. 2019, IRMv1).
 

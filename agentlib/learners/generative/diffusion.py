@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from agentlib.backbones import DiffusionModel, Optimized
-from agentlib.backbones.diffusion import Sampler, Schedule, Variance, denoiser_for
+from agentlib.backbones.denoisers import denoiser_for
+from agentlib.backbones.diffusion import Sampler, Schedule, Variance
 from agentlib.core import Cosine, Learner, Optimizer, Recipe, Source, Step, Target, Update, average_rate
 from agentlib.core.config import Count, NonNegative, Range, Rate, Unit
 from agentlib.data import Examples, Splits
@@ -119,6 +120,8 @@ class Diffusion(Learner):
         ValueError: a conditional model, and no classes.
     """
 
+    is_mean_over_samples = True
+
     def __init__(
         self,
         model: DiffusionModel,
@@ -184,15 +187,9 @@ class Diffusion(Learner):
         return RECIPE.tiny(cls, config, seed, data=Splits(*[eight_gaussians(400)] * 3))
 
 
-RECIPE = Recipe(
-    "diffusion",
-    Diffusion,
-    DiffusionConfig,
-    on_generative,
-    "denoising diffusion (Ho et al. 2020), plain or conditional",
-    steps=6_000,
-    presets={
-        "digits": {"clip": True, "net_arch": (256, 256, 256), "batch_size": 128},
-        "shapes": {"clip": True, "batch_size": 64},
-    },
-)
+PRESETS: dict[str, dict[str, Any]] = {
+    "digits": {"clip": True, "net_arch": (256, 256, 256), "batch_size": 128},
+    "shapes": {"clip": True, "batch_size": 64},
+}
+SUMMARY = "denoising diffusion (Ho et al. 2020), plain or conditional"
+RECIPE = Recipe("diffusion", Diffusion, DiffusionConfig, on_generative, SUMMARY, steps=6_000, presets=PRESETS)

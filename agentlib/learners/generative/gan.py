@@ -13,19 +13,18 @@ fading noise is added to the inputs of D (Sønderby et al. 2017), and samples co
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from agentlib.backbones import Critic, Generator
-from agentlib.core import Learner, Linear, Optimizer, Recipe, Source, Step, Target, Update, at, average_rate
-from agentlib.core.config import Range, Rate, Unit
+from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Target, Update, at, average_rate
 from agentlib.data import Examples, Splits
 from agentlib.data.toys import eight_gaussians
 from agentlib.families.generative import GenerativeFacts, on_generative
-from agentlib.learners.generative.adversarial import Adversarial, generator_for, noise_for
+from agentlib.learners.generative.adversarial import Discriminating, generator_for, noise_for, noisy
 
 
 def discriminator_loss(real: Tensor, fake: Tensor, target: float = 1.0) -> Tensor:
@@ -40,17 +39,11 @@ def generator_loss(fake: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GANConfig(Adversarial):
+class GANConfig(Discriminating):
     """The numbers of a GAN's run."""
 
     conditional: bool = False
     """Give both networks each example's label, so that samples can be drawn by label."""
-    real_target: Annotated[float, Range(0.5, 1)] = 0.9
-    """Target probability of real examples in the discriminator's loss."""
-    instance_noise: Rate = Linear(0.1, 0.0)
-    """Deviation of the noise that is added to the discriminator's inputs: a number or a schedule."""
-    dropout: Unit = 0.3
-    """Share of the discriminator's activations that are zeroed in training."""
 
 
 class GAN(Learner):
@@ -94,7 +87,7 @@ class GAN(Learner):
         deviation = at(self.config.instance_noise, batch.clock)
 
         def log_odds(x: Tensor) -> Tensor:
-            odds: Tensor = self.discriminator(x + (deviation * torch.randn_like(x)).to(x.dtype), label)
+            odds: Tensor = self.discriminator(noisy(x, deviation), label)
             return odds
 
         fake = self.generator(noise_for(batch.x, self.generator), label)

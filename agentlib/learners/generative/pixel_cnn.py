@@ -3,8 +3,9 @@
     p(x) = prod_i p(x_i | x_1 ... x_{i-1}),     L = -E[ log p(x) ]
 
 The likelihood is exact: of bits (Bernoulli), or of levels by discretized logistic mixtures (Salimans et al. 2017,
-arXiv:1701.05517), see `pixel_model`. The network is `agentlib.backbones.GatedPixelCNN`. The lecture notes write
-x_{<=i} for the pixels that p(x_i) depends on; it is x_{<i}. Samples and likelihoods are by an average of the weights.
+arXiv:1701.05517), see `pixel_model`. The network is `agentlib.backbones.GatedPixelCNN`, or masked self-attention,
+`PixelTransformer`, by backbone="pixel_transformer". The lecture notes write x_{<=i} for the pixels that p(x_i) depends
+on; it is x_{<i}. Samples and likelihoods are by an average of the weights.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Self
 import torch
 from torch import Tensor, nn
 
-from agentlib.backbones import GatedPixelCNN
+from agentlib.backbones import GatedPixelCNN, PixelTransformer
 from agentlib.core import Cosine, Learner, Optimizer, Recipe, Source, Step, Target, Update, average_rate
 from agentlib.core.config import Count, Range, Rate, Unit
 from agentlib.data import Dataset, Examples, Splits
@@ -40,11 +41,11 @@ class PixelCNNConfig(Bits):
     conditional: bool = False
     """Give the model each example's label, so that samples can be drawn by label."""
     channels: Count = 32
-    """Features of each pixel, in each of the two stacks."""
+    """Features of each pixel, in each of the two stacks; the width of a pixel_transformer, four heads wide."""
     layers: Count = 6
-    """Gated layers."""
+    """Gated layers, or those of a pixel_transformer."""
     kernel: Annotated[int, Range(3)] = 5
-    """Side of the whole kernels, odd."""
+    """Side of the whole kernels, odd; a pixel_transformer sees all pixels before."""
     dropout: Unit = 0.0
     """Share of the features that are zeroed in training."""
     average: Unit = 0.998
@@ -92,9 +93,14 @@ class PixelCNN(Learner):
     def network(backbone: Any, config: PixelCNNConfig, facts: GenerativeFacts) -> nn.Module:
         if isinstance(backbone, nn.Module):
             return backbone
-        if backbone not in ("auto", "gated_pixel_cnn"):
-            raise ValueError(f"pixel_cnn takes backbone auto, or a module such as GatedPixelCNN, not {backbone!r}")
         outputs = outputs_for(config.likelihood, facts.shape[0], config.mixtures)
+        if backbone == "pixel_transformer":
+            kind: Any = {"n_classes": facts.n_classes, "dropout": config.dropout}
+            return PixelTransformer(facts.shape, outputs, config.channels, config.layers, **kind)
+        if backbone not in ("auto", "gated_pixel_cnn"):
+            raise ValueError(
+                f"pixel_cnn takes backbone auto, pixel_transformer, or a module such as GatedPixelCNN, not {backbone!r}"
+            )
         sizes = config.channels, config.layers, config.kernel, facts.n_classes, config.dropout
         return GatedPixelCNN(facts.shape, outputs, *sizes)
 

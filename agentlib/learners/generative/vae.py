@@ -81,6 +81,8 @@ class VAEConfig(Bits):
 class VAE(Learner):
     """Learns a latent model by its evidence lower bound."""
 
+    is_mean_over_samples = True
+
     def __init__(self, model: LatentModel, optimizer: Optimizer, config: VAEConfig = VAEConfig()) -> None:
         super().__init__()
         self.model, self.config = model, config

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from agentlib.backbones import Critic, Generator
-from agentlib.core import Learner, Linear, Optimizer, Recipe, Source, Step, Target, Update, average_rate
+from agentlib.core import Learner, Linear, Optimizer, Recipe, Source, Step, Target, Update, at, average_rate
 from agentlib.core.config import Count, NonNegative, Rate, Unit
 from agentlib.data import Examples, Splits
 from agentlib.data.toys import eight_gaussians
 from agentlib.families.generative import GenerativeFacts, on_generative
-from agentlib.learners.generative.adversarial import Adversarial, generator_for, noise_for
+from agentlib.learners.generative.adversarial import Adversarial, generator_for, noise_for, noisy
 
 
 def between(real: Tensor, fake: Tensor) -> Tensor:
@@ -66,6 +66,7 @@ class WGANConfig(Adversarial):
     """Bound of the critic's weights for constraint="clip"."""
     latent_dim: Count = 2
     average: Unit = 0.99
+    instance_noise: Rate = 0.0
     net_arch: tuple[int, ...] = (128, 128, 128)
 
 
@@ -122,9 +123,14 @@ class WGAN(Learner):
         if self.config.conditional:
             assert batch.y is not None
             labels = batch.y if many else batch.y[None]  # (n, B)
+
+        def seen(x: Tensor) -> Tensor:
+            noise = self.config.instance_noise
+            return noisy(x, at(noise, batch.clock)) if noise else x
+
         for real, label in zip(batches.unbind(), labels, strict=True):  # unrolled where it is compiled
             critic: Any = self.critic if label is None else partial(self.critic, label=label)
-            fake = self.generator(noise_for(real, self.generator), label).detach()
+            real, fake = seen(real), seen(self.generator(noise_for(real, self.generator), label).detach())
             gap = critic(real).mean() - critic(fake).mean()
             critic_loss = -gap
             if self.config.constraint == "penalty":
@@ -134,7 +140,7 @@ class WGAN(Learner):
                 with torch.no_grad():
                     for weight in self.critic.parameters():
                         weight.clamp_(-self.config.clip, self.config.clip)
-        generator_loss = -critic(self.generator(noise_for(real, self.generator), label)).mean()
+        generator_loss = -critic(seen(self.generator(noise_for(real, self.generator), label))).mean()
         self.generator_step(generator_loss, batch.clock)
         self.average.follow(average_rate(self.config.average, batch.clock))
         metrics = {"critic_loss": critic_loss, "generator_loss": generator_loss, "distance": gap}

@@ -92,6 +92,8 @@ class GPTConfig(Optimized):
 class GPT(Learner):
     """Predicts the next token, by any network with memory that reads tokens."""
 
+    is_mean_over_samples = True
+
     def __init__(self, model: LanguageModel, optimizer: Optimizer, config: GPTConfig = GPTConfig()) -> None:
         super().__init__()
         self.model, self.config = model, config

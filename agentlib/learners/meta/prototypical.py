@@ -121,6 +121,8 @@ class PrototypicalNetwork(Described):
 class Prototypical(Learner):
     """Prototypical networks, and matching networks."""
 
+    is_mean_over_samples = True
+
     def __init__(
         self, network: PrototypicalNetwork, optimizer: Optimizer, config: PrototypicalConfig = PrototypicalConfig()
     ) -> None:

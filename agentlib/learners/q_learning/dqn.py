@@ -111,6 +111,8 @@ class DQN(Learner):
         ValueError: the policy has memory, or lacks an option that the config asks for.
     """
 
+    is_mean_over_samples = True
+
     def __init__(self, policy: QPolicy, optimizer: Optimizer, config: DQNLearning = DQNConfig()) -> None:
         super().__init__()
         if policy.is_sequence:
@@ -141,17 +143,10 @@ class DQN(Learner):
             if hidden is None:
                 has_streams = config.dueling or config.noisy or isinstance(sizes, list)
                 hidden = (int(backbone.feature_dim),) if has_streams else ()  # type: ignore[arg-type]
-            backbone = QPolicy(
-                backbone,
-                sizes,
-                dueling=config.dueling,
-                distributional=config.distributional,
-                n_atoms=config.n_atoms if config.distributional == "c51" else config.n_quantiles,
-                v_min=config.v_min,
-                v_max=config.v_max,
-                noisy=config.noisy,
-                hidden=hidden,
-            )
+            names = ("dueling", "distributional", "v_min", "v_max", "noisy")
+            options: Any = {name: getattr(config, name) for name in names}
+            n_atoms = config.n_atoms if config.distributional == "c51" else config.n_quantiles
+            backbone = QPolicy(backbone, sizes, n_atoms=n_atoms, hidden=hidden, **options)
         if not isinstance(backbone, QPolicy):
             raise ValueError(f"dqn goes on from an agent with action values, not {type(backbone).__name__}")
         return cls(backbone, config.optimizer(), config)

@@ -108,6 +108,7 @@ class MAE(Learner):
     """Features by which hidden patches are predicted."""
 
     views, auto = 1, "vit"
+    is_mean_over_samples = True
 
     def __init__(self, network: MaskedAutoencoder, optimizer: Optimizer, config: MAEConfig = MAEConfig()) -> None:
         super().__init__()

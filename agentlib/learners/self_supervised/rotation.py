@@ -45,6 +45,7 @@ class Rotation(Learner):
     """Features by which orientations are told apart."""
 
     views = 1
+    is_mean_over_samples = True
 
     def __init__(self, network: Projector, optimizer: Optimizer, config: RotationConfig = RotationConfig()) -> None:
         super().__init__()

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 import agentlib
-from agentlib.backbones import CNN, MLP
+from agentlib.backbones import CNN, MLP, WithContext
 from agentlib.data import Dataset
-from agentlib.learners.domains.adaptation import adapt_statistics, entropy, tent
-from agentlib.policies import CategoricalPolicy
+from agentlib.learners.domains.adaptation import adapt_statistics, entropy, tent, ttt
+from agentlib.learners.self_supervised.rotation import quarter_turns
+from agentlib.policies import CategoricalPolicy, RotationPolicy
 
 
 def images(n=64, seed=0):
@@ -75,6 +76,47 @@ def test_tent(norm):
     kinds = {type(adapted.get_submodule(name.rpartition(".")[0])) for name in moved}
     assert kinds <= {nn.BatchNorm2d, nn.BatchNorm1d, nn.GroupNorm, nn.LayerNorm}
     assert moved
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in adapted.parameters())
+
+
+def test_a_context_is_the_mean_over_the_examples_that_are_met():
+    x = points()
+    policy: Any = CategoricalPolicy(WithContext(MLP(4, (16,)), 5), 3).eval()
+    adapted = adapt_statistics(policy, x)
+    context = policy.backbone.reader(policy.backbone.backbone(x)).mean(0)
+    torch.testing.assert_close(adapted.backbone.mean, context)
+    assert not policy.backbone.mean.any()
+    together = torch.cat([policy.backbone.backbone(x), context.expand(len(x), -1)], 1)
+    torch.testing.assert_close(adapted(x)[0], policy.head(policy.backbone.joint(together).relu()))
+
+
+def test_contexts_of_the_domains_of_a_batch():
+    """In training each domain has its own, and the gradient goes through it."""
+    x = points(6)
+    network: Any = WithContext(MLP(4, (16,)), 5)
+    masks = torch.tensor([[1.0, 0, 1, 0, 0, 0], [0, 1, 0, 1, 1, 1], [0, 0, 0, 0, 0, 0]])
+    both = network(x, masks)
+    for mask in masks[:2].bool():
+        torch.testing.assert_close(both[mask], network(x[mask]))
+    assert torch.autograd.grad(both[0].sum(), network.reader[0].weight)[0].any()
+
+
+def test_turns_are_told_better_and_heads_stay():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        policy = RotationPolicy(CNN((1, 12, 12), (8, "max", 8), feature_dim=16), 3).eval()
+    x = images() * torch.linspace(0.0, 1.0, 12)  # brighter on one side
+    turned, turn = quarter_turns(x)
+    before = copy.deepcopy(policy.state_dict())
+    adapted = ttt(policy, x, learning_rate=1e-2, epochs=3)
+
+    def loss(model):
+        return float(nn.functional.cross_entropy(model.turns(model.backbone(turned)), turn).detach())
+
+    assert loss(adapted) < 0.7 * loss(policy)
+    moved = {name for name, value in adapted.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {name for name, _ in policy.named_parameters() if name.startswith("backbone.")}
+    assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in adapted.parameters())
 
 

@@ -13,6 +13,7 @@ from agentlib.learners.domains.rules import (
     mmd,
     reversed_gradient,
     tilted,
+    turned_apart,
 )
 
 
@@ -93,3 +94,11 @@ def test_two_groups_in_the_closed_form():
 def test_means_of_groups():
     masks = masks_of(torch.tensor([0, 2, 0, 2]), 3)
     assert means(torch.tensor([1.0, 2.0, 3.0, 6.0]), masks).tolist() == [2.0, 0.0, 4.0]
+
+
+def test_a_quarter_of_the_images_is_turned_by_each():
+    images = torch.rand(10, 1, 4, 4)
+    turned, turn = turned_apart(images)
+    assert turn.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3]
+    for image, found, times in zip(images, turned, turn.tolist(), strict=True):
+        assert torch.equal(found, image.rot90(times, (1, 2)))

@@ -13,14 +13,15 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 import agentlib
 from agentlib.backbones import MLP
 from agentlib.core import Cosine
-from agentlib.data import Batches, Dataset
+from agentlib.data import Batches, Dataset, parts
 from agentlib.engine import run
 from agentlib.families.generative import GenerativeFacts
 from agentlib.learners.generative.denoising_autoencoder import (
     RECIPE,
-    Autoencoder,
     DenoisingAutoencoder,
     DenoisingAutoencoderConfig,
+    contraction,
+    masked,
     squared_errors,
 )
 from agentlib.metrics.likelihoods import linear_reconstruction
@@ -107,10 +108,11 @@ def test_tweedie_s_formula_for_a_mixture():
 
 
 def test_a_model_without_change_has_the_error_of_the_noise():
-    learner, source = DenoisingAutoencoder.tiny()
-    learner.model.forward = lambda x: x  # type: ignore[method-assign]
-    learner.step = torch.nn.Module()  # type: ignore[assignment]
-    learner.step.forward = lambda loss, clock: loss  # type: ignore[method-assign]
+    made: Any = DenoisingAutoencoder.tiny()
+    learner, source = made
+    learner.model.forward = lambda x: x
+    learner.step = torch.nn.Module()
+    learner.step.forward = lambda loss, clock: loss
     losses = [float(update.metrics["loss"]) for _, update in run(learner, source, 200, compile=False)]
     assert sum(losses) / len(losses) == pytest.approx(4 * 0.3**2, rel=0.05)
 
@@ -124,8 +126,8 @@ def test_a_linear_one_reaches_the_best_linear_map():
     learner = learner_of(data, config)
     for _ in run(learner, Batches(data, config.batch_size), 2_000, compile=False):
         pass
-    model: Autoencoder = learner.model
-    weight = model.decoder.head.weight.detach() @ model.head.weight.detach()  # type: ignore[union-attr, operator]
+    model: Any = learner.model
+    weight = model.decoder.head.weight.detach() @ model.head.weight.detach()
     torch.testing.assert_close(weight.double(), wiener(), atol=0.02, rtol=0.0)
     with torch.no_grad():
         torch.testing.assert_close(model(MEAN[None].float()).double(), MEAN[None], atol=0.02, rtol=0.0)
@@ -169,3 +171,68 @@ def test_a_run_is_judged_by_its_reconstructions(tmp_path):
 def test_configs_that_do_not_fit():
     with pytest.raises(ValueError, match=r"DenoisingAutoencoderConfig\.noise must be at least 1e-06"):
         DenoisingAutoencoderConfig(noise=0.0)
+
+
+@pytest.mark.parametrize(("shape", "patch"), [((6,), 1), ((2, 5, 7), 1), ((2, 5, 7), 3)])
+def test_a_share_is_hidden_and_the_rest_is_left(shape, patch):
+    x = 1.0 + torch.rand(2_000, *shape)
+    seen = masked(x, 0.75, patch)
+    assert torch.equal(seen[seen != 0], x[seen != 0])
+    assert float((seen == 0).float().mean()) == pytest.approx(0.75, abs=0.02)
+    if patch == 3:
+        squares = (seen != 0)[:, :, :3, :3].flatten(1).float()
+        assert set(squares.mean(1).tolist()) == {0.0, 1.0}, "a square is hidden whole, in all channels"
+
+
+@pytest.mark.slow
+def test_a_linear_masked_one_reaches_the_best_map():
+    """Hidden with probability p: cov(x, x~) = (1 - p) C, and cov(x~) = (1 - p)^2 C + p (1 - p) diag(C + mean mean')."""
+    p = 0.4
+    config = DenoisingAutoencoderConfig(
+        learning_rate=Cosine(1e-2), batch_size=1_000, corruption="masking", mask_ratio=p, latent_dim=3, net_arch=()
+    )
+    data = Dataset(gaussian(20_000).float())
+    learner = learner_of(data, config)
+    for _ in run(learner, Batches(data, config.batch_size), 2_000, compile=False):
+        pass
+    second = (COVARIANCE + MEAN[:, None] * MEAN).diagonal().diag()
+    seen = (1 - p) ** 2 * COVARIANCE + p * (1 - p) * second
+    expected = (1 - p) * COVARIANCE @ torch.linalg.inv(seen)
+    model: Any = learner.model
+    weight = model.decoder.head.weight.detach() @ model.head.weight.detach()
+    torch.testing.assert_close(weight.double(), expected, atol=0.03, rtol=0.0)
+
+
+def test_contraction_is_the_squared_jacobian_of_the_codes():
+    weight = torch.randn(4, 3, dtype=torch.float64)
+    x = torch.randn(50_000, 3, dtype=torch.float64)
+    linear = contraction(lambda x: x @ weight.T, x, 0.7)  # at any deviation
+    assert float(linear) == pytest.approx(float(weight.square().sum()), rel=0.02)
+    slopes = weight * (1 - (x @ weight.T).tanh().square())[:, :, None]  # (N, 4, 3)
+    curved = contraction(lambda x: (x @ weight.T).tanh(), x, 1e-3)
+    assert float(curved) == pytest.approx(float(slopes.square().sum((1, 2)).mean()), rel=0.02)
+
+
+def test_a_bottleneck_is_held_against_principal_components(tmp_path):
+    pytest.importorskip("sklearn")
+    how: Any = {"data": "digits", "backbone": "mlp", "steps": 5, "progress": False}
+    result: Any = agentlib.train(RECIPE, corruption="none", latent_dim=8, contraction=0.01, **how)
+    (measure,) = result.judged
+    assert measure.whose == "the best linear map by 8 codes"
+    assert measure.reference < 64 * 0.05, "little is lost by eight principal components"
+    masks: Any = agentlib.train(RECIPE, corruption="masking", mask_ratio=0.75, patch=2, out=tmp_path / "run", **how)
+    assert masks.judged[0].whose == "the masked examples"
+    found = json.loads((tmp_path / "run" / "results.json").read_text())["reconstruction_floors"]
+    test = parts("digits", 0, validation=0.15).test.x
+    assert found["the masked examples"] == pytest.approx(0.75 * float(test.flatten(1).square().sum(1).mean()), rel=0.03)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_a_mask_leaves_something_and_hides_something(ratio):
+    with pytest.raises(ValueError, match="so that something is hidden and something is left"):
+        DenoisingAutoencoderConfig(corruption="masking", mask_ratio=ratio)
+    learner = learner_of(Dataset(torch.rand(4, 3)), DenoisingAutoencoderConfig(corruption="masking", net_arch=()))
+    with pytest.raises(ValueError, match="estimated by corruption=\"gaussian\", not by 'masking'"):
+        learner.score(torch.rand(4, 3))
+    with pytest.raises(ValueError, match="patch=2 hides squares of images"):
+        learner_of(Dataset(torch.rand(4, 3)), DenoisingAutoencoderConfig(corruption="masking", patch=2, net_arch=()))

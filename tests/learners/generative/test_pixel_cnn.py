@@ -10,7 +10,7 @@ from torch.distributions import Categorical
 from torch.utils.flop_counter import FlopCounterMode
 
 import agentlib
-from agentlib.backbones import GatedPixelCNN
+from agentlib.backbones import GatedPixelCNN, PixelTransformer
 from agentlib.core.recipe import Problem
 from agentlib.data import Dataset
 from agentlib.engine import run
@@ -156,10 +156,10 @@ def test_a_run_is_judged_by_exact_likelihoods(tmp_path):
     assert 24 < result.references["test/nats"] < 26.5  # independent pixels
     assert "eval/nats" in result.metrics
     assert [path.name for path in result.pictures] == ["samples.png"]
-    model, _ = load_model(tmp_path / "run")
+    model: Any = load_model(tmp_path / "run")[0]
     images = model.sample(2, generator=torch.Generator().manual_seed(0))
     assert set(images.unique().tolist()) <= {0.0, 1.0}
-    again, _ = load_model(save_model(model_of("logistic", (3, 2, 2), n_classes=2).float(), tmp_path / "other"))
+    again: Any = load_model(save_model(model_of("logistic", (3, 2, 2), n_classes=2).float(), tmp_path / "other"))[0]
     assert again.sample(2, torch.tensor([0, 1])).shape == (2, 3, 2, 2)
     with pytest.raises(ValueError, match="takes a label below 2 for each image"):
         again.sample(2)
@@ -181,7 +181,11 @@ def test_independent_levels_are_independent_bits_for_two():
         (torch.rand(40, 1, 4, 4), {"likelihood": "bernoulli"}, r"threshold=0\.5 or drawn_bits=True"),
         (torch.rand(40, 1, 4, 4), {}, "one of 256 levels, k / 255, and the data has"),
         (torch.randint(256, (40, 1, 4, 4)).float(), {}, "rescale them, x / 255"),
-        (torch.zeros(40, 1, 4, 4), {"backbone": "cnn"}, "takes backbone auto, or a module such as GatedPixelCNN"),
+        (
+            torch.zeros(40, 1, 4, 4),
+            {"backbone": "cnn"},
+            "takes backbone auto, pixel_transformer, or a module such as GatedPixelCNN",
+        ),
         (torch.zeros(40, 1, 4, 4), {"kernel": 4}, "an odd side from 3 on, not 4"),
     ],
 )
@@ -189,3 +193,17 @@ def test_runs_that_cannot_be(data, settings, message):
     with pytest.raises(ValueError, match=message):
         agentlib.train("pixel_cnn", data=Dataset(data), steps=1, progress=False, **settings)
     assert PixelCNN.examples(Dataset(torch.ones(1, 1, 2, 2)), PixelCNNConfig()).x.unique().tolist() == [1.0]
+
+
+def test_masked_attention_is_another_network(tmp_path):
+    how: Any = {"channels": 8, "layers": 1, "backbone": "pixel_transformer", "progress": False}
+    x = (torch.rand(60, 1, 3, 4) < 0.3).float()
+    result: Any = agentlib.train(
+        "pixel_cnn", data=Dataset(x), steps=2, out=tmp_path / "run", likelihood="bernoulli", **how
+    )
+    model: Any = load_model(tmp_path / "run")[0]
+    assert isinstance(model.network, PixelTransformer)
+    with torch.no_grad():
+        probabilities = model.double().log_likelihood(all_images(2, 1, 3, 4)).exp()
+        assert float(probabilities.sum()) == pytest.approx(1.0, abs=1e-6)
+    assert set(result.model.sample(5).unique().tolist()) <= {0.0, 1.0}

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,3 +191,24 @@ def test_the_penalty_of_an_update_is_between_real_and_fake_examples():
     found = learner.update(Examples(real, None, torch.arange(20_000), Clock(0, 0, 0.0))).metrics
     assert float(found["distance"]) == pytest.approx(2.0)
     assert float(found["critic_loss"]) == pytest.approx(-2.0 + 10.0 / 3.0, abs=0.1)
+
+
+@pytest.mark.parametrize("deviation", [0.0, 0.5])
+def test_the_critic_sees_real_and_fake_examples_with_instance_noise(deviation):
+    generator = Generator(MLPDecoder(2, (2,), ()), 2)
+    for weight in generator.parameters():
+        torch.nn.init.zeros_(weight)
+    seen = []
+
+    class Recording(Bowl):
+        def forward(self, x):
+            seen.append(x.detach())
+            return super().forward(x)
+
+    critic: Any = Recording()
+    learner = WGAN(generator, critic, sgd(0.0), WGANConfig(critic_steps=1, instance_noise=deviation))
+    real = torch.tensor([1.2, 1.6]).expand(20_000, 2)
+    found = learner.update(Examples(real, None, torch.arange(20_000), Clock(0, 0, 0.0))).metrics
+    for x, center in zip([seen[0], seen[1], seen[3]], [real, 0.0, 0.0], strict=True):
+        assert float((x - center).std()) == pytest.approx(deviation, abs=0.01)
+    assert float(found["generator_loss"]) == pytest.approx(-(deviation**2), abs=0.01)  # -E|n|^2 / 2 in the plane

@@ -317,7 +317,7 @@ def test_no_memory_is_taken_for_layers_that_a_file_lacks(tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("tuning", ["head", "lora"])
-@pytest.mark.parametrize("name", ["transformer", "lstm"])
+@pytest.mark.parametrize("name", ["transformer", pytest.param("lstm", marks=pytest.mark.slow)])
 def test_a_saved_network_learns_with_few_of_its_weights(tuning, name):
     """It begins with the losses that it had; its own weights stay, but for a new head or changes of low rank."""
     sizes: dict[str, Any] = {"context_length": 8, "embed_dim": 16, "n_layers": 1, "n_heads": 2, "learning_rate": 1e-2}

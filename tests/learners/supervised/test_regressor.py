@@ -1,4 +1,9 @@
-"""Regression against closed forms."""
+"""Regression against closed forms.
+
+L = E[(w x - y)^2]                                     (Legendre 1805)
+"""
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,10 +11,11 @@ import torch
 
 from agentlib.backbones import MLP, adam, sgd
 from agentlib.core import Cosine
-from agentlib.data import Batches, Dataset, dataset
+from agentlib.core.randomness import fresh_weights
+from agentlib.data import Batches, Dataset, Splits, dataset
 from agentlib.engine import run
 from agentlib.learners import Regressor, RegressorConfig
-from agentlib.learners.supervised.regressor import error_of
+from agentlib.learners.supervised.regressor import RECIPE, error_of, without_conflicts
 from agentlib.learners.supervised.regularization import (
     gaussian_prior,
     laplace_prior,
@@ -17,6 +23,7 @@ from agentlib.learners.supervised.regularization import (
     penalty,
 )
 from agentlib.policies import Predictor
+from agentlib.testing import check_learner
 
 
 def diabetes():
@@ -137,3 +144,85 @@ def test_constant_targets_and_features():
     policy = learned(Dataset(x, torch.full((40,), 5.0)), RegressorConfig(net_arch=()), adam(1e-2), 300)
     assert policy.scale.tolist() == [1.0]
     assert torch.allclose(policy(x)[0], torch.tensor(5.0), atol=0.1)
+
+
+# Several numbers are several tasks -----------------------------------------------------------------------------------
+
+
+def test_gradients_without_conflicts():
+    """Two that conflict become orthogonal to each other's old ones (Yu et al. 2020, figure 2), others stay."""
+    gradients = torch.tensor([[1.0, 0.0], [-1.0, 1.0], [0.0, 2.0]], dtype=torch.float64)
+    for order in ([0, 1, 2], [2, 0, 1]):
+        found = without_conflicts(gradients[:2], torch.tensor([one for one in order if one < 2]))
+        torch.testing.assert_close(found, torch.tensor([[0.5, 0.5], [0.0, 1.0]], dtype=torch.float64))
+    torch.testing.assert_close(without_conflicts(gradients[[0, 2]], torch.tensor([1, 0])), gradients[[0, 2]])
+    opposite = torch.stack([gradients[0], -gradients[0]])
+    torch.testing.assert_close(without_conflicts(opposite, torch.tensor([0, 1])), torch.zeros_like(opposite))
+
+
+def test_conflicts_are_taken_out_one_after_the_other_as_by_the_paper():
+    """Algorithm 1 of Yu et al., in a loop, with one order for all."""
+    gradients = torch.randn(5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    order, expected = torch.tensor([3, 0, 4, 1, 2]), []
+    for number, own in enumerate(gradients):
+        mine = own.clone()
+        for other in order.tolist():
+            if other != number and float(mine @ gradients[other]) < 0.0:
+                mine -= mine @ gradients[other] / (gradients[other] @ gradients[other]) * gradients[other]
+        expected.append(mine)
+    torch.testing.assert_close(without_conflicts(gradients, order), torch.stack(expected))
+
+
+def two_tasks(noise=2.0):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 3, generator=generator)
+    clean = x @ torch.tensor([1.0, -1.0, 0.5])
+    return Dataset(x, torch.stack([clean, noise * torch.randn(400, generator=generator)], 1))
+
+
+def plane():
+    with fresh_weights(0):
+        return Predictor(MLP(3, ()), 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("balance", ["uncertainty", "surgery"])
+def test_the_contract_of_several_tasks(balance):
+    class Balanced(Regressor):
+        @classmethod
+        def tiny(cls, seed=0):
+            sizes: Any = {"batch_size": 32, "net_arch": (16,), "normalize": False}
+            config = RegressorConfig(learning_rate=1e-2, balance=balance, **sizes)
+            return RECIPE.tiny(cls, config, seed, data=Splits(*[two_tasks()] * 3))
+
+    check_learner(Balanced)
+
+
+def test_learned_weights_are_the_inverse_errors():
+    """exp(s_k) ends at the error of number k: near 0 for the one that a line predicts, 1 for noise."""
+    data, config = two_tasks(), RegressorConfig(batch_size=400, balance="uncertainty", net_arch=())
+    policy = plane()
+    policy.fit_scale(data.targets)
+    learner = Regressor(policy, adam(Cosine(0.05)), config)
+    for _ in run(learner, Batches(data, 400), 400, compile=False):
+        pass
+    assert learner.log_variances is not None
+    with torch.no_grad():
+        errors = learner.errors(learner.predict(data.x), data.targets).mean(0)
+        first, second = learner.log_variances.exp().tolist()
+    assert second == pytest.approx(float(errors[1]), rel=0.02)
+    assert second == pytest.approx(1.0, abs=0.05)
+    assert first < 0.05
+
+
+def test_surgery_of_orthogonal_tasks_is_the_plain_gradient():
+    """Rows of a linear model share no weight, so that nothing conflicts: the same steps as with equal weights."""
+    data, found = two_tasks(), list[torch.Tensor]()
+    for balance in ("equal", "surgery"):
+        config = RegressorConfig(batch_size=50, balance=balance, net_arch=())
+        policy = plane()
+        learner = Regressor(policy, sgd(0.1), config)
+        for _ in run(learner, Batches(data, 50), 20, compile=False):
+            pass
+        found.append(policy.head.weight.detach())
+    torch.testing.assert_close(found[0], found[1])

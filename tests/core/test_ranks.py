@@ -1,0 +1,197 @@
+"""Several processes share out each batch: parts and sums, refusals, and equality with one process under torchrun."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import agentlib
+from agentlib.catalog import LEARNERS, recipe_of
+from agentlib.core.ranks import Ranks
+from agentlib.learners import run
+from tests.core.parallel_program import in_double
+
+ROOT = Path(__file__).parents[2]
+
+
+def tiny(name):
+    kind: Any = recipe_of(name).learner
+    return kind.tiny()
+
+
+class Together:
+    """A group and a store of threads, in place of processes."""
+
+    def __init__(self, size):
+        self.barrier, self.tensors, self.texts = threading.Barrier(size, timeout=60), {}, {}
+
+    def of(self, rank):
+        together = self
+
+        class Group:
+            def allreduce(self, tensors):
+                together.tensors[rank] = tensors[0].clone()
+                together.barrier.wait()
+                total = sum(together.tensors[other] for other in sorted(together.tensors))
+                together.barrier.wait()
+                tensors[0].copy_(total)
+                return self
+
+            def wait(self):
+                return True
+
+        return Group()
+
+    def set(self, key, text):
+        self.texts[key] = text.encode()
+
+    def get(self, key):
+        return self.texts[key]
+
+
+def on_threads(work, size=2):
+    """The results of `work(ranks)`, which each thread does for one rank."""
+    together, found = Together(size), {}
+
+    def one(rank):
+        try:
+            found[rank] = work(Ranks(rank, size, together.of(rank), together))
+        except Exception as error:
+            found[rank] = error
+            together.barrier.abort()
+
+    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+        if together.texts is not None and thread is threads[0]:
+            thread.join(0.05)  # the first one's messages are there before the others look
+    for thread in threads:
+        thread.join()
+    return [found[rank] for rank in range(size)]
+
+
+def test_sums_means_and_wholes():
+    gradients = [torch.arange(6.0).view(2, 3), torch.ones(4)]
+    for rank, (mean, whole) in enumerate(
+        on_threads(
+            lambda ranks: (
+                ranks.mean([gradient * (ranks.rank + 1) for gradient in gradients]),
+                ranks.whole(torch.full((3,), float(ranks.rank))),
+            )
+        )
+    ):
+        assert [torch.equal(one, 1.5 * gradient) for one, gradient in zip(mean, gradients, strict=True)] == [True] * 2
+        assert whole.tolist() == [0.0, 0.0, 0.0, 1.0, 1.0, 1.0], rank
+
+
+def test_each_has_an_equal_part():
+    ranks = Ranks(1, 2, None, None)
+    batch = (torch.arange(6), {"x": torch.arange(12).view(6, 2)}, torch.tensor(3.0), None)
+    index, columns, clock, nothing = ranks.part(batch)
+    assert index.tolist() == [3, 4, 5]
+    assert columns["x"].tolist() == [[6, 7], [8, 9], [10, 11]]
+    assert (clock, nothing) == (torch.tensor(3.0), None)
+    with pytest.raises(ValueError, match="a batch of 5 samples cannot be shared out among 2 processes"):
+        ranks.part(torch.arange(5))
+    with pytest.raises(ValueError, match=r"tensors of the lengths \[2, 6\]"):
+        ranks.part((torch.arange(6), torch.arange(2)))
+
+
+def test_noise_is_of_each_rank_and_update():
+    _, source = in_double()
+    seeds = {Ranks(rank, 2, None, None).seed(source) for rank in range(8)}
+    source.updates = 1
+    seeds |= {Ranks(rank, 2, None, None).seed(source) for rank in range(8)}
+    assert len(seeds) == 16
+
+
+def test_what_cannot_be_shared_is_refused(monkeypatch):
+    learner, source = tiny("simclr")
+    with pytest.raises(ValueError, match=r"SimCLR cannot be trained by several processes.*is_mean_over_samples"):
+        Ranks(0, 2, None, None).join(learner, source)
+    learner, source = in_double()
+    learner.ranks = Ranks(0, 2, None, None)
+    with pytest.raises(ValueError, match="compile=True is for one process"):
+        next(run(learner, source, 1, compile=True))
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ValueError, match="data_parallel=True needs torchrun"):
+        agentlib.train("dqn", env="CartPole-v1", steps=200, data_parallel=True)
+
+
+def test_ranks_with_other_weights_are_found():
+    first, second = on_threads(lambda ranks: ranks.join(*in_double(seed=ranks.rank)))
+    assert first is None
+    assert str(second) == "rank 1 has other weights than rank 0: all processes need the same run"
+
+
+def test_one_process_under_torchrun_is_as_without(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert Ranks.of_torchrun() is None, "so that nothing differs"
+
+
+@pytest.mark.slow
+def test_the_page_names_those_that_can_be_shared():
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    listed = page.split("**Learners**")[1].split("Others are")[0]
+    shared = {name for name in LEARNERS if tiny(name)[0].is_mean_over_samples}
+    assert set(re.findall(r"`(\w+)`", listed)) == shared - {"crossq", "td3_bc"}  # of the same classes
+
+
+@pytest.mark.parametrize(
+    ("name", "config"), [("sac", {"critic_norm": "batch_renorm", "target_networks": False}), ("td3", {"bc_alpha": 2.5})]
+)
+def test_options_that_couple_samples_are_refused(name, config):
+    learner, _ = tiny(name)
+    learner.config = replace(learner.config, **config)
+    assert not learner.is_mean_over_samples
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path):
+    """Under torchrun, with gloo: parameters, every learner that can be shared, runs, refusals, the host's group."""
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [*line, str(Path(__file__).with_name("parallel_program.py")), str(tmp_path)], env=environment, check=True
+    )
+    first, second = (json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in (0, 1))
+    assert first["difference"] < 1e-12 < 0.1 < first["moved"], "50 updates in float64"
+    assert first["digest"] == second["digest"]
+    for name, found in first["learners"].items():
+        assert found["digest"] == second["learners"][name]["digest"], name
+        if found["is_exact"]:
+            assert found["norms"][0] == pytest.approx(found["norms"][1], rel=1e-4), name
+    assert sum(found["is_exact"] for found in first["learners"].values()) >= 5
+    assert first["trained"] == second["trained"]
+    assert first["trained"]["resumed"] == first["trained"]["whole"] != first["trained"]["stopped"]
+    assert (tmp_path / "whole" / "results.json").exists()
+    assert not first["before"]
+    assert not first["initialized"], "the default group is the host's"
+    assert second["other"] == "rank 1 has other weights than rank 0: all processes need the same run"
+    assert first["odd"].startswith("a batch of 9 samples cannot be shared out among 2 processes")
+    assert first["simclr"].startswith("SimCLR cannot be trained by several processes")
+
+
+@pytest.mark.slow
+def test_the_script_for_torchrun_runs_and_goes_on(tmp_path):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    script = ["sh", str(ROOT / "examples" / "scale" / "torchrun.sh"), "40", "60"]
+    done = subprocess.run(script, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    folder = tmp_path / "runs" / "digits"
+    assert json.loads((folder / "results.json").read_text())["steps"] == 60
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["digits"], "one process writes"
+    assert done.stdout.count("The run is in runs/digits") == 2, "one process prints"
+
+
+def test_the_script_for_slurm_is_one():
+    subprocess.run(["sh", "-n", str(ROOT / "examples" / "scale" / "slurm.sh")], check=True)
