@@ -119,10 +119,6 @@ class Regressor(Learner):
         scale = self.policy.scale
         return errors_of(output / scale, numbers_for(output, target) / scale, self.config.loss)
 
-    @property
-    def is_mean_over_samples(self) -> bool:
-        return self.config.balance != "surgery"
-
     def balanced(self, errors: Tensor) -> Tensor:
         """The loss of errors `(B, k)`, 0-dim; with surgery one that has the right gradient, and no meaning besides."""
         if self.log_variances is not None:
