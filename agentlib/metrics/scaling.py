@@ -54,11 +54,10 @@ class ScalingLaw:
     def estimate(self, name: str) -> Estimate:
         """A number of the law by its name, with its 95% interval."""
         place = self.names.index(name)
-        values = np.append(self.resampled[:, place], self.numbers[place])
-        with np.errstate(over="ignore"):
-            values = np.exp(values) if place < self.logarithms else values
-        low, high = np.quantile(values[:-1], [0.025, 0.975])
-        return Estimate(float(values[-1]), Interval(float(low), float(high)))
+        found = np.append(self.numbers[place], np.quantile(self.resampled[:, place], [0.025, 0.975]))
+        with np.errstate(over="ignore"):  # N_c of a law that hardly depends on N
+            value, low, high = np.exp(found) if place < self.logarithms else found
+        return Estimate(float(value), Interval(float(low), float(high)))
 
     def loss(self, parameters: ArrayLike, tokens: ArrayLike) -> Floats:
         """The losses `(n,)` of models of these sizes that have read that many tokens."""

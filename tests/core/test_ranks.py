@@ -147,7 +147,12 @@ def test_the_page_names_those_that_can_be_shared():
 
 
 @pytest.mark.parametrize(
-    ("name", "config"), [("sac", {"critic_norm": "batch_renorm", "target_networks": False}), ("td3", {"bc_alpha": 2.5})]
+    ("name", "config"),
+    [
+        ("sac", {"critic_norm": "batch_renorm", "target_networks": False}),
+        ("td3", {"bc_alpha": 2.5}),
+        ("regressor", {"balance": "surgery"}),
+    ],
 )
 def test_options_that_couple_samples_are_refused(name, config):
     learner, _ = tiny(name)

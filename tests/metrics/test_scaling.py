@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from agentlib.metrics.scaling import chinchilla, kaplan
+from agentlib.metrics.scaling import ScalingLaw, chinchilla, kaplan
 
 N, D = np.array([*product(10.0 ** np.linspace(6, 9, 6), 10.0 ** np.linspace(8, 10.5, 6))]).T
 HOFFMANN = {"A": 406.4, "B": 410.7, "E": 1.69, "alpha": 0.34, "beta": 0.28}
@@ -54,6 +54,13 @@ def test_the_best_size_is_that_of_the_closed_form():
     n, d = found.best(compute)
     assert n == pytest.approx(expected, rel=0.02)
     assert 6 * n * d == pytest.approx(compute)
+
+
+def test_a_number_beyond_all_floats_is_infinite():
+    law = ScalingLaw(("A",), 1, lambda numbers, n, d: numbers, np.array([800.0]), np.array([[1.0], [900.0], [1000.0]]))
+    value, interval = law.estimate("A")
+    assert value == interval.high == np.inf
+    assert law.estimate("A").interval.low > 0.0
 
 
 def test_mistakes():
