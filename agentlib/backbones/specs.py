@@ -121,9 +121,10 @@ def from_spec(spec: Spec, classes: Classes | None = None) -> nn.Module:
     name = spec["name"]
     if not isinstance(name, str) or name not in known:
         raise ValueError(
-            f"unknown network {shown(name)}{close_matches(str(name), known)}. A class of your own is passed at load, "
+            f"unknown network {shown(name)}. A class of your own is passed at load, "
             f"classes={{{shown(name)}: YourClass}}, or a function that builds it, as an nn.Sequential needs; "
             "a network of a newer agentlib needs that agentlib"
+            f"{close_matches(str(name), known)}"
         )
     try:
         return known[name](**{key: build(value) for key, value in spec["arguments"].items()})

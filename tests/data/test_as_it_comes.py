@@ -161,7 +161,8 @@ def test_a_folder_of_images_without_classes_is_unlabelled(pictures):
 
 
 def test_names_of_the_package():
-    names = ["Agent", "Comparison", "Evaluation", "Recipe", "Result", "__version__", "compare", "evaluate", "train"]
+    names = ["Agent", "Comparison", "Evaluation", "Recipe", "Result", "Sweep"]
+    names += ["__version__", "compare", "evaluate", "sweep", "train"]
     assert dir(agentlib) == names
     assert all(hasattr(agentlib, name) for name in names)
     assert not {"Any", "TYPE_CHECKING", "import_module", "annotations"} & {*dir(agentlib.core), *dir(agentlib.learners)}

@@ -80,7 +80,7 @@ class BlackBox(Learner):
     def update(self, batch: Tasks) -> Update:
         """One step on the loss of all examples, each after those before; `per_sample` holds that of each task."""
         x, y = (torch.cat(parts, 1) for parts in zip(batch.support, batch.query, strict=True))  # (tasks, T, ...)
-        order = torch.rand(y.shape[:2], device=y.device).argsort(1)
+        order = torch.rand(y.shape[:2], dtype=torch.float32, device=y.device).argsort(1)
         rows = torch.arange(len(y), device=y.device)[:, None]
         x, y = x[rows, order], targets_of(y[rows, order])
         output, _ = self.network(AfterAction(x, one_step_late(y)))  # (tasks, T, k)

@@ -40,7 +40,9 @@ def parts_at(images: Tensor, place: Tensor, tremble: Tensor) -> Tensor:
         place: `(B,)` of 3 x 3 by rows, 0 to 8; 4 is the centre.
         tremble: `(2, B)`, added to top and left.
     """
-    top, left = (TREMBLE + STRIDE * index + by for index, by in zip((place // 3, place % 3), tremble, strict=True))
+    top, left = (
+        TREMBLE + STRIDE * index.to(by) + by for index, by in zip((place // 3, place % 3), tremble, strict=True)
+    )
     side = torch.full_like(top, PART)
     return crop(images, top, left, side, side)
 

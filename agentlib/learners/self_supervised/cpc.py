@@ -32,7 +32,8 @@ from agentlib.metrics.features import spread
 
 def bands(images: Tensor, pieces: int) -> Tensor:
     """Images `(B, C, H, W)` as bands from top to bottom, each stretched to the whole: `(B, pieces, C, H, W)`."""
-    one, zero = torch.ones(len(images), device=images.device), torch.zeros(len(images), device=images.device)
+    one = torch.ones(len(images), dtype=torch.float32, device=images.device)
+    zero = torch.zeros_like(one)
     each = [crop(images, one * (piece / pieces), zero, one / pieces, one) for piece in range(pieces)]
     return torch.stack(each, 1)
 

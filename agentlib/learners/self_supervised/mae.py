@@ -94,7 +94,7 @@ class MaskedAutoencoder(Described):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Predictions of all patches `(B, P, k)`, and which were hidden, `(B, P)` bool, at random."""
         tokens = self.backbone.embed(images)  # (B, first + P, D)
-        order = torch.rand(len(tokens), self.patches, device=tokens.device).argsort(1)
+        order = torch.rand(len(tokens), self.patches, dtype=torch.float32, device=tokens.device).argsort(1)
         place = order.argsort(1)  # (B, P): where each patch went
         extra, seen = tokens[:, : self.first], taken(tokens[:, self.first :], order[:, : self.visible])
         codes = self.narrow(self.backbone.stack(torch.cat([extra, seen], 1))[0][-1])  # (B, first + visible, dim)
