@@ -23,7 +23,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-fast test-long lint type format bench results clean
+.PHONY: help demo test test-all test-fast test-long lint type format bench results docs docs-serve clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -68,6 +68,12 @@ results: .venv/.dev ## train what the printed results claim, and run the blocks 
 	$(BIN)/python benchmarks/results.py
 	AGENTLIB_DOCUMENTS=full $(THREADS) $(BIN)/python -m pytest -n 0 tests/test_documents.py -k "blocks_run or lines_run"
 
+docs: .venv/.docs ## the site of the documents and the reference, in docs/_build
+	$(BIN)/python -m sphinx -n -W --keep-going -q -c docs/site . docs/_build
+
+docs-serve: docs ## the same, on http://127.0.0.1:8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build 8000
+
 clean: ## remove caches and builds; .venv and runs/ stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name .venv -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
@@ -83,6 +89,11 @@ clean: ## remove caches and builds; .venv and runs/ stay
 	@echo "Installing agentlib with all extras into .venv (torch is large: the first time takes minutes)"
 	@$(INSTALL) -e '.[dev]'
 	@touch $@ .venv/.demo
+
+.venv/.docs: pyproject.toml constraints.txt .venv/.made
+	@echo "Installing agentlib and Sphinx into .venv (torch is large: the first time takes minutes)"
+	@$(INSTALL) -e '.[docs,sb3,plots,demos,zoo,sweep]'
+	@touch $@
 
 .venv/.made:
 	@if [ -z "$(PYTHON)" ]; then \

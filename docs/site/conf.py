@@ -27,7 +27,6 @@ include_patterns = [
 ]
 html_theme, html_title = "furo", f"agentlib {release}"
 html_extra_path = ["extra"]
-html_static_path = ["static"] if (Path(__file__).parent / "static").is_dir() else []
 html_show_sphinx = False
 myst_heading_anchors = 4
 default_role = "code"
