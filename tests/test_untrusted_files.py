@@ -1,5 +1,6 @@
 """Files made to do harm give one clear error: no code runs, nothing else is touched, no memory is hoarded."""
 
+import gc
 import io
 import json
 import pickle
@@ -37,6 +38,15 @@ from tests.tiny import tiny_run
 
 PARTS = 80_000
 """Of the longest descriptions."""
+
+
+@pytest.fixture(autouse=True)
+def light_memory():
+    """The collector looks through what is made in a test, and not through all that was made before."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @cache

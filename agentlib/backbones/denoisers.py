@@ -83,7 +83,7 @@ class MLPDenoiser(Described):
         inputs = [flat, waves(flat, self.frequencies), waves(time[:, None], self.rates)]
         inputs += condition_inputs(condition, self.condition_dim, flat)
         velocity: Tensor = self.head(self.trunk(torch.cat(inputs, 1)))
-        return velocity.view(len(x), self.shape[0] * (1 + self.learn_variance), *self.shape[1:])
+        return velocity.view(x.shape[0], self.shape[0] * (1 + self.learn_variance), *self.shape[1:])
 
 
 class UNetDenoiser(Described):

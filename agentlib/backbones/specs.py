@@ -120,11 +120,13 @@ def from_spec(spec: Spec, classes: Classes | None = None) -> nn.Module:
         raise ValueError(f'a spec is {{"name": ..., "arguments": {{...}}}}, not {shown(spec)}')
     name = spec["name"]
     if not isinstance(name, str) or name not in known:
+        close = close_matches(str(name), known)
+        first, last = ("", close) if close.startswith("; known") else (close, "")
         raise ValueError(
-            f"unknown network {shown(name)}. A class of your own is passed at load, "
+            f"unknown network {shown(name)}{first}. A class of your own is passed at load, "
             f"classes={{{shown(name)}: YourClass}}, or a function that builds it, as an nn.Sequential needs; "
             "a network of a newer agentlib needs that agentlib"
-            f"{close_matches(str(name), known)}"
+            f"{last}"
         )
     try:
         return known[name](**{key: build(value) for key, value in spec["arguments"].items()})

@@ -10,8 +10,8 @@ What the host has running in a tracker is gone on with, and is the host's to end
 from __future__ import annotations
 
 import csv
-import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -123,7 +123,7 @@ class MLflow:
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Sends the numbers."""
-        now = round(1000 * time.time())
+        now = round(1000 * datetime.now(UTC).timestamp())
         found = [self.metric(name, value, now, step) for name, value in metrics.items()]
         self.client.log_batch(self.run_id, metrics=found)
 

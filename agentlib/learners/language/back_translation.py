@@ -41,7 +41,8 @@ def back_translated(
         ValueError: a text is longer than the model reads, or nothing is left.
     """
     generator = torch.Generator(next(model.parameters()).device).manual_seed(whole("seed", seed))
-    made = model.translate(texts, beams=1, temperature=temperature, generator=generator)
+    length = model.max_length - 1  # with its end a source is no longer than the other model reads
+    made = model.translate(texts, beams=1, length=length, temperature=temperature, generator=generator)
     pairs = [pair for pair in zip(made, texts, strict=True) if pair[0]]
     if true is not None:
         pairs = [*zip(true.source, true.target, strict=True)] * whole("repeat", repeat, 1) + pairs
