@@ -178,6 +178,7 @@ def test_a_line_that_another_process_is_writing_is_left_whole(runs, tmp_path):
     other = threading.Thread(target=folder.storage)
     other.start()
     other.join(0.2)
+    assert file.read_bytes() == before[:-5], "it waits"
     file.write_bytes(before)
     lock.release()
     other.join()
