@@ -374,3 +374,16 @@ def test_what_no_program_of_numpy_holds(name, tmp_path):
 def test_a_name_that_is_none_of_a_module(tmp_path):
     with pytest.raises(ValueError, match="no name that Python can import"):
         agent_for(OBSERVATIONS, spaces.Discrete(4), plain(mlp)).export(tmp_path / "my-policy.py")
+    with pytest.raises(ValueError, match="no name that Python can import"):
+        agent_for(OBSERVATIONS, spaces.Discrete(4), plain(mlp)).export(tmp_path / "class.py")
+
+
+@pytest.mark.parametrize("kind", ["Dict", "Tuple"])
+def test_the_name_of_a_part_is_no_line_of_a_program(kind, tmp_path):
+    """A file of a stranger may call a part of the observation as it likes, and the program is run to be compared."""
+    key = f'""";open("{tmp_path.as_posix()}/run","w");"""'
+    rooms = spaces.Dict({key: spaces.Discrete(6)}) if kind == "Dict" else spaces.Tuple([spaces.Discrete(6)])
+    agent = agent_for(rooms, spaces.Discrete(4), plain(lambda: Table([6])))
+    with pytest.raises(RuntimeError, match="nested observations"):
+        agent.export(tmp_path / "policy.py")
+    assert not any(tmp_path.iterdir())

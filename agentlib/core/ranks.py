@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from agentlib.core.names import one_line, shown
 from agentlib.core.source import Source
@@ -26,6 +27,7 @@ from agentlib.core.trees import leaves, mapped
 if TYPE_CHECKING:
     from agentlib.core.learner import Learner
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for the others, such as for the first one, which alone evaluates and judges."""
 
@@ -69,7 +71,8 @@ class Ranks:
         """Makes the steps of a learner average their gradients, once it is known that all have the same run.
 
         Raises:
-            ValueError: the learner's loss is no mean over samples, or another process has other data or weights.
+            ValueError: the learner's loss is no mean over samples, or it has no `Step`; or another process has other
+                data or weights.
         """
         name = type(learner).__name__
         if not learner.is_mean_over_samples:
@@ -77,25 +80,48 @@ class Ranks:
                 f"{name} cannot be trained by several processes: its loss is not known to be a mean over the samples "
                 "of a batch, each on its own (Learner.is_mean_over_samples)"
             )
+        steps = [module for module in learner.modules() if isinstance(module, Step)]
+        if not steps:
+            raise ValueError(f"{name} cannot be trained by several processes: it has no Step to average its gradients")
+        if any(isinstance(module, BATCH_NORMS) for module in learner.modules()):
+            raise ValueError(
+                f"{name} cannot be trained by several processes with BatchNorm, whose statistics are of a whole batch: "
+                "take another norm"
+            )
         weights = torch.stack([parameter.detach().double().sum().cpu() for parameter in learner.parameters()])
         self.require_same("data", source.fingerprint() or "")
         self.require_same("weights", repr(weights.tolist()))
         learner.ranks = self
-        for module in learner.modules():
-            if isinstance(module, Step):
-                module.ranks = self
+        for step in steps:
+            step.ranks = self
 
     def require_same(self, name: str, value: str) -> None:
         """Raises ValueError where this process has another value than the first one."""
         if self.from_first(value) != value:
             raise ValueError(f"rank {self.rank} has other {name} than rank 0: all processes need the same run")
 
-    def from_first(self, value: Any) -> Any:
-        """The first process's value, which JSON can hold, for all of them; it waits until that is there."""
-        key, self.messages = f"message/{self.messages}", self.messages + 1
+    @contextmanager
+    def after_first(self) -> Iterator[None]:
+        """Inside, the first process is alone, and the others come when it has left."""
+        if not self.is_first:
+            self.from_first(None)
+        yield
         if self.is_first:
-            self.store.set(key, json.dumps(value))
-        return json.loads(self.store.get(key))
+            self.from_first(None)
+
+    def from_first(self, value: Any) -> Any:
+        """The first process's value, which JSON can hold, for all of them; it waits until that is there.
+
+        Raises:
+            RuntimeError: the first process has ended, or did not answer in time.
+        """
+        key, self.messages = f"message/{self.messages}", self.messages + 1
+        try:
+            if self.is_first:
+                self.store.set(key, json.dumps(value))
+            return json.loads(self.store.get(key))
+        except RuntimeError as error:
+            raise self._lost(error) from error
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all processes, in its place.
@@ -106,11 +132,14 @@ class Ranks:
         try:
             self.group.allreduce([tensor]).wait()
         except RuntimeError as error:
-            raise RuntimeError(
-                f"rank {self.rank}: another of the {self.size} processes has ended or does not answer; torchrun names "
-                f"it ({one_line(error)})"
-            ) from error
+            raise self._lost(error) from error
         return tensor
+
+    def _lost(self, error: RuntimeError) -> RuntimeError:
+        return RuntimeError(
+            f"rank {self.rank}: another of the {self.size} processes has ended or does not answer; torchrun names it "
+            f"({one_line(error)})"
+        )
 
     def mean(self, gradients: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The averages of gradients over all processes, by one sum of all their numbers."""
@@ -169,8 +198,10 @@ def shared_cycle(learner: Learner, source: Source) -> Any:
     generator = torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
     after = generator.get_state()  # all sample from the same one
     generator.manual_seed(ranks.seed(source))
-    update = learner.update(part)
-    generator.set_state(after)
+    try:
+        update = learner.update(part)
+    finally:  # what stops it here, such as the end of another process, may be saved
+        generator.set_state(after)
     if update.per_sample is not None and source.wants_feedback:
         source.feedback(batch, ranks.whole(update.per_sample))
     return update

@@ -53,7 +53,7 @@ class Frequencies:
                     "frequencies need bounds for each number, and the Box has none: give a model of your own"
                 )
             low, high = space.low.astype(np.float64).ravel(), space.high.astype(np.float64).ravel()
-            self._low, self._width = low, np.maximum(high - low, 1e-12) / bins
+            self._low, self._high, self._width = low, high, np.maximum(high - low, 1e-12) / bins
             sizes = np.full(len(low), bins)
         elif isinstance(space, spaces.Discrete):
             sizes = np.array([space.n])
@@ -78,7 +78,8 @@ class Frequencies:
     def _values(self, observation: Any) -> NDArray[np.int64]:
         values = np.asarray(observation).ravel()
         if isinstance(self.space, spaces.Box):
-            values = ((values - self._low) / self._width).astype(np.int64)
+            inside = np.clip(values, self._low, self._high)  # others may be too large for a whole number
+            values = ((inside - self._low) / self._width).astype(np.int64)
         elif not isinstance(self.space, spaces.MultiBinary):
             values = values - np.ravel(self.space.start)  # type: ignore[attr-defined]
         return np.clip(values.astype(np.int64), 0, self.sizes - 1)
@@ -97,7 +98,8 @@ class NoveltyBonus(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Adds a bonus to each reward, the larger the fewer observations like the new one there were.
 
     The bonus alone is `info["novelty_bonus"]`. Returns in this wrapper have the bonus in them: evaluate in the
-    environment itself. Each copy in a vector environment has a model of its own.
+    environment itself. Each copy in a vector environment has a model of its own. A run that is resumed has new
+    environments, and new models with them.
 
     Args:
         env: the environment.

@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import io
 import json
+import keyword
 import logging
 import tempfile
 import warnings
@@ -48,7 +49,7 @@ def export(agent: Agent, path: Path, action_mask: bool) -> Path:
     }
     if path.suffix not in writers:
         raise ValueError(f"{path} ends neither in .onnx nor in .pt2 (torch.export) nor in .py: which shall it be?")
-    if path.suffix == ".py" and not path.stem.isidentifier():
+    if path.suffix == ".py" and (not path.stem.isidentifier() or keyword.iskeyword(path.stem)):
         raise ValueError(f"{path.stem} is no name that Python can import: choose one such as policy.py")
     if action_mask and not agent.takes_masks:
         raise TypeError(f"action_mask=True, but {type(agent.policy).__name__} knows no masks")

@@ -59,16 +59,18 @@ def numpy_source(exported: Exported, name: str) -> str:
     Raises:
         RuntimeError: a policy of another kind.
     """
-    policy, (leaf, *others) = exported.policy, leaf_spaces(exported.observation_space)
+    policy, space = exported.policy, exported.observation_space
+    is_nested = isinstance(space, spaces.Dict | spaces.Tuple)
     backbone = getattr(policy, "backbone", policy)
     stages: list[Any] = list(backbone.stages) if type(backbone) is Chain else [backbone]
     kinds = [type(stage) for stage in stages[:-1]]
     plain = _with_backbone(policy, stages[-1])
     shortcut = None if plain is None or exported.takes_mask or exported.observed_width else numpy_shortcut(plain)
-    if others or shortcut is None or shortcut.convolutions or set(kinds) - {RunningNorm, OneHot}:
+    if is_nested or shortcut is None or shortcut.convolutions or set(kinds) - {RunningNorm, OneHot}:
         kind = f"a {type(policy).__name__} on {' and '.join(type(stage).__name__ for stage in stages)}"
         raise RuntimeError(f"nothing was written: a .py holds MLPs with relu or tanh and tables, without masks, memory "
                            f"and nested observations, and this is {kind}: write .onnx")  # fmt: skip
+    leaf = leaf_spaces(space)[0]
     text, body = _Text(), ["x = x.astype(np.float32)"] if leaf.dtype == np.float64 else []  # as an agent sees them
     for stage in stages[:-1]:
         body += text.norm(stage) if isinstance(stage, RunningNorm) else text.categories(stage)
@@ -79,7 +81,6 @@ def numpy_source(exported: Exported, name: str) -> str:
             body.append(f"x = {activation}")
         body.append(f"x = x @ {text.add(weight, 'WEIGHT')} + {text.add(bias, 'BIAS')}")
     body += _choice(shortcut, exported.action_space, text)
-    space = exported.observation_space
     head = HEAD.format(name=name, observation=_words(space), action=_words(exported.action_space))
     size, shape = int(np.prod(leaf.shape or (1,))), tuple(leaf.shape or ())
     lines = "".join(f"    {line}\n" for line in body)
@@ -154,4 +155,4 @@ def _with_backbone(policy: Any, backbone: nn.Module) -> Any:
 def _words(space: spaces.Space[Any]) -> str:
     if isinstance(space, spaces.Box):
         return f"arrays of the shape {space.shape} and the type {space.dtype}"
-    return f"{space}"
+    return str(space)

@@ -56,21 +56,19 @@ def push_agent(
 ) -> str:
     """The work of `Agent.push_to_hub`."""
     _check(repo_id)
-    known, found = str(agent.about.get("trained_on", "")), None
-    kwargs: dict[str, Any] = {}
-    name = env if isinstance(env, str) else known
-    if env is None and (episodes or film):
+    found, kwargs = None, dict[str, Any]()
+    name = env if isinstance(env, str) else ""  # what a function makes has none that is known to all
+    if env is None:
         try:
             name, kwargs = own_environment(agent.about)
         except ValueError as error:
-            raise ValueError(f"{error} Without one: episodes=0, film=False") from None
-    elif env == known:
-        kwargs = agent.about.get("env_kwargs", {})
+            if episodes or film:
+                raise ValueError(f"{error} Without one: episodes=0, film=False") from None
     with TemporaryDirectory() as place:
         agent.save(Path(place) / "agent")
         if episodes:
             found = evaluate(agent, env, episodes=episodes)
-        if film and not callable(env) and _is_drawn(name, kwargs):
+        if film and name and _is_drawn(name, kwargs):
             record(agent, name, Path(place) / "replay.mp4", env_kwargs=kwargs)
         return _pushed(Path(place), "agent", repo_id, private, agent.about, name, found)
 
@@ -145,10 +143,13 @@ def _client() -> Any:
 
 @contextmanager
 def _told(subject: str) -> Iterator[None]:
-    """What the Hub's client raises, all of which come from the network or the Hub, as one kind of error."""
+    """What the Hub's client raises, which comes from the network or the Hub, as one kind of error.
+
+    It is of several libraries: those of a network that is not there are no OSError.
+    """
     try:
         yield
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:
         raise RuntimeError(f"{subject}: {type(error).__name__}: {one_line(error)}") from error
 
 
@@ -188,23 +189,26 @@ def card(kind: str, repo_id: str, about: Mapping[str, Any], env: str, found: Eva
         kind: "agent", "model" or "backbone".
         repo_id: such as "me/dqn-CartPole-v1".
         about: notes of the file: how it was trained.
-        env: the environment's id; "" for none.
+        env: the environment's id; "" for none, and for one that has none.
         found: the evaluation there, if any.
     """
     client = _client()
     data: dict[str, Any] = {"library_name": "agentlib", "tags": ["agentlib"]}
     data["tags"] += [tag for tag in (env, str(about.get("learner", ""))) if tag]
     reached = ""
-    if kind == "agent" and env:
+    if kind == "agent" and (env or found is not None):
         data |= {"pipeline_tag": "reinforcement-learning"}
         data["tags"] += ["reinforcement-learning", "deep-reinforcement-learning"]
     if found is not None:
+        reached = f" for `{env}`. With its best actions, in the episodes of `agentlib evaluate`, it reaches a {found}"
+        if not env:
+            reached = f". In an environment of its author's it reaches, with its best actions, a {found}"
+    if found is not None and env:
         task = {"task_type": "reinforcement-learning", "task_name": "reinforcement-learning"}
         result = {"metric_type": "mean_reward", "metric_name": "mean_reward", "metric_value": round(found.mean, 4)}
         where = {"dataset_name": env, "dataset_type": env}
         data |= {"model_name": repo_id.partition("/")[2]}
         data |= {"eval_results": [client.EvalResult(**task, **result, **where, verified=False)]}
-        reached = f" for `{env}`. With its best actions, in the episodes of `agentlib evaluate`, it reaches a {found}"
     rows = [f"| {name} | `{json.dumps(value)}` |" for name, value in about.items()]
     text = CARD.format(
         title=repo_id.partition("/")[2],

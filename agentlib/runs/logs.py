@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from agentlib.core.progress import bar_size
 from agentlib.core.schedules import Clock
+from agentlib.runs.trackers import close
 
 Progress = bool | Literal["table"]
 
@@ -72,9 +73,7 @@ class Log:
         """Flushes and closes; the numbers so far are on disk."""
         if self._bar is not None:
             self._bar.close()
-        for tracker in self.trackers:
-            if callable(close := getattr(tracker, "close", None)):
-                close()
+        close(self.trackers)
 
 
 def _print(text: str) -> None:

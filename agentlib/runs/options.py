@@ -24,7 +24,7 @@ from agentlib.engine.loop import Compile, Precision
 from agentlib.runs.callbacks import MOMENTS, by_moment
 from agentlib.runs.folder import RunFolder
 from agentlib.runs.logs import Progress
-from agentlib.runs.trackers import TRACKERS, fits
+from agentlib.runs.trackers import TRACKERS, fits, names_in
 
 ORIGINS = ("env", "data", "demos", "expert")
 """The sources that a run can learn from."""
@@ -184,6 +184,8 @@ class Record(_Recorded):  # type: ignore[misc]
     from_agent: bool
     fingerprint: str | None
     """Of the data, as `Source.fingerprint` has it."""
+    log: tuple[str, ...] = ("tensorboard",)
+    """Names of trackers; one that was given as an object may be given again."""
 
 
 def record_of(recipe: Recipe, options: RunOptions, fingerprint: str | None = None) -> dict[str, Any]:
@@ -206,6 +208,7 @@ def record_of(recipe: Recipe, options: RunOptions, fingerprint: str | None = Non
         "has_own_recipe": recipe.name not in LEARNERS or recipe_of(recipe.name) is not recipe,
         "from_agent": options.agent is not None,
         "fingerprint": fingerprint,
+        "log": names_in(options.log),
     }
 
 
@@ -238,6 +241,6 @@ def read_record(folder: RunFolder, what: Any = None) -> tuple[Record, Recipe, Ru
             raise ValueError(f"the run was of {shown(record.what)}, and not of {recipe.name}")
         config = config_from_json(recipe.config, record.config)
         recorded = {name: getattr(record, name) for name in RECORDED}
-        return record, recipe, RunOptions(**recorded, config=config, out=folder.path)
+        return record, recipe, RunOptions(**recorded, config=config, out=folder.path, log=record.log)
     except ValueError as error:
         raise ValueError(f"{folder.config_file}: {error}") from None

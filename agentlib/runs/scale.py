@@ -58,7 +58,7 @@ def scaling_runs(
         raise ValueError(f"{path} has runs of {kept['about']}, and not of {about}: give another folder")
     found = [ScalingRun(**run) for run in kept["runs"]]
     done = {(run.embed_dim, run.steps) for run in found}
-    for width, steps in watched([pair for pair in product(widths, lengths) if pair not in done], "runs"):
+    for width, steps in watched([pair for pair in dict.fromkeys(product(widths, lengths)) if pair not in done], "runs"):
         sizes: Any = {"n_heads": math.gcd(width, 4), **settings, "embed_dim": width}
         config: Any = settings_of("gpt", None, sizes).config
         result = train("gpt", data=data, steps=steps, seed=seed, progress=False, **sizes)

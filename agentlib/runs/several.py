@@ -12,7 +12,10 @@ from agentlib.backbones.files import json_from
 from agentlib.core.names import one_line
 from agentlib.runs.folder import RunFolder
 
-SHARED = ("what", "env", "env_kwargs", "data", "demos", "expert", "steps", "n_envs", "backbone", "config")
+SHARED = (
+    *("what", "env", "env_kwargs", "max_steps", "data", "demos", "expert", "steps", "n_envs", "backbone"),
+    *("precision", "from_agent", "config"),
+)
 """Fields of a record that runs of one kind have in common; such runs differ in their seed only."""
 LONGEST = 60
 """Characters of settings in a name."""
@@ -51,10 +54,12 @@ def run_in(folder: Path) -> Run:
 
     Raises:
         FileNotFoundError: no run.
-        ValueError: a file is damaged.
+        ValueError: a file is damaged, or of something else.
     """
     place = RunFolder(folder)
     record, results = place.record(), {}
+    if not isinstance(record.get("what"), str) or not isinstance(record.get("config"), dict):
+        raise ValueError(f"{place.config_file} is of no run: it has no learner with its settings")
     if place.results_file.is_file():
         try:
             results = dict(json_from(place.results_file.read_text(encoding="utf-8")))
@@ -70,7 +75,11 @@ def by_kind(runs: Sequence[Run]) -> dict[str, list[Run]]:
         shared = {name: one.record.get(name) for name in SHARED}
         kinds.setdefault(json.dumps(shared, sort_keys=True), []).append(one)
     firsts = [same[0] for same in kinds.values()]
-    return {_distinct(same[0], firsts): same for same in kinds.values()}
+    names = [_distinct(one, firsts) for one in firsts]
+    unique = [  # folders in different places may have the same name
+        name if names.count(name) == 1 else f"{one.name}, {one.folder}" for name, one in zip(names, firsts, strict=True)
+    ]
+    return dict(zip(unique, kinds.values(), strict=True))
 
 
 def _distinct(run: Run, others: Sequence[Run]) -> str:
@@ -91,4 +100,5 @@ def scalars_of(folder: Path) -> dict[str, dict[int, float]]:
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     names = events.Tags()["scalars"]
-    return {name: {e.step: e.value for e in events.Scalars(name) if math.isfinite(e.value)} for name in names}
+    found = {name: {e.step: e.value for e in events.Scalars(name) if math.isfinite(e.value)} for name in names}
+    return {name: values for name, values in found.items() if values}

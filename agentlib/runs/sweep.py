@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
@@ -21,6 +22,7 @@ from agentlib.runs.searching import import_optuna, space_for
 from agentlib.runs.sweep_report import write_sweep
 from agentlib.runs.sweep_result import Sweep, best_of
 from agentlib.runs.sweep_work import Search, SweepFolder, Work
+from agentlib.runs.trackers import each_of, names_in
 
 NO_OPTIONS = ("out", "progress", "eval_every", "agent", "config")
 """Options of a run that a sweep does not take."""
@@ -71,14 +73,14 @@ def sweep(
     if (out is None) == (resume is None):
         raise ValueError("a sweep keeps its trials in a folder: give out=..., or resume=... to go on with one")
     folder, jobs = SweepFolder(str(out or resume)), whole("jobs", jobs, 1)
+    search = {"seeds": seeds, "sampler": sampler, "pruner": pruner, "compare_seeds": compare_seeds}
     if resume is None:
-        search = {"seeds": seeds, "sampler": sampler, "pruner": pruner, "compare_seeds": compare_seeds}
         search["trials"] = 50 if trials is None else trials
         _begin(folder, what, search, evaluations, space, jobs, settings)
-    elif other := sorted(set(settings) - set(ORIGINS)):
-        raise ValueError(f"a sweep goes on with its own settings: {', '.join(other)} cannot be changed")
-    elif trials is not None:
-        folder.lengthen(whole("trials", trials, 1))
+    else:
+        _check_changes({**search, "space": space, "evaluations": evaluations}, settings)
+        if trials is not None:
+            folder.lengthen(whole("trials", trials, 1))
     objects = {name: settings[name] for name in ORIGINS if settings.get(name) is not None}
     work = Work(folder, what, objects, progress)
     with _workers(work, what, jobs - 1):
@@ -86,18 +88,27 @@ def sweep(
     return _result(work)
 
 
+def _check_changes(search: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raises ValueError where a sweep that goes on was given other settings than objects, which it cannot keep."""
+    usual: Any = sweep.__kwdefaults__
+    other = sorted(set(settings) - set(ORIGINS)) + [name for name in search if search[name] != usual[name]]
+    if other:
+        raise ValueError(f"a sweep goes on with its own settings: {', '.join(other)} cannot be changed")
+
+
 def _result(work: Work) -> Sweep:
     """What was found, which is written into the folder, too."""
     trials, search = work.trials(), work.search
+    best = best_of(trials, search.lower_is_better)
     found = Sweep(
         work.folder.path,
         search.objective,
         search.lower_is_better,
         trials,
-        best_of(trials, search.lower_is_better),
+        best,
         work.importance(),
-        work.scores("best"),
-        work.scores("default"),
+        work.scores(best.number),
+        work.scores(None),
     )
     write_sweep(found, work.recipe.name, work.config, search.space)
     return found
@@ -123,8 +134,12 @@ def _begin(
             raise ValueError(f"{name} is no option of a sweep")
     if is_made(given.get("env")):
         raise ValueError("each trial needs an environment of its own: give an id, or a function that makes one")
+    if not isinstance(given.get("backbone", "auto"), str | Path | Mapping):
+        raise ValueError("each trial needs a backbone of its own: give a name, a file or a spec")
     folder.check(is_new=True)
     asked = RunOptions(**{"threads": "auto", **given})
+    if len(names_in(asked.log)) < len(each_of(asked.log)):
+        raise ValueError("each run needs a tracker of its own: give log= as names, such as csv")
     planned = plan(what, asked, pinned)
     asked = planned.fill(asked)
     searched = space_for(planned.recipe, space, planned.config, pinned, asked.backbone)
@@ -162,6 +177,7 @@ def _workers(work: Work, what: Any, count: int) -> Iterator[None]:
         _require_names(work.unnamed)
     name = [what] if isinstance(what, str) else []
     line = [sys.executable, "-m", "agentlib", "sweep", *name, "--resume", str(work.folder.path), "--worker"]
+    line += ["--quiet"] * (not work.progress)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     others = [subprocess.Popen(line, env=environment) for _ in range(count)]
     try:
@@ -171,5 +187,7 @@ def _workers(work: Work, what: Any, count: int) -> Iterator[None]:
             other.terminate()  # it saves its run before it ends
         raise
     finally:
-        for other in others:
-            other.wait()
+        codes = [other.wait() for other in others]
+    if failed := [code for code in codes if code]:
+        ended = f"{len(failed)} of {len(codes)} other processes ended with an error (exit code {failed[0]})"
+        warnings.warn(f"{ended}: this one did their work", stacklevel=3)

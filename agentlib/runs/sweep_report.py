@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from agentlib.backbones.files import replacing
@@ -102,5 +101,5 @@ def _counts(found: Sweep) -> str:
 
 def _how(best: Any) -> str:
     """How the best trial is trained again."""
-    given = ", ".join(f"{name}={json.dumps(value)}" for name, value in best.settings.items())
+    given = ", ".join(f"{name}={value!r}" for name, value in best.settings.items())
     return f"agentlib.train(..., seed={best.seeds[0]}, {given}) trains it again, with the other options of the sweep."

@@ -22,7 +22,6 @@ from typing import Any, Literal, NamedTuple
 
 from agentlib.core.config import config_from_json
 from agentlib.core.names import one_line
-from agentlib.core.recipe import Recipe
 from agentlib.plots.report import write_json
 from agentlib.runs.folder import RunFolder
 from agentlib.runs.lock import locked
@@ -72,9 +71,14 @@ class SweepFolder(RunFolder):
     def storage(self) -> Any:
         """Optuna's journal; a last line that a killed process has left half written is taken away."""
         file, storages = self.path / "journal.log", import_optuna().storages
-        if file.exists() and (content := file.read_bytes()) and not content.endswith(b"\n"):
-            os.truncate(file, content.rfind(b"\n") + 1)
         lock = storages.journal.JournalFileOpenLock(str(file))
+        if _is_cut(file):
+            lock.acquire()  # perhaps another process is about to write the rest
+            try:
+                if _is_cut(file):
+                    os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
+            finally:
+                lock.release()
         return storages.JournalStorage(storages.journal.JournalFileBackend(str(file), lock_obj=lock))
 
     def begin(self, record: Mapping[str, Any], search: Mapping[str, Any]) -> None:
@@ -111,7 +115,7 @@ class Work:
 
     Args:
         folder: the sweep's.
-        what: the recipe, or its place, where it is none of agentlib's.
+        what: as `sweep` takes it; needed where the recipe is none of agentlib's.
         objects: options of `train` that have no name in the file.
         progress: write a line for each trial to the standard error stream.
 
@@ -120,10 +124,9 @@ class Work:
     """
 
     def __init__(self, folder: SweepFolder, what: Any, objects: Mapping[str, Any], progress: bool) -> None:
-        own = what if isinstance(what, Recipe) or ":" in str(what) else None
-        record, self.recipe, options = read_record(folder, own)
+        record, self.recipe, options = read_record(folder, what)
         self.folder, self.objects, self.progress = folder, objects, progress
-        self.own = own if record.has_own_recipe else None
+        self.own = what if record.has_own_recipe else None
         for name in record.objects:
             if name not in objects:
                 raise ValueError(f"{folder.given} was given its {name} as an object: give {name}=... again")
@@ -169,9 +172,9 @@ class Work:
         """All trials so far."""
         return tuple(self._trial(one) for one in self.study().get_trials(deepcopy=False))
 
-    def scores(self, side: str) -> tuple[float, ...]:
-        """Those of the comparison's runs of one side, "best" or "default"."""
-        found = [_read(self._place(f"comparison/{side}_{seed}", seed)) for seed in self.fresh_seeds]
+    def scores(self, number: int | None) -> tuple[float, ...]:
+        """Those of the comparison's runs of a trial's settings, or of the default ones, None."""
+        found = [_read(self._place(_compared(number, seed), seed)) for seed in self.fresh_seeds]
         return tuple(score for _, score in found if score is not None)
 
     def importance(self) -> dict[str, float]:
@@ -251,9 +254,9 @@ class Work:
             return False
         best = best_of(self.trials(), self.search.lower_is_better)
         is_waiting = False
-        for side, config in (("best", config_with(self.config, best.settings)), ("default", self.config)):
+        for number, config in ((best.number, config_with(self.config, best.settings)), (None, self.config)):
             for seed in self.fresh_seeds:
-                name = f"comparison/{side}_{seed}"
+                name = _compared(number, seed)
                 if _read(self._place(name, seed))[1] is not None:
                     continue
                 if (lock := self._lock(name)) is not None:
@@ -332,6 +335,16 @@ class Work:
         score = best if search.takes_best else last
         write_json(place.with_suffix(".json"), {"evaluations": values, "score": score})
         return score
+
+
+def _is_cut(journal: Path) -> bool:
+    """Whether the last line has no end."""
+    return journal.exists() and not (journal.read_bytes() or b"\n").endswith(b"\n")
+
+
+def _compared(number: int | None, seed: int) -> str:
+    """A run of the comparison: of a trial's settings, since a longer sweep may find better ones, or of the default."""
+    return f"comparison/{'default' if number is None else f'trial_{number:04}'}_{seed}"
 
 
 def _fields(config: Any) -> dict[str, Any]:

@@ -10,7 +10,8 @@ What the host has running in a tracker is gone on with, and is the host's to end
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -75,7 +76,7 @@ class InitLogFinish:
     package = "wandb"
 
     def __init__(self, folder: Path | None, name: str, settings: Mapping[str, Any]) -> None:
-        module = _imported(self.package)
+        self.module = module = _imported(self.package)
         self.is_ours = (running := self.running(module)) is None
         self.run = module.init(project=PROJECT, name=name, config=dict(settings)) if running is None else running
 
@@ -103,6 +104,12 @@ class Trackio(InitLogFinish):
     def running(module: Any) -> Any:
         """The run that the host has begun, or None."""
         return module.context_vars.current_run.get()
+
+    def close(self) -> None:
+        """Ends the run, which Trackio would go on to have as its present one: the next run would be added to it."""
+        super().close()
+        if self.is_ours:
+            self.module.context_vars.current_run.set(None)
 
 
 class MLflow:
@@ -146,8 +153,21 @@ IN_FOLDER = ("tensorboard", "csv")
 
 def fits(log: Any) -> bool:
     """Whether this is the name of a tracker, an object with a method `log`, or several of them."""
-    several = log if isinstance(log, tuple | list) else (log,)
-    return all(each in TRACKERS if isinstance(each, str) else callable(getattr(each, "log", None)) for each in several)
+    return all(
+        each in TRACKERS if isinstance(each, str) else callable(getattr(each, "log", None)) for each in each_of(log)
+    )
+
+
+def names_in(log: Any) -> list[str]:
+    """The names among the trackers."""
+    return [each for each in each_of(log) if isinstance(each, str)]
+
+
+def require_installed(log: Any) -> None:
+    """Raises ImportError, naming the package, where a tracker cannot be had: before a run leaves anything behind."""
+    for name in names_in(log):
+        if name not in IN_FOLDER:
+            _imported(name)
 
 
 def trackers_of(log: Any, folder: Path | None, name: str, settings: Mapping[str, Any]) -> list[Any]:
@@ -161,10 +181,30 @@ def trackers_of(log: Any, folder: Path | None, name: str, settings: Mapping[str,
 
     Raises:
         ImportError: a tracker's package is not installed; the message names it.
+        Exception: what a tracker raises; those that were ready are closed.
     """
-    several = log if isinstance(log, tuple | list) else (log,)
-    asked = [each for each in several if folder is not None or each not in IN_FOLDER]
-    return [TRACKERS[each](folder, name, settings) if isinstance(each, str) else each for each in asked]
+    asked = [each for each in each_of(log) if folder is not None or each not in IN_FOLDER]
+    found = list[Any]()
+    try:
+        for each in asked:
+            found.append(TRACKERS[each](folder, name, settings) if isinstance(each, str) else each)
+    except BaseException:
+        close(found)
+        raise
+    return found
+
+
+def close(trackers: Sequence[Any]) -> None:
+    """Closes each, also where another one fails."""
+    with ExitStack() as stack:
+        for tracker in reversed(trackers):
+            if callable(end := getattr(tracker, "close", None)):
+                stack.callback(end)
+
+
+def each_of(log: Any) -> Sequence[Any]:
+    """The trackers, also if it is one alone."""
+    return log if isinstance(log, tuple | list) else (log,)
 
 
 def _imported(package: str) -> Any:

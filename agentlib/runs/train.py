@@ -32,6 +32,7 @@ from agentlib.runs.logs import Progress
 from agentlib.runs.options import ORIGINS, RECORDED, Record, RunOptions, check, read_record, record_of
 from agentlib.runs.plan import plan
 from agentlib.runs.result import Result
+from agentlib.runs.trackers import require_installed
 from agentlib.runs.training import Training
 
 
@@ -79,7 +80,8 @@ def train(
             answer but None stops the run. `agentlib.runs.callbacks` has usual ones, and other moments.
         eval_every, n_eval_episodes: steps between evaluations, which come after updates; and their episodes.
         out, progress: the folder of agent, checkpoints, log and report, none by default; True for a bar, or "table".
-        log: trackers, "tensorboard", "csv", "wandb", "trackio", "mlflow", or yours; see `agentlib.runs.trackers`.
+        log: trackers, "tensorboard", "csv", "wandb", "trackio", "mlflow", or yours; see `agentlib.runs.trackers`. A run
+            that is resumed keeps those that have names.
         data_parallel: share out each batch among torchrun's processes; the first logs, evaluates, saves, calls back.
         hyperparameters: fields of the config.
 
@@ -173,7 +175,8 @@ def _resumed(
             raise ValueError(f"{path} has a length of {options.steps:,} steps: a run can be made longer, not shorter")
         others["steps"] = given.steps
     compile = options.compile if given.compile == "auto" else given.compile
-    options = replace(options, progress=given.progress, log=given.log, compile=compile, **others | objects)
+    log = options.log if given.log == ("tensorboard",) else given.log
+    options = replace(options, progress=given.progress, log=log, compile=compile, **others | objects)
     return _trained(recipe, options, callback, ranks, record)
 
 
@@ -200,6 +203,7 @@ def _trained(
     """Assembles the job and trains it, or goes on with what is in the folder, or from the state of a learner."""
     if options.eval_every is not None and is_made(options.env):
         raise ValueError("eval_every needs env= as an id or a factory: it evaluates in an environment of its own")
+    require_installed(options.log)
     folder = None if options.out is None else RunFolder(options.out)
     if folder is not None:
         folder.check(is_new=resumed is None)
@@ -233,9 +237,12 @@ def _trained(
                     changed = "the data have changed since the run began, and it goes on with the new ones"
                     warnings.warn(changed, stacklevel=3)
                 has_new_length = options.steps != resumed.steps
-                training.resume(needs_checkpoint=resumed.from_agent, has_new_length=has_new_length)
-                if has_new_length and folder is not None and is_first:
-                    folder.lengthen(options.steps)
+                if ranks is not None:  # the first one may have written the new length before others read the old one
+                    has_new_length = bool(ranks.from_first(has_new_length))
+                with nullcontext() if ranks is None else ranks.after_first():
+                    training.resume(needs_checkpoint=resumed.from_agent, has_new_length=has_new_length)
+                    if has_new_length and folder is not None and is_first:
+                        folder.lengthen(options.steps)
                 if not is_first:  # it has read the checkpoint, and writes nothing
                     training.folder = None
             return training.go()

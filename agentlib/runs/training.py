@@ -103,6 +103,8 @@ class Training:
                 self._save()
             self.next_save = self.step + self.save_every
             self._tell("start", self.job.source.clock, {})
+            if self.ranks is not None and not self._is_over():
+                self.is_ended = bool(self.ranks.from_first(self.is_ended))
             for clock, update in () if self.is_ended else self._updates():
                 steps = int(clock.steps)
                 asked = self.options.eval_every is not None and steps >= self.now.next_eval
@@ -143,7 +145,8 @@ class Training:
             ValueError: the new length is already behind.
         """
         assert self.folder is not None
-        self.folder.sweep()
+        if self.ranks is None or self.ranks.is_first:
+            self.folder.sweep()
         if not needs_checkpoint and not self.folder.checkpoints():
             return
         state = self.folder.load(self.job.learner, self.job.source)

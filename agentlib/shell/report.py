@@ -33,8 +33,9 @@ def run(arguments: list[str]) -> int:
     from agentlib.runs.report import report_of
     from agentlib.runs.several import run_in
 
-    page = report_of([run_in(folder) for folder in options.folders]).html()
+    folders = {folder.resolve(): folder for folder in options.folders}.values()  # each once
+    page = report_of([run_in(folder) for folder in folders]).html()
     with replacing(options.out) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    print(f"{options.out}: {count(len(options.folders), 'run')}")
+    print(f"{options.out}: {count(len(folders), 'run')}")
     return 0

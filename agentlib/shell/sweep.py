@@ -63,8 +63,10 @@ class Resume(Options):
     """Another number of trials."""
     jobs: Annotated[int, flag("N")] = 1
     """Number of processes; each does one trial at a time."""
-    worker: Annotated[bool, tyro.conf.Suppress, tyro.conf.FlagCreatePairsOff] = False
+    worker: tyro.conf.FlagCreatePairsOff[bool] = False
     """Work on the trials, and leave the report to another process."""
+    quiet: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Write no line for each trial."""
 
 
 def run(arguments: list[str]) -> int:
@@ -106,9 +108,10 @@ def _flags(names: list[str], defaults: dict[str, Any]) -> list[Any]:
 def _resume(what: str | None, options: Resume) -> int:
     with saving_on_sigterm():
         if options.worker:
-            Work(SweepFolder(options.resume), what, {}, progress=True).run()
+            Work(SweepFolder(options.resume), what, {}, progress=not options.quiet).run()
             return 0
-        again: Any = {"resume": options.resume, "trials": options.trials, "jobs": options.jobs}
+        again: Any = {name: getattr(options, name) for name in ("resume", "trials", "jobs")}
+        again["progress"] = not options.quiet
         return _print(_stopped(options.resume, lambda: agentlib.sweep(what, **again)))
 
 

@@ -6,18 +6,23 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import agentlib
 from agentlib.catalog import LEARNERS, recipe_of
+from agentlib.core.learner import Learner, Update
 from agentlib.core.ranks import Ranks
 from agentlib.learners import run
+from agentlib.runs.folder import RunFolder
 from tests.core.parallel_program import in_double
+from tests.tiny import IDENTITY, SETTINGS
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,6 +59,10 @@ class Together:
         self.texts[key] = text.encode()
 
     def get(self, key):
+        deadline = time.monotonic() + 60
+        while key not in self.texts:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
         return self.texts[key]
 
 
@@ -71,8 +80,6 @@ def on_threads(work, size=2):
     threads = [threading.Thread(target=one, args=(rank,)) for rank in range(size)]
     for thread in threads:
         thread.start()
-        if together.texts is not None and thread is threads[0]:
-            thread.join(0.05)  # the first one's messages are there before the others look
     for thread in threads:
         thread.join()
     return [found[rank] for rank in range(size)]
@@ -105,6 +112,21 @@ def test_each_has_an_equal_part():
         ranks.part((torch.arange(6), torch.arange(2)))
 
 
+def test_a_process_that_does_not_answer_is_said_to_be_the_cause():
+    class Gone:
+        def get(self, key):
+            raise RuntimeError("wait timeout after 1800000ms")
+
+        def allreduce(self, tensors):
+            raise RuntimeError("Connection closed by peer")
+
+    ranks = Ranks(1, 2, Gone(), Gone())
+    with pytest.raises(RuntimeError, match=r"^rank 1: another of the 2 processes has ended .* \(wait timeout"):
+        ranks.from_first(None)
+    with pytest.raises(RuntimeError, match=r"^rank 1: another of the 2 processes has ended .* \(Connection closed"):
+        ranks.sum(torch.ones(1))
+
+
 def test_noise_is_of_each_rank_and_update():
     _, source = in_double()
     seeds = {Ranks(rank, 2, None, None).seed(source) for rank in range(8)}
@@ -124,6 +146,62 @@ def test_what_cannot_be_shared_is_refused(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(ValueError, match="data_parallel=True needs torchrun"):
         agentlib.train("dqn", env="CartPole-v1", steps=200, data_parallel=True)
+
+
+class StepsAlone(Learner):
+    """Says that it can be shared, and steps by an optimizer that averages nothing."""
+
+    is_mean_over_samples = True
+
+    def update(self, batch: Any) -> Update:
+        return Update({})
+
+
+def test_gradients_that_are_not_averaged_and_statistics_of_a_batch_are_refused():
+    _, source = in_double()
+    with pytest.raises(ValueError, match="StepsAlone cannot be trained by several processes: it has no Step"):
+        Ranks(0, 2, None, None).join(StepsAlone(), source)
+    learner, source = in_double()
+    learner.policy.backbone.layers.append(nn.BatchNorm1d(16))
+    with pytest.raises(ValueError, match="with BatchNorm, whose statistics are of a whole batch"):
+        Ranks(0, 2, None, None).join(learner, source)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """What `ranks` of it is, `train` takes for torchrun's, in each thread."""
+    place: Any = threading.local()
+    monkeypatch.setattr(Ranks, "of_torchrun", staticmethod(lambda: place.ranks))
+    return place
+
+
+def trained_in(here, ranks, **options):
+    here.ranks = ranks
+    stop = {"start": lambda clock, metrics: False}
+    return agentlib.train(**options, progress=False, data_parallel=True, callback=stop)
+
+
+def test_all_end_where_the_first_one_is_told_to_end_before_its_first_update(here):
+    run: Any = {"what": "dqn", "env": IDENTITY, "steps": 200, **SETTINGS}
+    for agent in on_threads(lambda ranks: trained_in(here, ranks, **run)):
+        assert isinstance(agent, agentlib.Agent), agent
+
+
+def test_the_first_one_puts_a_folder_in_order_before_others_read_it(here, tmp_path, monkeypatch):
+    agentlib.train("dqn", env=IDENTITY, steps=100, out=tmp_path / "run", progress=False, **SETTINGS)
+    calls = list[tuple[str, int]]()
+    for name in ("sweep", "load", "lengthen"):
+        real = getattr(RunFolder, name)
+
+        def noted(folder, *arguments, name=name, real=real):
+            calls.append((name, here.ranks.rank))
+            return real(folder, *arguments)
+
+        monkeypatch.setattr(RunFolder, name, noted)
+    run: Any = {"resume": tmp_path / "run", "steps": 200}
+    for agent in on_threads(lambda ranks: trained_in(here, ranks, **run)):
+        assert isinstance(agent, agentlib.Agent), agent
+    assert calls == [("sweep", 0), ("load", 0), ("lengthen", 0), ("load", 1)]
 
 
 def test_ranks_with_other_weights_are_found():

@@ -58,6 +58,12 @@ def test_rare_images_have_small_counts():
     assert counted(model, other) < 1e-6 < counts[-1]
 
 
+def test_what_is_out_of_bounds_is_in_the_bin_at_that_end():
+    model = Frequencies(spaces.Box(-1, 1, (2,)))
+    model.learn(np.array([1e30, -np.inf]))
+    assert model.log_probability(np.array([0.99, -0.99])) > model.log_probability(np.array([-0.99, 0.99]))
+
+
 def test_nothing_learned_is_no_bonus():
     assert pseudo_count(-2.0, -2.0) == math.inf
     assert pseudo_count(-2.0, -3.0) == math.inf

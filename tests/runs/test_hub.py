@@ -133,6 +133,36 @@ def test_what_the_hub_refuses_is_one_line(hub):
         Agent.from_hub("me/none")
 
 
+def test_a_network_that_is_not_there_is_one_line(agent, hub, monkeypatch):
+    class Broken(Exception):
+        """As the client's own, which is no OSError."""
+
+    def create_repo(*_, **__):
+        raise Broken("no route\n to host")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)
+    with pytest.raises(RuntimeError, match=r"^nothing was published at 'me/dqn': Broken: no route to host$"):
+        agent.push_to_hub("me/dqn", episodes=0, film=False)
+
+
+def test_what_a_function_makes_is_not_called_as_the_environment_of_the_training(agent, hub):
+    agent.push_to_hub("me/dqn", env=lambda: gymnasium.make("CartPole-v1", max_episode_steps=3), episodes=2)
+    assert not (hub / "me/dqn/replay.mp4").exists()
+    text = (hub / "me/dqn/README.md").read_text()
+    assert "In an environment of its author's it reaches, with its best actions, a mean return 3.00 " in text
+    data = huggingface_hub.ModelCard(text).data
+    assert (data.eval_results, data.pipeline_tag) == (None, "reinforcement-learning")
+    assert "CartPole-v1" not in data.tags
+    assert json.loads((hub / "me/dqn/results.json").read_text())["env"] == ""
+
+
+def test_a_classifier_is_no_reinforcement_learning(hub):
+    agent = Agent(QPolicy(MLP(4, (8,)), 2), *SPACES, about={"learner": "classifier", "trained_on": "digits"})
+    agent.push_to_hub("me/digits", episodes=0, film=False)
+    data = huggingface_hub.ModelCard((hub / "me/digits/README.md").read_text()).data
+    assert data.pipeline_tag is None
+
+
 def test_files_that_are_none_of_ours(hub, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"12345678")
     with pytest.raises(ValueError, match="no file of agentlib"):

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -14,12 +16,15 @@ import numpy as np
 import pytest
 
 import agentlib
+from agentlib.backbones import MLP
 from agentlib.core import Clock
 from agentlib.metrics.intervals import paired_difference
-from agentlib.runs import sweep_work
+from agentlib.runs import sweep_report, sweep_work
+from agentlib.runs.sweep_result import Trial
+from agentlib.shell.main import main
 from tests.tiny import IDENTITY, SETTINGS, host_generators
 
-pytest.importorskip("optuna")
+optuna = pytest.importorskip("optuna")
 
 IMPORTANCE = sweep_work.Work.importance
 SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "batch_size": [8, 16, 32]}
@@ -34,10 +39,11 @@ class Runs:
     """In place of `train`: notes the runs, and reports four evaluations."""
 
     def __init__(self):
-        self.seen, self.stop_at, self.broken = [], None, False
+        self.seen, self.stop_at, self.broken, self.logs = [], None, False, set()
 
     def __call__(self, what=None, *, callback, seed=None, resume=None, out=None, **settings):
         folder = resume or out
+        self.logs |= {settings["log"]} if "log" in settings else set()
         if resume is None:
             out.mkdir(parents=True)
             names = ("learning_rate", "batch_size")
@@ -63,8 +69,8 @@ def runs(monkeypatch):
 
 
 def sweep(out, **changes):
-    settings = {"trials": 6, "evaluations": 4, "compare_seeds": 0, "pruner": "none", "space": SPACE, **changes}
-    return agentlib.sweep("dqn", env=IDENTITY, steps=200, out=out, progress=False, **{**settings, "net_arch": (16,)})
+    settings = {"trials": 6, "evaluations": 4, "compare_seeds": 0, "pruner": "none", "space": SPACE, "progress": False}
+    return agentlib.sweep("dqn", env=IDENTITY, steps=200, out=out, **{**settings, **changes, "net_arch": (16,)})
 
 
 def test_the_best_trial_is_compared_on_seeds_that_no_trial_had(runs, tmp_path):
@@ -107,6 +113,76 @@ def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(runs, tmp_path, 
     again = agentlib.sweep(resume=tmp_path / "stopped", progress=False)
     assert len(runs.seen) == 7, "nothing is done twice"
     assert again.trials == whole.trials
+
+
+def test_a_longer_sweep_compares_the_settings_that_are_its_own_best(runs, tmp_path):
+    first = sweep(tmp_path / "sweep", trials=1, compare_seeds=2)
+    found = agentlib.sweep(resume=tmp_path / "sweep", trials=8, progress=False)
+    assert found.best.number > first.best.number == 0
+    rate, size = found.best.settings["learning_rate"], found.best.settings["batch_size"]
+    assert found.best_scores == pytest.approx([value_of(rate, size, seed) for seed in (500_000, 500_001)])
+    assert found.default_scores == first.default_scores
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"compare_seeds": 9}, "own settings: compare_seeds cannot be changed"),
+        ({"pruner": "halving", "space": {"gamma": [0.9]}, "seeds": 2}, "own settings: seeds, pruner, space cannot"),
+        ({"evaluations": 5, "net_arch": (8,)}, "own settings: net_arch, evaluations cannot be changed"),
+        ({"what": "ppo"}, "the run was of 'dqn', and not of ppo"),
+    ],
+)
+def test_what_a_sweep_that_goes_on_cannot_change(runs, tmp_path, changes, message):
+    sweep(tmp_path / "sweep", trials=1)
+    with pytest.raises(ValueError, match=message):
+        agentlib.sweep(resume=tmp_path / "sweep", progress=False, **changes)
+
+
+def test_each_run_has_the_trackers_that_were_asked_for(runs, tmp_path):
+    sweep(tmp_path / "one", trials=1, log="csv")
+    sweep(tmp_path / "two", trials=1, log=("csv", "tensorboard"))
+    assert runs.logs == {("csv",), ("csv", "tensorboard")}
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_other_processes_write_lines_if_this_one_does(runs, tmp_path, monkeypatch, capsys, progress):
+    lines = []
+
+    def start(line, env):
+        lines.append(line)
+        return SimpleNamespace(wait=lambda: 0, terminate=lambda: None)
+
+    monkeypatch.setattr("subprocess.Popen", start)
+    sweep(tmp_path / "sweep", trials=1, jobs=2, progress=progress)
+    assert len(capsys.readouterr().err.splitlines()) == progress
+    sweep_work.SweepFolder(tmp_path / "sweep").lengthen(2)
+    assert main(lines[0][3:]) == 0
+    assert len(capsys.readouterr().err.splitlines()) == progress
+
+
+def test_other_processes_that_fail_are_not_passed_over(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", lambda line, env: SimpleNamespace(wait=lambda: 2, terminate=lambda: None))
+    with pytest.warns(UserWarning, match=r"2 of 2 other processes ended with an error \(exit code 2\)"):
+        sweep(tmp_path / "sweep", trials=1, jobs=3)
+
+
+def test_a_line_that_another_process_is_writing_is_left_whole(runs, tmp_path):
+    sweep(tmp_path / "sweep", trials=1)
+    folder = sweep_work.SweepFolder(tmp_path / "sweep")
+    file = folder.path / "journal.log"
+    before = file.read_bytes()
+    lock = optuna.storages.journal.JournalFileOpenLock(str(file))
+    lock.acquire()
+    file.write_bytes(before[:-5])
+    other = threading.Thread(target=folder.storage)
+    other.start()
+    other.join(0.2)
+    assert file.read_bytes() == before[:-5], "it waits"
+    file.write_bytes(before)
+    lock.release()
+    other.join()
+    assert file.read_bytes() == before
 
 
 @pytest.mark.slow
@@ -169,6 +245,8 @@ def test_pieces_that_others_work_on_are_left_to_them(runs, tmp_path):
         ({"space": {"gama": [0.9]}}, "dqn has no hyperparameter 'gama'"),
         ({"pruner": "none at all"}, "Search.pruner is 'none at all'"),
         ({"eval_every": 10}, "eval_every is no option of a sweep"),
+        ({"backbone": MLP(4, (8,))}, "each trial needs a backbone of its own"),
+        ({"log": SimpleNamespace(log=print)}, "each run needs a tracker of its own"),
         ({"gama": 0.9}, "dqn has no hyperparameter 'gama'"),
         ({"env": lambda: gymnasium.make(IDENTITY), "jobs": 2}, "env was given as an object: take jobs=1"),
     ],
@@ -178,6 +256,11 @@ def test_what_does_not_fit_is_said_before_anything_runs(runs, tmp_path, changes,
     with pytest.raises(ValueError, match=message):
         agentlib.sweep("dqn", **settings)
     assert not (tmp_path / "sweep").exists()
+
+
+def test_the_best_settings_are_shown_as_python():
+    trial = Trial(3, "COMPLETE", 1.0, {"double": True, "net_arch": [64], "loss": "huber"}, (3,), "")
+    assert "train(..., seed=3, double=True, net_arch=[64], loss='huber')" in sweep_report._how(trial)
 
 
 def test_a_folder_without_a_sweep(tmp_path):
@@ -203,6 +286,10 @@ def test_optunas_logger_and_the_hosts_generators_stay_as_they_are(runs, tmp_path
     assert capfd.readouterr() == ("", "")
 
 
+def processes_in(folder):
+    return {lock.read_text() for lock in folder.glob("trials/*/.lock")} - {""}
+
+
 @pytest.mark.slow
 def test_real_trials_in_two_processes_and_a_kill(tmp_path):
     """The best one is trained again by `train` alone, bit for bit."""
@@ -213,7 +300,7 @@ def test_real_trials_in_two_processes_and_a_kill(tmp_path):
     command = [sys.executable, "-m", "agentlib", *line.split(), "--space", str(tmp_path / "space.json")]
     process = subprocess.Popen([*command, *flags, "--out", str(folder)], start_new_session=True)
     deadline = time.monotonic() + 240
-    while len([*folder.glob("trials/*/seed_*.json")]) < 3:
+    while min(len([*folder.glob("trials/*/seed_*.json")]) - 1, len(processes_in(folder))) < 2:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,6 +65,13 @@ def test_a_table_holds_what_the_events_hold_and_goes_on(tmp_path):
     assert int(longer[-1]["step"]) == 150
 
 
+def test_a_run_that_is_resumed_keeps_the_trackers_that_have_names(tmp_path):
+    trained(out=tmp_path / "run", log=("csv", Mine()))
+    agentlib.train(resume=tmp_path / "run", steps=150, progress=False)
+    assert int(rows_of(tmp_path / "run")[-1]["step"]) == 150
+    assert not list((tmp_path / "run").glob("events*"))
+
+
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trained(log=("tensorboard", "csv"))
@@ -89,12 +97,14 @@ def test_the_three_calls_of_wandb(package, is_the_hosts, monkeypatch):
     begun: list[Run] = []
     host = Run() if is_the_hosts else None
 
+    current_run: Any = ContextVar("current_run", default=host)
+
     def init(**about):
         begun.append(Run(**about))
+        current_run.set(begun[-1])  # Trackio's, which `finish` leaves as it is
         return begun[-1]
 
-    module = SimpleNamespace(run=host, init=init)
-    module.context_vars = SimpleNamespace(current_run=SimpleNamespace(get=lambda: host))
+    module = SimpleNamespace(run=host, init=init, context_vars=SimpleNamespace(current_run=current_run))
     monkeypatch.setitem(sys.modules, package, module)
     trained(log=package)
     run = host or begun[0]
@@ -103,6 +113,9 @@ def test_the_three_calls_of_wandb(package, is_the_hosts, monkeypatch):
     if not is_the_hosts:
         assert (run.about["project"], run.about["name"]) == ("agentlib", "dqn-CartPole-v1")
         assert (run.about["config"]["batch_size"], run.about["config"]["learner"]) == (8, "dqn")
+        assert current_run.get() is None or package == "wandb"
+        trained(log=package)
+        assert [(one.points[-1][0], one.finished) for one in begun] == [(100, True)] * 2, "each run has its own"
 
 
 @pytest.mark.parametrize("is_the_hosts", [False, True])
@@ -140,7 +153,24 @@ def test_mlflow_by_a_client_of_its_own(is_the_hosts, monkeypatch):
 
 
 @pytest.mark.parametrize("package", ["wandb", "trackio", "mlflow"])
-def test_a_package_that_is_not_there(package, monkeypatch):
+def test_a_package_that_is_not_there(package, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=f"pip install {package}"):
-        trained(log=package)
+        trained(log=package, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "the next try may have this folder"
+
+
+def test_one_that_fails_leaves_no_other_open(monkeypatch):
+    def refuse(**about):
+        raise RuntimeError("not logged in")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=None, init=refuse))
+    mine = Mine()
+    with pytest.raises(RuntimeError, match="not logged in"):
+        trained(log=(mine, "wandb"))
+    assert mine.closed == 1
+    first, last = Mine(), Mine()
+    broken = SimpleNamespace(log=lambda metrics, step: None, close=lambda: refuse())
+    with pytest.raises(RuntimeError, match="not logged in"):
+        trained(log=(first, broken, last))
+    assert (first.closed, last.closed) == (1, 1)

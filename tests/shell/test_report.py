@@ -55,6 +55,12 @@ def test_runs_that_differ_in_their_seed_are_one_column_with_its_interval(runs, c
     assert "Settings that differ" in text
 
 
+def test_the_same_run_given_twice_is_one(runs, capsys):
+    text = text_of(page(runs, "a0", "b0/../a0"))
+    assert capsys.readouterr().out.endswith("report.html: 1 run\n")
+    assert "1 run." in text
+
+
 def test_one_run_shows_its_baselines_pictures_and_use(runs):
     html = page(runs, "digits")
     text = text_of(html)
