@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,13 @@ from agentlib.backbones import MLP
 from agentlib.catalog import LEARNERS, recipe_of
 from agentlib.core.trees import difference
 from agentlib.data import Dataset
+from agentlib.data.auto_augment import AugMix, AutoAugment
+from agentlib.data.domains import on_backgrounds
+from agentlib.data.mixing import PixMix
+from agentlib.data.sequences import adding, which_first
 from agentlib.engine import run
+from agentlib.learners import Diffusion
+from agentlib.learners.generative.denoising_autoencoder import masked
 from tests.tiny import IDENTITY, tiny_run
 
 ROOT = Path(__file__).parents[1]
@@ -271,6 +278,51 @@ def test_a_learners_updates_are_the_same_in_every_program(name, host):
                 pass
         states.append(learner.state_dict())
     assert difference(states[0], states[1]) is None
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_learner_updates_where_products_are_bfloat16(name):
+    learner, source = recipe_of(name).learner.tiny()  # type: ignore[attr-defined]
+    for _ in run(learner, source, 2, compile="eager", precision="bfloat16"):
+        pass
+    assert torch.bfloat16 not in {tensor.dtype for tensor in learner.state_dict().values() if torch.is_tensor(tensor)}
+
+
+IMAGES = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+DIGITS = Dataset(IMAGES.repeat(5, 1, 1, 1), torch.arange(80) % 10, tuple("0123456789"))
+DRAWS: dict[str, Any] = {
+    "autoaugment": lambda: AutoAugment("svhn")(IMAGES),
+    "augmix": lambda: AugMix()(IMAGES),
+    "pixmix": lambda: PixMix()(IMAGES),
+    "masks": lambda: masked(IMAGES, 0.5, 2),
+    "sequences": lambda: which_first(50).x,
+    "numbers": lambda: adding(50).x,
+    "backgrounds": lambda: on_backgrounds(DIGITS).parts["test odd"].x,
+}
+"""Draws that no learner's smallest run has."""
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_changes_of_examples_are_the_same_in_every_program(name):
+    found = []
+    for program in (nullcontext, double):
+        with torch.random.fork_rng(devices=[]), program():
+            torch.random.manual_seed(0)
+            found.append(DRAWS[name]())
+    assert found[0].dtype == found[1].dtype
+    assert torch.equal(*found)
+
+
+def test_labels_are_hidden_alike_in_every_program():
+    states = []
+    for program in (nullcontext, double):
+        learner, source = Diffusion.tiny()
+        learner.config = replace(learner.config, condition_dropout=0.5)
+        with program():
+            for _ in run(learner, source, 2, compile=False):
+                pass
+        states.append(learner.state_dict())
+    assert difference(*states) is None
 
 
 @pytest.mark.parametrize("host", HOSTS)

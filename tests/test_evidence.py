@@ -9,6 +9,7 @@ import pytest
 from agentlib.metrics import bootstrap_interval, t_interval
 from benchmarks import experiments, paper_data, results_page
 from benchmarks.beside_sb3 import mean_return, power
+from benchmarks.evidence.pretrained import over_time
 from benchmarks.experiments import Claim, Experiment, judged, keep, load, noted
 
 VALUES = [1.0, 2.0, 4.0, 8.0, 16.0]
@@ -113,3 +114,10 @@ def test_the_rows_that_matter_most_exist():
     found = experiments.experiments()
     for name, number in results_page.FIRST:
         assert number in {claim.number for claim in found[name].claims}
+
+
+def test_all_frames_of_random_play_count():
+    """Of an episode of 12 frames nine windows of four are made."""
+    windows = 30
+    _, played = over_time("simclr", seed=0, updates=1, windows=windows)
+    assert played > windows + 3

@@ -137,7 +137,7 @@ def operate(images: Tensor, operation: Tensor, size: Tensor) -> Tensor:
 
 def _signs(like: Tensor) -> Tensor:
     """-1 or 1, each as often."""
-    return torch.where(torch.rand_like(like) < 0.5, -1.0, 1.0)
+    return torch.where(torch.rand_like(like) < 0.5, -torch.ones_like(like), 1.0)
 
 
 class AutoAugment(nn.Module):
@@ -150,7 +150,7 @@ class AutoAugment(nn.Module):
         pairs = published(policy) if isinstance(policy, str) else policy
         codes = {name: code for code, name in enumerate(OPERATIONS)}
         numbers = [[(look_up("operation", name, codes), *rest) for name, *rest in pair] for pair in pairs]
-        self.register_buffer("table", torch.tensor(numbers), persistent=False)  # (25, 2, 3)
+        self.register_buffer("table", torch.tensor(numbers, dtype=torch.float32), persistent=False)  # (25, 2, 3)
 
     def forward(self, images: Tensor) -> Tensor:
         images, table = images.clamp(0.0, 1.0), self.table.to(images.device)

@@ -227,7 +227,8 @@ def on_backgrounds(data: Dataset, agrees: tuple[float, float] = (0.95, 0.5), see
         start, length = torch.from_numpy(generator.uniform((0.0, 0.1), (1.0, 0.3), (n, 2))).float().T[..., None, None]
         height, width = torch.arange(part.x.shape[-2])[:, None], torch.arange(part.x.shape[-1])[None]
         waves = 0.7 + 0.3 * (2.0 * torch.pi * (length * torch.where(land, width, height) + start)).sin()  # (N, H, W)
-        colour = torch.where(land[..., None], torch.tensor([0.2, 0.5, 0.1]), torch.tensor([0.1, 0.3, 0.7]))
+        green, blue = torch.tensor([[0.2, 0.5, 0.1], [0.1, 0.3, 0.7]], dtype=part.x.dtype)
+        colour = torch.where(land[..., None], green, blue)
         back, ink = waves[:, None] * colour.movedim(-1, 1), part.x.mean(1, keepdim=True)
         whole = Dataset(ink + (1.0 - ink) * back, label.long(), ("0 to 4", "5 to 9"))
         parts[f"{name} usual"] = whole.take(usual.nonzero()[:, 0])

@@ -138,7 +138,8 @@ class PixMix(nn.Module):
         (n, channels, *sides), images = images.shape, images.clamp(0.0, 1.0)
         pictures = functional.interpolate(self.pictures.to(images), sides, mode="bilinear", antialias=True)
         pictures = pictures if channels == 3 else pictures.mean(1, keepdim=True).expand(-1, channels, -1, -1)
-        coins = (torch.rand(3 * self.rounds + 1, n, 1, 1, 1, device=images.device) < 0.5).split(self.rounds)
+        flips = torch.rand(3 * self.rounds + 1, n, 1, 1, 1, dtype=torch.float32, device=images.device) < 0.5
+        coins = flips.split(self.rounds)
         rounds = torch.randint(self.rounds + 1, (n, 1, 1, 1), device=images.device)
         mixed = torch.where(coins[3][0], self.change.one(images), images)
         for step in range(self.rounds):

@@ -142,7 +142,8 @@ def _csv_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not files:
         raise FileNotFoundError(f"no .csv files in {folder}")
     for file in files:
-        for number, cells in enumerate(csv.reader(lines_of(file)), 1):
+        lines = (f"{line}\n" for line in lines_of(file))  # a question may have several
+        for number, cells in enumerate(csv.reader(lines), 1):
             yield f"{file}, row {number}", dict(zip(SUITES["mmlu"].header, cells, strict=False))
 
 

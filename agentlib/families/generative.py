@@ -193,7 +193,7 @@ class GenerativeJudge(Judge):
         return seen, predicted(self.learner, seen.to(device_of(self.learner))).cpu()
 
     def reconstruction_measures(self) -> list[Measure]:
-        """Squared errors on the test part; the floors that need no learning are among the facts."""
+        """Squared errors on the test part, beside the least floor that needs no learning; all of them are facts."""
         train, x = self.splits.train.x, self.splits.test.x
         seen, predictions = self.reconstructed(x)
         floors = {"the training mean": _error(train.mean(0), x)}
@@ -205,7 +205,7 @@ class GenerativeJudge(Judge):
             linear = linear_reconstruction(train, seen, noise, codes)
             floors["the best linear map" + (f" by {codes} codes" if codes < size else "")] = _error(linear, x)
         self.facts["reconstruction_floors"] = floors
-        whose, floor = list(floors.items())[-1]
+        whose, floor = min(floors.items(), key=lambda one: one[1])
         return [Measure("test/reconstruction_error", _error(predictions, x), floor, whose)]
 
     def sample(self, n: int, label: Tensor | None) -> Tensor:

@@ -37,7 +37,8 @@ def tasks(seed: int) -> dict[str, float]:
             "seq2seq", data=parallel_text([*zip(pairs.source, pairs.target, strict=True)]), steps=4_000, seed=seed,
             learning_rate=Warmup(Cosine(2e-3, 1e-5), updates=200), out=folder, **sizes,
         )  # fmt: skip
-        fresh = reversal(4_500, seed=1_000 + seed).source[-1_500:]  # few of them were among those above
+        known = {source.split(" ")[1] for source in pairs.source}
+        fresh = [word for word in reversal(4_500, seed=1_000 + seed).source if word not in known][-1_500:]
         tests = {name: ParallelText([f"{name} {word}" for word in fresh[:500]], [*map(task, fresh[:500])])
                  for name, task in WORD_TASKS.items()}  # fmt: skip
         found = {name: exact(trained.model, test) for name, test in tests.items()}

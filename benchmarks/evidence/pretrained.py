@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 from torch import nn
 
 import agentlib
@@ -97,20 +98,37 @@ ENCODERS: dict[str, dict[str, Any]] = {
 }
 """Learners whose views are frames of one window, and what is not by default; CPC reads whole windows."""
 PLAYED, LOOK, ENOUGH, MOST = 2_000, 500, 5.0, 20_000
-"""Frames of random play to learn from; steps between evaluations, of 20 episodes; and the return that is waited for."""
+"""Frames, or windows, of random play; steps between evaluations, of 20 episodes; and the return that is waited for."""
 
 
-def over_time(name: str, seed: int, updates: int = PRETRAINING, windows: int = PLAYED) -> nn.Module:
-    """An encoder of frames that a learner from views has trained on windows of random play."""
-    recipe, data = recipe_of(name), frames(CATCH, windows, window=WINDOW, seed=seed)
+class Counted(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Counts the frames that were seen."""
+
+    seen = 0
+
+    def reset(self, **how: Any) -> Any:
+        self.seen += 1
+        return self.env.reset(**how)
+
+    def step(self, action: Any) -> Any:
+        self.seen += 1
+        return self.env.step(action)
+
+
+def over_time(name: str, seed: int, updates: int = PRETRAINING, windows: int = PLAYED) -> tuple[nn.Module, int]:
+    """An encoder of frames that a learner from views has trained on windows of random play, and how many were played.
+
+    They are more than windows: the first frames of an episode end none.
+    """
+    env = Counted(gymnasium.make(CATCH))
+    recipe, data = recipe_of(name), frames(env, windows, window=WINDOW, seed=seed)
     config = recipe.config(learning_rate=Cosine(2e-3, 0.0), batch_size=min(256, windows), **ENCODERS[name])
     with fresh_weights(seed):
         learner: Any = recipe.learner.build(NatureCNN((1, 36, 36)), config, ViewFacts(space_of(data.x[:, 0]), windows))
     views = {} if name == "cpc" else {"transform": RandomFrame(), "views": 2}
     for _ in run(learner, Batches(data, config.batch_size, seed=seed, **views), updates, compile=False):
         pass
-    network: nn.Module = learner.network.backbone
-    return network
+    return learner.network.backbone, env.seen
 
 
 def frames_until(backbone: Any, seed: int, most: int) -> int:
@@ -134,8 +152,8 @@ def frames_saved(seed: int, updates: int = PRETRAINING, most: int = MOST) -> dic
     seen = frames(CATCH, PLAYED, seed=seed)
     vae: Any = agentlib.train(config, data=seen, backbone="nature_cnn", steps=updates, seed=seed, **QUIET)
     for name in ("vae", *ENCODERS):
-        backbone = vae.backbone if name == "vae" else over_time(name, seed, updates)
-        found[name] = PLAYED + frames_until(backbone, seed, most)
+        backbone, played = (vae.backbone, PLAYED) if name == "vae" else over_time(name, seed, updates)
+        found[name] = played + frames_until(backbone, seed, most)
         found[f"{name}_ratio"] = found[name] / found["scratch"]
     return found
 
@@ -167,8 +185,9 @@ EXPERIMENTS = [
                 )
             ),
         ),
-        note=f"Each encoder is the Nature CNN, has learned from {PLAYED:,} frames of random play, which count, and "
-        "learns on. Two views are two frames of a window of four; CPC predicts the next frame of it.",
+        note=f"Each encoder is the Nature CNN, has learned from random play, and learns on: the VAE's from {PLAYED:,} "
+        "frames, the others from as many windows of four; all frames that were played count. Two views are two frames "
+        "of a window; CPC predicts the next frame of it.",
     ),
     Experiment(
         name="pretrained_catch",

@@ -141,14 +141,17 @@ def ensemble(seed: int) -> dict[str, float]:
 
 
 def deep_ensembles(seed: int, updates: int = 600) -> dict[str, float]:
-    """Five classifiers of noisy digits, and five regressors, as one; less the mean of the five."""
+    """Five classifiers of noisy digits, less the best of them, and five regressors, less their mean, as one.
+
+    The mean loss of classifiers is above that of their mean probabilities by Jensen's inequality, whatever they are.
+    """
     train, _, test = noisy_digits(seed)
     members = [trained(train, (64, 64), updates, 100 * seed + i, batch_size=50) for i in range(5)]
     each, whole = (
         [float(cross_entropy(logits_of(policy, test.x), test.targets).mean()) for policy in policies]
         for policies in (members, [EnsemblePolicy(members)])
     )
-    found = {"classes": whole[0], "classes_less": float(np.mean(each)) - whole[0]}
+    found = {"classes": whole[0], "classes_less": min(each) - whole[0]}
     splits = parts("diabetes", seed, validation=0.2)
     settings: dict[str, Any] = {"net_arch": (64, 64), "steps": updates, "patience": None, "progress": False}
     networks: list[Any] = [agentlib.train("regressor", data=splits, seed=100 * seed + i, **settings) for i in range(5)]
@@ -258,7 +261,7 @@ EXPERIMENTS = [
         measure=deep_ensembles,
         first_seed=200,
         claims=(
-            Claim("classes_less", "classes: loss of the mean member less the ensemble's", at_least=0.0, of="interval"),
+            Claim("classes_less", "classes: loss of the best member less the ensemble's", at_least=0.0, of="interval"),
             Claim("classes", "classes: loss of the ensemble"),
             Claim("numbers_less", "numbers: loss of the mean member less the ensemble's", at_least=0.0, of="interval"),
             Claim("numbers", "numbers: loss of the ensemble"),

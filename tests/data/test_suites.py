@@ -57,9 +57,9 @@ def test_rows_of_anli_and_mmlu(tmp_path):
         assert (part.source, part.target) == (["anli context: It is so. hypothesis: It is not."], ["contradiction"])
     for folder in ("dev", "val", "test"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / f"logic_{folder}.csv").write_text('"One, or two?",1,2,"both, or none",3,C\n')
+        (tmp_path / folder / f"logic_{folder}.csv").write_text('"One,\nor two?",1,2,"both, or none",3,C\n')
     found = parallel_parts(f"{tmp_path}#mmlu")
-    assert found.test.source == ["mmlu question: One, or two? A: 1 B: 2 C: both, or none D: 3"]
+    assert found.test.source == ["mmlu question: One,\nor two? A: 1 B: 2 C: both, or none D: 3"]
     assert found.test.target == ["C"]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from agentlib.core import Clock, Cosine, at
+from agentlib.engine import run
 from agentlib.learners.self_supervised.dino import DINO, Cosines, DINOConfig, distillation_losses
 
 
@@ -89,3 +90,12 @@ def test_cosines_see_no_lengths():
     head, z = Cosines(5, 7).double(), random(4, 5)
     expected = functional.cosine_similarity(z[:, None], head.weight[None], dim=-1)
     torch.testing.assert_close(head(3.0 * z), expected)
+
+
+def test_the_centre_stays_float32_where_products_are_bfloat16():
+    learner, source = DINO.tiny()
+    learner.config = replace(learner.config, center_momentum=0.5)
+    for _ in run(learner, source, 2, compile="eager", precision="bfloat16"):
+        pass
+    assert learner.center.dtype == torch.float32
+    assert learner.center.abs().max() > 0

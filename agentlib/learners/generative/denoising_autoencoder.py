@@ -45,7 +45,7 @@ def normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
 def masked(x: Tensor, ratio: float, patch: int = 1, generator: torch.Generator | None = None) -> Tensor:
     """Examples `(B, ...)` whose numbers are 0 with probability `ratio`; or whole squares of images, in all channels."""
     shape = x.shape if patch == 1 else (len(x), 1, -(-x.shape[2] // patch), -(-x.shape[3] // patch))
-    shown = torch.rand(shape, generator=generator, device=x.device) >= ratio
+    shown = torch.rand(shape, generator=generator, dtype=torch.float32, device=x.device) >= ratio
     if patch > 1:
         shown = shown.repeat_interleave(patch, 2).repeat_interleave(patch, 3)[:, :, : x.shape[2], : x.shape[3]]
     return x * shown

@@ -171,7 +171,7 @@ class Diffusion(Learner):
             assert batch.y is not None
             condition = one_hot(batch.y, self.n_classes)
             if self.config.condition_dropout:
-                known = torch.rand(len(condition), 1, device=condition.device) >= self.config.condition_dropout
+                known = torch.rand_like(condition[:, :1]) >= self.config.condition_dropout
                 condition = condition * known
         losses = denoising_losses(self.model, batch.x, condition)
         loss = losses.mean()

@@ -117,7 +117,7 @@ class DINO(Learner):
         rate = at(Cosine(1.0 - config.momentum, 0.0), batch.clock)
         self.average.follow(rate)
         self.average_head.follow(rate)
-        self.center.lerp_(scores.mean((0, 1)), 1.0 - config.center_momentum)
+        self.center.lerp_(scores.mean((0, 1)).to(self.center), 1.0 - config.center_momentum)
         entropy = torch.special.entr(teacher.softmax(-1)).sum(-1).mean()
         metrics = {"loss": loss.detach(), "teacher_entropy": entropy, "spread": spread(z.detach()), "grad_norm": norm}
         return Update(metrics, per_sample=losses.detach())

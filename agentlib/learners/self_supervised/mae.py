@@ -4,7 +4,8 @@
 
 f sees the visible patches only, which makes it cheap; d is a small transformer that gets their codes, put back in their
 places, and one learned token in each place of M (He et al. 2022, arXiv:2111.06377). M is a random share `mask_ratio` of
-the patches, for each image its own. The loss of predicting the mean of each patch is close to 1.
+the patches, for each image its own. Predicting the mean of each patch has the loss (k - 1) / k, and 0 for patches of
+one value, such as the empty ones of digits.
 
 Positions of the decoder are learned, where the paper has fixed waves. Features of the class token suit fine-tuning more
 than a linear probe. Noise is off by default, as nobody could predict it.

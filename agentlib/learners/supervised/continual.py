@@ -98,8 +98,8 @@ class Continual(Learner):
 
     def penalty(self) -> Tensor:
         """1/2 sum_t sum_j F_tj (theta_j - theta_tj)^2 over the tasks that are over, 0-dim."""
-        theta = self.flat()
-        return 0.5 * ((self.precision * theta - 2.0 * self.pull) @ theta + self.constant)
+        theta = self.flat()  # not multiplied by @, which bfloat16 would round
+        return 0.5 * (((self.precision * theta - 2.0 * self.pull) * theta).sum() + self.constant)
 
     def before_update(self, clock: Clock) -> None:
         """At the end of each task but the last, adds what its weights are held by."""

@@ -166,3 +166,16 @@ def test_too_few_updates_are_refused():
         job_of("continual", Problem(data="digits", steps=2))
     with pytest.raises(ValueError, match="10 classes split into 6 tasks"):
         job_of("continual", Problem(data="digits", steps=20), tasks=6)
+
+
+def test_the_penalty_is_not_rounded_to_bfloat16():
+    """Its slope is a difference of large numbers, of which 8 bits would leave nothing."""
+    learner, source = Continual.tiny()
+    for _ in run(learner, source, 6, compile=False):
+        pass
+    slopes = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            slopes.append(torch.autograd.grad(learner.penalty(), learner.step.parameter_list))
+    for exact, found in zip(*slopes, strict=True):
+        torch.testing.assert_close(found, exact)
