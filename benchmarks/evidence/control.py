@@ -15,6 +15,11 @@ from benchmarks.experiments import Claim, Experiment
 
 FAMILY = "Real-valued actions"
 RLOX = "1.4 times that of five agents of SB3 in the benchmarks of rlox"
+LONGER = (
+    "A second design. The first one had 10,000 steps, after which TD3's one seed of it, 200, gave 63 and SB3's 35. On seed 100 "
+    "TD3's evaluations gave 121 at 15,000 steps and 1,000 from 20,000 to 50,000."
+)
+"""What was tried on the inverted pendulum."""
 TASKS = (
     Task(
         "sac",
@@ -39,20 +44,24 @@ TASKS = (
     Task(
         "sac",
         "InvertedPendulum-v5",
-        10_000,
+        30_000,
         least=900,
         margin=100,
         deviation=79,
         source="1.4 times that of CleanRL's three agents of SAC in training, 909 +- 56",
+        first_seed=220,
+        note=LONGER,
     ),
     Task(
         "td3",
         "InvertedPendulum-v5",
-        10_000,
+        30_000,
         least=900,
         margin=100,
         deviation=37,
         source="1.4 times that of CleanRL's three agents of TD3 in training, 969 +- 26",
+        first_seed=220,
+        note=LONGER,
     ),
     Task("sac", "Reacher-v5", 20_000, least=-6, margin=1, deviation=0.5, source="a guess"),
     Task("sac", "LunarLanderContinuous-v3", 100_000, reference="260 (RL Zoo, one agent, 500,000 steps)", seeds=1),
