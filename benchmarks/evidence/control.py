@@ -16,8 +16,8 @@ from benchmarks.experiments import Claim, Experiment
 FAMILY = "Real-valued actions"
 RLOX = "1.4 times that of five agents of SB3 in the benchmarks of rlox"
 LONGER = (
-    "A second design. The first one had 10,000 steps, after which TD3's one seed of it, 200, gave 63 and SB3's 35. On seed 100 "
-    "TD3's evaluations gave 121 at 15,000 steps and 1,000 from 20,000 to 50,000."
+    "A second design. The first one had 10,000 steps, after which TD3's one seed of it, 200, gave 63 and SB3's 35. On "
+    "seed 100 TD3's evaluations gave 121 at 15,000 steps and 1,000 from 20,000 to 50,000."
 )
 """What was tried on the inverted pendulum."""
 TASKS = (
