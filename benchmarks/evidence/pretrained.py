@@ -125,7 +125,7 @@ def over_time(name: str, seed: int, updates: int = PRETRAINING, windows: int = P
     config = recipe.config(learning_rate=Cosine(2e-3, 0.0), batch_size=min(256, windows), **ENCODERS[name])
     with fresh_weights(seed):
         learner: Any = recipe.learner.build(NatureCNN((1, 36, 36)), config, ViewFacts(space_of(data.x[:, 0]), windows))
-    views = {} if name == "cpc" else {"transform": RandomFrame(), "views": 2}
+    views: Any = {} if name == "cpc" else {"transform": RandomFrame(), "views": 2}
     for _ in run(learner, Batches(data, config.batch_size, seed=seed, **views), updates, compile=False):
         pass
     return learner.network.backbone, env.seen
