@@ -78,8 +78,8 @@ class PixelTransformer(Described):
         """The decoder's inputs `(B, T, C + 1 + n_classes)` of pixels `(B, T, C)`."""
         parts = [pixels, torch.full_like(pixels[..., :1], float(is_first))]
         if self.n_classes:
-            told = pixels.new_zeros(len(pixels), self.n_classes) if label is None else self.classes[label]
-            parts.append(told.to(pixels.dtype)[:, None].expand(-1, pixels.shape[1], -1))
+            classes = pixels.new_zeros(len(pixels), self.n_classes) if label is None else self.classes[label]
+            parts.append(classes.to(pixels.dtype)[:, None].expand(-1, pixels.shape[1], -1))
         return torch.cat(parts, 2)
 
     @torch.no_grad()

@@ -26,8 +26,8 @@ def write_sweep(found: Sweep, recipe_name: str, base: Any, space: dict[str, Any]
         space: that was searched.
     """
     best, difference = found.best, found.difference
-    drawn = _figures(found, space)
-    for name, figure in drawn.items():
+    figures = _figures(found, space)
+    for name, figure in figures.items():
         pictures.save(figure, found.folder / f"{name}.png")
     content = {
         "objective": found.objective,
@@ -49,7 +49,7 @@ def write_sweep(found: Sweep, recipe_name: str, base: Any, space: dict[str, Any]
         scores = tuple((f"fresh seed {n + 1}", readable(ours), readable(usual)) for n, ours, usual in pairs)
         note = f"Best minus default: {difference}, the 95% interval of the paired mean."
         sections.append(Table("On seeds that no trial had", ("", "best", "default"), scores, note))
-    for name, figure in drawn.items():
+    for name, figure in figures.items():
         title = name.replace("_", " ").capitalize()
         sections.append(Picture(title, pictures.png(figure), title))
     trials = tuple((str(t.number), t.state.lower(), *_cells(t, list(space))) for t in found.trials)
@@ -76,11 +76,13 @@ def _figures(found: Sweep, space: dict[str, Any]) -> dict[str, Figure]:
     log = [name for name, spec in space.items() if spec.get("log") and not spec.get("one_minus")]
     settings = [{name: _plain(value) for name, value in trial.settings.items()} for trial in done]
     try:
-        drawn = {"history": sweeps.search_history(values, pruned, found.objective, found.lower_is_better)}
-        drawn["parallel_coordinates"] = sweeps.parallel_coordinates(settings, [*values.values()], found.objective, log)
+        figures = {"history": sweeps.search_history(values, pruned, found.objective, found.lower_is_better)}
+        figures["parallel_coordinates"] = sweeps.parallel_coordinates(
+            settings, [*values.values()], found.objective, log
+        )
         if found.importance:
-            drawn["importance"] = charts.bars(found.importance, "Importance of hyperparameters", "Share (PED-ANOVA)")
-        return drawn
+            figures["importance"] = charts.bars(found.importance, "Importance of hyperparameters", "Share (PED-ANOVA)")
+        return figures
     except ImportError:
         return {}
 

@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> int:
     from agentlib.core.progress import showing
     from agentlib.runs.hub import described, push_file
 
-    path = options.file
+    path = options.file.parent if options.best and options.file.is_file() else options.file
     if path.is_dir():
         names = ["best_agent"] if options.best else ["agent", "model", "backbone"]
         found = [file for name in names if (file := path / f"{name}.safetensors").is_file()]

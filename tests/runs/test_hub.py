@@ -111,6 +111,8 @@ def test_the_shell_pushes_agents_and_backbones(agent, hub, tmp_path, capsys):
     agent.save(run / "agent")
     assert main(["push", str(run), "me/both", "--episodes", "1", "--no-film"]) == 0
     assert capsys.readouterr().out.split() == ["https://hub/me/both"] * 2
+    assert main(["push", str(run / "agent.safetensors"), "me/both", "--best"]) == 2
+    assert "there is no best_agent.safetensors" in capsys.readouterr().err
     assert {"agent.safetensors", "backbone.safetensors"} <= {path.name for path in (hub / "me/both").iterdir()}
 
 
