@@ -99,8 +99,6 @@ def write_reference(app: Any) -> None:
 
 def as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Our docstrings are plain text with formulas: these become literal blocks, and signs lose their meaning."""
-    if "mapping object's\n" in "\n".join([*lines, ""]):
-        lines[:] = []  # of a type such as dict[str, Any], whose words are Python's
     found, in_section, in_block = list[str](), False, False
     for line in lines:
         is_indented = line.startswith("    ")
