@@ -254,7 +254,7 @@ def features(seed: int, updates: int = UPDATES) -> dict[str, float]:
             found[f"untrained{kind}"] = probed(partial(in_pieces, encoder))
             encoder.train()
         how: Any = {"data": Dataset(splits.train.x), "backbone": encoder, "steps": updates, "seed": seed}
-        result: Any = agentlib.train(name, progress=False, **how, **VIEWS | settings)
+        result: Any = agentlib.train(name, precision="bfloat16", progress=False, **how, **VIEWS | settings)
         found[name] = probed(partial(in_pieces, result.backbone, in_bands=name == "cpc"))
         floors = found["pixels"], found[f"scratch{kind}"], found[f"untrained{kind}"]
         found[f"{name}_above"] = found[name] - max(floors)
@@ -363,8 +363,8 @@ EXPERIMENTS = [
     Experiment(
         name="features_mnist",
         family=FAMILY,
-        data=f"55,000 images without labels, {UPDATES:,} updates of up to 512 pictures; {PER_CLASS} labels per class; "
-        "10,000 test images",
+        data=f"55,000 images without labels, {UPDATES:,} updates of up to 512 pictures in bfloat16; {PER_CLASS} labels "
+        "per class; 10,000 test images",
         measure=features,
         files=FILES,
         first_seed=FROM,
