@@ -53,10 +53,13 @@ def errors_of(prediction: Tensor, target: Tensor, loss: Loss = "mse") -> Tensor:
 
 
 def without_conflicts(gradients: Tensor, order: Tensor) -> Tensor:
-    """Gradients `(K, P)`, each less its parts against the other ones, which come in an order `(K,)`; `(K, P)`."""
+    """Gradients `(K, P)`, each less its parts against the other ones, which come in an order `(K,)`; `(K, P)`.
+
+    By sums of products, as a product of matrices is rounded where the run's precision is bfloat16.
+    """
     found, own = gradients, torch.arange(len(gradients), device=gradients.device)
     for number, other in zip(order.unbind(), gradients[order].unbind(), strict=True):
-        against = (found @ other).clamp(max=0.0) * (own != number)  # (K,)
+        against = (found * other).sum(1).clamp(max=0.0) * (own != number)  # (K,)
         found = found - (against / other.square().sum().clamp(min=1e-12))[:, None] * other
     return found
 
@@ -130,7 +133,7 @@ class Regressor(Learner):
         gradients = torch.stack([torch.cat([part.flatten() for part in each]) for each in slopes])  # (k, P)
         order = torch.randperm(len(gradients), device=gradients.device)
         gradient = without_conflicts(gradients, order).mean(0)
-        return torch.cat([weight.flatten() for weight in weights]) @ gradient
+        return (torch.cat([weight.flatten() for weight in weights]) * gradient).sum()
 
     def update(self, batch: Examples) -> Update:
         """One step on the loss of a batch; `per_sample` holds the losses `(B,)`."""
