@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Update
+from agentlib.core.step import unrounded
 from agentlib.data import Dataset, Examples, Splits
 from agentlib.families.examples import ExampleFacts, on_examples
 from agentlib.learners.supervised.regularization import Supervised, penalized, penalty
@@ -53,13 +54,10 @@ def errors_of(prediction: Tensor, target: Tensor, loss: Loss = "mse") -> Tensor:
 
 
 def without_conflicts(gradients: Tensor, order: Tensor) -> Tensor:
-    """Gradients `(K, P)`, each less its parts against the other ones, which come in an order `(K,)`; `(K, P)`.
-
-    By sums of products, as a product of matrices is rounded where the run's precision is bfloat16.
-    """
+    """Gradients `(K, P)`, each less its parts against the other ones, which come in an order `(K,)`; `(K, P)`."""
     found, own = gradients, torch.arange(len(gradients), device=gradients.device)
     for number, other in zip(order.unbind(), gradients[order].unbind(), strict=True):
-        against = (found * other).sum(1).clamp(max=0.0) * (own != number)  # (K,)
+        against = (found @ other).clamp(max=0.0) * (own != number)  # (K,)
         found = found - (against / other.square().sum().clamp(min=1e-12))[:, None] * other
     return found
 
@@ -129,11 +127,12 @@ class Regressor(Learner):
         if self.config.balance == "equal":
             return errors.mean(1).mean()
         weights = self.step.parameter_list
-        slopes = [torch.autograd.grad(loss, weights, retain_graph=True) for loss in errors.mean(0).unbind()]
-        gradients = torch.stack([torch.cat([part.flatten() for part in each]) for each in slopes])  # (k, P)
-        order = torch.randperm(len(gradients), device=gradients.device)
-        gradient = without_conflicts(gradients, order).mean(0)
-        return (torch.cat([weight.flatten() for weight in weights]) * gradient).sum()
+        with unrounded(errors):
+            slopes = [torch.autograd.grad(loss, weights, retain_graph=True) for loss in errors.mean(0).unbind()]
+            gradients = torch.stack([torch.cat([part.flatten() for part in each]) for each in slopes])  # (k, P)
+            order = torch.randperm(len(gradients), device=gradients.device)
+            gradient = without_conflicts(gradients, order).mean(0)
+            return torch.cat([weight.flatten() for weight in weights]) @ gradient
 
     def update(self, batch: Examples) -> Update:
         """One step on the loss of a batch; `per_sample` holds the losses `(B,)`."""

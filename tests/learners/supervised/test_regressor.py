@@ -178,17 +178,14 @@ def test_surgery_is_not_rounded_where_products_are_bfloat16():
     config = RegressorConfig(balance="surgery", net_arch=())
     learner = Regressor(plane(), sgd(0.1), config)
     generator, found = torch.Generator().manual_seed(0), list[torch.Tensor]()
-    x, gradients = (torch.randn(size, generator=generator) for size in ((20, 3), (5, 7)))
-    order, weight = torch.tensor([3, 0, 4, 1, 2]), learner.policy.head.weight
+    x, weight = torch.randn(20, 3, generator=generator), learner.policy.head.weight
     for is_rounded in (False, True):
         prediction = learner.predict(x)
         losses = prediction.square().flip(1) + prediction  # of both outputs, so that they conflict
         with fresh_weights(0), torch.autocast("cpu", torch.bfloat16, enabled=is_rounded):
             loss = learner.balanced(losses)
-            found.append(without_conflicts(gradients, order))
         found += torch.autograd.grad(loss, weight)
-    for plain, rounded in zip(found[:2], found[2:], strict=True):
-        torch.testing.assert_close(rounded, plain, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-6)
 
 
 def two_tasks(noise=2.0):
