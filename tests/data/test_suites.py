@@ -112,7 +112,7 @@ def test_scores_are_learned_rounded_and_judged_as_published(tmp_path, monkeypatc
     lines = ["\t".join([*row.split("\t")[:-1], f"{score}"]) for row, score in zip(rows, scores, strict=False)]
     (folder / "dev.tsv").write_text("\n".join([head, *lines]) + "\n")
     sizes: Any = {"embed_dim": 8, "n_layers": 1, "n_heads": 1, "max_length": 128, "batch_size": 4}
-    job = job_of("seq2seq", Problem(data=f"{folder}#stsb", steps=1, device="cpu"), **sizes)
+    job: Any = job_of("seq2seq", Problem(data=f"{folder}#stsb", steps=1, device="cpu"), **sizes)
     assert job.judge.parts.test.target == ["1.0", "1.0", "3.0", "3.0"]
     found = ["1.0", "2.0", "4.0", "5.0"]
     monkeypatch.setattr(job.product, "translate", lambda source: found)
