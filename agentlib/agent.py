@@ -379,13 +379,8 @@ class Agent:
         """
         # By name, since that room is above this one; most programs never need it.
         policy, read = import_module("agentlib.sb3.conversion").converted(model, observation_space, action_space)
-        return cls(
-            policy.to(device),
-            read.observation_space,
-            read.action_space,
-            exploration_rate=read.exploration_rate,
-            about={"from": "stable-baselines3", "version": read.version},
-        )
+        rate, about = read.exploration_rate, {"from": "stable-baselines3", "version": read.version}
+        return cls(policy.to(device), read.observation_space, read.action_space, exploration_rate=rate, about=about)
 
     def check_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
         """Raises ValueError, naming both, if these are not the spaces that the agent was made for."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from agentlib.core.names import LONGEST, close_matches, shown
 
 if TYPE_CHECKING:
+    from agentlib.backbones.specs import Described
     from agentlib.core.recipe import Recipe
 
 LEARNERS: dict[str, tuple[str, str]] = {
@@ -246,6 +247,16 @@ def recipe_of(what: Any) -> Recipe:
         f"what to train is a name ({', '.join(LEARNERS)}), a config such as DQNConfig(...), or a Recipe, "
         f"not {type(what).__name__}"
     )
+
+
+def networks() -> dict[str, type[Described]]:
+    """Networks by the names in their specs: all that the modules of learners define or use."""
+    from agentlib.backbones.specs import Described
+
+    modules = [import_module(f"agentlib.learners.{place.partition(':')[0]}") for place, _ in LEARNERS.values()]
+    values = [value for module in modules for value in vars(module).values()]
+    classes = [each for each in values if isinstance(each, type) and issubclass(each, Described)]
+    return {each.kind: each for each in classes if vars(each).get("kind")}
 
 
 def preset_key(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -101,6 +101,13 @@ def learning_rate_factors(modules: Modules) -> dict[nn.Parameter, float]:
     return factors
 
 
+def unrounded(like: Tensor) -> AbstractContextManager[object]:
+    """Inside, nothing is computed in bfloat16, though the loss before may have been; for gradients on a device."""
+    device = like.device.type
+    is_mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if is_mixed else nullcontext()
+
+
 class Step(nn.Module):
     """Gradients, clipping, and the optimizer's rule: `step(loss, clock)`.
 
@@ -164,10 +171,7 @@ class Step(nn.Module):
         Of several losses the sum counts. They may be computed as they are asked for, so that what one of them needs is
         in memory alone.
         """
-        device = self.count.device.type
-        is_mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        # A loss may have been computed in bfloat16; what follows is not.
-        plain = partial(torch.autocast, device, enabled=False) if is_mixed else nullcontext
+        plain = partial(unrounded, self.count)
         gradients: Any = ()
         for part in (loss,) if isinstance(loss, Tensor) else loss:
             with plain():

@@ -42,6 +42,8 @@ class ParallelText:
     target: Sequence[str]
     suite: str = ""
     """The name of the suite of questions that they are, if they are one; see `agentlib.data.suites`."""
+    published: Sequence[str] = ()
+    """The targets before they were rounded, of questions whose answers are numbers."""
 
     def __post_init__(self) -> None:
         ours, theirs = len(self.source), len(self.target)
@@ -58,7 +60,9 @@ class ParallelText:
 
     def take(self, rows: Any) -> ParallelText:
         """The pairs of these rows."""
-        return ParallelText([self.source[row] for row in rows], [self.target[row] for row in rows], self.suite)
+        sides = self.source, self.target, self.published
+        source, target, published = ([side[row] for row in rows] if len(side) else [] for side in sides)
+        return ParallelText(source, target, self.suite, published)
 
     def sampled(self, most: int) -> ParallelText:
         """All pairs, or `most` random ones in their order, the same at each call."""

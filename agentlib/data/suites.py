@@ -5,7 +5,8 @@
 
 (Wang et al. 2018, arXiv:1804.07461; Nie et al. 2020, arXiv:1910.14599; Hendrycks et al. 2021, arXiv:2009.03300; as text
 to text by Raffel et al. 2020, arXiv:1910.10683, appendix D). Where the labels of the test part are not published, as in
-GLUE, the development part is the test, and a tenth of the training part is to choose by. `write_suite` makes files of
+GLUE, the development part is the test, and a tenth of the training part is to choose by. A score is learned as a
+multiple of 0.2, of which there are 26 texts, and judged by the score as it was published. `write_suite` makes files of
 these formats from small grammars, of which every answer is known.
 """
 
@@ -87,7 +88,8 @@ def suite_parts(name: str, folder: Path, seed: int = 0) -> ParallelParts:
 
 
 def _pairs_of(name: str, suite: Suite, path: Path) -> ParallelText:
-    rows, sources, targets = _csv_rows(path) if name == "mmlu" else _rows(suite, path), list[str](), list[str]()
+    rows = _csv_rows(path) if name == "mmlu" else _rows(suite, path)
+    sources, targets, published = list[str](), list[str](), list[str]()
     for place, row in rows:
         missing = [column for column in (*suite.columns, suite.label) if not isinstance(row.get(column), str | int)]
         if missing and name == "qqp":
@@ -100,14 +102,15 @@ def _pairs_of(name: str, suite: Suite, path: Path) -> ParallelText:
         if answer is None and suite.answers and label.isdigit() and int(label) < len(suite.answers):
             answer = suite.answers[int(label)]
         if not suite.answers:
-            answer = f"{float(label):.1f}" if _is_number(label) else None
+            answer = f"{round(5.0 * float(label)) / 5.0:.1f}" if _is_number(label) else None
         if answer is None:
             known = " or ".join(suite.answers) or "a number"
             raise ValueError(f"{place}: the label is {shown(label)}, and not {known}")
         texts = (f"{column.replace('#', 'sentence').split(' ')[0]}: {row[column]}" for column in suite.columns)
         sources.append(" ".join([name, *texts]))
         targets.append(answer)
-    return ParallelText(sources, targets, name)
+        published += [label] * (not suite.answers)
+    return ParallelText(sources, targets, name, published)
 
 
 def _is_number(text: str) -> bool:

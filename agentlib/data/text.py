@@ -21,6 +21,8 @@ from agentlib.data.tokens import KINDS, BytePairs, Bytes, Characters, Tokenizer,
 
 PIECE, LARGE = 1 << 24, 1 << 26
 """Bytes that are read at a time, and bytes of text from which on its tokens are kept in a file."""
+HELD_OUT = 0.1
+"""The share of a text, its end, that nothing is learned from."""
 MARKOV = np.random.default_rng(0).dirichlet([0.3] * 8, 8)
 """Probabilities of the next of eight letters, by the present one, of the text "markov"."""
 
@@ -49,7 +51,7 @@ class Text:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def split(self, share: float = 0.1) -> tuple[Text, Text]:
+    def split(self, share: float = HELD_OUT) -> tuple[Text, Text]:
         """The text, and its end, a share that is held out."""
         cut = len(self) - max(round(share * len(self)), 1)
         if cut < 1:
@@ -108,8 +110,8 @@ def text_of(
     Args:
         data: a `Text`; a name of `TEXTS`; the path of a file, or of a folder, whose files are read in the order of
             their names; "hf:NAME", a data set of Hugging Face with a column `text`; or a list of documents.
-        tokenizer: "characters", "bytes" or "bpe", whose vocabulary the text makes; the file of a model or a tokenizer;
-            or a tokenizer.
+        tokenizer: "characters", "bytes" or "bpe", whose vocabulary the text makes, that of "bpe" without its last
+            tenth, which `Text.split` holds out; the file of a model or a tokenizer; or a tokenizer.
         vocabulary_size: tokens of "bpe".
         special: tokens that stand for no text, of a tokenizer that is made.
 
@@ -153,11 +155,21 @@ def _tokenizer(
     if name == "bytes":
         return Bytes(special)
     if name == "bpe":
-        return BytePairs.trained(pieces(), vocabulary_size, special)
+        learned = round((1.0 - HELD_OUT) * sum(map(len, pieces())))
+        return BytePairs.trained(_beginning(pieces(), learned), vocabulary_size, special)
     characters = set[str]()
     for piece in pieces():  # one at a time is in memory
         characters.update(piece)
     return Characters(characters, special)
+
+
+def _beginning(pieces: Iterator[str], characters: int) -> Iterator[str]:
+    """Pieces up to a number of characters."""
+    for piece in pieces:
+        if characters <= 0:
+            return
+        yield piece[:characters]
+        characters -= len(piece)
 
 
 def _pieces_of(data: Any, as_bytes: bool) -> tuple[int, Callable[[], Iterator[Any]]]:

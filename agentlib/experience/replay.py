@@ -382,7 +382,6 @@ class SequenceReplay(Replay):
             buffer,
             exploration,
             batch_size=batch_size,
-            # The first update needs sequences to learn from.
             learning_starts=max(learning_starts, buffer.num_envs * (buffer.sequence_length + buffer.period)),
             train_freq=train_freq,
             gradient_steps=gradient_steps,

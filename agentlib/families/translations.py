@@ -171,7 +171,8 @@ class TranslationJudge(Judge):
             Measure("test/chrf", chrf(found, test.target), chrf(test.source, test.target), whose),
         ]
         if test.suite:
-            return [*measures, *suite_measures(test.suite, found, test.target, self.parts.train.target)]
+            true, train = test.published or test.target, self.parts.train.target
+            return [*measures, *suite_measures(test.suite, found, true, train)]
         if any(len(words_13a(text)) >= MOST_WORDS for text in test.target):  # else there is nothing to count
             measures.append(Measure("test/bleu", bleu(found, test.target), bleu(test.source, test.target), whose))
         return measures

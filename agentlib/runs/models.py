@@ -11,8 +11,8 @@ from torch import nn
 
 from agentlib.backbones import spec_of
 from agentlib.backbones.files import read, rebuilt, write
-from agentlib.backbones.pixels import PixelNetwork
 from agentlib.backbones.specs import Classes
+from agentlib.catalog import networks
 from agentlib.policies import POLICIES
 
 KIND, VERSION = "agentlib model", 1
@@ -49,33 +49,5 @@ def load_model(
     about = description.get("about")
     if not isinstance(about, dict):
         raise ValueError(f"{path} is damaged: it does not say how the model was trained")
-    # Late: a run imports its own learner, and no other.
-    from agentlib.learners.generative.cyclegan import Cycle
-    from agentlib.learners.generative.denoising_autoencoder import Autoencoder
-    from agentlib.learners.generative.infogan import CodedGenerator
-    from agentlib.learners.generative.latent_model import LatentModel
-    from agentlib.learners.generative.pixel_model import PixelModel
-    from agentlib.learners.language.elmo import BidirectionalLanguageModel
-    from agentlib.learners.language.language_model import LanguageModel
-    from agentlib.learners.language.masked_model import MaskedLanguageModel
-    from agentlib.learners.language.translator import Translator
-    from agentlib.learners.meta.prototypical import PrototypicalNetwork
-    from agentlib.learners.self_supervised.clip import PicturesAndText
-    from agentlib.learners.self_supervised.mae import MaskedAutoencoder
-    from agentlib.learners.self_supervised.simclr import Projector
-    from agentlib.learners.vision.detector import Detector
-    from agentlib.learners.vision.localization import Localizer
-
-    networks: tuple[Any, ...] = (
-        Autoencoder,
-        CodedGenerator,
-        Cycle,
-        LanguageModel,
-        LatentModel,
-        Projector,
-        PrototypicalNetwork,
-    )
-    networks += (MaskedAutoencoder, PixelNetwork, PixelModel, Detector, Localizer, Translator, MaskedLanguageModel)
-    networks += (BidirectionalLanguageModel, PicturesAndText)
-    known = POLICIES | {each.kind: each for each in networks}
+    known = POLICIES | networks()  # late: a run imports its own learner, and no other
     return rebuilt(path, description.get("model"), tensors, known | dict(classes or {})).to(device), about

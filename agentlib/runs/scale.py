@@ -16,6 +16,7 @@ from agentlib.core.names import readable
 from agentlib.core.progress import watched
 from agentlib.metrics.scaling import ScalingLaw, chinchilla, kaplan
 from agentlib.plots import pictures
+from agentlib.runs.lock import locked
 from agentlib.runs.plan import settings_of
 from agentlib.runs.result import Result
 from agentlib.runs.train import train
@@ -50,9 +51,17 @@ def scaling_runs(
         settings: of all runs, such as `n_layers`, `batch_size` and `context_length`.
 
     Raises:
-        ValueError: the folder has runs of other data or settings; or what `agentlib.train` raises.
+        ValueError: another process is at work in the folder, or it has runs of other data or settings; or what
+            `agentlib.train` raises.
     """
-    path, about = Path(out) / RUNS, json.loads(json.dumps({"data": str(data), "seed": seed, **settings}, default=str))
+    with locked(Path(out)):
+        return _runs(data, widths, lengths, Path(out), seed, settings)
+
+
+def _runs(
+    data: Any, widths: Sequence[int], lengths: Sequence[int], out: Path, seed: int, settings: dict[str, Any]
+) -> list[ScalingRun]:
+    path, about = out / RUNS, json.loads(json.dumps({"data": str(data), "seed": seed, **settings}, default=str))
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"about": about, "runs": []}
     if kept["about"] != about:
         raise ValueError(f"{path} has runs of {kept['about']}, and not of {about}: give another folder")

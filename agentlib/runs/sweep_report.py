@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from agentlib.backbones.files import replacing
@@ -43,14 +44,14 @@ def write_sweep(found: Sweep, recipe_name: str, base: Any, space: dict[str, Any]
     write_json(found.folder / "results.json", content | provenance())
     rows = [(name, shown_setting(value), shown_setting(getattr(base, name))) for name, value in best.settings.items()]
     sections: list[Any] = [Table("Best settings", ("", f"trial {best.number}", "default"), tuple(rows), _how(best))]
-    if difference is not None:
+    if found.best_scores:
         seeds = range(len(found.best_scores))
         pairs = zip(seeds, found.best_scores, found.default_scores, strict=True)
-        scores = tuple((f"fresh seed {n + 1}", readable(ours), readable(usual)) for n, ours, usual in pairs)
-        note = f"Best minus default: {difference}, the 95% interval of the paired mean."
+        scores = tuple((f"fresh seed {n + 1}", *map(_score, both)) for n, *both in pairs)
+        note = f"{found.comparison[:1].upper()}{found.comparison[1:]}. The 95% interval is that of the paired mean."
         sections.append(Table("On seeds that no trial had", ("", "best", "default"), scores, note))
     for name, figure in figures.items():
-        title = name.replace("_", " ").capitalize()
+        title = name.replace("_", " ")
         sections.append(Picture(title, pictures.png(figure), title))
     trials = tuple((str(t.number), t.state.lower(), *_cells(t, list(space))) for t in found.trials)
     sections += [Table("Trials", ("", "", found.objective, *space), trials), made_with()]
@@ -85,6 +86,10 @@ def _figures(found: Sweep, space: dict[str, Any]) -> dict[str, Figure]:
         return figures
     except ImportError:
         return {}
+
+
+def _score(value: float) -> str:
+    return readable(value) if math.isfinite(value) else "diverged"
 
 
 def _plain(value: Any) -> Any:

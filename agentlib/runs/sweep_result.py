@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,14 +47,29 @@ class Sweep:
     importance: dict[str, float]
     """The share of each hyperparameter in what tells good trials from others (PED-ANOVA), the largest first."""
     best_scores: tuple[float, ...]
-    """Of the best settings, on seeds that no trial had; none where no comparison was asked for."""
+    """Of the best settings, on seeds that no trial had, NaN where the run diverged; none where no comparison was asked
+    for."""
     default_scores: tuple[float, ...]
     """Of the settings that the search began with, on the same seeds."""
 
     @property
     def difference(self) -> Estimate | None:
-        """Best minus default on the fresh seeds, with its 95% interval."""
-        return paired_difference(self.best_scores, self.default_scores) if self.best_scores else None
+        """Best minus default on the fresh seeds on which neither diverged, with its 95% interval."""
+        pairs = zip(self.best_scores, self.default_scores, strict=True)
+        finite = [pair for pair in pairs if all(map(math.isfinite, pair))]
+        return paired_difference(*zip(*finite, strict=True)) if finite else None
+
+    @property
+    def comparison(self) -> str:
+        """The difference in words, and how many runs have no score; empty where no comparison was asked for."""
+        if not self.best_scores:
+            return ""
+        count, better = len(self.best_scores), "lower" if self.lower_is_better else "higher"
+        words = "unknown" if self.difference is None else f"{self.difference} ({better} is better)"
+        for settings, scores in (("best", self.best_scores), ("default", self.default_scores)):
+            if failed := sum(map(math.isnan, scores)):
+                words += f"; {failed} of {count} runs of the {settings} settings diverged"
+        return f"best minus default on {count} fresh seeds: {words}"
 
     def __str__(self) -> str:
         states = [trial.state for trial in self.trials]
@@ -62,9 +78,7 @@ class Sweep:
         settings = ", ".join(f"{name} {shown_setting(value)}" for name, value in self.best.settings.items())
         best = f"best: trial {self.best.number}, {self.objective} {readable(self.best.value or 0.0)}; {settings}"
         lines = [f"{len(states)} trials: {counts}", best]
-        if self.difference is not None:
-            better, count = "lower" if self.lower_is_better else "higher", len(self.best_scores)
-            lines.append(f"best minus default on {count} fresh seeds: {self.difference} ({better} is better)")
+        lines += [self.comparison] * bool(self.comparison)
         return "\n".join(lines)
 
 

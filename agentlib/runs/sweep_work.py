@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 from agentlib.core.config import config_from_json
 from agentlib.core.names import one_line
+from agentlib.core.source import Diverged
 from agentlib.plots.report import write_json
 from agentlib.runs.folder import RunFolder
 from agentlib.runs.lock import locked
@@ -173,7 +174,7 @@ class Work:
         return tuple(self._trial(one) for one in self.study().get_trials(deepcopy=False))
 
     def scores(self, number: int | None) -> tuple[float, ...]:
-        """Those of the comparison's runs of a trial's settings, or of the default ones, None."""
+        """Those of the comparison's runs of a trial's settings, or of the default ones, None; NaN if one diverged."""
         found = [_read(self._place(_compared(number, seed), seed)) for seed in self.fresh_seeds]
         return tuple(score for _, score in found if score is not None)
 
@@ -260,7 +261,7 @@ class Work:
                 if _read(self._place(name, seed))[1] is not None:
                     continue
                 if (lock := self._lock(name)) is not None:
-                    return Claim(lock, partial(self._score, name, config, seed))
+                    return Claim(lock, partial(self._compare, name, config, seed))
                 is_waiting = True
         return is_waiting
 
@@ -295,6 +296,15 @@ class Work:
         if self.progress and sys.stderr is not None:
             sys.stderr.write(f"{self._trial(study.get_trials(deepcopy=False)[number])}\n")
 
+    def _compare(self, name: str, config: Any, seed: int) -> None:
+        """Does a run of the comparison; one that diverges has ended, as it would each time."""
+        try:
+            self._score(name, config, seed)
+        except Diverged as error:
+            place = self._place(name, seed)
+            content = {"evaluations": _read(place)[0], "diverged": one_line(error)}
+            write_json(place.with_suffix(".json"), content)
+
     def _score(
         self, name: str, config: Any, seed: int, report: Callable[[int, float], None] = lambda index, value: None
     ) -> float:
@@ -302,7 +312,8 @@ class Work:
 
         Raises:
             Pruned: `report` raised it.
-            ValueError: it had no evaluation, or one that is no finite number; and what `train` raises.
+            Diverged: an evaluation is no finite number.
+            ValueError: it had no evaluation; and what `train` raises.
         """
         search, place = self.search, self._place(name, seed)
         values, score = _read(place)
@@ -312,7 +323,7 @@ class Work:
         def note(clock: Any, metrics: Mapping[str, float]) -> None:
             value = metrics[search.objective]
             if not math.isfinite(value):
-                raise ValueError(f"{search.objective} became {value} by step {int(clock.steps)}")
+                raise Diverged(f"{search.objective} became {value} by step {int(clock.steps)}", int(clock.steps))
             index = int(clock.steps) // search.eval_every
             values[index] = value
             write_json(place.with_suffix(".json"), {"evaluations": values})
@@ -352,10 +363,10 @@ def _fields(config: Any) -> dict[str, Any]:
 
 
 def _read(place: Path) -> tuple[dict[int, float], float | None]:
-    """A run's evaluations, by their number, and its score, if it has ended."""
+    """A run's evaluations, by their number, and its score if it has ended, NaN if it has diverged."""
     try:
         content = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
         values = {int(index): float(value) for index, value in content["evaluations"].items()}
-        return values, content.get("score")
+        return values, math.nan if "diverged" in content else content.get("score")
     except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return {}, None

@@ -303,13 +303,13 @@ def test_a_guide_leads_to_the_posterior(steps, sampler):
         return -0.5 * (y - kept.sqrt() * x[:, 0]).square() / (1.0 - kept + variance)
 
     how: Any = {"steps": steps, "sampler": sampler}
-    found = model.sample(20_000, guide=guide, generator=torch.Generator().manual_seed(0), **how)
+    found = model.sample(10_000, guide=guide, generator=torch.Generator().manual_seed(0), **how)
     assert float(found.mean()) == pytest.approx(y / (1 + variance), abs=0.02)
     assert float(found.std()) == pytest.approx(math.sqrt(variance / (1 + variance)), abs=0.02)
     free = model.sample(5, guide=guide, guidance_scale=0.0, generator=torch.Generator().manual_seed(1), **how)
     assert torch.equal(free, model.sample(5, generator=torch.Generator().manual_seed(1), **how))
     exaggerated = model.sample(
-        20_000, guide=guide, guidance_scale=3.0, generator=torch.Generator().manual_seed(0), **how
+        10_000, guide=guide, guidance_scale=3.0, generator=torch.Generator().manual_seed(0), **how
     )
     assert float(exaggerated.mean()) > float(found.mean()) + 0.1
     assert float(exaggerated.std()) < float(found.std()) - 0.05

@@ -11,13 +11,15 @@ import agentlib
 from agentlib.backbones import CNN, MLP, NatureCNN, Optimized
 from agentlib.catalog import LEARNERS, recipe_of
 from agentlib.core import Learner, Recipe, Update
-from agentlib.core.recipe import gains_from_threads
+from agentlib.core.recipe import Problem, gains_from_threads
+from agentlib.engine import run
 from agentlib.families.captions import on_captions
 from agentlib.families.examples import on_examples
 from agentlib.families.scenes import on_scenes
 from agentlib.families.views import on_views
 from agentlib.learners.supervised.classifier import RECIPE, Classifier, ClassifierConfig
 from agentlib.learners.supervised.regressor import Regressor, RegressorConfig
+from agentlib.runs.plan import job_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +115,10 @@ def test_a_backbone_of_float64_is_trained_in_float32(name):
     others = ("regressor", "diffusion", "maml", "reptile", "black_box", "gpt", "seq2seq", "t5", "bert", "elmo", "mae")
     if name in (*others, "continual", "cyclegan", "pixel_cnn") or recipe_of(name).family in (on_scenes, on_captions):
         pytest.skip("takes other examples, another network or more steps")
-    backbone = MLP(64, (16,)).double()
-    result: Any = agentlib.train(name, data="digits", backbone=backbone, steps=1, progress=False, compile=False)
-    assert all(p.dtype == torch.float32 for p in result.model.parameters())
+    problem = Problem(data="digits", backbone=MLP(64, (16,)).double(), steps=1, device="cpu")
+    job = job_of(name, problem)
+    list(run(job.learner, job.source, 1, compile=False))
+    assert all(p.dtype == torch.float32 for p in job.learner.parameters())
 
 
 @pytest.mark.parametrize(

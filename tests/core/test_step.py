@@ -94,14 +94,14 @@ RULES = {
 )
 @pytest.mark.parametrize(("rule", "optimizer", "weight_decay"), RULES.values(), ids=RULES)
 def test_rules_equal_torch(rule, optimizer, weight_decay, large, monkeypatch):
-    """100 steps in float64, with a learning rate that changes at each."""
+    """40 steps in float64, with a learning rate that changes at each."""
     monkeypatch.setattr("agentlib.core.step.LARGE", large)
     rate = Linear(0.03, 0.001, over=0.7)
     mine, theirs = small_network(), small_network()
     step = Step(mine, rule(rate))
     reference = optimizer(torch_groups(theirs, weight_decay), lr=1.0)
-    for i, batch in enumerate(batches(100)):
-        numbers = Clock(i, i, i / 100)
+    for i, batch in enumerate(batches(40)):
+        numbers = Clock(i, i, i / 40)
         clock = Clock(*(torch.tensor(float(field), dtype=torch.float64) for field in numbers))
         step(loss_of(mine, batch), clock if i % 2 else numbers)
         for group in reference.param_groups:
@@ -110,7 +110,7 @@ def test_rules_equal_torch(rule, optimizer, weight_decay, large, monkeypatch):
         loss_of(theirs, batch).backward()
         reference.step()
     assert_equal(mine, theirs)
-    assert step.count == 100
+    assert step.count == 40
 
 
 FORMULAS: dict[str, Any] = {

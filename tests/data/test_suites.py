@@ -8,6 +8,7 @@ import pytest
 from agentlib.core.recipe import Problem
 from agentlib.data.parallel import parallel_parts
 from agentlib.data.suites import MADE, OPTIONS, SUITES, suite_measures, write_suite
+from agentlib.metrics.agreement import pearson
 from agentlib.runs.plan import job_of
 
 PUBLISHED = {
@@ -44,8 +45,9 @@ def test_a_row_of_glue(name, tmp_path):
         (tmp_path / file).write_text(text, encoding="utf-8")
     parts = parallel_parts(f"{tmp_path}#{name}")
     assert [len(part) for part in (parts.train, parts.validation, parts.test)] == [18, 2, 20]
-    for part in (parts.train, parts.validation, parts.test):
+    for part in parts:
         assert {*zip(part.source, part.target, strict=True)} == {expected}
+        assert {*part.published} == ({"4.750"} if name == "stsb" else set())
 
 
 def test_rows_of_anli_and_mmlu(tmp_path):
@@ -100,6 +102,23 @@ def test_a_run_ends_with_them(tmp_path):
     measures = {measure.name: measure for measure in job.judge.finish()}
     assert measures["test/accuracy"].whose == "always the most frequent answer"
     assert measures["test/accuracy"].value == measures["test/exact"].value == 0.0  # it writes letters at random
+
+
+def test_scores_are_learned_rounded_and_judged_as_published(tmp_path, monkeypatch):
+    """Of 1.0 and 1.07, both "1.0", the order is known to the judge."""
+    folder = write_suite("stsb", tmp_path, 40)
+    head, *rows = (folder / "dev.tsv").read_text().splitlines()
+    scores = [1.0, 1.07, 3.0, 3.08]
+    lines = ["\t".join([*row.split("\t")[:-1], f"{score}"]) for row, score in zip(rows, scores, strict=False)]
+    (folder / "dev.tsv").write_text("\n".join([head, *lines]) + "\n")
+    sizes: Any = {"embed_dim": 8, "n_layers": 1, "n_heads": 1, "max_length": 128, "batch_size": 4}
+    job: Any = job_of("seq2seq", Problem(data=f"{folder}#stsb", steps=1, device="cpu"), **sizes)
+    assert job.judge.parts.test.target == ["1.0", "1.0", "3.0", "3.0"]
+    found = ["1.0", "2.0", "4.0", "5.0"]
+    monkeypatch.setattr(job.product, "translate", lambda source: found)
+    measures = {measure.name: measure.value for measure in job.judge.finish()}
+    assert measures["test/spearman"] == pytest.approx(1.0)
+    assert measures["test/pearson"] == pytest.approx(pearson([float(one) for one in found], scores))
 
 
 def test_mistakes(tmp_path):

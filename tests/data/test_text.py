@@ -43,6 +43,15 @@ def test_pairs_of_bytes_are_joined_by_how_often_they_are_there():
     assert len(tokenizer.encode("xyz")) == 3  # no text is unknown
 
 
+def test_pairs_of_bytes_are_learned_before_the_end_that_is_held_out(tmp_path):
+    """The word of the last tenth is there often enough to be a token, had it been read."""
+    pytest.importorskip("tokenizers")
+    (tmp_path / "text").write_text("ab" * 450 + "yz" * 50)
+    for data in (tmp_path / "text", ["ab" * 450 + "yz" * 50]):
+        text = text_of(data, "bpe", 400)
+        assert (len(text.tokenizer.encode("abab")), len(text.tokenizer.encode("yzyz"))) == (1, 4)
+
+
 def test_a_vocabulary_is_that_of_a_file():
     with pytest.raises(ValueError, match="unknown tokenizer 'charcters'; close matches: characters"):
         tokenizer_in("charcters")

@@ -74,7 +74,7 @@ def test_an_environment_goes_on_where_it_was(kind, tmp_path):
     """At each of many moments: at the start, in the middle and just after the end of an episode."""
     first = Player(Environments(MAKERS[kind]()), 0)
     first.envs.reset(seed=5)
-    for moment in range(12):
+    for moment in range(6):
         save_state(tmp_path / "state", first.envs.state())
         again = Player(Environments(MAKERS[kind]()), moment + 1)
         first.generator, first.seen = np.random.default_rng(moment + 1), []

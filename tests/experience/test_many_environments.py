@@ -74,7 +74,8 @@ def test_the_first_large_reward_of_many_environments_is_named(few, monkeypatch):
         agentlib.train("dqn", env=envs, steps=30, learning_starts=9, train_freq=3, progress=False)
 
 
-@pytest.mark.parametrize("kind", [pytest.param("vector_entry_point", marks=pytest.mark.slow), "sync"])
+@pytest.mark.parametrize("kind", ["vector_entry_point", "sync"])
+@pytest.mark.slow
 def test_ppo_learns_in_a_vector_environment_as_it_is_given(kind):
     envs = gymnasium.make_vec("CartPole-v1", num_envs=64, vectorization_mode=kind)
     numbers: Any = {"n_steps": 16, "batch_size": 128, "n_epochs": 8, "learning_rate": 1e-3, "gae_lambda": 0.9}

@@ -29,6 +29,7 @@ def generated(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.slow
 def test_vae_of_bits(tmp_path):
     result = quick("vae", "digits", steps=60, out=tmp_path / "run")
     measures = result.measures

@@ -52,7 +52,7 @@ def lines(tasks=40, n=30, outputs=(), seed=0):
     return x, slope * (x if outputs else x[..., 0])
 
 
-@pytest.mark.parametrize("outputs", [(), (1,), (2,)])
+@pytest.mark.parametrize("outputs", [(), pytest.param((1,), marks=pytest.mark.slow), (2,)])
 def test_maml_on_tasks_of_ones_own(outputs):
     x, y = lines(outputs=outputs)
     pools = Pools(x, y, shots=5, queries=10, tasks=40)

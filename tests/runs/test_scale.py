@@ -8,6 +8,7 @@ import pytest
 
 from agentlib.backbones import TransformerDecoder
 from agentlib.runs import scale
+from agentlib.runs.lock import locked
 from agentlib.runs.scale import ScalingRun, compute_of, report, scaling_runs
 from agentlib.shell.main import main
 
@@ -59,6 +60,11 @@ def test_runs_are_counted_kept_and_gone_on_with(tmp_path, monkeypatch):
     assert trained == [3, 3]
     with pytest.raises(ValueError, match="give another folder"):
         scaling_runs("markov", (4,), (1,), out=tmp_path, seed=1, **SMALL)
+
+
+def test_one_process_at_a_time_is_at_work_in_a_folder(tmp_path):
+    with locked(tmp_path), pytest.raises(ValueError, match="another run is at work in"):
+        scaling_runs("markov", (4,), (1,), out=tmp_path, **SMALL)
 
 
 @pytest.mark.slow

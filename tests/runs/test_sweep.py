@@ -18,6 +18,7 @@ import pytest
 import agentlib
 from agentlib.backbones import MLP
 from agentlib.core import Clock
+from agentlib.core.source import Diverged
 from agentlib.metrics.intervals import paired_difference
 from agentlib.runs import sweep_report, sweep_work
 from agentlib.runs.sweep_result import Trial
@@ -39,7 +40,7 @@ class Runs:
     """In place of `train`: notes the runs, and reports four evaluations."""
 
     def __init__(self):
-        self.seen, self.stop_at, self.broken, self.logs = [], None, False, set()
+        self.seen, self.stop_at, self.broken, self.diverge_at, self.logs = [], None, False, (), set()
 
     def __call__(self, what=None, *, callback, seed=None, resume=None, out=None, **settings):
         folder = resume or out
@@ -55,6 +56,8 @@ class Runs:
         for index in range(1, 5):
             if self.stop_at == (len(self.seen), index):
                 raise KeyboardInterrupt
+            if folder.name in self.diverge_at and index == 2:
+                raise Diverged("the loss became nan at step 100")
             value = value_of(**json.loads((folder / "config.json").read_text()), index=index)
             callback["evaluation"](Clock(0, 50 * index, 0.0), {"eval/mean_reward": value})
 
@@ -213,6 +216,27 @@ def test_trials_that_all_fail_end_the_sweep(runs, tmp_path):
     with pytest.raises(ValueError, match=r"^all 5 trials failed; the first one: ValueError: no such file: the data$"):
         sweep(tmp_path / "sweep", trials=50)
     assert len(runs.seen) == 5
+
+
+def test_a_run_of_the_comparison_that_diverges_has_ended_and_is_counted(runs, tmp_path):
+    """A run diverges again with the same seed: the sweep ends with the others, and does not train it at each resume."""
+    runs.diverge_at = ("seed_500001",)
+    found = sweep(tmp_path / "sweep", trials=1, compare_seeds=3)
+    trained = len(runs.seen)
+    assert trained == 1 + 2 * 3
+    for scores in (found.best_scores, found.default_scores):
+        assert [math.isnan(score) for score in scores] == [False, True, False]
+    both = [[scores[0], scores[2]] for scores in (found.best_scores, found.default_scores)]
+    assert found.difference == paired_difference(*both)
+    assert "1 of 3 runs of the best settings diverged; 1 of 3 runs of the default settings diverged" in str(found)
+    page = (found.folder / "report.html").read_text()
+    assert page.count("<td>diverged</td>") == page.count("runs of the best settings diverged") * 2 == 2
+    assert str(agentlib.sweep(resume=found.folder, progress=False)) == str(found)
+    assert len(runs.seen) == trained
+    runs.diverge_at = ("seed_500000", "seed_500001", "seed_500002")
+    found = sweep(tmp_path / "all", trials=1, compare_seeds=3)
+    assert found.difference is None
+    assert "fresh seeds: unknown; 3 of 3" in str(found)
 
 
 def test_a_journal_that_a_kill_has_cut_is_read(runs, tmp_path):

@@ -169,11 +169,8 @@ class DomainClassifier(Learner):
             return (self.shares.clone() * by_group).sum(), nothing, nothing
         if method == "irm":
             scale = torch.where(torch.as_tensor(batch.clock.updates) >= config.anneal, scale, scale.clamp_max(1.0))
-            return (
-                losses.mean(),
-                rules.irm_penalty(logits, y, rules.masks_of(batch.domain, self.n_domains)).mean(),
-                scale,
-            )
+            slopes = rules.irm_penalty(logits, y, rules.masks_of(batch.domain, self.n_domains))
+            return losses.mean(), slopes.mean(), scale
         if self.discriminator is not None:
             rate = torch.tanh(5.0 * torch.as_tensor(batch.clock.fraction)).to(features)  # 2 / (1 + exp(-10 p)) - 1
             guesses = self.discriminator(rules.reversed_gradient(features, rate))

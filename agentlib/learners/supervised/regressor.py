@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from agentlib.core import Learner, Optimizer, Recipe, Source, Step, Update
+from agentlib.core.step import unrounded
 from agentlib.data import Dataset, Examples, Splits
 from agentlib.families.examples import ExampleFacts, on_examples
 from agentlib.learners.supervised.regularization import Supervised, penalized, penalty
@@ -126,11 +127,12 @@ class Regressor(Learner):
         if self.config.balance == "equal":
             return errors.mean(1).mean()
         weights = self.step.parameter_list
-        slopes = [torch.autograd.grad(loss, weights, retain_graph=True) for loss in errors.mean(0).unbind()]
-        gradients = torch.stack([torch.cat([part.flatten() for part in each]) for each in slopes])  # (k, P)
-        order = torch.randperm(len(gradients), device=gradients.device)
-        gradient = without_conflicts(gradients, order).mean(0)
-        return torch.cat([weight.flatten() for weight in weights]) @ gradient
+        with unrounded(errors):
+            slopes = [torch.autograd.grad(loss, weights, retain_graph=True) for loss in errors.mean(0).unbind()]
+            gradients = torch.stack([torch.cat([part.flatten() for part in each]) for each in slopes])  # (k, P)
+            order = torch.randperm(len(gradients), device=gradients.device)
+            gradient = without_conflicts(gradients, order).mean(0)
+            return torch.cat([weight.flatten() for weight in weights]) @ gradient
 
     def update(self, batch: Examples) -> Update:
         """One step on the loss of a batch; `per_sample` holds the losses `(B,)`."""

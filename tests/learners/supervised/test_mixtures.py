@@ -52,7 +52,9 @@ def tiny(options, seed=0):
     return RECIPE.tiny(Classifier, config, seed, data=Splits(data, data, data))
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if place > 1 else ()) for place, name in enumerate(OPTIONS)]
+)
 def test_a_run_with_each(name, monkeypatch):
     """The same with torch's interpreter as without, to the last number, and it learns."""
     monkeypatch.setattr(loop, "AUTO_INTERPRET_UPDATES", 1)

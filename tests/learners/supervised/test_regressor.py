@@ -173,6 +173,21 @@ def test_conflicts_are_taken_out_one_after_the_other_as_by_the_paper():
     torch.testing.assert_close(without_conflicts(gradients, order), torch.stack(expected))
 
 
+def test_surgery_is_not_rounded_where_products_are_bfloat16():
+    """The run's precision rounds the network's products, and not those of gradients."""
+    config = RegressorConfig(balance="surgery", net_arch=())
+    learner = Regressor(plane(), sgd(0.1), config)
+    generator, found = torch.Generator().manual_seed(0), list[torch.Tensor]()
+    x, weight = torch.randn(20, 3, generator=generator), learner.policy.head.weight
+    for is_rounded in (False, True):
+        prediction = learner.predict(x)
+        losses = prediction.square().flip(1) + prediction  # of both outputs, so that they conflict
+        with fresh_weights(0), torch.autocast("cpu", torch.bfloat16, enabled=is_rounded):
+            loss = learner.balanced(losses)
+        found += torch.autograd.grad(loss, weight)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-6)
+
+
 def two_tasks(noise=2.0):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(400, 3, generator=generator)
