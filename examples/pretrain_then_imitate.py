@@ -1,4 +1,4 @@
-"""Imitation with an encoder that has watched the game before; it takes minutes, since three CNNs learn from frames.
+"""Imitation with an encoder that has watched the game before; it takes one to two minutes, since three CNNs learn.
 
 Five demonstrations teach more if SimCLR has seen frames of random play.
 

@@ -1,8 +1,9 @@
-"""A detector of shapes and a picture in the style of another; it takes minutes, since two CNNs work on pixels.
+"""A detector of shapes and a picture in the style of another; it takes two to three minutes, since two CNNs learn.
 
 python examples/see_shapes.py [--pictures 1500] [--updates 1500] [--steps 30]
 
-Needs the extra plots. It writes see_shapes.png and style.png, and takes about ten minutes.
+Needs the extra plots. It writes see_shapes.png and style.png, whose third picture has the content of the first one
+in the colours of the second.
 """
 
 import argparse

@@ -175,10 +175,12 @@ def test_each_block_says_how_long_it_takes(document):
 
 
 def test_each_example_says_how_long_it_takes():
-    """Above a minute in its first line, which says why."""
+    """Above a minute in its first line, which says why; and how many minutes."""
+    number = r"(?:about )?(?:\d+|one|two|three|four|five|ten)\b"
     for name in EXAMPLES:
         text = ast.get_docstring(ast.parse((ROOT / "examples" / name).read_text(encoding="utf-8"))) or ""
         seconds = re.search(r"takes about (\d+) seconds", text)
+        assert re.search(rf"\b(?:takes|in)\s{number}(?: to {number})? (?:seconds|minutes)", text), name
         assert (int(seconds[1]) <= 60 if seconds else "minutes" in text.splitlines()[0]) or "terminal" in text, name
 
 

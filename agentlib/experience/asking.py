@@ -23,12 +23,17 @@ def best_action(
 ) -> tuple[Any, Any]:
     """The best action by SB3's `predict`, and the next state: how any agent is asked, in every place.
 
-    An agent that knows masks of legal actions is given `action_mask`; None where the environment gave none.
+    An agent that knows masks of legal actions is given `action_mask`; None where the environment gave none. Masks from
+    here are none that the agent's owner gives: it still warns where its owner gives none.
     """
     masks = {ACTION_MASK: action_mask} if action_mask is not None and getattr(agent, "takes_masks", False) else {}
+    asked = getattr(agent, "agent", agent)  # the one under attack
+    knows_masks = getattr(asked, "_knows_masks", None)
     found: tuple[Any, Any] = agent.predict(
         observation, state=state, episode_start=episode_start, deterministic=True, **masks
     )
+    if masks and knows_masks is not None:
+        asked._knows_masks = knows_masks
     return found
 
 

@@ -198,11 +198,8 @@ def _modes_kept(agent: Predictor) -> Iterator[None]:
     """Give every module of the agent its train/eval mode back: predict may switch it (SB3's does)."""
     root = next((part for part in (agent, getattr(agent, "policy", None)) if hasattr(part, "modules")), None)
     modes = [] if root is None else [(module, module.training) for module in root.modules()]
-    knows_masks = getattr(agent, "_knows_masks", None)  # those of an evaluation are none that its caller gives
     try:
         yield
     finally:
-        if knows_masks is not None:
-            agent._knows_masks = knows_masks  # type: ignore[attr-defined]
         for module, mode in modes:
             module.training = mode

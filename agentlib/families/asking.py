@@ -41,6 +41,7 @@ def on_expert(recipe: Recipe, problem: Problem) -> Job:
             demonstrations = demonstrations_of(problem.demos)
             demonstrations.check_spaces(envs.observation_space, envs.action_space)
         learner, agent = built(recipe, problem, demonstrations)
+        fed = feeding(config, agent.policy)
         source = Aggregate(
             envs,
             Student(agent.policy, envs.observation_space, deterministic=config.deterministic, seed=problem.seed),
@@ -56,12 +57,13 @@ def on_expert(recipe: Recipe, problem: Problem) -> Job:
             before_training=_before_training(config, learner, agent, len(demonstrations)),
             owns_envs=True,  # those of the caller's stay open
             seed=problem.seed,
-            **feeding(config, agent.policy),
+            **fed,
         ).to(device_of(learner))
         on_failure.pop_all()
     per_round = max(config.rollout_round_min_timesteps, config.rollout_round_min_episodes * _longest_episode(envs), 1)
     steps = problem.steps if problem.steps is not None else config.rounds * per_round
-    updates = max(config.epochs * steps * (steps // per_round + 1) // (2 * config.batch_size), 1)
+    per_update = config.batch_size * (fed["sequence_length"] or 1)
+    updates = max(config.epochs * steps * (steps // per_round + 1) // (2 * per_update), 1)
     judge = AskingJudge(problem, agent, source)
     return Job(learner, source, Length(updates, steps, is_exact=False), agent, judge)
 

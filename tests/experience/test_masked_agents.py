@@ -175,10 +175,24 @@ def test_an_agent_that_learned_with_masks_says_once_that_it_acts_without():
         other.act(observation, action_mask=info["action_mask"])
         other.act(observation)  # it was given one: here all may be legal
         tiny_run(env="CartPole-v1", steps=30).act(observation)
-        evaluated = tiny_run(env=Strict(), steps=100)
-        agentlib.evaluate(evaluated, Strict(), episodes=1)
+
+
+@pytest.mark.parametrize("use", ["evaluate", "attack", "record", "film"])
+def test_masks_that_agentlib_hands_on_are_none_that_the_owner_gives(use, tmp_path):
+    agent = tiny_run(env=Strict(), steps=100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        match use:
+            case "evaluate":
+                agentlib.evaluate(agent, Strict(), episodes=1)
+            case "attack":
+                agentlib.evaluate(Attacked(agent, 0.1), Strict(), episodes=1)
+            case "record":
+                record_episodes(agent, Strict(), 1)
+            case "film":
+                record(agent, Strict, tmp_path / "film.gif", episodes=1)
     with pytest.warns(UserWarning, match="acts without one"):
-        evaluated.act(observation)
+        agent.act(Strict().reset(seed=0)[0])
 
 
 def test_the_files_of_agents_know_that_they_learned_with_masks(tmp_path):

@@ -13,6 +13,8 @@ import agentlib
 from agentlib.agent import Agent
 from agentlib.backbones import MLP
 from agentlib.backbones.choice import backbone_for
+from agentlib.catalog import recipe_of
+from agentlib.core.recipe import Problem
 from agentlib.envs.experts import cartpole_expert, chain_expert, identity_expert
 from agentlib.envs.playing import Person, Terminal
 from agentlib.experience import Demonstration, Demonstrations, ExpertLeft, Onlooker, record_episodes
@@ -375,6 +377,19 @@ def test_a_memory_is_taught(tmp_path):
         assert agent.act(np.zeros(2, np.float32)) in (0, 1)
     with pytest.raises(ValueError, match="sequence_length is for policies with a memory"):
         agentlib.train("bc", demos=demos, sequence_length=5, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "chunk", "updates"), [("auto", None, 2_250), ("lstm", 100, 22), ("lstm", 20, 112)]
+)
+def test_updates_of_a_run_are_estimated_by_steps_in_a_batch(backbone, chunk, updates):
+    """By them a run is compiled, which takes minutes for a memory: 3 rounds of 2 episodes, of 500 steps at most."""
+    rounds: dict[str, Any] = {"rounds": 3, "rollout_round_min_episodes": 2, "rollout_round_min_timesteps": 0}
+    config = DAggerConfig(epochs=6, batch_size=16, sequence_length=chunk, net_arch=(4,), **rounds)
+    env: Any = "agentlib/CartPoleNoVel-v0"
+    job = recipe_of("dagger").job(Problem(config=config, env=env, expert=lambda x: x, backbone=backbone))
+    assert job.length.updates == updates  # 6 epochs of 1,000, 2,000 and 3,000 steps, in batches of 16 or 16 chunks
+    job.source.close()
 
 
 def test_leaving_at_once_says_so():
