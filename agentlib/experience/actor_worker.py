@@ -187,11 +187,9 @@ class Worker:
                     where[self.rows] = stepped.begun
                     self.exploration.begin(where)
         reward, terminated, truncated = (np.stack([getattr(one, name) for one in steps]) for name in COLUMNS)
-        leaves_after, mask = (
-            [np.stack(parts) for parts in zip(*after, strict=True)],
-            _stacked([one.next_mask for one in steps]),
-        )
-        made = Block(version, np.stack(actions), reward, terminated, truncated, leaves_after, mask, begun, torn)
+        observed = [np.stack(parts) for parts in zip(*after, strict=True)]
+        mask = _stacked([one.next_mask for one in steps])
+        made = Block(version, np.stack(actions), reward, terminated, truncated, observed, mask, begun, torn)
         return made, self._state(envs)
 
     def _state(self, envs: Environments) -> dict[str, Any]:

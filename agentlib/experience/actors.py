@@ -135,7 +135,8 @@ class Actors(Environments):
         self._start()
         self.block, self.ends, self.start = None, [], self.steps
         self._call("begin", [seed or 0] * self.actors)
-        firsts, self.ends = zip(*map(self._result, range(self.actors)), strict=True)
+        firsts, ends = zip(*map(self._result, range(self.actors)), strict=True)
+        self.ends = list(ends)
         leaves = [np.concatenate(parts) for parts in zip(*[leaves for leaves, _ in firsts], strict=True)]
         self.action_mask = _side_by_side([mask for _, mask in firsts], [parts[0] for parts, _ in firsts], 0)
         self.observation = unflatten(self.observation_space, leaves)

@@ -159,7 +159,7 @@ class Restless(gymnasium.Wrapper):
 
     def step(self, action):
         observation, reward, *rest = self.env.step(action)
-        return observation, reward + self.shift, *rest
+        return observation, float(reward) + self.shift, *rest
 
 
 def test_the_error_of_an_environment_comes_with_its_traceback():

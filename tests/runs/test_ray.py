@@ -2,6 +2,7 @@
 
 import os
 import time
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -18,7 +19,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's sockets and files
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
 ]
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "steps": 2_048,
     "learning_starts": 256,
     "train_freq": 16,
