@@ -6,6 +6,7 @@ Ray is started only where nobody has started it or named a cluster, and only wha
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import random
 import signal
@@ -45,6 +46,8 @@ def _host_kept() -> Iterator[None]:
     is_main = threading.current_thread() is threading.main_thread()
     handler, hook, variables = signal.getsignal(signal.SIGTERM), sys.excepthook, dict(os.environ)
     had_faulthandler, numbers = faulthandler.is_enabled(), random.getstate()
+    logger = logging.getLogger("ray")
+    logs = (logger.level, list(logger.handlers), logger.propagate) if "ray" in sys.modules else None
     try:
         with warnings.catch_warnings():
             yield
@@ -55,6 +58,9 @@ def _host_kept() -> Iterator[None]:
             faulthandler.disable()
         sys.excepthook = hook
         random.setstate(numbers)
+        if logs is not None:  # the host may have set it
+            logger.setLevel(logs[0])
+            logger.handlers, logger.propagate = logs[1:]
         for name in os.environ.keys() - variables.keys():
             del os.environ[name]
         os.environ.update(variables)
