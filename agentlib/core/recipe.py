@@ -51,6 +51,12 @@ class Problem:
         flag=int | None,
         metavar="N",
     )
+    actors: int | None = option(
+        None,
+        "Number of processes, started by Ray, that step the environments while this one learns.",
+        flag=int | None,
+        metavar="N",
+    )
     data: Any = option(
         None,
         "The data to learn from: a name of `agentlib list data`, or a path.",
@@ -217,6 +223,8 @@ class Family:
     """Methods of a learner by which it is judged."""
     makes_agent: bool = True
     """Whether an agent comes out, and a run can start from one."""
+    has_actors: bool = False
+    """Whether actors in other processes can step its environments."""
 
 
 def family(learns_from: str, **parts: Any) -> Callable[[Callable[[Recipe, Problem], Job]], Family]:

@@ -66,7 +66,8 @@ class Environments:
     """Steps n environments and resets those that are done.
 
     After `reset(seed)` each episode of a single environment has a seed of its own, and so has each in a
-    `SyncVectorEnv` without autoreset. Actions and rewards since then are kept, so that `load_state` can play the
+    `SyncVectorEnv` without autoreset, whose environment i has the episodes of a single one after `reset(seed + i)`.
+    Actions and rewards since then are kept, so that `load_state` can play the
     episodes under way again. Other vector environments can only be seeded as a whole: they are played again from their
     first step, if that is not too far back.
 
@@ -113,7 +114,7 @@ class Environments:
         self._worlds: list[gymnasium.Env[Any, Any]] = [env] if single else []
         if type(env) is SyncVectorEnv and mode is AutoresetMode.DISABLED:
             self._worlds = list(env.envs)
-        self._seeds: np.random.Generator | None = None  # draws the seeds of episodes
+        self._seeds: list[np.random.Generator] | None = None  # of each lane, draws the seeds of its episodes
         self._lanes = len(self._worlds) or 1  # that can be seeded by themselves
         self._journal = Journal(self._lanes)
         self._begun: list[tuple[int, int]] = []  # environments that were reset by this step, and their seeds
@@ -143,7 +144,7 @@ class Environments:
             self.checks.observation(observation, self.steps)
         except KeyError as error:
             raise EnvironmentFailure(f"the environment's reset {mistake_of(error)}") from error
-        self._seeds = None if seed is None else np.random.default_rng(seed)
+        self._seeds = None if seed is None else [np.random.default_rng(seed + lane) for lane in range(self._lanes)]
         self._begun.clear()
         for lane in range(self._lanes):
             self._journal.begin(lane, None if seed is None else seed + lane)
@@ -154,7 +155,7 @@ class Environments:
         """The seed of a new episode; None where the reset is none, and the same game goes on."""
         if self._seeds is None or goes_on(self._worlds[lane]):
             return None
-        seed = int(self._seeds.integers(2**30))
+        seed = int(self._seeds[lane].integers(2**30))
         self._begun.append((lane, seed))
         return seed
 
@@ -219,7 +220,7 @@ class Environments:
             return {"steps": self.steps}
         return {
             "steps": self.steps,
-            "seeds": None if self._seeds is None else self._seeds.bit_generator.state,
+            "seeds": None if self._seeds is None else [generator.bit_generator.state for generator in self._seeds],
             "journal": self._journal.state(),
             "observation": [np.array(leaf) for leaf in flatten(self.observation_space, self.observation)],
         }
@@ -231,7 +232,7 @@ class Environments:
         that case a warning says so, and they have to be reset.
         """
         self.steps, self.observation = state["steps"], None
-        if "journal" not in state:
+        if "observation" not in state:
             return None
         try:
             self._play_again(state)
@@ -273,8 +274,11 @@ class Environments:
                 require_same(leaf, of_all, "observation")
             if self.action_mask is not None:
                 self.action_mask = self.action_mask | self._done[:, None]  # as in `_check_masks`
-        self._seeds, self._journal, self.observation = np.random.default_rng(), journal, expected
-        self._seeds.bit_generator.state = state["seeds"]
+        self._seeds, self._journal, self.observation = [], journal, expected
+        for known_state in state["seeds"]:
+            generator = np.random.default_rng()
+            generator.bit_generator.state = known_state
+            self._seeds.append(generator)
         self._begun.clear()
 
     def _batched(self, observation: Any) -> Any:

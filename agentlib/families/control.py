@@ -19,8 +19,10 @@ from agentlib.core.spaces import without_mask
 from agentlib.envs.making import frame_stack, is_made, make_env, make_envs
 from agentlib.envs.vector import Environments
 from agentlib.experience import HindsightReplay, Replay, ReplayBuffer, SequenceBuffer, SequenceReplay
+from agentlib.experience.actors import Actors
 from agentlib.experience.evaluation import evaluate
 from agentlib.experience.memory import size_for
+from agentlib.experience.ray_fleet import RayFleet
 from agentlib.families.building import device_of, learner_for, network_for
 from agentlib.plots import pictures
 from agentlib.plots.curves import return_curves
@@ -41,7 +43,7 @@ class ControlFacts(NamedTuple):
     """Of one environment."""
 
 
-@family("an environment", needs=("env",))
+@family("an environment", needs=("env",), has_actors=True)
 def on_replay(recipe: Recipe, problem: Problem) -> Job:
     """Learning from transitions that are replayed."""
     return _assembled(recipe, problem, _transitions)
@@ -133,6 +135,8 @@ def _transitions(problem: Problem, envs: Environments, policy: Any, arguments: d
         actor = exploring_actor(policy, envs.observation_space, envs.num_envs, every, freq, problem.seed)
     names = ("n_steps", "gamma", "priority_exponent", "importance_exponent")
     returns = {name: getattr(config, name) for name in names if hasattr(config, name)}
+    if isinstance(envs, Actors):
+        arguments["exploration"] = envs.acting(actor, arguments["exploration"], steps)
     if goals := getattr(config, "n_sampled_goal", 0):
         strategy = config.goal_selection_strategy
         hindsight = {"n_sampled_goal": goals, "goal_selection_strategy": strategy}
@@ -164,6 +168,9 @@ def _sequences(problem: Problem, envs: Environments, policy: Any, arguments: dic
 
 def environments_for(problem: Problem) -> Environments:
     """The problem's environments; `close` closes those that were made here, and leaves the caller's open."""
+    if problem.actors is not None:
+        num_envs, others = problem.n_envs or problem.actors, (problem.env_kwargs, problem.max_steps)
+        return Actors(RayFleet, problem.env, num_envs, problem.actors, *others)
     made = make_envs(problem.env, problem.n_envs or 1, problem.env_kwargs, problem.max_steps)
     is_owned = not is_made(problem.env)
     try:

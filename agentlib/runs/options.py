@@ -127,6 +127,7 @@ MOST_ENVS, MOST_THREADS = 10_000, 1_024
 
 WHOLE: dict[str, tuple[int, float]] = {
     "n_envs": (1, MOST_ENVS + 1),
+    "actors": (1, MOST_ENVS + 1),
     "max_steps": (1, math.inf),
     "steps": (1, math.inf),
     "seed": (0, 2**32),

@@ -77,10 +77,14 @@ def plan(what: Any, problem: Problem, hyperparameters: Mapping[str, Any]) -> Pla
             raise ValueError(f"{subject}, not from {name}=")
         if name in family.needs and not given:
             raise ValueError(f"{subject}: give {name}=, such as {example}")
+    if problem.actors is not None and not family.has_actors:
+        raise ValueError(f"{recipe_of(what).name} steps its environments itself: leave out actors=")
     settings = settings_of(what, problem.key, hyperparameters)
     _require_effect(what, problem, settings.config)
     steps = settings.steps if problem.steps is None else problem.steps
     n_envs = problem.n_envs or (1 if is_made(problem.env) else settings.n_envs)
+    if problem.actors is not None and problem.n_envs is None:  # as many for each actor
+        n_envs = -(-n_envs // problem.actors) * problem.actors
     return settings._replace(steps=None if steps is None else whole("steps", steps, 1), n_envs=n_envs)
 
 

@@ -13,7 +13,7 @@ from agentlib.core.names import one_line
 from agentlib.runs.folder import RunFolder
 
 SHARED = (
-    *("what", "env", "env_kwargs", "max_steps", "data", "demos", "expert", "steps", "n_envs", "backbone"),
+    *("what", "env", "env_kwargs", "max_steps", "data", "demos", "expert", "steps", "n_envs", "actors", "backbone"),
     *("precision", "from_agent", "config"),
 )
 """Fields of a record that runs of one kind have in common; such runs differ in their seed only."""

@@ -43,6 +43,7 @@ def train(
     n_envs: int | None = None,
     env_kwargs: dict[str, Any] | None = None,
     max_steps: int | None = None,
+    actors: int | None = None,
     data: str | Path | Dataset | Splits | tuple[Any, Any] | Any = None,
     demos: str | Path | Demonstrations | Any = None,
     expert: str | Path | Agent | Callable[..., Any] | Any = None,
@@ -70,6 +71,7 @@ def train(
         what: a name such as "dqn", which selects the preset for a known environment; a config such as
             `DQNConfig(...)`, which is taken literally; or a `Recipe` of your own, or its place, "my_module:RECIPE".
         env, n_envs, env_kwargs, max_steps: an id, an instance or a factory; how many, arguments, longest episode.
+        actors: processes, started by Ray, that step the environments; see docs/scaling.md.
         data, demos, expert: names, paths or objects.
         steps, seed: environment steps, or else updates; the seed is 0, or another one where an agent goes on.
         backbone: "auto", another name, a saved file, a spec, or a built module with a `feature_dim`.
@@ -101,6 +103,8 @@ def _begun(what: Any, given: dict[str, Any], seed: int | None, hyperparameters: 
     ranks = Ranks.of_torchrun() if given["data_parallel"] else None
     if ranks is not None and not ranks.is_first:  # the first one shows, writes and calls back
         given, callback = given | {"progress": False, "log": (), "out": None}, None
+    if ranks is not None and given["actors"] is not None:
+        raise ValueError("actors= and data_parallel=True exclude each other")
     values = {field.name: given[field.name] for field in fields(RunOptions) if given.get(field.name) is not None}
     options = RunOptions(**values)
     if resume is not None:

@@ -97,6 +97,8 @@ def is_taken(name: str, recipe: Recipe) -> bool:
     origins = (*family.needs, *family.takes)
     if name == "agent":
         return family.makes_agent
+    if name == "actors":
+        return family.has_actors
     return name in origins if name in ORIGINS else "env" in origins or name not in ("n_envs", "env_kwargs")
 
 

@@ -1,0 +1,214 @@
+"""Actors, whose environments are stepped elsewhere; here all in one process, and in tests/runs/test_ray.py by Ray."""
+
+from functools import cache
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from agentlib.core.recipe import Problem
+from agentlib.engine import run
+from agentlib.envs.checks import EnvironmentFailure
+from agentlib.experience.actor_worker import Rows, Worker
+from agentlib.experience.actors import DEATHS, LENGTH, ActorLost
+from agentlib.families import control
+from agentlib.runs.plan import job_of
+
+STEPS = 4 * LENGTH * 2
+
+
+class Here:
+    """A fleet in this process. `deaths` are numbers of calls of `block` whose results are lost."""
+
+    deaths: frozenset[int] = frozenset()
+    made: "list[Here]" = []  # noqa: RUF012
+
+    def __init__(self, count):
+        self.count, self.asked, self.closed, self.replaced = count, [], False, []
+        self.made.append(self)
+
+    def start(self, parts):
+        self.parts = parts
+        self.workers = [Worker(parts, index) for index in range(self.count)]
+
+    def put(self, value):
+        return {name: part.copy() for name, part in value.items()}
+
+    def call(self, index, method, *arguments):
+        number = len(self.asked)
+        if method == "block":
+            self.asked.append((index, arguments))
+        reply = getattr(self.workers[index], method)(*arguments)
+        return None if method == "block" and number in self.deaths else reply
+
+    def result(self, ticket):
+        if ticket is None:
+            raise ActorLost("it is gone")
+        return ticket
+
+    def replace(self, index):
+        self.replaced.append(index)
+        self.workers[index] = Worker(self.parts, index)
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch):
+    monkeypatch.setattr(control, "RayFleet", Here)
+    monkeypatch.setattr(Here, "made", [])
+
+
+def job(what="dqn", env="CartPole-v1", actors=2, n_envs=2, **settings):
+    settings = {"learning_starts": 100, "train_freq": 16, "gradient_steps": 1, "buffer_size": 5_000} | settings
+    return job_of(what, Problem(env=env, n_envs=n_envs, actors=actors, steps=STEPS, seed=3), **settings)
+
+
+def trained(made, updates=10**6):
+    for _ in run(made.learner, made.source, updates, compile="eager"):
+        if made.source.finished:
+            break
+    return made
+
+
+@cache
+def whole_run():
+    return trained(job())
+
+
+def columns(made):
+    return {name: column for name, column in made.source.buffer.named_buffers() if name != "ticks"}
+
+
+def require_equal(one, other):
+    first, second = columns(one), columns(other)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    assert one.source.steps == other.source.steps
+    assert one.source.measures() == other.source.measures()
+    weights = [
+        {name: part for name, part in made.learner.state_dict().items() if isinstance(part, torch.Tensor)}
+        for made in (one, other)
+    ]
+    assert [name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])] == []
+
+
+@pytest.mark.parametrize(("what", "env"), [("dqn", "CartPole-v1"), ("td3", "Pendulum-v1")])
+def test_random_steps_are_those_of_a_vector_environment(what, env):
+    settings = {"learning_starts": STEPS - 1}
+
+    require_equal(trained(job(what, env, **settings)), trained(job(what, env, actors=None, **settings)))
+
+
+def test_the_number_of_actors_does_not_matter():
+    require_equal(trained(job(actors=1)), whole_run())
+    assert whole_run().source.steps == STEPS
+
+
+def test_each_block_is_acted_one_version_behind():
+    made = job()
+    source, seen = made.source, {}
+    for _ in run(made.learner, source, 10**6, compile="eager"):
+        learned_from = -(-source.steps // (2 * LENGTH))  # blocks, the last one perhaps in part
+        seen[learned_from] = {name: part.numpy().copy() for name, part in made.learner.policy.state_dict().items()}
+        if source.finished:
+            break
+
+    asked = Here.made[0].asked[::2]  # of the first actor
+    assert [(version, start) for _, (_, version, start, _) in asked] == [
+        (max(block - 1, 0), 2 * LENGTH * block) for block in range(4)
+    ]
+    for _, (weights, version, _, _) in asked[2:]:
+        assert [name for name in weights if not np.array_equal(weights[name], seen[version][name])] == []
+    assert any((seen[1][name] != seen[2][name]).any() for name in seen[1])
+
+
+def test_an_actor_that_dies_is_replaced_and_nothing_counts_twice(monkeypatch):
+    undisturbed = whole_run()
+    monkeypatch.setattr(Here, "deaths", frozenset({0, 4, 5}))
+
+    disturbed = trained(job())
+
+    assert Here.made[-1].replaced == [0, 1, 1]
+    require_equal(undisturbed, disturbed)
+
+
+def test_a_block_that_always_kills_ends_the_run(monkeypatch):
+    monkeypatch.setattr(Here, "deaths", frozenset(range(2, 100)))
+
+    with pytest.raises(EnvironmentFailure, match=f"actor 0 died {DEATHS} times in one block: it is gone"):
+        trained(job())
+
+
+class Failing(gymnasium.Wrapper):
+    def step(self, action):
+        raise ArithmeticError("the world has ended")
+
+
+class Restless(gymnasium.Wrapper):
+    """Its episodes cannot be played again."""
+
+    made = 0
+
+    def __init__(self, env):
+        super().__init__(env)
+        type(self).made += 1
+        self.shift = type(self).made
+
+    def step(self, action):
+        observation, reward, *rest = self.env.step(action)
+        return observation, float(reward) + self.shift, *rest
+
+
+def test_the_error_of_an_environment_comes_with_its_traceback():
+    with pytest.raises(EnvironmentFailure, match="the world has ended") as caught:
+        trained(job(env=lambda: Failing(gymnasium.make("CartPole-v1"))))
+
+    assert 'raise ArithmeticError("the world has ended")' in caught.value.__notes__[0]
+
+
+def test_an_episode_that_cannot_be_played_again_is_left(monkeypatch):
+    monkeypatch.setattr(Here, "deaths", frozenset({3}))  # of actor 1, in the second block
+    made = job(env=lambda: Restless(gymnasium.make("CartPole-v1")))
+
+    with pytest.warns(UserWarning, match="could not be brought back"):
+        trained(made)
+
+    buffer = made.source.buffer
+    assert buffer._count == [STEPS // 2 + 1, STEPS // 2], "one of its steps only begins another episode"
+    assert bool(buffer.done[1, LENGTH - 1])
+
+
+def test_going_on_from_a_checkpoint_changes_nothing():
+    whole, first, second = whole_run(), trained(job(), 60), job()
+    assert 0 < first.source.collector.envs.at < LENGTH
+
+    second.learner.load_state_dict(first.learner.state_dict())
+    second.source.load_state_dict(first.source.state_dict())
+
+    require_equal(whole, trained(second))
+
+
+def test_each_actor_takes_its_own_of_the_same_random_numbers():
+    def drawn(rows):
+        numbers = Rows(np.random.default_rng(0), 4, rows)
+        count = rows.stop - rows.start
+        return numbers.standard_normal((count, 2), np.float32), numbers.gumbel(size=(count, 3))
+
+    for parts in zip(drawn(slice(0, 1)), drawn(slice(1, 4)), drawn(slice(0, 4)), strict=True):
+        assert np.array_equal(np.concatenate(parts[:2]), parts[2])
+    seeds = {int(Rows(np.random.default_rng(0), 4, slice(row, row + 1)).integers(2**63)) for row in range(4)}
+    assert len(seeds) == 4
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"3 environments cannot be shared out.* multiple of actors=2"):
+        job(n_envs=3)
+    with pytest.raises(ValueError, match="give env= as an id"):
+        job(env=gymnasium.make("CartPole-v1"), n_envs=None)
+    for name in ("ppo", "recurrent_dqn", "bc"):
+        with pytest.raises(ValueError, match=f"^{name} .*leave out actors="):
+            job_of(name, Problem(env="CartPole-v1", demos=None if name != "bc" else "x", actors=2, steps=100))
+    assert [fleet for fleet in Here.made if not fleet.closed] == []
