@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agentlib.backbones.adaptation import lora, merged
+from agentlib.backbones.attention import with_gradient_checkpointing
 from agentlib.backbones.base import Backbone, Observation, SequenceBackbone, State
 from agentlib.backbones.bidirectional import BidirectionalLSTM
 from agentlib.backbones.cnn import CNN, NatureCNN
@@ -86,6 +87,7 @@ __all__ = [
     "save_backbone",
     "sgd",
     "spec_of",
+    "with_gradient_checkpointing",
 ]
 
 _NETWORKS: tuple[type[Described], ...] = (

@@ -94,6 +94,7 @@ class _Transformer(Backbone):
         dropout: float,
         activation: str,
         second_order: bool,
+        gradient_checkpointing: bool,
         cross: bool = False,
     ) -> None:
         super().__init__()
@@ -115,10 +116,16 @@ class _Transformer(Backbone):
                     second_order=second_order,
                 )
                 for _ in range(layers)
-            ]
+            ],
+            gradient_checkpointing,
         )
         if positions == "rotary" and (dim // heads) % 2:
             raise ValueError(f"rotary positions turn pairs of numbers: dim / heads must be even, not {dim // heads}")
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether layers are computed again in the backward pass."""
+        return self.stack.gradient_checkpointing
 
     @property
     def reach(self) -> float:
@@ -143,6 +150,8 @@ class TransformerEncoder(_Transformer):
         activation: of the MLPs.
         second_order: attention that can be differentiated twice.
         pool: "mean" or "first".
+        gradient_checkpointing: to learn, keep the input of each layer alone, and compute the rest again: the same
+            gradients in less memory, for about a third more work.
     """
 
     kind = "transformer_encoder"
@@ -162,10 +171,11 @@ class TransformerEncoder(_Transformer):
         activation: str = "gelu",
         second_order: bool = False,
         pool: Literal["mean", "first"] = "mean",
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__(
             input_dim, dim, layers, heads, mlp_dim, vocabulary, positions, max_length, norm_first, dropout, activation,
-            second_order,
+            second_order, gradient_checkpointing,
         )  # fmt: skip
         if pool not in ("mean", "first"):
             raise ValueError(f"unknown pool {pool!r}{close_matches(pool, ('mean', 'first'))}")
@@ -215,10 +225,11 @@ class TransformerDecoder(_Transformer, SequenceBackbone):
         second_order: bool = False,
         window: int = 64,
         cross: bool = False,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__(
             input_dim, dim, layers, heads, mlp_dim, vocabulary, positions, max_length, norm_first, dropout, activation,
-            second_order, cross,
+            second_order, gradient_checkpointing, cross,
         )  # fmt: skip
         if window < 1:
             raise ValueError(f"a window has at least one step, not {window}")

@@ -52,6 +52,7 @@ class ViT(ImageBackbone):
         dropout: of embeddings, attention weights and branches.
         channels_last: the last axis holds the channels.
         second_order: attention that can be differentiated twice.
+        gradient_checkpointing: to learn, keep the input of each layer alone, and compute the rest again.
     """
 
     kind = "vit"
@@ -68,6 +69,7 @@ class ViT(ImageBackbone):
         dropout: float = 0.0,
         channels_last: bool = False,
         second_order: bool = False,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__(shape, channels_last)
         if pool not in ("class", "mean"):
@@ -84,8 +86,14 @@ class ViT(ImageBackbone):
             [
                 Layer(dim, heads, self.mlp_dim, dropout=dropout, eps=1e-6, second_order=self.second_order)
                 for _ in range(layers)
-            ]
+            ],
+            gradient_checkpointing,
         )
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether layers are computed again in the backward pass."""
+        return self.stack.gradient_checkpointing
 
     def embed(self, observation: Tensor) -> Tensor:
         """The tokens `(B, N, dim)` before the first layer: the class token, if there is one; the patches by rows."""

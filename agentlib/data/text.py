@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -95,7 +96,23 @@ def entropy_rate(transition: Any) -> float:
     return float(-(stationary[:, None] * np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0)).sum())
 
 
-TEXTS: dict[str, Callable[[], str]] = {"markov": markov}
+def python_library() -> str:
+    """The library of the Python that runs, all of its modules but tests, as programs to learn from.
+
+    Raises:
+        FileNotFoundError: this Python has come without their sources.
+    """
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    files = [file for file in sorted(folder.rglob("*.py")) if not NO_PROGRAMS & {*file.relative_to(folder).parts}]
+    if not files:
+        raise FileNotFoundError(f"no sources of Python's library in {folder}")
+    return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
+
+
+NO_PROGRAMS = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "turtledemo", "encodings",
+               "pydoc_data", "ensurepip"}  # fmt: skip
+"""Folders of the library that are left out: tests, tables, and packages of others."""
+TEXTS: dict[str, Callable[[], str]] = {"markov": markov, "python": python_library}
 """Texts by name; `agentlib list data` prints the first line of each docstring."""
 
 

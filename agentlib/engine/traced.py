@@ -125,6 +125,11 @@ def traced(learner: Learner, source: Source, most_bytes: float = math.inf, is_ca
     hooks = [hooks for module in modules for hooks in (module._forward_hooks, module._forward_pre_hooks)]
     if any(hooks):
         raise CannotCompile("a module has a forward hook: Python that runs at each update cannot be compiled")
+    if any(getattr(module, "gradient_checkpointing", False) for module in modules):
+        raise CannotCompile(
+            "with gradient_checkpointing layers are computed again, with the same random numbers, which Python sees "
+            "to: such updates run uncompiled"
+        )
     places, known = dict[int, Place](), dict[int, Tensor]()
     for held in (held for module in modules for held in (module._parameters, module._buffers, module.__dict__)):
         for name in held:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -57,6 +58,21 @@ def learner_for(recipe: Recipe, problem: Problem, network: Callable[[], nn.Modul
     if not isinstance(learner, Learner):
         raise TypeError(f"{recipe.learner.__name__}.build must return a learner, not a {type(learner).__name__}")
     return learner.to(device_for(problem.device, learner))
+
+
+def with_reach(network: nn.Module, steps: int) -> nn.Module:
+    """The network, if it reads windows of so many steps at once.
+
+    Raises:
+        ValueError: it was built or saved for fewer; the message has the number to give.
+    """
+    reach = getattr(network, "reach", math.inf)
+    if reach < steps:
+        raise ValueError(
+            f"the backbone reads {reach} steps at once, fewer than context_length asks for: give "
+            f"context_length={reach}, or another backbone"
+        )
+    return network
 
 
 def job_for(problem: Problem, learner: Learner, source: Source, product: Any, judge: Judge) -> Job:

@@ -18,7 +18,7 @@ from agentlib.core.trees import mapped
 from agentlib.data.loading import is_path
 from agentlib.data.masking import SPECIAL, MaskedPairs, MaskedWindows, masked, segment_pairs
 from agentlib.data.text import Text, text_of
-from agentlib.families.building import device_of, job_for, learner_for
+from agentlib.families.building import device_of, job_for, learner_for, with_reach
 from agentlib.families.texts import TextFacts, unigram_loss
 from agentlib.plots import pictures
 
@@ -40,7 +40,8 @@ def on_masked_texts(recipe: Recipe, problem: Problem) -> Job:
     `product`, a function of tokens that gives the logits of both; and a static method `network(config, vocabulary)`.
 
     Raises:
-        ValueError: the text is too short, a context of fewer than 5 tokens, or what `text_of` and the learner raise.
+        ValueError: the text is too short, a context of fewer than 5 tokens or of more than the backbone reads, or
+            what `text_of` and the learner raise.
     """
     config, backbone = problem.config, problem.backbone
     length = (config.context_length - SPECIAL) // 2
@@ -59,7 +60,8 @@ def on_masked_texts(recipe: Recipe, problem: Problem) -> Job:
             raise ValueError(f"the backbone is auto, the transformer, or a saved encoder's file, not {shown(backbone)}")
         return from_spec(backbone) if isinstance(backbone, dict) else load_backbone(backbone)
 
-    learner = learner_for(recipe, problem, network, TextFacts(train))
+    pair = 2 * length + SPECIAL
+    learner = learner_for(recipe, problem, lambda: with_reach(network(), pair), TextFacts(train))
     source = MaskedWindows(train, length, config.batch_size, problem.seed)
     judge = MaskedJudge(learner, source, train, held_out, problem)
     return job_for(problem, learner, source, learner.product, judge)

@@ -17,7 +17,7 @@ from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
 from agentlib.core.source import Source
 from agentlib.data.text import Text, Windows, text_of
 from agentlib.data.tokens import Tokenizer
-from agentlib.families.building import device_of, job_for, learner_for, network_for
+from agentlib.families.building import device_of, job_for, learner_for, network_for, with_reach
 from agentlib.plots import pictures
 
 EVALUATIONS, EVALUATED, AT_ONCE = 50, 16_384, 1 << 22
@@ -53,7 +53,8 @@ def on_texts(recipe: Recipe, problem: Problem) -> Job:
     another network with memory: "lstm", "gru", "rnn".
 
     Raises:
-        ValueError: the text is shorter than a window, or what `text_of` and the learner raise.
+        ValueError: the text is shorter than a window, the backbone reads less of one, or what `text_of` and the
+            learner raise.
     """
     config: Any = problem.config
     text = text_of(problem.data, config.tokenizer, config.vocabulary_size)
@@ -63,7 +64,8 @@ def on_texts(recipe: Recipe, problem: Problem) -> Job:
         if problem.backbone in ("auto", "transformer"):
             kind: Any = recipe.learner
             return kind.network(config, text.tokenizer.size)  # type: ignore[no-any-return]
-        return network_for(problem, spaces.Discrete(text.tokenizer.size), memory=True)
+        chosen = network_for(problem, spaces.Discrete(text.tokenizer.size), memory=True)
+        return with_reach(chosen, config.context_length)
 
     learner = learner_for(recipe, problem, network, TextFacts(train))
     source = Windows(train, config.context_length, config.batch_size, problem.seed)

@@ -20,7 +20,7 @@ from typing import Literal, Self
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones import Optimized, TransformerEncoder, adamw, initialize
+from agentlib.backbones import Optimized, TransformerEncoder, adamw, initialize, with_gradient_checkpointing
 from agentlib.core import Learner, Linear, Optimizer, Recipe, Rule, Source, Step, Update, Warmup
 from agentlib.core.config import Count, NonNegative, Rate, Unit
 from agentlib.data.masking import SPECIAL, MaskedPairs
@@ -54,6 +54,8 @@ class BERTConfig(Optimized):
     """Learning rate of AdamW: a number or a schedule."""
     batch_size: Count = 32
     """Pairs of pieces per update."""
+    gradient_checkpointing: bool = False
+    """Keep the input of each layer alone, and compute the rest again: the same update in less memory, uncompiled."""
     max_grad_norm: NonNegative | None = 1.0
     weight_decay: NonNegative = 0.01
     """Weight decay of matrices and embeddings."""
@@ -104,6 +106,8 @@ class BERT(Learner):
     @classmethod
     def build(cls, backbone: nn.Module, config: BERTConfig, facts: TextFacts) -> Self:
         """On an encoder of tokens; the output shares the weights of the embedding."""
+        if config.gradient_checkpointing:
+            with_gradient_checkpointing(backbone)
         return cls(MaskedLanguageModel(backbone, facts.tokenizer.to_json()), config.optimizer(), config)
 
     @property

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agentlib.backbones import Optimized, TransformerDecoder, adamw, initialize, lora
+from agentlib.backbones import Optimized, TransformerDecoder, adamw, initialize, lora, with_gradient_checkpointing
 from agentlib.backbones.attention import Layer
 from agentlib.backbones.transformer import Positions
 from agentlib.core import Cosine, Learner, Optimizer, Recipe, Rule, Source, Step, Update, Warmup
@@ -56,6 +56,8 @@ class GPTConfig(Optimized):
     """Windows per update."""
     gradient_accumulation_steps: Count = 1
     """Parts of a batch that are computed one after the other: the same update in less memory."""
+    gradient_checkpointing: bool = False
+    """Keep the input of each layer alone, and compute the rest again: the same update in less memory, uncompiled."""
     max_grad_norm: NonNegative | None = 1.0
     weight_decay: NonNegative = 0.1
     """Weight decay of matrices and embeddings."""
@@ -121,7 +123,11 @@ class GPT(Learner):
 
         With tuning="head" it begins as them.
         """
-        context = min(backbone.window, config.context_length) if isinstance(backbone, TransformerDecoder) else None
+        context = None
+        if isinstance(backbone, TransformerDecoder):
+            context = int(min(backbone.reach, config.context_length))
+        if config.gradient_checkpointing:
+            with_gradient_checkpointing(backbone)
         is_tied = context is not None and config.tuning != "head"
         if config.tuning != "full":
             backbone = lora(backbone, config.lora_rank if config.tuning == "lora" else 0)

@@ -29,6 +29,7 @@ from agentlib.backbones import (
     TransformerEncoder,
     adam,
     lora,
+    with_gradient_checkpointing,
 )
 from agentlib.backbones.luong import Attention
 from agentlib.core import Cosine, Learner, Optimizer, Recipe, Rule, Source, Step, Update, Warmup
@@ -61,6 +62,8 @@ class Seq2SeqConfig(Optimized):
     """Learning rate of Adam: a number or a schedule."""
     batch_size: Count = 64
     """Pairs of texts per update."""
+    gradient_checkpointing: bool = False
+    """Keep the input of each layer alone, and compute the rest again: the same update in less memory, uncompiled."""
     max_grad_norm: NonNegative | None = 1.0
     beta2: Unit = 0.98
     """Decay of Adam's average of squared gradients."""
@@ -118,6 +121,8 @@ class Seq2Seq(Learner):
     @classmethod
     def build(cls, backbone: nn.Module, config: Seq2SeqConfig, facts: PairFacts | TextFacts) -> Self:
         """On a network of two sequences; the output shares the weights of the target's embedding."""
+        if config.gradient_checkpointing:
+            with_gradient_checkpointing(backbone)
         if config.tuning != "full":
             backbone = lora(backbone, config.lora_rank if config.tuning == "lora" else 0)
         prompt_length = config.prompt_length if config.tuning == "prompt" else 0

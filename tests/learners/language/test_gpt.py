@@ -361,3 +361,15 @@ def test_the_parts_of_a_batch_make_the_same_update(steps):
     for one, other in zip(updates, again, strict=True):
         torch.testing.assert_close(other.metrics, one.metrics)
         torch.testing.assert_close(other.per_sample, one.per_sample)
+
+
+@pytest.mark.parametrize(("name", "context", "reach"), [("gpt", 9, 8), ("bert", 13, 11)])
+def test_a_saved_window_that_is_shorter_than_the_context_is_refused_early(name, context, reach):
+    """In place of an error at the first update, or of a window that a position lacks."""
+    sizes: dict[str, Any] = {"embed_dim": 16, "n_layers": 1, "n_heads": 2}
+    first: Any = job_of(name, Problem(data="markov", steps=1), context_length=reach, **sizes)
+    again = Problem(data="markov", steps=1, backbone=first.product.backbone)
+    with pytest.raises(ValueError, match=rf"reads {reach} steps at once, .*give context_length={reach}, or another"):
+        job_of(name, again, context_length=context, **sizes)
+    job: Any = job_of(name, again, context_length=reach, **sizes)
+    next(run(job.learner, job.source, 1))
