@@ -108,7 +108,8 @@ def as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any,
             found += ["::", ""] if not found or not found[-1] else ["", "::", ""]
             in_block = True
         found.append(line if in_block else escaped(line))
-    lines[:] = found
+    # Napoleon takes the words before a colon in an attribute's first line for its type: it gets an empty comment.
+    lines[:] = ["..", "", *found] if what in {"attribute", "data", "property"} else found
 
 
 def escaped(line: str) -> str:
