@@ -328,7 +328,7 @@ def write_grid() -> None:
         one.imshow(np.asarray(images.open(FOLDER / f"{name}.png").convert("RGB")))
         one.set_axis_off()
         one.set_title(caption, fontsize=9, loc="center", color="#333333")
-    image_of(figure).quantize(128, dither=images.Dither.NONE).save(FOLDER / "grid.png", optimize=True)
+    image_of(figure).quantize(256, dither=images.Dither.NONE).save(FOLDER / "grid.png", optimize=True)
 
 
 def page() -> str:
