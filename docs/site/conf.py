@@ -30,7 +30,7 @@ html_theme, html_title = "furo", f"agentlib {release}"
 html_extra_path, html_static_path, html_css_files = ["extra"], ["static"], ["site.css"]
 html_show_sphinx = False
 myst_heading_anchors = 4
-default_role = "code"
+default_role, highlight_language = "code", "none"  # the blocks of docstrings are formulas
 nitpicky = True
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
@@ -142,8 +142,13 @@ def escaped(line: str) -> str:
 
 def with_short_types(app: Any, what: str, name: str, obj: Any, options: Any, sig: str, returns: str) -> Any:
     """Arrays as they are written in the code."""
-    short = lambda text: ALIAS.sub(r"\1", ARRAY.sub(r"~numpy.typing.NDArray[\1]", text))  # noqa: E731
-    return tuple(text and short(text) for text in (sig, returns))
+    return tuple(text and shortened(text) for text in (sig, returns))
+
+
+def shortened(text: str) -> str:
+    """A signature without the parts of its types that nobody writes."""
+    text = ALIAS.sub(r"\1", ARRAY.sub(r"~numpy.typing.NDArray[\1]", text))
+    return re.sub(r"(?<![~\w.])(numpy\.typing\.ArrayLike)", r"~\1", text)
 
 
 def resolved(app: Any, env: Any, node: Any, contnode: Any) -> Any:
