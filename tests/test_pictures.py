@@ -10,16 +10,42 @@ OTHERS = {"q_learning_options.svg", "growth.svg", "rooms.svg"}
 """Drawn from the files of results by `make results`, and from the imports of the package by rooms.py."""
 
 
-def test_pictures_are_drawn_from_the_networks():
-    spec = importlib.util.spec_from_file_location("draw", PICTURES / "draw.py")
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, PICTURES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    pictures = module.pictures()
+    return module
+
+
+def test_pictures_are_drawn_from_the_networks():
+    pictures = script("draw").pictures()
     assert sorted(pictures) == sorted(path.name for path in PICTURES.glob("*.svg") if path.name not in OTHERS)
     for name, content in pictures.items():
         assert (PICTURES / name).read_text(encoding="utf-8") == content, f"{name}: run python docs/pictures/draw.py"
+
+
+def test_the_gallery_is_made_of_the_examples():
+    """Each has a small picture of a kind that the script makes; the page says the first lines of today."""
+    gallery = script("gallery")
+    now = (PICTURES.parent / "gallery.md").read_text(encoding="utf-8")
+    assert now == gallery.page(), "an example has changed: run python docs/pictures/gallery.py"
+    shown = {example: picture for group in gallery.GROUPS.values() for example, picture in group.items()}
+    assert sorted(shown) == sorted(path.stem for path in (PICTURES.parents[1] / "examples").glob("*.py"))
+    made = {example if picture == "code" else picture for example, picture in shown.items()} | set(gallery.GRID)
+    assert made == set(gallery.pictures())
+    sizes = {path.stem: path.stat().st_size for path in (PICTURES / "gallery").glob("*.png")}
+    assert set(sizes) == made | {"grid"}
+    assert sizes.pop("grid") < 200_000
+    assert max(sizes.values()) < gallery.MOST_BYTES
+
+
+def test_pictures_of_code_begin_where_the_example_has_it():
+    gallery = script("gallery")
+    for example, first in gallery.CODE.items():
+        text = (PICTURES.parents[1] / "examples" / f"{example}.py").read_text(encoding="utf-8")
+        assert f"\n{first}" in text, example
 
 
 def test_the_page_has_every_backbone():

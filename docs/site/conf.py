@@ -7,7 +7,7 @@ import pkgutil
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
@@ -19,6 +19,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 root_doc = "docs/index"
 include_patterns = [
     "docs/*.md",
+    "docs/howto/*.md",
     "benchmarks/evidence/README.md",
     "docs/api/*.rst",
     "docs/decisions/*.md",
@@ -26,17 +27,26 @@ include_patterns = [
     "*.md",
 ]
 html_theme, html_title = "furo", f"agentlib {release}"
-html_extra_path = ["extra"]
+html_extra_path, html_static_path, html_css_files = ["extra"], ["static"], ["site.css"]
 html_show_sphinx = False
 myst_heading_anchors = 4
-default_role = "code"
+default_role, highlight_language = "code", "none"  # the blocks of docstrings are formulas
 nitpicky = True
 autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_type_aliases = {"ArrayLike": "numpy.typing.ArrayLike"}
+python_maximum_signature_line_length = 100
+python_display_short_literal_types = True
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = False
 suppress_warnings = ["ref.python"]  # a name that several modules have
-nitpick_ignore_regex = [(r"py:.*", r".*")]
+OTHERS = "torch|numpy|np|gymnasium|spaces|stable_baselines3|minari|abc|collections|contextlib|os|pathlib|types|typing"
+nitpick_ignore_regex = [  # names of ours are not among them
+    (r"py:.*", rf"({OTHERS})\..*"),
+    (r"py:class", r"\w+"),  # of an annotation that is only there for type checkers, and not evaluated
+    (r"py:class", r"-?\d.*|dict\[str|tuple\[str"),  # parts of a type that Sphinx splits at its commas
+]
 
 ROOMS = {
     "core": "the contracts",
@@ -44,6 +54,7 @@ ROOMS = {
     "data": "data sets, text, scenes, tasks",
     "experience": "replay, rollouts, demonstrations, evaluation",
     "envs": "environments and wrappers",
+    "families": "how the runs of one kind of learner are put together",
     "policies": "what an agent does with features",
     "learners": "one file per algorithm",
     "metrics": "pure functions of arrays",
@@ -52,6 +63,10 @@ ROOMS = {
     "sb3": "Stable-Baselines3 beside it",
 }
 """The rooms whose public names the reference has."""
+ARRAY = re.compile(r"~?numpy\.ndarray\[tuple\[~?typing\.Any, \.\.\.\], ~?numpy\.dtype\[([^\[\]]+)\]\]")
+"""What Sphinx makes of `NDArray[...]`."""
+ALIAS = re.compile(r"~?(?:sphinx\.util\.inspect\.)?TypeAliasForwardRef\('([\w.]+)'\)")
+"""What Sphinx makes of a name of `autodoc_type_aliases` inside of brackets."""
 SECTION = re.compile(r"(Args|Returns|Raises|Yields|Attributes|Note):\s*$")
 
 
@@ -62,13 +77,18 @@ def modules_of(room: str) -> list[str]:
     return sorted(name for name in found if not name.rpartition(".")[2].startswith("_"))
 
 
+def pages_of_the_reference() -> dict[str, list[str]]:
+    """The modules that each page has."""
+    return {"agentlib": ["agentlib", "agentlib.agent", "agentlib.testing", "agentlib.engine.loop"]} | {
+        room: modules_of(room) for room in ROOMS
+    }
+
+
 def write_reference(app: Any) -> None:
     """A page for each room, with all of its modules; they are made again at each build."""
     folder = ROOT / "docs" / "api"
     folder.mkdir(exist_ok=True)
-    pages = {"agentlib": ["agentlib", "agentlib.agent", "agentlib.testing"]} | {
-        room: modules_of(room) for room in ROOMS
-    }
+    pages = pages_of_the_reference()
     for room, modules in pages.items():
         title = "agentlib" if room == "agentlib" else f"agentlib.{room}: {ROOMS[room]}"
         lines = [title, "=" * len(title), ""]
@@ -108,7 +128,8 @@ def as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any,
             found += ["::", ""] if not found or not found[-1] else ["", "::", ""]
             in_block = True
         found.append(line if in_block else escaped(line))
-    lines[:] = found
+    # Napoleon takes the words before a colon in an attribute's first line for its type: it gets an empty comment.
+    lines[:] = ["..", "", *found] if what in {"attribute", "data", "property"} else found
 
 
 def escaped(line: str) -> str:
@@ -119,14 +140,61 @@ def escaped(line: str) -> str:
     return "`".join(parts)
 
 
+def with_short_types(app: Any, what: str, name: str, obj: Any, options: Any, sig: str, returns: str) -> Any:
+    """Arrays as they are written in the code."""
+    return tuple(text and shortened(text) for text in (sig, returns))
+
+
+def shortened(text: str) -> str:
+    """A signature without the parts of its types that nobody writes."""
+    text = ALIAS.sub(r"\1", ARRAY.sub(r"~numpy.typing.NDArray[\1]", text))
+    return re.sub(r"(?<![~\w.])(numpy\.typing\.ArrayLike)", r"~\1", text)
+
+
+def resolved(app: Any, env: Any, node: Any, contnode: Any) -> Any:
+    """A reference to one of our names by the place that it is imported from, or by its kind as an alias of a type.
+
+    Variables of types and private names have no place in the reference, and no link.
+    """
+    target = node.get("reftarget", "")
+    if node.get("refdomain") != "py" or target.startswith(tuple(f"{other}." for other in OTHERS.split("|"))):
+        return None
+    domain, (place, found) = env.get_domain("py"), home(target)
+    if isinstance(found, TypeVar) or (found is not None and place.rpartition(".")[2].startswith("_")):
+        return contnode
+    if "." not in target:  # an error under "Raises"
+        place = next((name for name in sorted(domain.objects) if name.endswith(f".{target}")), target)
+    if place not in domain.objects:
+        rooms = [module for name, module in sys.modules.items() if name.startswith("agentlib.")]
+        return contnode if "." not in target and any(hasattr(module, target) for module in rooms) else None
+    from sphinx.util.nodes import make_refnode  # late: tests read this file without Sphinx
+
+    entry = domain.objects[place]
+    return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, place)
+
+
+def home(dotted: str) -> tuple[str, Any]:
+    """The name by the module that defines it, and what it names; None for what is not there."""
+    module, _, name = dotted.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):  # of a class, or without a module
+        return dotted, None
+    return f"{getattr(found, '__module__', module)}.{getattr(found, '__qualname__', name)}", found
+
+
+HOW_TO = ("embed", "environment", "network", "learner", "resume", "tune", "scale", "deploy")
 CHAPTERS = {
-    "Start": ["../README", "embedding", "from_sb3"],
+    "Start": ["Overview <../README>", "gallery", "faq"],
+    "How to": [f"howto/{name}" for name in HOW_TO],
+    "Coming from": ["from_sb3", "from_cleanrl", "from_imitation", "from_lightning"],
     "Learners": [
         *("q_learning", "control", "memory", "imitation", "supervised", "vision", "language", "generative"),
         *("self_supervised", "meta", "robustness", "shift"),
     ],
     "The library": [
         "architecture",
+        "embedding",
         "backbones",
         "scaling",
         "guarantees",
@@ -152,4 +220,6 @@ def setup(app: Any) -> None:
     """Sphinx calls it."""
     app.connect("builder-inited", write_reference)
     app.connect("source-read", with_contents)
+    app.connect("autodoc-process-signature", with_short_types)
+    app.connect("missing-reference", resolved)
     app.connect("autodoc-process-docstring", as_restructured_text, priority=400)
