@@ -63,7 +63,7 @@ class RunFolder:
         if is_new and self.config_file.exists():
             hint = f"choose another folder with out=..., or go on with resume={str(self.given)!r}"
             raise ValueError(f"{self.given} holds a run already: {hint}")
-        for place in (self.path, self.path / "checkpoints", self.segments.folder):
+        for place in (self.path, self.path / "checkpoints", self.path / "videos", self.segments.folder):
             for entry in sorted(place.iterdir()) if place.is_dir() else ():
                 where = f"{entry.parent}/{shown(entry.name)}"
                 if entry.is_symlink():
