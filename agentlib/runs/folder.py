@@ -161,5 +161,5 @@ class RunFolder:
                 if path == found[0]:
                     raise
                 warnings.warn(f"{error}; going on from the checkpoint before it", stacklevel=2)
-                path.rename(path.with_suffix(".damaged"))
+                path.replace(path.with_suffix(".damaged"))
         raise AssertionError  # the loop returns or raises
