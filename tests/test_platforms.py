@@ -14,7 +14,7 @@ from agentlib.engine import compiled
 
 WITHOUT = '''
 """As on Windows: no fcntl, fork, process groups or compiler; files that are flushed, renamed and locked as there."""
-import os, sys, types
+import os, shutil, sys, types
 import gymnasium, torch, torch.utils.tensorboard  # of others, who have their own ways there
 
 away = "fork forkpty register_at_fork killpg posix_fallocate O_NOFOLLOW getuid sched_getaffinity"
@@ -26,7 +26,7 @@ for name in ("fcntl", "resource", "termios", "pwd", "grp", "tty", "pty"):
 os.environ["PATH"] = os.devnull
 os.environ.pop("CXX", None)
 
-held = {}
+held, shutil._use_fd_functions = {}, False
 
 def locking(file, mode, count):
     place = os.fstat(file).st_ino
@@ -129,7 +129,7 @@ def test_runs_where_nothing_of_unix_is_there(tmp_path: Path) -> None:
 def test_no_compiler_is_looked_for_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", sys.executable)
     assert compiled.compiler() == sys.executable
-    monkeypatch.setattr(compiled.os, "name", "nt")
+    monkeypatch.setattr("agentlib.engine.compiled.os.name", "nt")
     assert compiled.compiler() is None
 
 

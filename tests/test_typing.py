@@ -84,7 +84,8 @@ def test_a_users_program_has_types(tmp_path: Path) -> None:
     pytest.importorskip("mypy.api")
     program = tmp_path / "program.py"
     program.write_text(PROGRAM, encoding="utf-8")
-    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir", tmp_path / "cache"]
+    command: list[str | Path] = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent"]
+    command += ["--cache-dir", tmp_path / "cache"]
     done = subprocess.run(
         [*command, program],
         cwd=tmp_path,

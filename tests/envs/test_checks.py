@@ -366,7 +366,7 @@ class Match(gymnasium.Env):
 
 HAS_DTYPES = "dtype" in inspect.signature(spaces.Discrete).parameters
 """Older Gymnasium has int64 only."""
-DISCRETE = [(4, 0, np.int8), (4, 0, np.int16), (4, 0, np.uint8), (4, 0, np.uint64)]
+DISCRETE: list[tuple[int, int, Any]] = [(4, 0, np.int8), (4, 0, np.int16), (4, 0, np.uint8), (4, 0, np.uint64)]
 DISCRETE += [(4, -100, np.int8), (6, 200, np.uint8), (4, 7, np.uint64)]
 SMALL_SPACES: list[Any] = [
     *(spaces.Discrete(n, start=start, dtype=dtype) for n, start, dtype in DISCRETE if HAS_DTYPES),

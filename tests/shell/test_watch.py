@@ -1,6 +1,7 @@
 """Watching agents: in a window, in a film where there is no screen, and several in one film."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,8 +43,9 @@ def test_with_a_screen_a_window_is_opened(capsys, monkeypatch):
     import pygame
 
     monkeypatch.setenv("DISPLAY", ":0")
-    sizes = []
-    monkeypatch.setattr(pygame.display, "flip", lambda: sizes.append(pygame.display.get_surface().get_size()))
+    sizes: list[tuple[int, int]] = []
+    display: Any = pygame.display
+    monkeypatch.setattr(pygame.display, "flip", lambda: sizes.append(display.get_surface().get_size()))
     assert output(capsys, "watch", "scripted", *CARTPOLE) == "1 episode, 9 steps, return 9\n"
     assert sizes == [(600, 400)] * 10
     assert not list(Path().iterdir())
