@@ -14,6 +14,11 @@ DEMO := --learning-rate 5e-4 --batch-size 64 --net-arch 64 64 --train-freq 4 --g
 BIN     := .venv/bin
 INSTALL := $(BIN)/python -m pip install $(PIP_FLAGS) --disable-pip-version-check --no-input --no-compile -c constraints.txt
 
+# Tools that are not among the versions that are tested.
+TOOLS := $(BIN)/python -m pip install $(PIP_FLAGS) --disable-pip-version-check --no-input --upgrade --target build/tools
+
+RESOLUTION ?= highest
+
 # Each worker of the tests is one process with one thread.
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST  := $(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
@@ -23,7 +28,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-fast test-long lint type format bench results docs docs-serve clean
+.PHONY: help demo test test-all test-fast test-long lint type format bench results docs docs-serve packages audit sbom clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -73,6 +78,18 @@ docs: .venv/.docs ## the site of the documents and the reference, in docs/_build
 
 docs-serve: docs ## the same, on http://127.0.0.1:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build 8000
+
+packages: ## build the wheel and test it on the newest releases (RESOLUTION=lowest-direct: on the lowest); needs uv and build
+	.ci/packages $(RESOLUTION) $(PYTHON)
+
+audit: .venv/.made ## known weaknesses of the pinned packages, by pip-audit, which asks the package index
+	@$(TOOLS) pip-audit
+	PYTHONPATH=build/tools $(BIN)/python -m pip_audit -r constraints.txt --no-deps --disable-pip --strict
+
+sbom: .venv/.made ## a bill of materials of the pinned packages in build/sbom.json (CycloneDX)
+	@$(TOOLS) cyclonedx-bom
+	PYTHONPATH=build/tools $(BIN)/python -m cyclonedx_py requirements constraints.txt --pyproject pyproject.toml \
+	    --output-reproducible --of JSON -o build/sbom.json
 
 clean: ## remove caches and builds; .venv and runs/ stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -152,6 +152,7 @@ EXAMPLES = {
     ],
     "rainbow_pixels.py": ["--steps", "1200"],
     "search_settings.py": ["--steps", "1500", "--trials", "2", "--fresh", "1"],
+    "serve_over_http.py": ["--steps", "1500", "--requests", "3"],
     "see_shapes.py": ["--pictures", "40", "--updates", "2", "--steps", "1"],
     "train_dqn.py": ["--steps", "800"],
     "train_gpt.py": ["--steps", "5"],

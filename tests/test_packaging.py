@@ -1,8 +1,12 @@
 """What is installed, pinned and shipped: checks on the project's files rather than on its code."""
 
 import re
+import shutil
 import subprocess
+import sys
+import tarfile
 import tomllib
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -40,6 +44,36 @@ def pins() -> dict[str, str]:
 
 def test_one_version_everywhere() -> None:
     assert agentlib.__version__ == PYPROJECT["project"]["version"] == metadata.version("agentlib-rl")
+
+
+def test_the_citation_has_the_version() -> None:
+    version = re.search(r"^version: (.+)$", text_of(ROOT / "CITATION.cff"), re.MULTILINE)
+    assert version is not None
+    assert version[1] == agentlib.__version__
+
+
+@pytest.mark.slow
+def test_the_distributions_hold_the_package_and_no_links(tmp_path: Path) -> None:
+    """From a copy, as a build writes beside the source."""
+    source = tmp_path / "source"
+    for path in tracked_files():
+        (source / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, source / path.relative_to(ROOT))
+    for name in ("envs", "policies", "learners"):
+        (source / name).symlink_to(Path("agentlib", name))
+    build = "from setuptools import build_meta as b; b.build_sdist('..'); b.build_wheel('..')"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
+    package = {path.relative_to(ROOT).as_posix() for path in tracked_files() if path.is_relative_to(ROOT / "agentlib")}
+    assert {"agentlib/py.typed", "agentlib/engine/runtime.cpp", "agentlib/shell/preset_lengths.json"} <= package
+    [wheel], [sdist] = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
+    with zipfile.ZipFile(wheel) as packed:
+        assert {name for name in packed.namelist() if ".dist-info/" not in name} == package
+    with tarfile.open(sdist) as archive:
+        assert {member.type for member in archive} <= {tarfile.REGTYPE, tarfile.DIRTYPE}
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    files = {"README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE", "pyproject.toml", "constraints.txt"}
+    assert files | package <= names
+    assert {name.split("/")[0] for name in names} & {"envs", "policies", "learners", "tests"} == set()
 
 
 def test_the_package_says_that_it_is_typed() -> None:

@@ -114,6 +114,7 @@ RESERVED = {field.name for field in dataclasses.fields(Problem)} | {
     *(
         "what",
         "eval_every",
+        "video_every",
         "out",
         "progress",
         "log",
@@ -158,6 +159,8 @@ class Judge:
     """Evaluations without a better objective after which the run stops and the learner gets its best weights back."""
     evaluates = False
     """Whether there is anything to evaluate on."""
+    films = False
+    """Whether there are episodes to film."""
 
     def __init__(self) -> None:
         self.facts: dict[str, Any] = {}
@@ -182,6 +185,9 @@ class Judge:
     def draw(self, folder: Path) -> list[Path]:
         """Draws the result into a folder; returns the files."""
         return []
+
+    def film(self, stem: Path, most: int) -> None:
+        """Films one episode of at most that many steps into a file of this name and a suffix; called while training."""
 
 
 class Length(NamedTuple):

@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -28,10 +28,20 @@ def room_for(shape: Sequence[int], dtype: Any) -> NDArray[Any]:
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < LARGE:
         return np.empty(shape, dtype)
-    with tempfile.NamedTemporaryFile() as file:  # a map of it holds it; when both are gone, so is its space on the disk
+    with without_name() as file:
         if hasattr(os, "posix_fallocate"):  # or a full disk would end the process where the array is filled
             os.posix_fallocate(file.fileno(), 0, size)
-        return np.memmap(file.name, dtype, "r+", shape=tuple(shape))
+        else:
+            file.truncate(size)
+        return np.memmap(file, dtype, "r+", shape=tuple(shape))
+
+
+def without_name() -> IO[bytes]:
+    """A file that a map of it holds: when both are gone, so is its space on the disk.
+
+    It is mapped by itself and never opened by a name, which some systems refuse.
+    """
+    return tempfile.TemporaryFile()
 
 
 def gathered(x: Tensor, rows: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import hashlib
 import sysconfig
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from agentlib.core.names import close_matches, shown
 from agentlib.core.schedules import Clock
 from agentlib.core.source import Source
+from agentlib.data.mapped import without_name
 from agentlib.data.tokens import KINDS, BytePairs, Bytes, Characters, Tokenizer, Tokens, tokenizer_in
 
 PIECE, LARGE = 1 << 24, 1 << 26
@@ -159,11 +159,11 @@ def text_of(
 
     if size <= LARGE:
         return Text(np.concatenate(list(encoded())), tokenizer)
-    with tempfile.NamedTemporaryFile() as file:  # a map of it holds it; when both are gone, so is its space on the disk
+    with without_name() as file:
         for tokens in encoded():
             tokens.tofile(file)
         file.flush()
-        return Text(np.memmap(file.name, tokenizer.dtype, "r"), tokenizer)
+        return Text(np.memmap(file, tokenizer.dtype, "r"), tokenizer)
 
 
 def _tokenizer(

@@ -41,6 +41,8 @@ notices: ContextVar[Callable[[str], object]] = ContextVar("notices", default=_on
 
 def compiler() -> str | None:
     """The C++ compiler that is used: the one that the environment variable `CXX` names, or the first one found."""
+    if os.name == "nt":  # the commands and flags are those of g++ and clang++ on Unix
+        return None
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
     return next((path for path in map(shutil.which, names) if path is not None), None)
 
@@ -85,6 +87,8 @@ def _loaded(path: Path) -> Any:
 
 
 def _built(trace: Trace, folder: Path) -> Path:
+    if not compiler_found():
+        raise CannotCompile("no C++ compiler was found (g++ or clang++; on Windows none is looked for)")
     graph, nodes = fx.Graph(), dict[Any, fx.Node]()
 
     def with_nodes(value: Any) -> Any:
@@ -123,7 +127,7 @@ def _writing() -> str:
 def _processor() -> str:
     """What code for this processor depends on."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         flags = next(line for line in lines if line.startswith(("flags", "Features")))
     except (OSError, StopIteration):
         flags = platform.processor()

@@ -241,7 +241,7 @@ def build_library(
             import_module("torch._inductor.compile_fx")
             header = found.result()
     files = _compile(graph, tensors, folder, compiler, {"package": True, "package_cpp_only": True})
-    called = [json.loads(file.read_text()).get("nodes", []) for file in folder.glob("*.json")]
+    called = [json.loads(file.read_text(encoding="utf-8")).get("nodes", []) for file in folder.glob("*.json")]
     names = sorted({node["node"]["target"] for nodes in called for node in nodes})
     if names:
         raise RuntimeError(f"{', '.join(names)} cannot be called from compiled code")
@@ -298,7 +298,7 @@ def _compiled_header(headers: Path, compiler: str | None) -> Path | None:
     _sweep(headers)
     tools = shutil.which("sh"), shutil.which("nice")
     if None not in tools and (os.cpu_count() or 1) > 1 and not part.exists():
-        header.write_text(PREFIX)
+        header.write_text(PREFIX, encoding="utf-8")
         compiling = shlex.join(["nice", "-n", "19", *command, "-O3", "-x", "c++-header", str(header), "-o", str(part)])
         script = f"{compiling} && mv {shlex.quote(str(part))} {shlex.quote(str(compiled))}"
         silent: Any = {"stdin": DEVNULL, "stdout": DEVNULL, "stderr": DEVNULL}
@@ -331,15 +331,17 @@ def _command(flags: dict[str, Any]) -> list[str]:
 def _build_in_runtime(source: Path, header: Path | None) -> Path:
     """Builds the library of an update from Inductor's source, with `runtime.cpp` around it; returns its path."""
     folder = source.parent
-    flags = json.loads(source.with_name(f"{source.stem}_linker_flags.json").read_text())
-    wrapper, prefix, kernels = source.read_text().partition(PREFIX)
+    flags = json.loads(source.with_name(f"{source.stem}_linker_flags.json").read_text(encoding="utf-8"))
+    wrapper, prefix, kernels = source.read_text(encoding="utf-8").partition(PREFIX)
     declarations = wrapper.split('} // extern "C"\n')[-1].split("AOTInductorModel::AOTInductorModel(")[0]
     update = wrapper[wrapper.index("void AOTInductorModel::run_impl(") :].split("} // namespace torch::aot_inductor")[0]
-    (folder / "kernels.h").write_text(declarations.replace("namespace torch::aot_inductor {\n", ""))
-    (folder / "update.h").write_text(update.replace("__check_inputs_outputs(input_handles, output_handles);", ""))
+    (folder / "kernels.h").write_text(declarations.replace("namespace torch::aot_inductor {\n", ""), encoding="utf-8")
+    (folder / "update.h").write_text(
+        update.replace("__check_inputs_outputs(input_handles, output_handles);", ""), encoding="utf-8"
+    )
     if header is not None:
         prefix, kernels = f'#include "{header}"\n', kernels.replace(PREFIX, "")
-    (folder / "kernels.cpp").write_text(prefix + kernels)
+    (folder / "kernels.cpp").write_text(prefix + kernels, encoding="utf-8")
     outputs = max(int(number) for number in re.findall(r"outputs_info_\[(\d+)\]", wrapper)) + 1
     command, runtime = _command(flags), [f"-DOUTPUTS={outputs}", f"-I{folder}"]
     # Kernels take most of an update's time, and the rest takes longer to compile with more than -O1 than it gains.

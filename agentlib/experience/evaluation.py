@@ -132,9 +132,9 @@ def evaluate(
         warnings.warn(f"{hint}: leave out the environment to evaluate it where it was trained", stacklevel=2)
     world = make_env(env, training=False)
     try:
-        _check_spaces(agent, world)
+        check_spaces(agent, world)
         played_in = limited(world, max_steps)
-        with _modes_kept(agent):
+        with modes_kept(agent):
             numbers = watched(range(episodes), "evaluating")
             played = [_play(agent, played_in, episode_seed(seed, index)) for index in numbers]
     finally:
@@ -164,9 +164,17 @@ def own_environment(about: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def _play(agent: Predictor, env: gymnasium.Env[Any, Any], seed: int) -> tuple[float, int]:
     """Return and length of one episode."""
+    total, length = 0.0, 0
+    for reward in playing(agent, env, seed):
+        total, length = total + reward, length + 1
+    return total, length
+
+
+def playing(agent: Predictor, env: gymnasium.Env[Any, Any], seed: int) -> Iterator[float]:
+    """The rewards of one episode, which is played as they are asked for."""
     observation, info = begin(env, seed)
     state, start = None, np.array([True])
-    total, length, ended = 0.0, 0, False
+    length, ended = 0, False
     while not ended:
         action, state = best_action(agent, observation, info.get(ACTION_MASK), state, start)
         # A discrete action comes as a 0-dim array, which environments cannot use as a key: [()] makes it a number.
@@ -176,16 +184,17 @@ def _play(agent: Predictor, env: gymnasium.Env[Any, Any], seed: int) -> tuple[fl
             if len(stepped) != 5:
                 raise Unfit(f"{len(stepped)} values in place of observation, reward, terminated, truncated and info")
             observation, reward, terminated, truncated, info = stepped
-            total += finite_number_of(reward)
+            paid = finite_number_of(reward)
             ended = truth_of(terminated, "terminated") or truth_of(truncated, "truncated")
         except Unfit as error:
             raise EnvironmentFailure(f"the environment gave {error} at step {length} of an episode") from None
         warn_of_length(length)
         start = np.array([False])
-    return total, length
+        yield paid
 
 
-def _check_spaces(agent: Predictor, env: gymnasium.Env[Any, Any]) -> None:
+def check_spaces(agent: Predictor, env: gymnasium.Env[Any, Any]) -> None:
+    """Raises ValueError if an agent does not fit an environment."""
     if hasattr(agent, "check_spaces"):  # one of ours
         agent.check_spaces(env.observation_space, env.action_space)
     space = getattr(agent, "action_space", None)
@@ -194,7 +203,7 @@ def _check_spaces(agent: Predictor, env: gymnasium.Env[Any, Any]) -> None:
 
 
 @contextmanager
-def _modes_kept(agent: Predictor) -> Iterator[None]:
+def modes_kept(agent: Predictor) -> Iterator[None]:
     """Give every module of the agent its train/eval mode back: predict may switch it (SB3's does)."""
     root = next((part for part in (agent, getattr(agent, "policy", None)) if hasattr(part, "modules")), None)
     modes = [] if root is None else [(module, module.training) for module in root.modules()]

@@ -23,6 +23,7 @@ from agentlib.experience.actors import Actors
 from agentlib.experience.evaluation import evaluate
 from agentlib.experience.memory import size_for
 from agentlib.experience.ray_fleet import RayFleet
+from agentlib.experience.video import record, usual_suffix
 from agentlib.families.building import device_of, learner_for, network_for
 from agentlib.plots import pictures
 from agentlib.plots.curves import return_curves
@@ -187,11 +188,16 @@ class EpisodesJudge(Judge):
     def __init__(self, problem: Problem, agent: Agent) -> None:
         super().__init__()
         self.problem, self.agent = problem, agent
-        self.evaluates = problem.env is not None
+        self.evaluates = self.films = problem.env is not None
 
     def draw(self, folder: Path) -> list[Path]:
         found = {name: self.curves[key] for key, name in CURVES.items() if key in self.curves}
         return [pictures.save(return_curves(found), folder / "learning_curve.png")] if found else []
+
+    def film(self, stem: Path, most: int) -> None:
+        problem, file = self.problem, stem.with_name(stem.name + usual_suffix())
+        most = min(problem.max_steps or most, most)
+        record(self.agent, problem.env, file, env_kwargs=problem.env_kwargs, seed=SEED, max_steps=most)
 
     def evaluate(self) -> dict[str, float]:
         problem = self.problem

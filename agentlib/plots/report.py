@@ -64,11 +64,14 @@ class Picture:
     """For readers who do not see it."""
     note: str = ""
     kind: str = "png"
-    """Or "gif"."""
+    """Or "gif", or "mp4"."""
 
     def html(self) -> str:
         """The picture as an HTML section, its bytes inside."""
         data = base64.b64encode(self.png).decode("ascii")
+        if self.kind == "mp4":
+            video = f'<video controls muted loop src="data:video/mp4;base64,{data}"></video>'
+            return _section(self.title, video, self.note)
         return _section(
             self.title, f'<img alt="{escape(self.description)}" src="data:image/{self.kind};base64,{data}">', self.note
         )
@@ -230,7 +233,7 @@ th:first-child + td:last-child { white-space: normal; overflow-wrap: anywhere; }
 tbody th { font-weight: 400; }
 thead th { vertical-align: bottom; white-space: normal; border-bottom: 2px solid var(--ink); color: var(--soft);
   font-size: .85rem; font-weight: 600; }
-img { display: block; max-width: 100%; width: 100%; height: auto; background: #fff; border-radius: 6px; }
+img, video { display: block; max-width: 100%; width: 100%; height: auto; background: #fff; border-radius: 6px; }
 pre { margin: 0; padding: .9rem 1.1rem; border: 1px solid var(--line); border-radius: 6px; font-size: .88rem;
   line-height: 1.5; }
 .note { color: var(--soft); font-size: .88rem; }

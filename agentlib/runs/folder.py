@@ -63,7 +63,7 @@ class RunFolder:
         if is_new and self.config_file.exists():
             hint = f"choose another folder with out=..., or go on with resume={str(self.given)!r}"
             raise ValueError(f"{self.given} holds a run already: {hint}")
-        for place in (self.path, self.path / "checkpoints", self.segments.folder):
+        for place in (self.path, self.path / "checkpoints", self.path / "videos", self.segments.folder):
             for entry in sorted(place.iterdir()) if place.is_dir() else ():
                 where = f"{entry.parent}/{shown(entry.name)}"
                 if entry.is_symlink():
@@ -161,5 +161,5 @@ class RunFolder:
                 if path == found[0]:
                     raise
                 warnings.warn(f"{error}; going on from the checkpoint before it", stacklevel=2)
-                path.rename(path.with_suffix(".damaged"))
+                path.replace(path.with_suffix(".damaged"))
         raise AssertionError  # the loop returns or raises

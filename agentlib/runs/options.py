@@ -40,6 +40,12 @@ class RunOptions(Problem):
         flag=int | None,
         metavar="N",
     )
+    video_every: int | None = option(
+        None,
+        "Film an evaluation episode every this many steps, and the untrained agent, into videos/ of the run's folder.",
+        flag=int | None,
+        metavar="N",
+    )
     out: str | Path | None = option(
         None,
         "The run's folder; the default is runs/WHAT-ENV-1, or the next number that is free.",
@@ -132,6 +138,7 @@ WHOLE: dict[str, tuple[int, float]] = {
     "steps": (1, math.inf),
     "seed": (0, 2**32),
     "eval_every": (1, math.inf),
+    "video_every": (1, math.inf),
     "n_eval_episodes": (1, math.inf),
 }
 """Options that are whole numbers: the least, and a number that they stay below."""

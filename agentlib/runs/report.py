@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from agentlib.runs.several import Run, by_kind, scalars_of
 
 USUAL = ("eval/mean_reward", "rollout/ep_rew_mean", "eval/loss", "train/loss")
 """Metrics that are drawn by default: the first one that all runs have."""
+FILM = re.compile(r"step_[0-9]{12,}\.(gif|mp4)")
+LARGEST_FILM = 1 << 22
+"""Bytes of a film that a page holds."""
 LABELS = {
     "eval/mean_reward": "Mean return of evaluations",
     "rollout/ep_rew_mean": "Mean training return\n(last 100 episodes, exploring)",
@@ -40,6 +44,7 @@ def write_report(path: Path, recipe: Recipe, problem: Problem, result: Result, f
     if reached:
         sections.append(Table("Test metrics", ("", "value", "baseline", "baseline of"), reached))
     sections += [Picture(p.stem.replace("_", " ").capitalize(), p.read_bytes(), p.stem) for p in result.pictures]
+    sections += _last_film(path.parent)
     if numbers:
         sections.append(Table("Last metrics of the training", ("", "value"), numbers))
     if facts:
@@ -57,6 +62,16 @@ def write_report(path: Path, recipe: Recipe, problem: Problem, result: Result, f
     )
     with replacing(path) as temporary:
         temporary.write_text(page.html(), encoding="utf-8")
+
+
+def _last_film(folder: Path) -> list[Picture]:
+    """The last film of the run, if it has one that a page can hold."""
+    films = sorted(path for path in (folder / "videos").glob("step_*") if FILM.fullmatch(path.name))
+    if not films or films[-1].stat().st_size > LARGEST_FILM:
+        return []
+    steps = int(films[-1].stem.removeprefix("step_"))
+    note = f"An evaluation episode; {len(films)} films are in {folder / 'videos'}."
+    return [Picture(f"At step {steps:,}", films[-1].read_bytes(), "film", note, films[-1].suffix.removeprefix("."))]
 
 
 def _use_of(folder: Path) -> list[Code]:

@@ -24,7 +24,7 @@ from agentlib.runs.sweep_result import Sweep, best_of
 from agentlib.runs.sweep_work import Search, SweepFolder, Work
 from agentlib.runs.trackers import each_of, names_in
 
-NO_OPTIONS = ("out", "progress", "eval_every", "agent", "config")
+NO_OPTIONS = ("out", "progress", "eval_every", "video_every", "agent", "config")
 """Options of a run that a sweep does not take."""
 
 

@@ -133,7 +133,7 @@ class Work:
                 raise ValueError(f"{folder.given} was given its {name} as an object: give {name}=... again")
         self.unnamed = [*record.objects, *["recipe"] * (self.own is not None and not isinstance(what, str))]
         self.config, self.seed = options.config, options.seed
-        left_out = ("config", "seed", "out", "progress", "eval_every", "agent")
+        left_out = ("config", "seed", "out", "progress", "eval_every", "video_every", "agent")
         self.options = {f.name: getattr(options, f.name) for f in fields(RunOptions) if f.name not in left_out}
         self.options |= objects
         self.search = config_from_json(Search, folder.record().get("sweep", {}))

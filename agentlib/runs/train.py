@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -56,6 +57,7 @@ def train(
     callback: Callbacks | None = None,
     eval_every: int | None = None,
     n_eval_episodes: int = 10,
+    video_every: int | None = None,
     out: str | Path | None = None,
     progress: Progress = True,
     log: Any = ("tensorboard",),
@@ -81,6 +83,7 @@ def train(
         callback: called a hundred times per run and at evaluations with the clock and the latest numbers; a false
             answer but None stops the run. `agentlib.runs.callbacks` has usual ones, and other moments.
         eval_every, n_eval_episodes: steps between evaluations, which come after updates; and their episodes.
+        video_every: steps between films of an evaluation episode, in `videos/` of the folder.
         out, progress: the folder of agent, checkpoints, log and report, none by default; True for a bar, or "table".
         log: trackers, "tensorboard", "csv", "wandb", "trackio", "mlflow", or yours; see `agentlib.runs.trackers`. A run
             that is resumed keeps those that have names.
@@ -141,9 +144,8 @@ def _continued(
     """Goes on with the learner that trained an agent: its critic, its optimizer's state, and its options."""
     assert given.agent is not None
     recipe, before, learner = given.agent.training
-    options = replace(
-        before, **{"out": None} | _given(given) | {"seed": before.seed + 1 if seed is None else given.seed}
-    )
+    changed = {"out": None, "video_every": None} | _given(given)
+    options = replace(before, **changed | {"seed": before.seed + 1 if seed is None else given.seed})
     config = plan(before.config, options, hyperparameters).config
     return _trained(recipe, replace(options, config=config), callback, ranks, None, learner)
 
@@ -184,6 +186,16 @@ def _resumed(
     return _trained(recipe, options, callback, ranks, record)
 
 
+def _check_films(options: RunOptions, job: Job) -> None:
+    """Raises ValueError or ImportError if films were asked for that cannot be; one step is filmed to see it."""
+    if options.video_every is None:
+        return
+    if not job.judge.films:
+        raise ValueError("there are no episodes to film: leave out video_every, or give env=...")
+    with TemporaryDirectory() as place:
+        job.judge.film(Path(place) / "film", 1)
+
+
 def _check_evaluations(options: RunOptions, job: Job) -> None:
     """Raises ValueError if evaluations were asked for that cannot be, or would never come."""
     if options.eval_every is None:
@@ -205,8 +217,11 @@ def _trained(
     learned: Learner | None = None,
 ) -> Agent | Result:
     """Assembles the job and trains it, or goes on with what is in the folder, or from the state of a learner."""
-    if options.eval_every is not None and is_made(options.env):
-        raise ValueError("eval_every needs env= as an id or a factory: it evaluates in an environment of its own")
+    for name in ("eval_every", "video_every"):
+        if getattr(options, name) is not None and is_made(options.env):
+            raise ValueError(f"{name} needs env= as an id or a factory: it plays in an environment of its own")
+    if options.video_every is not None and options.out is None:
+        raise ValueError("video_every needs a folder for its films: give out=...")
     require_installed(options.log)
     folder = None if options.out is None else RunFolder(options.out)
     if folder is not None:
@@ -224,6 +239,7 @@ def _trained(
             except RuntimeError as error:
                 raise ValueError(f"an agent goes on with its own networks: {one_line(error)}") from error
         _check_evaluations(options, job)
+        _check_films(options, job)
         if ranks is not None:
             ranks.join(job.learner, job.source)
         is_first = ranks is None or ranks.is_first

@@ -35,6 +35,8 @@ from agentlib.runs.trackers import trackers_of
 
 LOGS_PER_RUN = 100
 CHECKPOINTS_PER_RUN = 10
+FILM_STEPS = 1_000
+"""Steps of a film; a longer episode is cut off."""
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 """A checkpoint is written at the start, and when a tenth of the run is over or a minute, whichever comes first."""
 
@@ -49,6 +51,7 @@ class _Progress:
     metrics: dict[str, float] = field(default_factory=dict)
     next_log: int = 0
     next_eval: int = 0
+    next_film: int = 0
     curves: dict[str, list[list[float]]] = field(default_factory=dict)
     """Steps and values of returns and losses, for the pictures of the run."""
 
@@ -103,6 +106,7 @@ class Training:
                 self._save()
             self.next_save = self.step + self.save_every
             self._tell("start", self.job.source.clock, {})
+            self._film()
             if self.ranks is not None and not self._is_over():
                 self.is_ended = bool(self.ranks.from_first(self.is_ended))
             for clock, update in () if self.is_ended else self._updates():
@@ -113,6 +117,7 @@ class Training:
                         self.now.next_log = steps + self.log_every
                     if self._report(clock, update):
                         break
+                self._film()
                 if self.folder is not None and (
                     steps >= self.next_save or time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS
                 ):
@@ -249,6 +254,15 @@ class Training:
         """Calls the functions of a moment."""
         if functions := self.callbacks.get(moment):
             self.is_ended |= call(functions, clock, metrics, self.job.product)
+
+    def _film(self) -> None:
+        """Films an episode if it is time; of several processes, the first one does."""
+        every = self.options.video_every
+        if every is None or self.folder is None or self.step < self.now.next_film:
+            return
+        self.now.next_film = self.step - self.step % every + every
+        videos = self.folder.path / "videos"
+        self.job.judge.film(videos / f"step_{self.step:012d}", FILM_STEPS)
 
     def _numbers(self, clock: Clock, update: Update) -> dict[str, float]:
         """The update's metrics as numbers; raises `Diverged` where one is not finite."""

@@ -22,7 +22,7 @@ SUMMARY = "Build what the updates of a run compile to. Give the flags of `agentl
 NAMES = [
     field.name
     for field in dataclasses.fields(RunOptions)
-    if field.name not in ("out", "progress", "log", "eval_every", "n_eval_episodes")
+    if field.name not in ("out", "progress", "log", "eval_every", "n_eval_episodes", "video_every")
 ]
 
 

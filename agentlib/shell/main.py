@@ -35,6 +35,7 @@ COMMANDS = {
     "scale": "Train models of language of several sizes and lengths, and fit scaling laws.",
     "compile": "Build what the updates of a run compile to, so that later runs start at once.",
     "record": "Record episodes: as a video, or as demonstrations to learn from.",
+    "watch": "Watch an agent in a window, or without a screen in a film.",
     "ensemble": "Put several agents together to one that averages them, or lets them vote.",
     "predict": "Print what a trained model says of examples: classes, numbers or actions.",
     "sample": "Draw examples by a generative model that a run has left.",

@@ -19,7 +19,7 @@ from agentlib.shell.stopping import UsageError
 
 FIELD = re.compile(r'^    (\w+): [^\n]*(?:\n    """| = option\()|flag_field\("(\w+)"', re.MULTILINE)
 """A field of a config, with its help below it; an option of a run; or a flag of a command."""
-WHOLE = {"steps", "n_envs", "actors", "seed", "n_eval_episodes", "max_steps", "eval_every"}
+WHOLE = {"steps", "n_envs", "actors", "seed", "n_eval_episodes", "max_steps", "eval_every", "video_every"}
 """Options of a run that are whole numbers."""
 
 

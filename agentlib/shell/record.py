@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from agentlib.shell.flags import (
     progress_of,
     whole_numbers,
 )
+from agentlib.shell.screens import draw_in_memory
 from agentlib.shell.stopping import UsageError
 
 if TYPE_CHECKING:
@@ -38,8 +37,9 @@ MINARI = "minari:"
 class Record(Watched):
     """Record episodes: as a video (.gif, .mp4), or as demonstrations to learn from (.safetensors, minari:ID)."""
 
-    file: Annotated[tyro.conf.Positional[str | None], flag("FILE|DIR|random|scripted|sb3:ZIP")] = None
-    """The actor: an agent, or its run, such as runs/dqn-CartPole-v1-1; random actions; or the scripted expert."""
+    files: Annotated[tyro.conf.Positional[tuple[str, ...]], flag("FILE|DIR|random|scripted|sb3:ZIP ...")] = ()
+    """The actor: an agent, or its run, such as runs/dqn-CartPole-v1-1; random actions; or the scripted expert. Several
+    are filmed side by side, one episode of each."""
     best: Best = False
     """Take the best agent of the run in place of the last one."""
     play: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -60,8 +60,11 @@ class Record(Watched):
     """Seed of the episodes."""
     noise: float = 0.0
     """Share of random actions in demonstrations in place of the actor's, while the labels stay the actor's."""
+    width: int = 320
+    """Width of each picture in a video of several actors, in pixels."""
     out: Annotated[str | None, flag("FILE")] = None
-    """The file to write; the default is a .gif beside the agent, and demos.safetensors for your own play."""
+    """The file to write; the default is a .gif beside the agent, grid.gif for several, and demos.safetensors for your
+    own play."""
 
 
 def run(arguments: list[str]) -> int:
@@ -80,11 +83,13 @@ def record(options: Record, screen: Screen | None = None) -> str:
     Raises:
         UsageError: nobody acts, or two do.
     """
-    if options.play == (options.file is not None):
+    if options.play == bool(options.files):
         raise UsageError("say who acts: agentlib record FILE ..., or agentlib record --play ...")
     if (options.window or options.keys) and not options.play:
         raise UsageError("--window and --keys go with --play")
     out = options.out or _usual_name(options)
+    if len(options.files) > 1:
+        return _several(options, out)
     is_video = not out.startswith(MINARI) and not out.endswith(".safetensors")
     if options.play and is_video:
         raise UsageError("your own play is written as .safetensors, or to minari:ID")
@@ -96,7 +101,9 @@ def record(options: Record, screen: Screen | None = None) -> str:
 def _usual_name(options: Record) -> str:
     if options.play:
         return "demos.safetensors"
-    path = Path(str(options.file))
+    if len(options.files) > 1:
+        return "grid.gif"
+    path = Path(options.files[0])
     if path.is_dir():
         return str(path / ("best_agent.gif" if options.best else "agent.gif"))
     if options.best:
@@ -111,20 +118,35 @@ def _acted(options: Record, out: str, is_video: bool) -> str:
     from agentlib.experience.video import record as filmed
     from agentlib.shell.actors import actor_of, world_of
 
-    actor = actor_of(str(options.file), options.best, options.env, options.env_kwargs, options.seed)
+    actor = actor_of(options.files[0], options.best, options.env, options.env_kwargs, options.seed)
     env_id, kwargs = world_of(actor, options.env, options.env_kwargs)
     common: Any = {"env_kwargs": kwargs, "episodes": options.episodes, "seed": options.seed}
     common["max_steps"] = options.max_steps
     with showing(progress_of(options.progress)):
         if not is_video:
             return _written(record_episodes(actor, env_id, noise=options.noise, **common), out)
-        if sys.platform == "linux" and not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY"):
-            # Pictures are drawn in memory: without a screen SDL would print errors, and then do so.
-            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+        draw_in_memory()
         result = filmed(actor, env_id, out, **common)
     sizes = f"{count(options.episodes, 'episode')}, {count(int(result.lengths.sum()), 'step')}"
     return f"{out}: {sizes}, mean return {result.mean:.4g}"
+
+
+def _several(options: Record, out: str) -> str:
+    """One video of several actors, each in the environment that it was trained in unless one is given."""
+    from agentlib.experience.video import record_grid
+    from agentlib.shell.actors import actor_of, world_of
+
+    if options.episodes != 1 or options.noise:
+        raise UsageError("several actors are filmed for one episode each, without --episodes and --noise")
+    settings = options.env, options.env_kwargs
+    actors = [actor_of(name, options.best, *settings, options.seed) for name in options.files]
+    worlds, kwargs = zip(*(world_of(actor, *settings) for actor in actors), strict=True)
+    draw_in_memory()
+    returns = record_grid(
+        actors, worlds, out, env_kwargs=kwargs, seed=options.seed, max_steps=options.max_steps, width=options.width
+    )
+    found = (f"{name} {value:.4g}" for name, value in zip(options.files, returns, strict=True))
+    return f"{out}: {count(len(actors), 'agent')}, returns: {', '.join(found)}"
 
 
 def _played(options: Record, screen: Screen | None) -> Demonstrations:

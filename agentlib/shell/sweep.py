@@ -32,7 +32,7 @@ SUMMARY = (
 NAMES = [
     field.name
     for field in dataclasses.fields(RunOptions)
-    if field.name not in ("out", "progress", "eval_every", "agent")
+    if field.name not in ("out", "progress", "eval_every", "video_every", "agent")
 ]
 SPACE = (
     "The space to search: zoo for the RL Baselines3 Zoo's, or a JSON file; the default is that of the learner's family."

@@ -33,6 +33,7 @@ from agentlib.shell.options import (
     without_learner,
 )
 from agentlib.shell.predict import transform_of
+from agentlib.shell.screens import draw_in_memory
 from agentlib.shell.stopping import UsageError, saving_on_sigterm
 
 SUMMARY = "Train, and keep the result in a folder (`agentlib train --resume DIR` goes on with a run)."
@@ -99,7 +100,9 @@ def is_taken(name: str, recipe: Recipe) -> bool:
         return family.makes_agent
     if name == "actors":
         return family.has_actors
-    return name in origins if name in ORIGINS else "env" in origins or name not in ("n_envs", "env_kwargs")
+    if name in ORIGINS:
+        return name in origins
+    return "env" in origins or name not in ("n_envs", "env_kwargs", "video_every")
 
 
 def _train(options: Any, choice: Choice) -> int:
@@ -146,6 +149,8 @@ def _resume(what: str | None, options: Resume) -> int:
 
 def _learn(folder: Path, what: Any, arguments: dict[str, Any]) -> int:
     latest: dict[str, float] = {}
+    if arguments.get("video_every") is not None:
+        draw_in_memory()
     arguments["data_parallel"] = "TORCHELASTIC_RUN_ID" in os.environ
     try:
         with saving_on_sigterm():

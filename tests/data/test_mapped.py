@@ -49,7 +49,7 @@ def test_room_on_the_disk_is_taken_at_once(monkeypatch):
         return files[-1]
 
     monkeypatch.setattr(mapped, "LARGE", 1)
-    monkeypatch.setattr("agentlib.data.mapped.tempfile.NamedTemporaryFile", kept)
+    monkeypatch.setattr("agentlib.data.mapped.tempfile.TemporaryFile", kept)
     array = room_for((100, 1_000), np.float32)
     assert array.shape == (100, 1_000)
     assert os.stat(files[0].name).st_blocks * 512 >= 400_000
