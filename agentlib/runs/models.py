@@ -55,6 +55,7 @@ def load_model(
     from agentlib.learners.generative.infogan import CodedGenerator
     from agentlib.learners.generative.latent_model import LatentModel
     from agentlib.learners.generative.pixel_model import PixelModel
+    from agentlib.learners.language.captioner import Captioner
     from agentlib.learners.language.elmo import BidirectionalLanguageModel
     from agentlib.learners.language.language_model import LanguageModel
     from agentlib.learners.language.masked_model import MaskedLanguageModel
@@ -76,6 +77,6 @@ def load_model(
         PrototypicalNetwork,
     )
     networks += (MaskedAutoencoder, PixelNetwork, PixelModel, Detector, Localizer, Translator, MaskedLanguageModel)
-    networks += (BidirectionalLanguageModel, PicturesAndText)
+    networks += (BidirectionalLanguageModel, PicturesAndText, Captioner)
     known = POLICIES | {each.kind: each for each in networks}
     return rebuilt(path, description.get("model"), tensors, known | dict(classes or {})).to(device), about
