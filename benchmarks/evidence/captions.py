@@ -1,4 +1,4 @@
-"""Pictures by their captions: classes that are told by descriptions alone."""
+"""Pictures by their captions, classes that are told by descriptions alone; and captions that are written."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from benchmarks.experiments import Claim, Experiment
 
 SHAPES, COLOURS, PLACES = ("circle", "square", "triangle"), ("red", "green", "blue"), ("left", "middle", "right")
 KINDS = [f"a {colour} {shape} {place}" for shape in SHAPES for colour in COLOURS for place in PLACES]
-SIDE, PICTURES, UPDATES = 36, 12_000, 1_500
+SIDE, PICTURES, UPDATES, WRITTEN = 36, 12_000, 1_500, 3_000
 NEW = [kind for number, kind in enumerate(KINDS) if (number // 9 + number // 3 + number) % 3 == 0]
 """Nine of the 27: each shape, each colour and each place three times."""
 
@@ -47,6 +47,19 @@ def clip(seed: int, updates: int = UPDATES) -> dict[str, float]:
     known = right(rows[:cut], rows[cut:])
     unseen = right(rows[:cut][~is_new[:cut]], rows[cut:][is_new[cut:]])
     return {"known": known, "unseen": unseen}
+
+
+def written(seed: int, updates: int = WRITTEN) -> dict[str, float]:
+    scenes = shape_scenes(PICTURES, seed, size=SIDE, most=2)
+    found = {}
+    for decoder, attention in (("lstm", "general"), ("transformer", "none"), ("lstm", "none")):
+        given: Any = {"data": scenes, "steps": updates, "seed": seed, "progress": False}
+        result: Any = agentlib.train("captions", decoder=decoder, attention=attention, **given)
+        name = decoder if attention != "none" or decoder == "transformer" else "one_vector"
+        found[name] = result.measures["test/exact"]
+        if name != "one_vector":
+            found[f"{name}_attention"] = result.measures["test/attention"]
+    return found
 
 
 EXPERIMENTS = [
