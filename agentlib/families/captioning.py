@@ -93,7 +93,7 @@ class WritingJudge(Judge):
     def draw(self, folder: Path) -> list[Path]:
         part = self.splits.test.take(slice(0, SHOWN))
         captions = self.learner.network.caption(part.images)
-        looks = self.looks(part, captions) or [([caption], None) for caption in captions]
+        looks: Any = self.looks(part, captions) or [([caption], None) for caption in captions]
         figures = {"captions": scenes.captions(part.images.float() / 255.0, looks)}
         if "validation" in self.curves:
             steps, values = self.curves["validation"]

@@ -24,7 +24,7 @@ PLACES = ("left", "middle", "right")
 KINDS = [f"a {colour} {shape} {place}" for shape in SHAPES for colour in COLOURS for place in PLACES]
 NEW = [kind for number, kind in enumerate(KINDS) if (number // 12 + number // 3 + number % 3) % 4 == 0]
 """Twelve of the 48: each shape and each colour three times, each place four times."""
-SIDE, PICTURES, LEAST, APART, CAPTIONS = 16, 20_000, 5.0, 0.7, 100
+SIDE, PICTURES, LEAST, APART, CAPTIONS = 24, 20_000, 8.0, 1.0, 100
 """Side of a picture; pictures, of which those are left whose shape is at least so wide, and its center so far from the
 borders of the thirds; and captions that are drawn."""
 UPDATES = {"clip": 1_000, "prior": 4_000, "decoder": 3_000, "detector": 4_000}
@@ -120,8 +120,8 @@ EXPERIMENTS = [
             Claim("without_prior", "the same with the text's embedding in place of the prior's"),
             Claim("real", "real pictures of these captions"),
         ),
-        note="A guess is right in .02. The detector is another seed's localizer, of real pictures of all 48 captions; on "
-        "seed 100, after 1,500 updates, it is right in .72 of new real ones, as the shape is in .72, colour and place in "
-        ".998. No whole pilot of the three models was run.",
+        note="A guess is right in .02. The detector is another seed's localizer, of real pictures of all 48 captions. "
+        "Tried first, on seed 100: such a detector of pictures of 16x16, 1,500 updates, which is right in .72 of new "
+        "real ones, by the shape, hence larger pictures and more updates; these, and the three models, were not tried.",
     ),
 ]
