@@ -156,6 +156,10 @@ LEARNERS: dict[str, tuple[str, str]] = {
         "self_supervised.clip:RECIPE",
         "features of pictures by their captions, classes from descriptions (Radford et al. 2021)",
     ),
+    "captions": (
+        "language.captions:RECIPE",
+        "captions of pictures, word by word, and where each word looks (Vinyals et al. 2015; Xu et al. 2015)",
+    ),
     "maml": ("meta.maml:RECIPE", "model-agnostic meta-learning (Finn et al. 2017), regression and classification"),
     "reptile": (
         "meta.maml:REPTILE",

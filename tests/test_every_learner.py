@@ -141,6 +141,7 @@ ONLY_WITH = {
     "lora_rank": "tuning",
     "mask_ratio": "corruption",
     "n_atoms": "distributional",
+    "n_heads": "decoder",
     "patience": "validation",
     "prompt_length": "tuning",
     "sample_steps": "noise_steps",

@@ -15,6 +15,7 @@ from agentlib.backbones.encoder_decoder import EncoderDecoder
 from agentlib.backbones.files import load_backbone, save_backbone
 from agentlib.backbones.layers import initialize
 from agentlib.backbones.luong import LuongAttention, RecurrentEncoderDecoder
+from agentlib.backbones.map_tokens import MapTokens
 from agentlib.backbones.mlp import MLP
 from agentlib.backbones.optimizers import Optimized, adagrad, adam, adamw, lars, rmsprop, sgd
 from agentlib.backbones.pixel_cnn import GatedPixelCNN
@@ -49,6 +50,7 @@ __all__ = [
     "MLPDecoder",
     "MLPDenoiser",
     "MapDecoder",
+    "MapTokens",
     "NatureCNN",
     "Nested",
     "Observation",
@@ -94,6 +96,6 @@ _NETWORKS: tuple[type[Described], ...] = (
     MLP, NatureCNN, CNN, ResNet, UNet, OneHot, Table, Nested, Chain, RunningNorm, RNN, LSTM, GRU, TransformerEncoder,
     TransformerDecoder, EncoderDecoder, ViT, Swin, WithMemory, WholeSequence, ReturnConditioned, MLPDecoder, Generator,
     MLPDenoiser, UNetDenoiser, DiffusionModel, RecurrentEncoderDecoder, BidirectionalLSTM, GatedPixelCNN,
-    PixelTransformer, WithContext,
+    PixelTransformer, WithContext, MapTokens,
 )  # fmt: skip
 BACKBONES |= {network.kind: network for network in _NETWORKS}

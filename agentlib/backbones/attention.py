@@ -137,6 +137,12 @@ class MultiHeadAttention(nn.Module):
         output: Tensor = self.output(read.transpose(1, 2).flatten(2))  # (B, T, dim)
         return output, (key, value)
 
+    def weights(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """softmax(Q K^T / sqrt(d)) `(B, heads, T, S)` of the queries of x and the keys of a memory; a mask of bools."""
+        (query,) = self._heads(functional.linear(x, self.inputs.weight[: self.dim], self.inputs.bias[: self.dim]), 1)
+        scores = query @ self.keys_and_values(memory)[0].transpose(2, 3) / math.sqrt(query.shape[-1])
+        return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
+
     def keys_and_values(self, memory: Tensor) -> KeyValue:
         """Those of a memory `(B, S, dim)`."""
         weight, bias = self.inputs.weight[self.dim :], self.inputs.bias[self.dim :]
@@ -200,6 +206,14 @@ class Layer(nn.Module):
             x = self._after(self.cross_norm, x + self.dropout(read))
         x = x + self.dropout(self.mlp(self._before(self.mlp_norm, x)))
         return self._after(self.mlp_norm, x), present
+
+    def cross_weights(self, x: Tensor, memory: Tensor, memory_mask: Tensor | None = None, **reading: Any) -> Tensor:
+        """The weights `(B, heads, T, S)` of the attention to a memory; arguments as `forward` has them."""
+        assert self.cross is not None
+        assert self.cross_norm is not None
+        read, _ = self.attention(self._before(self.attention_norm, x), **reading)
+        x = self._after(self.attention_norm, x + self.dropout(read))
+        return self.cross.weights(self._before(self.cross_norm, x), memory, memory_mask)
 
     def _before(self, norm: nn.LayerNorm, x: Tensor) -> Tensor:
         return norm(x) if self.norm_first else x

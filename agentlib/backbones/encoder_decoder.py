@@ -63,11 +63,15 @@ class EncoderDecoder(Described):
         """The embedding whose weights an output may share."""
         return self.decoder.embedding.content
 
-    def whole(self, source: Tensor, target: Tensor, source_mask: Tensor) -> Tensor:
+    def whole(self, source: Tensor, target: Tensor, source_mask: Tensor | None = None) -> Tensor:
         """As `forward`, for targets that are not longer than the decoder's window: quicker to learn from."""
         return self.decoder.whole(target, self.read(source, source_mask), source_mask)
 
-    def begin(self, source: Tensor, source_mask: Tensor) -> Any:
+    def weights(self, source: Tensor, target: Tensor, source_mask: Tensor | None = None) -> Tensor:
+        """The attention `(B, T, S)` by which the target's steps read the source: the mean of all layers and heads."""
+        return self.decoder.weights(target, self.read(source, source_mask), source_mask)
+
+    def begin(self, source: Tensor, source_mask: Tensor | None = None) -> Any:
         """The state before the first token of the target; a tree of tensors with the batch first.
 
         It holds the keys and values of the source, so that they are computed once.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -286,6 +286,17 @@ class TransformerDecoder(_Transformer, SequenceBackbone):
             memory_mask=None if memory_mask is None else memory_mask[:, None, None, :],
         )
         return outputs[-1]  # type: ignore[no-any-return]
+
+    def weights(self, observation: Tensor, memory: Tensor, memory_mask: Tensor | None = None) -> Tensor:
+        """The attention `(B, T, S)` to a memory `(B, S, dim)`, the mean of all layers and heads; as `whole` reads."""
+        position = torch.arange(observation.shape[1], device=observation.device).expand(observation.shape[:2])
+        reading: Any = {"causal": True, "position": position if self.positions == "rotary" else None}
+        reading |= {"memory": memory, "memory_mask": None if memory_mask is None else memory_mask[:, None, None, :]}
+        h, found = self.embedding(observation, position), list[Tensor]()
+        for layer in self.stack.layers:
+            found.append(layer.cross_weights(h, **reading).mean(1))  # type: ignore[operator]
+            h, _ = layer(h, **reading)
+        return torch.stack(found).mean(0)
 
     def read(
         self,

@@ -1,4 +1,4 @@
-"""From text to numbers and back: characters, bytes, or pairs of bytes that were joined (Sennrich et al. 2016).
+"""From text to numbers and back: characters, bytes, pairs of bytes that were joined (Sennrich et al. 2016), or words.
 
 A tokenizer is saved with the model as JSON. Tokens such as `</s>`, which stand for no text, come first in a vocabulary.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ Tokens = NDArray[Any]
 """`(N,)` whole numbers."""
 UNKNOWN = "<unk>"
 """The special token of what has none; a vocabulary without it refuses such text."""
+WORD = re.compile(r"\s*(?:\w+|[^\w\s])|\s+")
+"""A word or a mark, with the space before it; a text is its words one after another."""
 
 
 class Tokenizer(ABC):
@@ -168,6 +171,36 @@ class BytePairs(Tokenizer):
         return {"kind": self.kind, "special": list(self.special), "saved": self.saved}
 
 
+class Words(Tokenizer):
+    """Words and marks, each with the space before it; a word that is none of them becomes `<unk>`.
+
+    Raises:
+        ValueError: no words, or `special` without `<unk>`.
+    """
+
+    kind = "words"
+
+    def __init__(self, words: Iterable[str], special: Sequence[str]) -> None:
+        self.words, self.special = sorted(set(words)), tuple(special)
+        if not self.words or UNKNOWN not in self.special:
+            raise ValueError(f"a vocabulary of words has at least one word, and {UNKNOWN} among its special tokens")
+        self.numbers, self.text_size = {word: number for number, word in enumerate(self.words)}, len(self.words)
+
+    @classmethod
+    def of(cls, texts: Iterable[str], special: Sequence[str]) -> Words:
+        """The words of texts."""
+        return cls({word for text in texts for word in WORD.findall(text)}, special)
+
+    def _encode(self, text: str) -> NDArray[np.int64]:
+        return np.array([self.numbers.get(word, -1 - len(self.special)) for word in WORD.findall(text)], np.int64)
+
+    def _decode(self, numbers: NDArray[np.int64]) -> str:
+        return "".join(self.words[number] for number in numbers)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "special": list(self.special), "words": self.words}
+
+
 KINDS = ("characters", "bytes", "bpe")
 
 
@@ -186,6 +219,8 @@ def tokenizer_from_json(saved: Any) -> Tokenizer:
             return Characters(str(saved["characters"]), special)
         if kind == "bpe":
             return BytePairs(str(saved["saved"]), special)
+        if kind == "words":
+            return Words(map(str, saved["words"]), special)
     except (KeyError, TypeError):
         pass
     raise ValueError(f"a tokenizer is described by its kind ({', '.join(KINDS)}) and vocabulary, not by {shown(saved)}")

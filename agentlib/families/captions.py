@@ -1,4 +1,4 @@
-"""Learning from pictures with captions, judged by finding one by the other among pictures that training did not see.
+"""Learning from pictures with captions: to find one by the other among pictures that training did not see, or to write.
 
     accuracy = share of the test pictures whose own caption is the most similar of all captions of the test part
 
@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
 from agentlib.backbones.choice import space_of
 from agentlib.core.modes import in_eval_mode
 from agentlib.core.recipe import Job, Judge, Measure, Problem, Recipe, family
 from agentlib.data import Batches, Dataset, Scenes, ScenesParts, scene_parts
 from agentlib.families.building import device_of, job_for, learner_for, network_for, predicted
+from agentlib.families.captioning import WritingJudge
 from agentlib.plots import charts, pictures
 from agentlib.policies.base import require_no_memory
 
@@ -42,8 +43,10 @@ class CaptionFacts(NamedTuple):
 def on_captions(recipe: Recipe, problem: Problem) -> Job:
     """Pictures and their captions, of any `Scenes` that have some.
 
-    `learner.network` is the product; it has the encoder of pictures as its `backbone`, and the methods `tokens(texts)`,
-    `(n, T)`, and `texts(tokens)`, their embeddings `(n, d)`. `learner.predict(x)` gives those of pictures, `(B, d)`.
+    `learner.network` is the product, with a method `tokens(texts)`, `(n, T)`. One that finds captions has the encoder
+    of pictures as its `backbone`, and `texts(tokens)`, embeddings `(n, d)`; `learner.predict(x)` gives those of
+    pictures, `(B, d)`. One that writes them has `caption(x)` and `attention(x, captions)`, and the learner
+    `losses(x, tokens)`, see `Captions`. A method `network(shape)` of the config makes the network that "auto" means.
 
     Raises:
         ValueError: scenes without captions, or what `scene_parts` raises.
@@ -51,11 +54,21 @@ def on_captions(recipe: Recipe, problem: Problem) -> Job:
     splits = scene_parts(problem.data, problem.seed)
     captions = [part.known("captions") for part in splits]
     facts = CaptionFacts(space_of(splits.train.images), captions[0])
-    learner: Any = learner_for(recipe, problem, lambda: network_for(problem, facts.space), facts)
-    require_no_memory(learner.network.backbone, recipe.name)
+
+    def network() -> nn.Module:
+        if problem.backbone == "auto" and hasattr(problem.config, "network"):
+            made: nn.Module = problem.config.network(facts.space.shape)
+            return made
+        found = network_for(problem, facts.space)
+        require_no_memory(found, recipe.name)
+        return found
+
+    learner: Any = learner_for(recipe, problem, network, facts)
     train = Dataset(splits.train.images, learner.network.tokens(captions[0]))
     source = Batches(train, problem.config.batch_size, seed=problem.seed)
-    return job_for(problem, learner, source, learner.network, CaptionsJudge(learner, source, splits))
+    writes = hasattr(learner.network, "caption")
+    judge: Judge = WritingJudge(learner, source, splits, problem) if writes else CaptionsJudge(learner, source, splits)
+    return job_for(problem, learner, source, learner.network, judge)
 
 
 class CaptionsJudge(Judge):

@@ -44,7 +44,7 @@ class GenerativeFacts(NamedTuple):
     train: Dataset
     """The training part, on the CPU."""
     n_classes: int = 0
-    """Number of labels of a conditional model; 0 for none."""
+    """Number of labels of a conditional model, or of numbers in its conditions; 0 for none."""
     generator: Generator | None = None
     """The generator of a learner that has its weights drawn before the backbone's, see `on_generative`."""
 
@@ -71,6 +71,7 @@ def on_generative(recipe: Recipe, problem: Problem) -> Job:
 
     Its class may have `examples(data, config)`, which prepares each part of the data; `transform(config)`, a random
     change of examples, made each time in training, and once, the same for each seed, of those held out;
+    `reads_vectors` is true where conditions may be rows of numbers `(N, k)` in place of labels; it may have
     `network(backbone, config, facts)`, for a network that is no backbone; `first_network(config, facts)`, a generator
     whose weights are drawn before the backbone's.
 
@@ -88,7 +89,7 @@ def on_generative(recipe: Recipe, problem: Problem) -> Job:
             held_out = [replace(part, x=transform(part.x)) for part in splits[1:]]
         splits = Splits(splits.train, *held_out)
     is_conditional = getattr(config, "conditional", False)
-    facts = GenerativeFacts(splits.train, _classes_of(splits.train, recipe.name) if is_conditional else 0)
+    facts = GenerativeFacts(splits.train, _classes_of(splits.train, recipe) if is_conditional else 0)
 
     def with_generator() -> GenerativeFacts:
         first = getattr(kind, "first_network", lambda config, facts: None)
@@ -105,10 +106,12 @@ def on_generative(recipe: Recipe, problem: Problem) -> Job:
     return job_for(problem, learner, source, learner.product, GenerativeJudge(learner, splits, problem))
 
 
-def _classes_of(data: Dataset, name: str) -> int:
+def _classes_of(data: Dataset, recipe: Recipe) -> int:
+    if data.y is not None and data.y.dim() == 2 and getattr(recipe.learner, "reads_vectors", False):
+        return data.y.shape[1]
     if data.y is None or not data.classes:
         kind = "no labels" if data.y is None else "targets that are no classes"
-        raise ValueError(f"{name} with conditional=True needs a label for each example; the data has {kind}")
+        raise ValueError(f"{recipe.name} with conditional=True needs a label for each example; the data has {kind}")
     return len(data.classes)
 
 
@@ -233,7 +236,7 @@ class GenerativeJudge(Judge):
         if n and find_spec("scipy") is not None:
             distance, floor = (wasserstein(real[:n], other) for other in (samples[:n], real[n : 2 * n]))
             measures.append(Measure("test/wasserstein", distance, floor, "two sets of real examples"))
-        return measures if label is None else measures + self._label_measures(samples, label)
+        return measures if label is None or label.dim() > 1 else measures + self._label_measures(samples, label)
 
     def _mode_measures(self, samples: Tensor, centers: Tensor, deviation: float) -> list[Measure]:
         found, truth = (modes(x, centers, deviation) for x in (samples, self.splits.test.x))
@@ -255,9 +258,9 @@ class GenerativeJudge(Judge):
         ]
 
     def _labels(self, n: int) -> Tensor | None:
-        """Labels `(n,)` with the shares that the data has; None if the model is not conditional."""
+        """Labels `(n,)`, or conditions `(n, k)`, of test examples in turn; None if the model is not conditional."""
         y = self.splits.test.y
-        return y.repeat(-(-n // len(y)))[:n] if self.is_conditional and y is not None else None
+        return y.repeat(-(-n // len(y)), *[1] * (y.dim() - 1))[:n] if self.is_conditional and y is not None else None
 
     def _nearest_label(self, x: Tensor) -> Tensor:
         """The label of the nearest test example: a classifier of data that the model has not seen."""
@@ -270,8 +273,11 @@ class GenerativeJudge(Judge):
         figures, test = {}, self.splits.test.x
         if self.has_samples and self.is_image:
             n_classes = len(self.splits.train.classes)
-            label = torch.arange(SHOWN) * n_classes // SHOWN if self.is_conditional else None
-            title = "Samples" if label is None else "Samples, all labels in turn"
+            label = (
+                torch.arange(SHOWN) * n_classes // SHOWN if n_classes and self.is_conditional else self._labels(SHOWN)
+            )
+            turn = "all labels" if n_classes else "conditions of test examples"
+            title = "Samples" if label is None else f"Samples, {turn} in turn"
             figures["samples"] = charts.image_grid(self.sample(SHOWN, label), title=title)
         elif self.has_samples and test.shape[1:] == (2,):
             figures["samples"] = charts.density(self.sample(POINTS, self._labels(POINTS)), test[:POINTS])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
+from torch.nn import functional
 
 from agentlib.plots.pictures import AMBER, BLUE, GREEN, INK, ORANGE, PINK, SKY, new_figure
 
@@ -56,6 +57,35 @@ def boxes(images: Tensor, rows: Mapping[str, Tensor], classes: Sequence[str]) ->
                     corner = (x1 - 0.5, y1 - 0.5)  # pixels of a picture have their centers at whole numbers
                     axes.add_patch(Rectangle(corner, x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.5))
     _names(figure, classes)
+    return figure
+
+
+def captions(images: Tensor, looks: Sequence[tuple[Sequence[str], Tensor | None]]) -> Figure:
+    """Images `(n, C, H, W)` between 0 and 1, a row for each, and beside it where each word of its caption looks.
+
+    Args:
+        images: n of them.
+        looks: the words, and their weights `(T, h, w)`; with None in place of these the one text is below the image.
+    """
+    columns = 1 + max(0 if weights is None else len(words) for words, weights in looks)
+    figure, axes = new_figure(
+        (1.15 * columns + (2.0 if columns == 1 else 0.2), 1.4 * len(images) + 0.2), len(images), columns
+    )
+    seen = images[:, :3] if images.shape[1] >= 3 else images[:, :1]
+    shown = seen.clamp(0.0, 1.0).movedim(1, -1).expand(-1, -1, -1, 3).cpu().numpy()
+    for line, image, (words, weights) in zip(np.reshape(axes, (len(images), columns)), shown, looks, strict=True):
+        for one in line:
+            one.set_axis_off()
+        line[0].imshow(image, interpolation="nearest")
+        if weights is None:
+            line[0].set_title(words[0], fontsize=9, color=INK)
+            continue
+        for one, word, weight in zip(line[1:], words, weights.float().cpu(), strict=False):
+            light = functional.interpolate((weight / weight.max())[None, None], image.shape[:2])[
+                0, 0, :, :, None
+            ].numpy()
+            one.imshow(1.0 - (1.0 - image) * (0.12 + 0.88 * light), interpolation="nearest")  # pale where it looks away
+            one.set_title(word, fontsize=9, color=INK)
     return figure
 
 

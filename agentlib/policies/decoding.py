@@ -99,6 +99,28 @@ def sampled(
         logits, state = step(token, state)
 
 
+def decoded(
+    step: NextToken,
+    logits: Tensor,
+    state: Any,
+    length: int,
+    *,
+    beams: int = 1,
+    end: int | None = None,
+    length_penalty: float = 0.0,
+    word_bonus: float = 0.0,
+    **drawn: Any,
+) -> Tensor:
+    """One sequence of tokens for each row, `(B, T)`: the best of a beam search, or with one beam that of `sampled`.
+
+    The arguments are those of `beam_search`, and `drawn` those of `sampled`.
+    """
+    if beams == 1:
+        return torch.stack(list(sampled(step, logits, state, length, end=end, **drawn)), 1)
+    how: Any = {"length_penalty": length_penalty, "word_bonus": word_bonus}
+    return beam_search(step, logits, state, length, beams=beams, end=end, **how).tokens[:, 0]
+
+
 class Beams(NamedTuple):
     """The best sequences, best first."""
 

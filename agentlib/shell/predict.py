@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> int:
         raise UsageError(f"predictions are written as .npz, or as .png of scenes, not as {options.out}")
     with showing(progress_of(options.progress)):
         network, shape = _loaded(options.file)
-        if suffix == ".png" and not hasattr(network, "describe"):
+        if suffix == ".png" and not (hasattr(network, "describe") and hasattr(network, "classes")):
             raise UsageError(f"{options.file} says nothing of scenes that could be drawn: write .npz")
         names, x = inputs(options.input, shape)
         if hasattr(network, "act"):

@@ -1,4 +1,4 @@
-"""Pictures by their captions: classes that are told by descriptions alone."""
+"""Pictures by their captions, classes that are told by descriptions alone; and captions that are written."""
 
 from typing import Any
 
@@ -13,9 +13,14 @@ from benchmarks.experiments import Claim, Experiment
 
 SHAPES, COLOURS, PLACES = ("circle", "square", "triangle"), ("red", "green", "blue"), ("left", "middle", "right")
 KINDS = [f"a {colour} {shape} {place}" for shape in SHAPES for colour in COLOURS for place in PLACES]
-SIDE, PICTURES, UPDATES = 36, 12_000, 1_500
+SIDE, PICTURES, UPDATES, WRITTEN = 36, 12_000, 1_500, 3_000
 NEW = [kind for number, kind in enumerate(KINDS) if (number // 9 + number // 3 + number) % 3 == 0]
 """Nine of the 27: each shape, each colour and each place three times."""
+WRITERS = (("lstm", "lstm", "general"), ("transformer", "transformer", "none"), ("one_vector", "lstm", "none"))
+"""Names, decoders and their attention."""
+NARROW = (32, "max", 64, "max", (64, 1, 1, 0))
+"""Layers of the network of pictures that are described: a place of its map sees 10 pixels, so that it has to be looked
+at to see what is there."""
 
 
 def placed(seed: int) -> tuple[Scenes, np.ndarray]:
@@ -49,6 +54,19 @@ def clip(seed: int, updates: int = UPDATES) -> dict[str, float]:
     return {"known": known, "unseen": unseen}
 
 
+def written(seed: int, updates: int = WRITTEN) -> dict[str, float]:
+    scenes, found = shape_scenes(PICTURES, seed, size=SIDE, most=2), {}
+    for name, decoder, attention in WRITERS:
+        with fresh_weights(seed):
+            encoder = CNN((3, SIDE, SIDE), NARROW, feature_dim=None, norm="batch")
+        given: dict[str, Any] = {"data": scenes, "backbone": encoder, "decoder": decoder, "attention": attention}
+        result: Any = agentlib.train("captions", steps=updates, seed=seed, progress=False, **given)
+        found[name] = result.measures["test/exact"]
+        if name != "one_vector":
+            found[f"{name}_attention"] = result.measures["test/attention"]
+    return found
+
+
 EXPERIMENTS = [
     Experiment(
         name="clip_scenes",
@@ -64,5 +82,25 @@ EXPERIMENTS = [
         ),
         note="A guess is right in .037. No class is given in training: captions are all that there is. Tried first, on "
         "seed 100: 300 updates on half of the pictures, with .924 of the 27 and nothing held out.",
+    ),
+    Experiment(
+        name="captions_scenes",
+        family="Language",
+        data=f"pictures of one or two of four shapes in one of four colours, {SIDE}x{SIDE}, {PICTURES:,} of them, "
+        f"{WRITTEN:,} updates of 64",
+        measure=written,
+        first_seed=200,
+        seeds=3,
+        claims=(
+            Claim("lstm", "captions of held-out pictures by an LSTM with attention, exact", at_least=0.95),
+            Claim("lstm_attention", "its words for shapes whose largest weight lies on such a shape", at_least=0.9),
+            Claim("transformer", "captions by a transformer, exact", at_least=0.95),
+            Claim("transformer_attention", "its words for shapes, by the mean of all heads"),
+            Claim("one_vector", "captions by an LSTM that begins in one vector, without attention, exact"),
+        ),
+        note="Tried first, on seed 100: the learner's own network of pictures, a place of which sees 18 pixels, 900 "
+        "updates on half of the pictures: .88 exact, but words looked beside their shape, .22 on it and .96 on it or "
+        "one place beside. Hence the network that sees less; 220 updates on 1,700 pictures of one shape gave "
+        ".26 exact, and no word for a shape looked at it, so that the second bound is doubtful.",
     ),
 ]

@@ -20,6 +20,7 @@ from agentlib.backbones import (
     EncoderDecoder,
     GatedPixelCNN,
     Generator,
+    MapTokens,
     MLPDecoder,
     MLPDenoiser,
     NatureCNN,
@@ -189,6 +190,14 @@ EXAMPLES: dict[str, Example] = {
         lambda batch: (torch.randint(0, 7, (batch, 5)), torch.randint(0, 7, (batch, 6))),
         of_steps,
     ),
+    "recurrent_encoder_decoder: pictures": Example(
+        lambda: RecurrentEncoderDecoder(
+            7, 8, 2, "general", encoder=MapTokens(CNN((1, 8, 8), (4, "max"), None), (1, 8, 8), 8)
+        ),
+        lambda batch: (torch.rand(batch, 1, 8, 8), torch.randint(0, 7, (batch, 6))),
+        of_steps,
+    ),
+    "map_tokens": Example(lambda: MapTokens(CNN((1, 8, 8), (4, "max"), None), (1, 8, 8), 6), vectors(1, 8, 8)),
     "bidirectional_lstm": Example(
         lambda: BidirectionalLSTM(7, 6),
         lambda batch: (torch.randint(0, 7, (batch, 5)),),

@@ -86,7 +86,7 @@ class DiffusionConfig(Optimized):
     average: Unit = 0.999
     """Decay rate of the average of the weights, from which samples come."""
     conditional: bool = False
-    """Give the model each example's label, so that samples can be drawn by label."""
+    """Give the model each example's label, or its row of numbers, so that samples can be drawn by it."""
     condition_dropout: Unit = 0.0
     """Share of the examples whose label is hidden in training, for guidance; 0.1 is usual."""
     guidance_scale: NonNegative = 1.0
@@ -120,7 +120,7 @@ class Diffusion(Learner):
         ValueError: a conditional model, and no classes.
     """
 
-    is_mean_over_samples = True
+    is_mean_over_samples, reads_vectors = True, True
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class Diffusion(Learner):
     ) -> None:
         super().__init__()
         if config.conditional and n_classes < 1:
-            raise ValueError("a conditional model needs n_classes, the number of labels")
+            raise ValueError("a conditional model needs n_classes, the number of labels or of numbers in a condition")
         self.config, self.n_classes, self.passes = config, n_classes, config.sample_steps or config.noise_steps
         self.model, self.average = model, Target(model)
         self.step = Step(model, optimizer, config.max_grad_norm)
@@ -156,20 +156,24 @@ class Diffusion(Learner):
         return self.average.network
 
     def sample(self, n: int, label: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """n samples `(n, *shape)` of the averaged model."""
+        """n samples `(n, *shape)` of the averaged model, of labels `(n,)` or of conditions `(n, k)`."""
         network: Any = self.average.network
-        condition = None if label is None else one_hot(label, self.n_classes)
+        condition = None if label is None else self.condition(label)
         config, guidance = self.config, 1.0 if label is None else self.config.guidance_scale
         how: Any = {"steps": config.sample_steps, "sampler": config.sampler, "guidance_scale": guidance}
         samples: Tensor = network.sample(n, condition, generator=generator, **how)
         return samples
+
+    def condition(self, y: Tensor) -> Tensor:
+        """What the network reads `(B, k)`: indicators of labels `(B,)`; rows of numbers as they are."""
+        return one_hot(y, self.n_classes) if y.dim() == 1 else y
 
     def update(self, batch: Examples) -> Update:
         """One step on the squared error of the noise; `per_sample` holds the errors `(B,)`."""
         condition = None
         if self.config.conditional:
             assert batch.y is not None
-            condition = one_hot(batch.y, self.n_classes)
+            condition = self.condition(batch.y)
             if self.config.condition_dropout:
                 known = torch.rand_like(condition[:, :1]) >= self.config.condition_dropout
                 condition = condition * known

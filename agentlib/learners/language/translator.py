@@ -18,7 +18,7 @@ from agentlib.core.progress import watched
 from agentlib.data.parallel import END, PAD, SPECIAL, START, encoded, padded
 from agentlib.data.spans import BLANK, WITH_SENTINELS, restored, with_blanks
 from agentlib.data.tokens import Tokenizer, tokenizer_from_json
-from agentlib.policies.decoding import beam_search, sampled
+from agentlib.policies.decoding import decoded
 
 AT_ONCE = 64
 """Texts that are translated at once."""
@@ -182,12 +182,9 @@ class Translator(Described):
             most = min(2 * len(sources[part[-1]]) + 10 if length is None else length, self.max_length)
             with in_eval_mode(self):
                 logits, state = self.begin(padded([sources[row] for row in part]).to(device))
-                if beams == 1:
-                    how: Any = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "generator": generator}
-                    tokens = torch.stack(list(sampled(self.step, logits, state, most, end=END, **how)), 1)
-                else:
-                    how = {"length_penalty": length_penalty, "word_bonus": word_bonus}
-                    tokens = beam_search(self.step, logits, state, most, beams=beams, end=END, **how).tokens[:, 0]
+                how: Any = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "generator": generator}
+                how |= {"length_penalty": length_penalty, "word_bonus": word_bonus}
+                tokens = decoded(self.step, logits, state, most, beams=beams, end=END, **how)
             for row, line in zip(part, tokens.cpu().numpy(), strict=True):
                 found[row] = line  # what follows the end is ends, of which no text is left
         return found

@@ -1,11 +1,17 @@
 """The learner of diffusion models; the rest is in tests/backbones/test_diffusion.py."""
 
 from dataclasses import replace
+from typing import Any
 
+import pytest
 import torch
 
+import agentlib
+from agentlib.core.recipe import Problem
+from agentlib.data import Dataset
 from agentlib.engine import run
 from agentlib.learners.generative.diffusion import Diffusion, denoising_losses, one_hot
+from agentlib.runs.plan import job_of
 
 
 def test_updates_and_samples_are_of_the_labels_that_are_asked_for():
@@ -49,3 +55,21 @@ def test_labels_are_hidden_in_training_for_guidance():
     learner.config = replace(learner.config, guidance_scale=1.0)
     plain = learner.sample(20, label, torch.Generator().manual_seed(0))
     assert (guided - plain).abs().max() > 1e-4
+
+
+def test_conditions_may_be_rows_of_numbers(tmp_path):
+    """Points lie where their condition is; a condition that training did not have is followed, too."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.rand(400, 2, generator=generator)
+    x = 3.0 * y + 0.02 * torch.randn(400, 2, generator=generator)
+    settings: Any = {"steps": 250, "noise_steps": 20, "batch_size": 64, "net_arch": (64, 64), "average": 0.98}
+    result: Any = agentlib.train(
+        "diffusion", data=Dataset(x, y), conditional=True, out=tmp_path, progress=False, **settings
+    )
+    assert "test/nearest_neighbor_accuracy" in result.measures
+    assert "test/label_agreement" not in result.measures
+    asked = torch.tensor([[0.2, 0.9]]).repeat(50, 1)
+    found = result.model.sample(50, asked, generator=generator)
+    assert (found.mean(0) - 3.0 * asked[0]).abs().max() < 0.4
+    with pytest.raises(ValueError, match="targets that are no classes"):
+        job_of("gan", Problem(data=Dataset(x, y), steps=1), conditional=True)
