@@ -120,7 +120,7 @@ class SideBySide(nn.Module):
                         if missing := [tensor for tensor in leaves(value) if id(tensor) not in table]:
                             kind = f"{type(module).__name__}.{name}"
                             raise ValueError(f"{kind} has got another tensor of the shape {list(missing[0].shape)}")
-                        new = mapped(value, lambda tensor, table=table: table[id(tensor)])
+                        new = mapped(value, partial(_in_its_place, table))
                         held[name] = new
                         exchanged.append((held, name, value, new))
                     if isinstance(module, Step):
@@ -146,8 +146,13 @@ def _part(tensor: Tensor, memory: Tensor, number: int) -> Tensor:
 def _tell_moved(members: Sequence[nn.Module]) -> None:
     """Tells the modules that look at their tensors by numpy."""
     for module in (module for member in members for module in member.modules()):
-        if hasattr(module, "moved"):
-            module.moved()
+        moved: Any = getattr(module, "moved", None)
+        if moved is not None:
+            moved()
+
+
+def _in_its_place(table: dict[int, Tensor], tensor: Tensor) -> Tensor:
+    return table[id(tensor)]
 
 
 def _held(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Any]]:

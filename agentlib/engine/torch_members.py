@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.vmap import lazy_load_decompositions
+from torch._functorch.vmap import lazy_load_decompositions  # type: ignore[attr-defined]
 
 from agentlib.core.trees import mapped
 
@@ -23,7 +23,7 @@ class Members:
         self.size = size
 
     def __enter__(self) -> Members:
-        lazy_load_decompositions()  # type: ignore[no-untyped-call]
+        lazy_load_decompositions()
         self.level = functorch._vmap_increment_nesting(self.size, "different")
         return self
 
