@@ -35,6 +35,15 @@ class Learner(nn.Module, ABC):
     ranks: Any = None
     """The processes that share its batches, an `agentlib.core.ranks.Ranks`; None for one alone."""
 
+    can_be_stacked = False
+    """Whether the updates of several learners of this class, such as those of several seeds, can be done as one, by an
+    `agentlib.engine.stacked.Stack`; tests compare them for those that say so. Its `update` reads weights from its
+    networks: the lists of a `Step` hold those of all learners."""
+
+    n_members: int | None = None
+    """Learners that it stands for, where its updates are those of several at once: each number that an update reports
+    has an axis of them in front."""
+
     @property
     def is_mean_over_samples(self) -> bool:
         """Whether its loss is the mean over the samples of a batch, the first dimension of its tensors, and no sample's
@@ -87,14 +96,15 @@ def cycle(learner: Learner, source: Source) -> Update:
     """
     batch = source.sample()
     update = learner.update(batch)
-    if wrong := _wrong_with(update):
+    if wrong := _wrong_with(update, learner.n_members):
         raise TypeError(f"{type(learner).__name__}.update returned {wrong}")
     source.feedback(batch, update.per_sample)
     return update
 
 
-def _wrong_with(update: Any) -> str | None:
+def _wrong_with(update: Any, n_members: int | None) -> str | None:
     """What an update returned in place of an `Update`, in words; None if nothing is wrong."""
+    count, axes = (1, 1) if n_members is None else (n_members, 2)
     if not isinstance(update, Update):
         return f"a {type(update).__name__}, and not an Update of its metrics"
     if not isinstance(update.metrics, dict):
@@ -102,11 +112,11 @@ def _wrong_with(update: Any) -> str | None:
     for name, value in update.metrics.items():
         if not isinstance(value, Tensor):
             return f"the metric {name!r} as a {type(value).__name__}, and not as a 0-dim tensor"
-        if value.is_complex() or value.numel() != 1:
+        if value.is_complex() or value.numel() != count:
             kind = "complex numbers" if value.is_complex() else f"the shape {tuple(value.shape)}"
             return f"the metric {name!r} with {kind}, and not as one real number in a 0-dim tensor"
     values = update.per_sample
-    if values is not None and (not isinstance(values, Tensor) or values.dim() != 1 or values.is_complex()):
+    if values is not None and (not isinstance(values, Tensor) or values.dim() != axes or values.is_complex()):
         found = f"the shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
         return f"per_sample with {found}, and not as real numbers (B,), one for each sample of the batch"
     return None

@@ -73,6 +73,10 @@ class Source(nn.Module, ABC):
     def advance(self) -> None:
         """Gets the next update's data ready: steps environments, loads files, builds tasks."""
 
+    def count(self) -> None:
+        """One more update is done."""
+        self.updates += 1
+
     @abstractmethod
     def sample(self) -> Batch:
         """The next batch: tensors only, always of the same shapes, or of those of its `phase`."""

@@ -47,6 +47,26 @@ class Rule:
     elementwise: bool = True
     """Whether each number changes by its own gradient alone: such rules see parameters joined to vectors."""
 
+    def decayed_change(
+        self,
+        gradient: Tensor,
+        slots: dict[str, Tensor],
+        weights: Tensor | None,
+        decayed: Tensor | None,
+        rate: Rate,
+        numbers: tuple[Any, ...],
+    ) -> Tensor:
+        """The change `(..., N)` by an elementwise rule, with the decay of the weights `(..., N)`.
+
+        `decayed (..., N)` is 1 where a number decays; both are None without decay.
+        """
+        if weights is None or decayed is None:
+            return self.change(gradient, slots, *numbers)  # type: ignore[no-any-return]
+        shrink = weights * (self.weight_decay * decayed)
+        if self.decoupled:
+            return self.change(gradient, slots, *numbers) - rate * shrink  # type: ignore[no-any-return]
+        return self.change(gradient + shrink, slots, *numbers)  # type: ignore[no-any-return]
+
 
 Trained = nn.Module | nn.Parameter
 """A module or a parameter."""
@@ -133,6 +153,8 @@ class Step(nn.Module):
         max_grad_norm: float | None = None,
     ) -> None:
         super().__init__()
+        self.members: Any = None
+        """Where the learners of an `agentlib.engine.stacked.Stack` step at once, what steps for all; else None."""
         factors = learning_rate_factors(modules)
         self.parameter_list = list(factors)  # a plain list: the parameters belong to the networks
         self.factors = list(factors.values())
@@ -171,6 +193,9 @@ class Step(nn.Module):
         Of several losses the sum counts. They may be computed as they are asked for, so that what one of them needs is
         in memory alone.
         """
+        if self.members is not None:
+            norm_of_each: Tensor = self.members(self, loss, clock)
+            return norm_of_each
         plain = partial(unrounded, self.count)
         gradients: Any = ()
         for part in (loss,) if isinstance(loss, Tensor) else loss:
@@ -219,14 +244,9 @@ class Step(nn.Module):
             if share is not None:
                 gradient = gradient * share
             slots = {name: getattr(self, f"{name}_{number}") for name in rule.slots}
-            if rule.weight_decay:
-                shrink = _joined(self.parameter_list[group]) * (rule.weight_decay * getattr(self, f"decayed_{number}"))
-                if rule.decoupled:
-                    change = rule.change(gradient, slots, *numbers) - rate * shrink
-                else:
-                    change = rule.change(gradient + shrink, slots, *numbers)
-            else:
-                change = rule.change(gradient, slots, *numbers)
+            weights = _joined(self.parameter_list[group]) if rule.weight_decay else None
+            decayed = getattr(self, f"decayed_{number}") if rule.weight_decay else None
+            change = rule.decayed_change(gradient, slots, weights, decayed, rate, numbers)
             pieces = change.split(self.sizes[group])
             for parameter, piece, factor in zip(self.parameter_list[group], pieces, self.factors[group], strict=True):
                 parameter.add_(piece.view_as(parameter), alpha=factor)

@@ -88,8 +88,17 @@ class ReplayMemory(nn.Module, ABC):
             # Not persistent: `get_extra_state` saves the part that is filled. numpy's zeros take memory when written.
             column = torch.from_numpy(np.ones(shape, dtype) if value else np.zeros(shape, dtype)).to(device)
             self.register_buffer(name, column, persistent=False)
-            for row, part in zip(self._rows, column, strict=True):
-                row[name] = part.numpy() if part.is_cpu else OnDevice(part)  # numpy is many times quicker than torch
+            self._write_to(name, column)
+
+    def _write_to(self, name: str, column: Tensor) -> None:
+        """Makes a column writable entry by entry."""
+        for row, part in zip(self._rows, column, strict=True):
+            row[name] = part.numpy() if part.is_cpu else OnDevice(part)  # numpy is many times quicker than torch
+
+    def moved(self) -> None:
+        """The columns are in other memory now, and writing goes there."""
+        for name in self._rows[0]:
+            self._write_to(name, getattr(self, name))
 
     def keep_masks(self) -> None:
         """Makes room for masks of legal actions; all actions were legal so far. Done by the first mask that is given.

@@ -121,6 +121,10 @@ class ReplayBuffer(ReplayMemory):
         """Transitions that can be sampled."""
         return sum(self._count) - sum(self._oldest)
 
+    def moved(self) -> None:
+        super().moved()
+        self._window = self.window.numpy() if self.window.is_cpu else None
+
     # Writing -----------------------------------------------------------------------------------------------------
 
     def begin(

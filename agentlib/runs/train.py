@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from agentlib.runs.logs import Progress
 from agentlib.runs.options import ORIGINS, RECORDED, Record, RunOptions, check, read_record, record_of
 from agentlib.runs.plan import plan
 from agentlib.runs.result import Result
+from agentlib.runs.seeds import seeds_of, train_seeds
 from agentlib.runs.trackers import require_installed
 from agentlib.runs.training import Training
 
@@ -50,6 +51,7 @@ def train(
     expert: str | Path | Agent | Callable[..., Any] | Any = None,
     steps: int | None = None,
     seed: int | None = None,
+    seeds: int | Sequence[int] | None = None,
     backbone: str | Path | Mapping[str, Any] | nn.Module = "auto",
     device: str | torch.device = "auto",
     agent: Agent | str | Path | None = None,
@@ -66,8 +68,8 @@ def train(
     threads: int | Literal["auto"] | None = None,
     data_parallel: bool = False,
     **hyperparameters: Any,
-) -> Agent | Result:
-    """Trains, and returns the agent; or, for learners from data, the result.
+) -> Any:
+    """Trains, and returns the agent; or, for learners from data, the `Result`; with `seeds`, a list of them.
 
     Args:
         what: a name such as "dqn", which selects the preset for a known environment; a config such as
@@ -76,6 +78,7 @@ def train(
         actors: processes, started by Ray, that step the environments; see docs/scaling.md.
         data, demos, expert: names, paths or objects.
         steps, seed: environment steps, or else updates; the seed is 0, or another one where an agent goes on.
+        seeds: train this many seeds from `seed` on, or these, all at once, each in `out/seed_N`: see docs/scaling.md.
         backbone: "auto", another name, a saved file, a spec, or a built module with a `feature_dim`.
         device, precision, compile, threads: see `agentlib.engine.run`; threads is a number, "auto" or the host's, None.
         agent, resume: an agent to start from, or its file, or one that was trained here and goes on, optimizer and all,
@@ -97,7 +100,8 @@ def train(
     """
     given = locals()
     check("callback", callback)
-    return _begun(what, given, seed, hyperparameters)
+    several = seeds is not None
+    return _several(what, given, hyperparameters) if several else _begun(what, given, seed, hyperparameters)
 
 
 def _begun(what: Any, given: dict[str, Any], seed: int | None, hyperparameters: dict[str, Any]) -> Agent | Result:
@@ -116,6 +120,20 @@ def _begun(what: Any, given: dict[str, Any], seed: int | None, hyperparameters: 
         return _continued(options, seed, callback, ranks, hyperparameters)
     planned = plan(what, options, hyperparameters)
     return _trained(planned.recipe, planned.fill(options), callback, ranks)
+
+
+def _several(what: Any, given: dict[str, Any], hyperparameters: dict[str, Any]) -> list[Any]:
+    """A new run of several seeds, from the arguments of `train`."""
+    if given["resume"] is not None:
+        raise ValueError('several seeds are resumed one by one: resume="FOLDER/seed_0", without seeds')
+    if given["data_parallel"]:
+        raise ValueError("seeds are trained at once by one process: leave out data_parallel")
+    names = [field.name for field in fields(RunOptions) if given.get(field.name) is not None]
+    seeds = seeds_of(given["seeds"], given["seed"])
+    options = RunOptions(**{name: given[name] for name in names} | {"seed": seeds[0]})
+    planned = plan(what, options, hyperparameters)
+    with plain_torch():
+        return train_seeds(planned.recipe, planned.fill(options), seeds, given["callback"])
 
 
 def _given(options: RunOptions) -> dict[str, Any]:

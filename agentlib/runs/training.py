@@ -7,6 +7,7 @@ import time
 import warnings
 from asyncio import CancelledError
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,11 +15,12 @@ from torch import nn
 
 from agentlib.agent import Agent
 from agentlib.core.config import config_to_json
-from agentlib.core.learner import Update
+from agentlib.core.learner import Learner, Update
 from agentlib.core.progress import showing
-from agentlib.core.recipe import Job, Recipe
+from agentlib.core.recipe import Job, Length, Recipe
 from agentlib.core.schedules import Clock
 from agentlib.core.source import Diverged as Diverged
+from agentlib.core.source import Source
 from agentlib.core.trees import copied
 from agentlib.engine.compiled import notices
 from agentlib.engine.loop import compiles, engine, run
@@ -95,6 +97,15 @@ class Training:
         """Trains to the end. Of a run that had come there before, the result, and nothing is written."""
         if self.folder is not None and self.folder.results_file.exists() and self._is_over():
             return self._finish(None)
+        with self.at_work():
+            for clock, update in () if self.is_ended else self._updates():
+                if self.is_due(clock) and self.after(clock, update):
+                    break
+            return self.end()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Inside, the run is logged; whatever ends it there, what was learned is saved in its folder, if any."""
         name = f"{self.recipe.name}, seed {self.options.seed}"
         place = None if self.folder is None else self.folder.path
         settings = self.about | config_to_json(self.options.config)
@@ -109,25 +120,7 @@ class Training:
             self._film()
             if self.ranks is not None and not self._is_over():
                 self.is_ended = bool(self.ranks.from_first(self.is_ended))
-            for clock, update in () if self.is_ended else self._updates():
-                steps = int(clock.steps)
-                asked = self.options.eval_every is not None and steps >= self.now.next_eval
-                if steps >= self.now.next_log or asked:
-                    if steps >= self.now.next_log:
-                        self.now.next_log = steps + self.log_every
-                    if self._report(clock, update):
-                        break
-                self._film()
-                if self.folder is not None and (
-                    steps >= self.next_save or time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS
-                ):
-                    self._numbers(clock, update)
-                    self._save()
-                    self._tell("checkpoint", clock, self.now.metrics)
-                if self.is_ended and self.ranks is None:  # several end together, where they report
-                    break
-            self._tell("end", self.job.source.clock, self.now.metrics)
-            return self._finish(self.folder)
+            yield
         except (KeyboardInterrupt, SystemExit, CancelledError, Exception) as stop:
             if isinstance(stop, Diverged) and self.folder is not None and stop.saved_in is None:
                 stop.saved_in = self.folder.path
@@ -139,6 +132,39 @@ class Training:
         finally:
             notices.reset(before)
             self.log.close()
+
+    def is_due(self, clock: Clock) -> bool:
+        """Whether something is to do after this update."""
+        steps = int(clock.steps)
+        asked = self.options.eval_every is not None and steps >= self.now.next_eval
+        saved = self._saving_is_due(steps)
+        return steps >= self.now.next_log or asked or self.is_ended or saved or self._film_is_due(steps)
+
+    def after(self, clock: Clock, update: Update) -> bool:
+        """Does what is due after an update; whether the run is to stop."""
+        steps = int(clock.steps)
+        asked = self.options.eval_every is not None and steps >= self.now.next_eval
+        if steps >= self.now.next_log or asked:
+            if steps >= self.now.next_log:
+                self.now.next_log = steps + self.log_every
+            if self._report(clock, update):
+                return True
+        self._film()
+        if self._saving_is_due(steps):
+            self._numbers(clock, update)
+            self._save()
+            self._tell("checkpoint", clock, self.now.metrics)
+        return self.is_ended and self.ranks is None  # several end together, where they report
+
+    def end(self) -> Agent | Result:
+        """The result of the whole run, in its folder too."""
+        self._tell("end", self.job.source.clock, self.now.metrics)
+        return self._finish(self.folder)
+
+    def _saving_is_due(self, steps: int) -> bool:
+        return self.folder is not None and (
+            steps >= self.next_save or time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS
+        )
 
     def resume(self, needs_checkpoint: bool, has_new_length: bool) -> None:
         """Goes on from the newest checkpoint; a run that was killed before its first one starts again.
@@ -210,24 +236,8 @@ class Training:
 
     def _updates(self) -> Iterator[tuple[Clock, Update]]:
         """All updates of the job that are still to do."""
-        learner, source, length = self.job.learner, self.job.source, self.job.length
-        way = self.options.compile
-        if way == "auto":
-            way = "try" if self.compile else False
-        precision = self.options.precision
-        if self._is_over():  # a run that is resumed after it had stopped by itself
-            return
-        if length.is_exact:
-            yield from run(learner, source, length.updates - source.updates, compile=way, precision=precision)
-            return
-        while not source.finished:
-            left = length.updates - source.updates  # may be a guess that was too low
-            # Always to the same numbers of updates, wherever the run is resumed.
-            count = left if left > 0 else 1000 + left % -1000
-            for pair in run(learner, source, count, compile=way, precision=precision):
-                yield pair
-                if source.finished:
-                    break
+        if not self._is_over():  # as a run that is resumed after it had stopped by itself is
+            yield from updates_of(self.job.learner, self.job.source, self.job.length, self.options, self.compile)
 
     def _report(self, clock: Clock, update: Update) -> bool:
         """Logs, evaluates if it is time, and calls back; whether the run is to stop."""
@@ -258,11 +268,14 @@ class Training:
     def _film(self) -> None:
         """Films an episode if it is time; of several processes, the first one does."""
         every = self.options.video_every
-        if every is None or self.folder is None or self.step < self.now.next_film:
+        if every is None or self.folder is None or not self._film_is_due(self.step):
             return
         self.now.next_film = self.step - self.step % every + every
         videos = self.folder.path / "videos"
         self.job.judge.film(videos / f"step_{self.step:012d}", FILM_STEPS)
+
+    def _film_is_due(self, steps: int) -> bool:
+        return self.options.video_every is not None and steps >= self.now.next_film
 
     def _numbers(self, clock: Clock, update: Update) -> dict[str, float]:
         """The update's metrics as numbers; raises `Diverged` where one is not finite."""
@@ -328,3 +341,24 @@ class Training:
 def _last_good(folder: RunFolder) -> str:
     good = folder.checkpoints()
     return f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was due before that"
+
+
+def updates_of(
+    learner: Learner, source: Source, length: Length, options: RunOptions, compiled: bool
+) -> Iterator[tuple[Clock, Update]]:
+    """All updates of a run that are still to do; `compiled` decides where the options leave it open."""
+    way = options.compile
+    if way == "auto":
+        way = "try" if compiled else False
+    precision = options.precision
+    if length.is_exact:
+        yield from run(learner, source, length.updates - source.updates, compile=way, precision=precision)
+        return
+    while not source.finished:
+        left = length.updates - source.updates  # may be a guess that was too low
+        # Always to the same numbers of updates, wherever the run is resumed.
+        count = left if left > 0 else 1000 + left % -1000
+        for pair in run(learner, source, count, compile=way, precision=precision):
+            yield pair
+            if source.finished:
+                break

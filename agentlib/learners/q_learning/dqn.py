@@ -112,6 +112,7 @@ class DQN(Learner):
     """
 
     is_mean_over_samples = True
+    can_be_stacked = True
 
     def __init__(self, policy: QPolicy, optimizer: Optimizer, config: DQNLearning = DQNConfig()) -> None:
         super().__init__()

@@ -94,6 +94,7 @@ class Classifier(Learner):
     targets = "classes"
     class_weights: Tensor | None
     is_mean_over_samples = True
+    can_be_stacked = True
 
     def __init__(
         self, policy: CategoricalPolicy, optimizer: Optimizer, config: ClassifierConfig = ClassifierConfig()

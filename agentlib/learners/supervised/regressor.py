@@ -80,6 +80,7 @@ class Regressor(Learner):
     """
 
     targets = "numbers"
+    can_be_stacked = True
 
     def __init__(self, policy: Predictor, optimizer: Optimizer, config: RegressorConfig = RegressorConfig()) -> None:
         super().__init__()
