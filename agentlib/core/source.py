@@ -73,7 +73,7 @@ class Source(nn.Module, ABC):
     def advance(self) -> None:
         """Gets the next update's data ready: steps environments, loads files, builds tasks."""
 
-    def count(self) -> None:
+    def count_update(self) -> None:
         """One more update is done."""
         self.updates += 1
 

@@ -93,7 +93,7 @@ def run(
                     if was_compiled:
                         step = _uncompiled(learner, source, updates, compile)
                         warnings.warn(f"training runs uncompiled and slower: {in_one_line(error)}", stacklevel=2)
-            source.count()
+            source.count_update()
         yield source.clock, update
 
 

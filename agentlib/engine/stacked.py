@@ -292,9 +292,9 @@ class Sources(Source):
         if any(member.clock != self.clock for member in self.members):
             raise ValueError("several seeds at once need steps in lock-step, which these environments do not make")
 
-    def count(self) -> None:
+    def count_update(self) -> None:
         """One more update is done, by each."""
-        super().count()
+        super().count_update()
         for member in self.members:
             member.updates = self.updates  # type: ignore[assignment]
 

@@ -51,7 +51,7 @@ def learned(make, dtype, updates=100):
             batches.append(in_precision(source.sample(), dtype))
             reports.append(learner.update(batches[-1]))
             source.feedback(batches[-1], reports[-1].per_sample)
-            source.count()
+            source.count_update()
         stack.before_update(clock)
         update = stack.update(side_by_side(batches))
     for name, values in update.metrics.items():

@@ -54,4 +54,4 @@ def test_an_agent_learns_in_variants_and_goes_on(tmp_path):
     agentlib.train("dqn", env=poles, steps=600, out=tmp_path / "two", **small)
     rest = agentlib.train(resume=tmp_path / "two", env=poles, progress=False, compile=False)
     x = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
-    assert np.array_equal(whole.act(x), rest.act(x))  # type: ignore[union-attr]
+    assert np.array_equal(whole.act(x), rest.act(x))

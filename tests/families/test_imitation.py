@@ -347,7 +347,7 @@ def test_an_agent_is_gone_on_from():
 
 def test_the_same_seed_the_same_agent():
     runs = [agentlib.train("dagger", expert="scripted", seed=seed, **CHAIN, **SMALL) for seed in (0, 0, 1)]
-    weights: list[Any] = [torch.cat([p.flatten() for p in agent.policy.parameters()]) for agent in runs]  # type: ignore[union-attr]
+    weights: list[Any] = [torch.cat([p.flatten() for p in agent.policy.parameters()]) for agent in runs]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 

@@ -98,7 +98,7 @@ def test_an_agent_to_start_from_is_given_by_its_file(tmp_path):
         agentlib.train("dqn", env=IDENTITY, steps=60, agent=agent, **settings)
         for agent in (first, tmp_path / "run", str(tmp_path / "run" / "agent.safetensors"))
     ]
-    states: list[Any] = [agent.policy.state_dict() for agent in both]  # type: ignore[union-attr]
+    states: list[Any] = [agent.policy.state_dict() for agent in both]
     for state in states[1:]:
         assert all(torch.equal(tensor, states[0][name]) for name, tensor in state.items())
     with pytest.raises(FileNotFoundError, match="no agent file at nowhere"):

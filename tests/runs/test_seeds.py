@@ -1,5 +1,7 @@
 """`train(..., seeds=N)`: several runs as one, each with a folder and an agent of its own."""
 
+from typing import Any
+
 import gymnasium
 import pytest
 import torch
@@ -18,7 +20,8 @@ def test_seeds_are_a_number_or_a_list():
     assert seeds_of(3, None) == [0, 1, 2]
     assert seeds_of(2, 5) == [5, 6]
     assert seeds_of([7, 3], None) == [7, 3]
-    for wrong in (0, [], [1, 1], "two", 1.5):
+    wrongs: list[Any] = [0, [], [1, 1], "two", 1.5]
+    for wrong in wrongs:
         with pytest.raises(ValueError, match="seeds"):
             seeds_of(wrong, None)
 

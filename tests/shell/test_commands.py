@@ -395,7 +395,7 @@ def test_the_optimizer_by_name(capsys):
     data = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32), np.arange(40) % 2
     settings: dict[str, Any] = {"data": data, "steps": 1, "progress": False, "net_arch": (4,)}
     start, adam, sgd = (
-        agentlib.train("classifier", **settings, **more).model.state_dict()  # type: ignore[union-attr]
+        agentlib.train("classifier", **settings, **more).model.state_dict()
         for more in ({"learning_rate": 0.0}, {"learning_rate": 0.1}, {"learning_rate": 0.1, "optimizer": "sgd"})
     )
     steps = [torch.cat([(made[name] - start[name]).flatten() for name in start]).abs() for made in (adam, sgd)]
