@@ -85,8 +85,7 @@ def train(
             where `what` is left out; the folder of a run to go on with, longer by `steps`.
         callback: called a hundred times per run and at evaluations with the clock and the latest numbers; a false
             answer but None stops the run. `agentlib.runs.callbacks` has usual ones, and other moments.
-        eval_every, n_eval_episodes: steps between evaluations, which come after updates; and their episodes.
-        video_every: steps between films of an evaluation episode, in `videos/` of the folder.
+        eval_every, n_eval_episodes, video_every: steps between evaluations, their episodes, steps between films of one.
         out, progress: the folder of agent, checkpoints, log and report, none by default; True for a bar, or "table".
         log: trackers, "tensorboard", "csv", "wandb", "trackio", "mlflow", or yours; see `agentlib.runs.trackers`. A run
             that is resumed keeps those that have names.
@@ -98,15 +97,13 @@ def train(
         Diverged, EnvironmentFailure: a metric is NaN or infinite; the environment failed. Whatever ends a run with a
             folder, Ctrl-C too, says in a note and in its attribute `saved_in` where the run is saved.
     """
-    given = locals()
-    check("callback", callback)
-    several = seeds is not None
-    return _several(what, given, hyperparameters) if several else _begun(what, given, seed, hyperparameters)
+    return (_begun if seeds is None else _several)(what, locals(), hyperparameters)
 
 
-def _begun(what: Any, given: dict[str, Any], seed: int | None, hyperparameters: dict[str, Any]) -> Agent | Result:
+def _begun(what: Any, given: dict[str, Any], hyperparameters: dict[str, Any]) -> Agent | Result:
     """A new run, or one that goes on with a folder's or an agent's, from the arguments of `train`."""
-    callback, resume = given["callback"], given["resume"]
+    callback, resume, seed = given["callback"], given["resume"], given["seed"]
+    check("callback", callback)
     ranks = Ranks.of_torchrun() if given["data_parallel"] else None
     if ranks is not None and not ranks.is_first:  # the first one shows, writes and calls back
         given, callback = given | {"progress": False, "log": (), "out": None}, None
@@ -124,6 +121,7 @@ def _begun(what: Any, given: dict[str, Any], seed: int | None, hyperparameters: 
 
 def _several(what: Any, given: dict[str, Any], hyperparameters: dict[str, Any]) -> list[Any]:
     """A new run of several seeds, from the arguments of `train`."""
+    check("callback", given["callback"])
     if given["resume"] is not None:
         raise ValueError('several seeds are resumed one by one: resume="FOLDER/seed_0", without seeds')
     if given["data_parallel"]:

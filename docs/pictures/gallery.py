@@ -55,6 +55,7 @@ GROUPS = {
         "compare_with_sb3": "speed",
         "embed_agent": "code",
         "act_without_torch": "code",
+        "serve_over_http": "code",
     },
     "Imitation": {
         "bc_from_minari": "imitation_ten_episodes",
@@ -278,6 +279,7 @@ def bars(title: str, values: dict[str, float]) -> Image.Image:
 CODE = {
     "embed_agent": "    agent = agentlib.Agent.load(path)",
     "act_without_torch": "    session = onnxruntime",
+    "serve_over_http": "        def do_POST(self) -> None:",
     "pretrain_then_imitate": "    views = Batches(",
     "train_gpt": "    result = agentlib.train(",
     "translate": "    result = agentlib.train(",
