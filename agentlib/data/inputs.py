@@ -20,8 +20,8 @@ def inputs(source: str | Path, shape: tuple[int, ...] | None = None) -> tuple[li
     """The names `(N,)` of examples, and these, `(N, ...)`.
 
     Args:
-        source: an image, a folder of images, arrays (.npz or .npy), a table, or the name of a data set. The column to
-            predict may be in a table or not.
+        source: an image, a folder of images or one with a folder for each class, arrays (.npz or .npy), a table, or the
+            name of a data set. The column to predict may be in a table or not.
         shape: of one example, as far as it is known; images are scaled to it, and become grey or colour images.
 
     Raises:
@@ -29,13 +29,13 @@ def inputs(source: str | Path, shape: tuple[int, ...] | None = None) -> tuple[li
         ValueError: the examples have another shape, or what `agentlib.data.parts` raises.
     """
     path = Path(source)
-    files = [path] if path.suffix.lower() in IMAGE_SUFFIXES else sorted(path.iterdir()) if path.is_dir() else []
-    files = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    files = [path] if path.suffix.lower() in IMAGE_SUFFIXES else _images(path, "*") or _images(path, "*/*")
     if files:
         if not files[0].is_file():
             raise FileNotFoundError(f"no file {files[0]}")
         size = (shape[1], shape[2]) if shape is not None and len(shape) == 3 else None
-        names, x = [file.name for file in files], load_pictures(files, size).x
+        folder = path if path.is_dir() else path.parent
+        names, x = [file.relative_to(folder).as_posix() for file in files], load_pictures(files, size).x
         if shape is not None and len(shape) == 3 and shape[0] != x.shape[1]:
             x = x.expand(-1, shape[0], -1, -1) if x.shape[1] == 1 else _grey(x)
     else:
@@ -50,6 +50,10 @@ def inputs(source: str | Path, shape: tuple[int, ...] | None = None) -> tuple[li
     if shape is not None and tuple(x.shape[1:]) != shape:
         raise ValueError(f"the model takes examples of shape {shape}, and those of {source} have {tuple(x.shape[1:])}")
     return names, x.numpy()
+
+
+def _images(folder: Path, pattern: str) -> list[Path]:
+    return sorted(file for file in folder.glob(pattern) if file.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _grey(x: torch.Tensor) -> torch.Tensor:

@@ -65,7 +65,7 @@ class RunFolder:
             raise ValueError(f"{self.given} holds a run already: {hint}")
         for place in (self.path, self.path / "checkpoints", self.path / "videos", self.segments.folder):
             for entry in sorted(place.iterdir()) if place.is_dir() else ():
-                where = f"{entry.parent}/{shown(entry.name)}"
+                where = f"{shown(entry.name)} in {entry.parent}"
                 if entry.is_symlink():
                     raise ValueError(f"{where} is a symbolic link, which no run follows: put the file itself there")
                 if is_new and not entry.name.startswith("."):

@@ -241,7 +241,13 @@ def test_predictions_of_a_classifier(capsys):
     assert [line.split(": ")[1].split()[0] for line in lines[:3]] == [str(one) for one in expected]
     assert lines[0].endswith(f"({agent.confidence(digits[0]):.3f})")
     assert output(capsys, "predict", "run", "5.png").startswith("5.png: ")
-    assert len(output(capsys, "predict", "run", ".").splitlines()) == 2
+    flat = output(capsys, "predict", "run", ".").splitlines()
+    for number in (0, 5):
+        Path("classes", f"{number}").mkdir(parents=True)
+        Path(f"{number}.png").rename(f"classes/{number}/one.png")
+    nested = output(capsys, "predict", "run", "classes").splitlines()
+    assert [line.partition(": ")[0] for line in (*flat, *nested)] == ["0.png", "5.png", "0/one.png", "5/one.png"]
+    assert [line.partition(": ")[2] for line in flat] == [line.partition(": ")[2] for line in nested]
     np.save("digits.npy", digits[:4])
     assert output(capsys, "predict", "run", "digits.npy", "--out", "answers.npz").splitlines()[:4] == lines[:4]
     with np.load("answers.npz") as file:
