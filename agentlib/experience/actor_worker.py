@@ -98,9 +98,9 @@ class Rows:
     def gumbel(self, *, size: tuple[int, ...]) -> NDArray[Any]:
         return self.generator.gumbel(size=(self.count, *size[1:]))[self.rows]
 
-    def integers(self, high: int) -> Any:
-        """A seed for what torch draws: another one in each actor."""
-        return self.generator.integers(high, size=self.count)[self.rows.start]
+    def integers(self, high: int) -> NDArray[np.int64]:
+        """Seeds `(m,)` for what torch draws: one for each environment."""
+        return self.generator.integers(high, size=self.count)[self.rows]
 
 
 def _reporting(method: Callable[..., Any]) -> Callable[..., Any]:

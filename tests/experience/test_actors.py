@@ -107,6 +107,26 @@ def test_the_number_of_actors_does_not_matter():
     assert whole_run().source.steps == STEPS
 
 
+class InParts(gymnasium.ObservationWrapper):
+    """Observations that are acted on by torch."""
+
+    def __init__(self, name):
+        super().__init__(gymnasium.make(name))
+        self.observation_space = gymnasium.spaces.Dict(all=self.env.observation_space)
+
+    def observation(self, observation):
+        return {"all": observation}
+
+
+@pytest.mark.parametrize(("what", "env"), [("discrete_sac", "CartPole-v1"), ("sac", "Pendulum-v1")])
+def test_nor_does_it_where_torch_draws(what, env):
+    made = [
+        job(what, lambda: InParts(env), actors, learning_starts=64, train_freq=256, net_arch=(8,)) for actors in (1, 2)
+    ]
+    one, two = (columns(trained(each, 2)) for each in made)
+    torch.testing.assert_close(one["action"], two["action"], rtol=0.0, atol=1e-4)
+
+
 def test_each_block_is_acted_one_version_behind():
     made = job()
     source, seen = made.source, {}
@@ -199,8 +219,9 @@ def test_each_actor_takes_its_own_of_the_same_random_numbers():
 
     for parts in zip(drawn(slice(0, 1)), drawn(slice(1, 4)), drawn(slice(0, 4)), strict=True):
         assert np.array_equal(np.concatenate(parts[:2]), parts[2])
-    seeds = {int(Rows(np.random.default_rng(0), 4, slice(row, row + 1)).integers(2**63)) for row in range(4)}
-    assert len(seeds) == 4
+    seeds = [int(Rows(np.random.default_rng(0), 4, slice(row, row + 1)).integers(2**63)[0]) for row in range(4)]
+    assert len(set(seeds)) == 4
+    assert Rows(np.random.default_rng(0), 4, slice(1, 3)).integers(2**63).tolist() == seeds[1:3]
 
 
 def test_what_does_not_fit_is_refused():
