@@ -184,8 +184,10 @@ class Actors(Environments):
 
     def close(self) -> None:
         """Ends the actors."""
-        super().close()
-        self.fleet.close()
+        try:
+            super().close()
+        finally:
+            self.fleet.close()
 
     # Blocks ------------------------------------------------------------------------------------------------------
 

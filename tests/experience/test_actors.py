@@ -167,6 +167,18 @@ class Failing(gymnasium.Wrapper):
         raise ArithmeticError("the world has ended")
 
 
+class Open(gymnasium.Wrapper):
+    def close(self):
+        raise ArithmeticError("it stays open")
+
+
+def test_actors_end_though_an_environment_does_not_close():
+    made = job(env=lambda: Open(gymnasium.make("CartPole-v1")))
+    with pytest.raises(ArithmeticError):
+        made.source.close()
+    assert Here.made[0].closed
+
+
 class Restless(gymnasium.Wrapper):
     """Its episodes cannot be played again."""
 
