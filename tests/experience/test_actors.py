@@ -61,9 +61,9 @@ def _here(monkeypatch):
     monkeypatch.setattr(Here, "made", [])
 
 
-def job(what="dqn", env="CartPole-v1", actors=2, n_envs=2, **settings):
+def job(what="dqn", env="CartPole-v1", actors=2, n_envs=2, steps=STEPS, **settings):
     settings = {"learning_starts": 100, "train_freq": 16, "gradient_steps": 1, "buffer_size": 5_000} | settings
-    return job_of(what, Problem(env=env, n_envs=n_envs, actors=actors, steps=STEPS, seed=3), **settings)
+    return job_of(what, Problem(env=env, n_envs=n_envs, actors=actors, steps=steps, seed=3), **settings)
 
 
 def trained(made, updates=10**6):
@@ -137,10 +137,10 @@ def test_each_block_is_acted_one_version_behind():
             break
 
     asked = Here.made[0].asked[::2]  # of the first actor
-    assert [(version, start) for _, (_, version, start, _) in asked] == [
+    assert [(version, start) for _, (_, version, start, *_) in asked] == [
         (max(block - 1, 0), 2 * LENGTH * block) for block in range(4)
     ]
-    for _, (weights, version, _, _) in asked[2:]:
+    for _, (weights, version, *_) in asked[2:]:
         assert [name for name in weights if not np.array_equal(weights[name], seen[version][name])] == []
     assert any((seen[1][name] != seen[2][name]).any() for name in seen[1])
 
@@ -221,6 +221,18 @@ def test_going_on_from_a_checkpoint_changes_nothing():
     second.source.load_state_dict(first.source.state_dict())
 
     require_equal(whole, trained(second))
+
+
+def test_a_run_that_is_made_longer_goes_on_in_its_episodes():
+    """Its block is made again by the rate of random actions that it had, which depends on the run's length."""
+    settings = {"exploration_fraction": 1.0}
+    first, second = trained(job(**settings), 60), job(steps=3 * STEPS, **settings)
+
+    second.learner.load_state_dict(first.learner.state_dict())
+    second.source.load_state_dict(first.source.state_dict())
+
+    observed = [made.source.collector.envs.observation for made in (first, second)]
+    assert np.array_equal(*observed)
 
 
 def test_each_actor_takes_its_own_of_the_same_random_numbers():
