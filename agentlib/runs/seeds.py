@@ -97,6 +97,8 @@ def _check(recipe: Recipe, options: RunOptions) -> None:
         "backbone": "it is one network, and each seed needs its own: give a name, a file or a spec"
         * isinstance(options.backbone, nn.Module),
         "precision": "they are in float32" * (options.precision != "float32"),
+        "balance": "surgery looks at the gradients of one learner"
+        * (getattr(options.config, "balance", "") == "surgery"),
     }
     for name, reason in reasons.items():
         if reason:
