@@ -57,6 +57,8 @@ class Block(NamedTuple):
 
     version: int
     """Of the weights that acted."""
+    total_steps: int
+    """The length of the run then, by which schedules go."""
     action: NDArray[Any]
     """`(k, m, ...)`: before they are the space's."""
     reward: NDArray[np.float64]
@@ -98,9 +100,9 @@ class Rows:
     def gumbel(self, *, size: tuple[int, ...]) -> NDArray[Any]:
         return self.generator.gumbel(size=(self.count, *size[1:]))[self.rows]
 
-    def integers(self, high: int) -> Any:
-        """A seed for what torch draws: another one in each actor."""
-        return self.generator.integers(high, size=self.count)[self.rows.start]
+    def integers(self, high: int) -> NDArray[np.int64]:
+        """Seeds `(m,)` for what torch draws: one for each environment."""
+        return self.generator.integers(high, size=self.count)[self.rows]
 
 
 def _reporting(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -165,14 +167,16 @@ class Worker:
         return not self.is_torn
 
     @_reporting
-    def block(self, weights: dict[str, Any], version: int, start: int, length: int) -> tuple[Block, dict[str, Any]]:
-        """`length` steps by these weights from the run's step `start` on; and the state after them."""
+    def block(
+        self, weights: dict[str, Any], version: int, start: int, length: int, total_steps: int
+    ) -> tuple[Block, dict[str, Any]]:
+        """`length` steps by these weights from step `start` of the run's `total_steps` on; and the state after them."""
         envs = self._made()
         torn, self.is_torn = self.is_torn, False
         self.actor.policy.load_state_dict({name: torch.from_numpy(np.array(part)) for name, part in weights.items()})
         actions, steps, after, begun = [], [], [], {}
         for step in range(length):
-            action = self._action(envs, start + step * self.parts.num_envs)
+            action = self._action(envs, start + step * self.parts.num_envs, total_steps)
             stepped = envs.step(action_to_space(envs.action_space, action))
             actions.append(action)
             steps.append(stepped)
@@ -189,7 +193,9 @@ class Worker:
         reward, terminated, truncated = (np.stack([getattr(one, name) for one in steps]) for name in COLUMNS)
         observed = [np.stack(parts) for parts in zip(*after, strict=True)]
         mask = _stacked([one.next_mask for one in steps])
-        made = Block(version, np.stack(actions), reward, terminated, truncated, observed, mask, begun, torn)
+        made = Block(
+            version, total_steps, np.stack(actions), reward, terminated, truncated, observed, mask, begun, torn
+        )
         return made, self._state(envs)
 
     def _state(self, envs: Environments) -> dict[str, Any]:
@@ -209,9 +215,9 @@ class Worker:
         assert self.envs is not None
         return [np.array(leaf) for leaf in flatten(self.envs.observation_space, observation)]
 
-    def _action(self, envs: Environments, step: int) -> NDArray[Any]:
+    def _action(self, envs: Environments, step: int, total_steps: int) -> NDArray[Any]:
         """Actions for this actor's rows; the exploration draws for all."""
-        clock, count, rows = Clock(0, step, step / self.parts.total_steps), self.parts.num_envs, self.rows
+        clock, count, rows = Clock(0, step, step / total_steps), self.parts.num_envs, self.rows
 
         def of_all(own: NDArray[Any], fill: Any = 0) -> NDArray[Any]:
             whole = np.full((count, *own.shape[1:]), fill, own.dtype)

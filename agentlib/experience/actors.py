@@ -184,8 +184,10 @@ class Actors(Environments):
 
     def close(self) -> None:
         """Ends the actors."""
-        super().close()
-        self.fleet.close()
+        try:
+            super().close()
+        finally:
+            self.fleet.close()
 
     # Blocks ------------------------------------------------------------------------------------------------------
 
@@ -233,10 +235,11 @@ class Actors(Environments):
             raise error
         return result
 
-    def _ask(self, version: int, weights: Any) -> None:
-        """Asks all actors for the block from step `start` on, made with these weights."""
+    def _ask(self, version: int, weights: Any, total_steps: int | None = None) -> None:
+        """Asks all actors for the block from step `start` on, made with these weights in a run of that length."""
+        total = self.parts.total_steps if total_steps is None else total_steps
         sent = self.fleet.put(weights)
-        self._call("block", *[[value] * self.actors for value in (sent, version, self.start, LENGTH)])
+        self._call("block", *[[value] * self.actors for value in (sent, version, self.start, LENGTH, total)])
         self.weights = [self.weights[1], weights]
 
     def _receive(self, next_weights: Any = None) -> None:
@@ -264,6 +267,7 @@ class Actors(Environments):
         if self.observation is None or self.block is None:
             return {"steps": self.steps}
         counters = {"start": self.start, "received": self.received, "at": self.at, "version": self.block.version}
+        counters["total_steps"] = self.block.total_steps
         return {
             "steps": self.steps,
             "block": counters | {"weights": list(self.weights)},
@@ -282,7 +286,7 @@ class Actors(Environments):
         self.ends, self.received = states, block["received"] - 1
         self.start = block["start"] - LENGTH * self.num_envs
         now, after = block["weights"]
-        self._ask(block["version"], now)
+        self._ask(block["version"], now, block["total_steps"])  # as it was made, though the run may be longer now
         self._receive(after)
         self.at = block["at"]
         observation, self.action_mask = self._next(self.at - 1)

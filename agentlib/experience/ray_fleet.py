@@ -167,6 +167,8 @@ class RayFleet:
     def close(self) -> None:
         if self.is_open:
             self.is_open = False
-            for handle in self.handles:
-                self.ray.kill(handle)
-            Session.leave()
+            try:
+                for handle in self.handles:
+                    self.ray.kill(handle)
+            finally:
+                Session.leave()

@@ -43,7 +43,7 @@ def decide(
     observation: Any,
     state: Any = None,
     episode_start: NDArray[np.bool_] | None = None,
-    seed: int | None = None,
+    seed: int | NDArray[np.int64] | None = None,
     mask: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[Any], Any]:
     """Actions `(B, ...)` of a policy for a batch of observations (numpy), and its next state, once they are taken.
@@ -54,7 +54,7 @@ def decide(
         observation: batched.
         state: of a policy with memory; the initial state by default.
         episode_start: `(B,)`, true where the state is to be reset first.
-        seed: draw actions by a generator with this seed, in place of the best ones.
+        seed: draw actions by a generator with this seed, in place of the best ones; or `(B,)`, each by its own.
         mask: `(B, A)`, true where an action is legal, for policies of discrete actions; the mask in a Dict observation
             is found without it.
     """
@@ -69,7 +69,7 @@ def actions_and_output(
     observation: Any,
     state: Any = None,
     episode_start: NDArray[np.bool_] | None = None,
-    seed: int | None = None,
+    seed: int | NDArray[np.int64] | None = None,
     mask: NDArray[np.bool_] | None = None,
 ) -> tuple[Tensor, Tensor, Any]:
     """As `decide`: actions, the output behind them, and the next state as it is before they are taken."""
@@ -91,7 +91,10 @@ def actions_and_output(
             actions = policy.choose(output, *masks)  # type: ignore[operator]
         else:
             output = policy.masked(output, *masks) if masks else output  # type: ignore[operator]
-            actions = policy.sample(output, torch.Generator(device).manual_seed(seed))  # type: ignore[operator]
+            numbers = np.atleast_1d(seed).tolist()
+            parts = [output] if len(numbers) == 1 else output.split(1)
+            drawn = zip(parts, map(torch.Generator(device).manual_seed, numbers), strict=True)
+            actions = torch.cat([policy.sample(part, generator) for part, generator in drawn])  # type: ignore[operator]
     return actions, output, state
 
 

@@ -38,7 +38,7 @@ class SampledActor(GreedyActor):
         """Actions `(B, ...)` for a batch of observations, among the legal ones if a `mask (B, A)` is given."""
         shortcut, policy = self._shortcut(observation), cast(Any, self.policy)
         if shortcut is None:
-            seed = int(self.generator.integers(2**63))
+            seed: Any = self.generator.integers(2**63)  # of each, where others draw for other rows
             return decide(policy, self.space, observation, seed=seed, mask=mask)[0]
         output = shortcut.output(observation, with_log_std=shortcut.log_std is not None)
         if shortcut.policy is None:  # as `agentlib.policies.discrete.sample_logits` does it

@@ -11,6 +11,7 @@ This file is the program of that process, too, and imports nothing but Python's 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -34,8 +35,8 @@ PRIVATE, READ_ONLY, PLAIN = (
     1,
     2 | 4 | 8,
 )  # MS_PRIVATE | MS_REC, MS_RDONLY, no set-id, devices, programs
-PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41}
-"""Numbers of the system call, by machine."""
+PIVOT_ROOT, KEYCTL = {"x86_64": 155, "aarch64": 41, "riscv64": 41}, {"x86_64": 250, "aarch64": 219, "riscv64": 219}
+"""Numbers of system calls, by machine."""
 
 
 class SandboxError(RuntimeError):
@@ -115,7 +116,8 @@ def run_function(
                 process.stdin.close()
             found = process.stdout.read(limits.output + len(READY))
         finally:
-            process.kill()
+            process.terminate()  # it ends all others before itself
+            process.wait()
             watch.cancel()
     return _outcome(found, len(arguments), limits)
 
@@ -142,7 +144,7 @@ def _outcome(found: bytes, calls: int, limits: Limits) -> Outcome:
 
 
 def _main() -> None:
-    """Makes the namespaces, and in them the process of the program; waits for it, and ends it when its time is over."""
+    """Makes the namespaces, in them a first process and that of the program; ends them when their time is over."""
     import ctypes
     import signal
 
@@ -150,22 +152,29 @@ def _main() -> None:
     work = json.loads(sys.stdin.buffer.read())
     for name in MODULES:
         __import__(name)
-    libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: ends with the process that asked for it
+    ends = [signal.SIGCHLD, signal.SIGTERM]
     try:
         _leave(libc)
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: ends with the process that asked for it
+        signal.pthread_sigmask(signal.SIG_BLOCK, ends)
         child = os.fork()
     except OSError as error:
         os.write(1, f"the system refuses namespaces ({error})".encode())
         return
     if child:
-        signal.sigtimedwait([signal.SIGCHLD], work["limits"]["seconds"])
+        signal.sigtimedwait(ends, work["limits"]["seconds"])
         os.kill(child, signal.SIGKILL)  # the first of its namespace: all others in it end, too
         os.waitpid(child, 0)
         return
+    # The program's process may set what it likes for itself: the one above it ends by what is set here.
+    libc.prctl(1, signal.SIGKILL)
+    libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: the program cannot trace it
     try:
-        libc.prctl(1, signal.SIGKILL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+        program = os.fork()
+        if program:
+            os.waitpid(program, 0)
+            os._exit(0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ends)
         _lock(libc, work["limits"])
     except (OSError, AttributeError, ValueError) as error:
         os.write(1, f"the system refuses a sandbox ({error})".encode())
@@ -202,18 +211,25 @@ def _lock(libc: Any, limits: dict[str, Any]) -> None:
     import ctypes
     import resource
 
-    with contextlib.suppress(OSError), open("/proc/sys/user/max_user_namespaces", "w") as file:
-        file.write("0")  # none within this one
+    for name in ("shmmni", "msgmni"):  # of these messages' namespace, where the system allows it
+        with contextlib.suppress(OSError), open(f"/proc/sys/kernel/{name}", "w") as file:
+            file.write("0")
+    machine = os.uname().machine
+    if machine not in PIVOT_ROOT:
+        raise OSError(f"pivot_root is not known on {machine}")
+    # The keys of whoever asked are in the session's keyring; where the call is refused, the program has none, either.
+    if libc.syscall(ctypes.c_long(KEYCTL[machine]), 1, None) < 0:
+        _checked(ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM), "keyctl")
+    _checked(libc.sethostname(b"sandbox", 7), "sethostname")
     _checked(libc.mount(None, b"/", None, PRIVATE, None), "mount")
     # On a folder that every machine has, and no Python lies in.
     room = f"size={limits['room']},nr_inodes=64,mode=0755".encode()
     _checked(libc.mount(b"tmpfs", b"/proc", b"tmpfs", PLAIN, room), "mount of a tmpfs")
     os.chdir("/proc")
-    machine = os.uname().machine
-    if machine not in PIVOT_ROOT:
-        raise OSError(f"pivot_root is not known on {machine}")
     _checked(libc.syscall(ctypes.c_long(PIVOT_ROOT[machine]), b".", b"."), "pivot_root")
     _checked(libc.umount2(b".", 2), "umount")  # MNT_DETACH: the old root, which lies over the new one
+    os.mkdir("/room")
+    os.chroot("/room")  # in which the system makes no namespace of users, and so no rights
     os.chdir("/")
     seconds = int(limits["seconds"]) + 1
     for name, most in (("CPU", seconds), ("AS", limits["memory"]), ("NOFILE", limits["files"]), ("NPROC", 0),

@@ -23,7 +23,7 @@ from agentlib.runs.lock import locked
 from agentlib.runs.options import RunOptions, record_of
 from agentlib.runs.result import Result
 from agentlib.runs.trackers import require_installed
-from agentlib.runs.training import Training, updates_of
+from agentlib.runs.training import Training, check_looks, updates_of
 
 MOST_SEEDS = 1_000
 
@@ -64,6 +64,7 @@ def train_seeds(recipe: Recipe, options: RunOptions, seeds: list[int], callback:
     jobs = list[Job]()
     try:
         jobs.extend(recipe.job(one) for one in each)
+        check_looks(each[0], jobs[0])  # the others are alike
         threads = options.threads
         if threads == "auto":
             threads = None if gains_from_threads(jobs[0].learner) else 1
@@ -96,6 +97,8 @@ def _check(recipe: Recipe, options: RunOptions) -> None:
         "backbone": "it is one network, and each seed needs its own: give a name, a file or a spec"
         * isinstance(options.backbone, nn.Module),
         "precision": "they are in float32" * (options.precision != "float32"),
+        "balance": "surgery looks at the gradients of one learner"
+        * (getattr(options.config, "balance", "") == "surgery"),
     }
     for name, reason in reasons.items():
         if reason:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from agentlib.agent import Agent
-from agentlib.backbones import spec_of
 from agentlib.core.host import plain_torch, torch_threads
 from agentlib.core.learner import Learner
 from agentlib.core.names import one_line, shown
 from agentlib.core.ranks import Ranks
-from agentlib.core.recipe import Job, Recipe, gains_from_threads
+from agentlib.core.recipe import Recipe, gains_from_threads
 from agentlib.data import Dataset, Splits
 from agentlib.engine.loop import Compile, Precision
 from agentlib.envs.checks import EnvironmentFailure
@@ -35,7 +32,7 @@ from agentlib.runs.plan import plan
 from agentlib.runs.result import Result
 from agentlib.runs.seeds import seeds_of, train_seeds
 from agentlib.runs.trackers import require_installed
-from agentlib.runs.training import Training
+from agentlib.runs.training import Training, check_looks
 
 
 def train(
@@ -106,7 +103,7 @@ def _begun(what: Any, given: dict[str, Any], hyperparameters: dict[str, Any]) ->
     check("callback", callback)
     ranks = Ranks.of_torchrun() if given["data_parallel"] else None
     if ranks is not None and not ranks.is_first:  # the first one shows, writes and calls back
-        given, callback = given | {"progress": False, "log": (), "out": None}, None
+        given, callback = given | {"progress": False, "log": (), "out": None, "video_every": None}, None
     if ranks is not None and given["actors"] is not None:
         raise ValueError("actors= and data_parallel=True exclude each other")
     values = {field.name: given[field.name] for field in fields(RunOptions) if given.get(field.name) is not None}
@@ -202,27 +199,6 @@ def _resumed(
     return _trained(recipe, options, callback, ranks, record)
 
 
-def _check_films(options: RunOptions, job: Job) -> None:
-    """Raises ValueError or ImportError if films were asked for that cannot be; one step is filmed to see it."""
-    if options.video_every is None:
-        return
-    if not job.judge.films:
-        raise ValueError("there are no episodes to film: leave out video_every, or give env=...")
-    with TemporaryDirectory() as place:
-        job.judge.film(Path(place) / "film", 1)
-
-
-def _check_evaluations(options: RunOptions, job: Job) -> None:
-    """Raises ValueError if evaluations were asked for that cannot be, or would never come."""
-    if options.eval_every is None:
-        return
-    if not job.judge.evaluates:
-        raise ValueError("there is nothing to evaluate on: leave out eval_every, or give what is held out")
-    steps = job.length.steps if options.steps is not None or job.length.is_exact else math.inf
-    if options.eval_every > steps:
-        raise ValueError(f"eval_every must be between 1 and the run's {steps} steps, not {options.eval_every}")
-
-
 @plain_torch()
 def _trained(
     recipe: Recipe,
@@ -236,8 +212,6 @@ def _trained(
     for name in ("eval_every", "video_every"):
         if getattr(options, name) is not None and is_made(options.env):
             raise ValueError(f"{name} needs env= as an id or a factory: it plays in an environment of its own")
-    if options.video_every is not None and options.out is None:
-        raise ValueError("video_every needs a folder for its films: give out=...")
     require_installed(options.log)
     folder = None if options.out is None else RunFolder(options.out)
     if folder is not None:
@@ -254,13 +228,10 @@ def _trained(
                 job.learner.load_state_dict(learned.state_dict())
             except RuntimeError as error:
                 raise ValueError(f"an agent goes on with its own networks: {one_line(error)}") from error
-        _check_evaluations(options, job)
-        _check_films(options, job)
+        check_looks(options, job)
         if ranks is not None:
             ranks.join(job.learner, job.source)
         is_first = ranks is None or ranks.is_first
-        if folder is not None and isinstance(job.product, Agent):
-            spec_of(job.product.policy)  # an agent that could not be saved at the end is refused before training
         threads = options.threads
         if threads == "auto":
             threads = None if gains_from_threads(job.learner) else 1

@@ -9,11 +9,14 @@ from asyncio import CancelledError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import nn
 
 from agentlib.agent import Agent
+from agentlib.backbones import spec_of
 from agentlib.core.config import config_to_json
 from agentlib.core.learner import Learner, Update
 from agentlib.core.progress import showing
@@ -341,6 +344,28 @@ class Training:
 def _last_good(folder: RunFolder) -> str:
     good = folder.checkpoints()
     return f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was due before that"
+
+
+def check_looks(options: RunOptions, job: Job) -> None:
+    """Raises ValueError or ImportError for evaluations, films or files that cannot be, or would never come.
+
+    One step is filmed to see it.
+    """
+    if options.eval_every is not None:
+        if not job.judge.evaluates:
+            raise ValueError("there is nothing to evaluate on: leave out eval_every, or give what is held out")
+        steps = job.length.steps if options.steps is not None or job.length.is_exact else math.inf
+        if options.eval_every > steps:
+            raise ValueError(f"eval_every must be between 1 and the run's {steps} steps, not {options.eval_every}")
+    if options.video_every is not None:
+        if options.out is None:
+            raise ValueError("video_every needs a folder for its films: give out=...")
+        if not job.judge.films:
+            raise ValueError("there are no episodes to film: leave out video_every, or give env=...")
+        with TemporaryDirectory() as place:
+            job.judge.film(Path(place) / "film", 1)
+    if options.out is not None and isinstance(job.product, Agent):
+        spec_of(job.product.policy)  # an agent that could not be saved at the end is refused before training
 
 
 def updates_of(

@@ -61,9 +61,9 @@ def _here(monkeypatch):
     monkeypatch.setattr(Here, "made", [])
 
 
-def job(what="dqn", env="CartPole-v1", actors=2, n_envs=2, **settings):
+def job(what="dqn", env="CartPole-v1", actors=2, n_envs=2, steps=STEPS, **settings):
     settings = {"learning_starts": 100, "train_freq": 16, "gradient_steps": 1, "buffer_size": 5_000} | settings
-    return job_of(what, Problem(env=env, n_envs=n_envs, actors=actors, steps=STEPS, seed=3), **settings)
+    return job_of(what, Problem(env=env, n_envs=n_envs, actors=actors, steps=steps, seed=3), **settings)
 
 
 def trained(made, updates=10**6):
@@ -107,6 +107,26 @@ def test_the_number_of_actors_does_not_matter():
     assert whole_run().source.steps == STEPS
 
 
+class InParts(gymnasium.ObservationWrapper):
+    """Observations that are acted on by torch."""
+
+    def __init__(self, name):
+        super().__init__(gymnasium.make(name))
+        self.observation_space = gymnasium.spaces.Dict(all=self.env.observation_space)
+
+    def observation(self, observation):
+        return {"all": observation}
+
+
+@pytest.mark.parametrize(("what", "env"), [("discrete_sac", "CartPole-v1"), ("sac", "Pendulum-v1")])
+def test_nor_does_it_where_torch_draws(what, env):
+    made = [
+        job(what, lambda: InParts(env), actors, learning_starts=64, train_freq=256, net_arch=(8,)) for actors in (1, 2)
+    ]
+    one, two = (columns(trained(each, 2)) for each in made)
+    torch.testing.assert_close(one["action"], two["action"], rtol=0.0, atol=1e-4)
+
+
 def test_each_block_is_acted_one_version_behind():
     made = job()
     source, seen = made.source, {}
@@ -117,10 +137,10 @@ def test_each_block_is_acted_one_version_behind():
             break
 
     asked = Here.made[0].asked[::2]  # of the first actor
-    assert [(version, start) for _, (_, version, start, _) in asked] == [
+    assert [(version, start) for _, (_, version, start, *_) in asked] == [
         (max(block - 1, 0), 2 * LENGTH * block) for block in range(4)
     ]
-    for _, (weights, version, _, _) in asked[2:]:
+    for _, (weights, version, *_) in asked[2:]:
         assert [name for name in weights if not np.array_equal(weights[name], seen[version][name])] == []
     assert any((seen[1][name] != seen[2][name]).any() for name in seen[1])
 
@@ -145,6 +165,18 @@ def test_a_block_that_always_kills_ends_the_run(monkeypatch):
 class Failing(gymnasium.Wrapper):
     def step(self, action):
         raise ArithmeticError("the world has ended")
+
+
+class Open(gymnasium.Wrapper):
+    def close(self):
+        raise ArithmeticError("it stays open")
+
+
+def test_actors_end_though_an_environment_does_not_close():
+    made = job(env=lambda: Open(gymnasium.make("CartPole-v1")))
+    with pytest.raises(ArithmeticError):
+        made.source.close()
+    assert Here.made[0].closed
 
 
 class Restless(gymnasium.Wrapper):
@@ -191,6 +223,18 @@ def test_going_on_from_a_checkpoint_changes_nothing():
     require_equal(whole, trained(second))
 
 
+def test_a_run_that_is_made_longer_goes_on_in_its_episodes():
+    """Its block is made again by the rate of random actions that it had, which depends on the run's length."""
+    settings = {"exploration_fraction": 1.0}
+    first, second = trained(job(**settings), 60), job(steps=3 * STEPS, **settings)
+
+    second.learner.load_state_dict(first.learner.state_dict())
+    second.source.load_state_dict(first.source.state_dict())
+
+    observed = [made.source.collector.envs.observation for made in (first, second)]
+    assert np.array_equal(*observed)
+
+
 def test_each_actor_takes_its_own_of_the_same_random_numbers():
     def drawn(rows):
         numbers = Rows(np.random.default_rng(0), 4, rows)
@@ -199,8 +243,9 @@ def test_each_actor_takes_its_own_of_the_same_random_numbers():
 
     for parts in zip(drawn(slice(0, 1)), drawn(slice(1, 4)), drawn(slice(0, 4)), strict=True):
         assert np.array_equal(np.concatenate(parts[:2]), parts[2])
-    seeds = {int(Rows(np.random.default_rng(0), 4, slice(row, row + 1)).integers(2**63)) for row in range(4)}
-    assert len(seeds) == 4
+    seeds = [int(Rows(np.random.default_rng(0), 4, slice(row, row + 1)).integers(2**63)[0]) for row in range(4)]
+    assert len(set(seeds)) == 4
+    assert Rows(np.random.default_rng(0), 4, slice(1, 3)).integers(2**63).tolist() == seeds[1:3]
 
 
 def test_what_does_not_fit_is_refused():

@@ -1,9 +1,13 @@
 """Generated code reaches nothing, ends within seconds, and leaves nothing; without the word for it, it is not run."""
 
+import ctypes
 import errno
 import json
+import os
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,16 +40,21 @@ def outcome(body: str, *arguments: list[object]) -> sandbox.Outcome:
 
 
 def left_over() -> list[str]:
-    """Processes of sandboxes, whoever they belong to by now."""
-    found = list[str]()
+    """Processes of sandboxes that nobody waits for."""
+    return [number for number, parent in of_sandboxes().items() if parent == 1]
+
+
+def of_sandboxes() -> dict[str, int]:
+    """All processes of sandboxes, and their parents."""
+    found = dict[str, int]()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
-            is_child = f"\nPPid:\t{1}\n" in path.with_name("status").read_text()
+            parent = int(path.with_name("status").read_text().split("\nPPid:\t")[1].split("\n")[0])
         except OSError:  # it ended meanwhile
             continue
-        if is_child and any(word.endswith(b"runs/sandbox.py") for word in words):
-            found.append(path.parent.name)
+        if any(word.endswith(b"runs/sandbox.py") for word in words):
+            found[path.parent.name] = parent
     return found
 
 
@@ -129,10 +138,49 @@ def test_the_process_sees_nothing_of_the_machine():
 libc = ctypes.CDLL(None, use_errno=True)
 address = (ctypes.c_char * 16)(2, 0, 0, 80, 127, 0, 0, 1)
 socket = libc.socket(2, 1, 0)
-return [os.getpid(), os.listdir("/"), os.listdir("/.."), sorted({*os.environ} - {"LC_CTYPE"}),
+return [os.getpid(), os.uname().nodename, os.listdir("/"), os.listdir("/.."), sorted({*os.environ} - {"LC_CTYPE"}),
         libc.connect(socket, address, 16), ctypes.get_errno(), libc.mount(b"a", b"/", b"tmpfs", 0, None),
-        libc.unshare(0x10000000), libc.fork(), libc.chroot(b"/"), libc.kill(-1, 0)]"""
-    assert outcome(seen).values == [[1, [], [], [], -1, errno.ENETUNREACH, -1, -1, -1, -1, -1]]
+        libc.unshare(0x10000000), libc.fork(), libc.chroot(b"/"), libc.kill(-1, 0),
+        libc.ptrace(16, 1, 0, 0)]"""
+    assert outcome(seen).values == [[2, "sandbox", [], [], [], -1, errno.ENETUNREACH, -1, -1, -1, -1, -1, -1]]
+
+
+@confined
+def test_the_keys_of_the_session_are_out_of_reach():
+    body = "import ctypes\nreturn ctypes.CDLL(None).syscall(x, 0, -3, 0)"  # the number of the session's keyring
+    call = sandbox.KEYCTL[os.uname().machine]
+    ours = ctypes.CDLL(None).syscall(ctypes.c_long(call), 0, -3, 0)
+    if ours == -1:
+        pytest.skip("the system has no keys")
+    assert outcome(body, [call]).values != [ours]
+
+
+UNBOUND = "import ctypes, os, time\nctypes.CDLL(None).prctl(1, 0, 0, 0, 0)\n"
+"""The program's process no longer ends with the one above it."""
+
+
+@confined
+def test_a_process_that_writes_too_much_and_waits_is_ended():
+    assert outcome(f"{UNBOUND}for _ in range(3): os.write(1, b'a' * 60000)\ntime.sleep(60)").values is None
+
+
+@confined
+def test_the_process_ends_with_the_one_that_asked_for_it(tmp_path):
+    asking = """import sys
+from agentlib.runs.sandbox import Limits, run_function
+run_function(sys.argv[1], "f", [[]], run_generated_code=True, limits=Limits(seconds=60))"""
+    body = "\n    ".join(f"{UNBOUND}time.sleep(60)".splitlines())
+    with subprocess.Popen([sys.executable, "-c", asking, f"def f():\n    {body}"]) as process:
+        assert comes(lambda: len(of_sandboxes()) >= 3)
+        process.kill()
+    assert comes(lambda: not of_sandboxes())
+
+
+def comes(is_so: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + SECONDS
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return is_so()
 
 
 @confined

@@ -61,7 +61,11 @@ def test_what_does_not_fit_is_refused_with_the_reason():
         ("dqn", {"backbone": MLP(4)}, "backbone does not fit"),
         ("dqn", {"env": gymnasium.make("CartPole-v1")}, "env does not fit"),
         ("dqn", {"precision": "bfloat16"}, "precision does not fit"),
+        ("regressor", {"env": None, "data": "diabetes", "balance": "surgery"}, "balance does not fit"),
         ("dqn", {"data_parallel": True}, "data_parallel"),
+        ("dqn", {"learning_starts": 20, "eval_every": 1_000}, "eval_every must be between 1 and the run's 100 steps"),
+        ("dqn", {"learning_starts": 20, "video_every": 50}, "give out="),
+        ("classifier", {"env": None, "data": "digits", "video_every": 50, "out": "nowhere"}, "no episodes to film"),
         (None, {"resume": "somewhere"}, "one by one"),
     ):
         given = {"env": IDENTITY} | changes
