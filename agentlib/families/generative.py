@@ -126,6 +126,8 @@ class GenerativeJudge(Judge):
         self.splits, self.seed, self.config = splits, problem.seed, problem.config
         self.mixture = MIXTURES.get(problem.key or "")
         self.is_conditional = getattr(problem.config, "conditional", False)
+        if self.is_conditional and not splits.train.classes:
+            self.about["conditions"] = "numbers"
         self.is_image = splits.train.x.dim() == 4 and splits.train.x.shape[1] in (1, 3)
         self.is_exact, self.has_samples = hasattr(learner, "log_likelihood"), hasattr(learner, "sample")
         self.has_likelihoods = self.is_exact or hasattr(learner, "likelihoods")
