@@ -207,6 +207,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="caption 2 has 12 tokens with its end, more than max_length=10"):
         model.tokens(["a red circle", "a red circle and a red circle and a red circle"])
     data = shape_scenes(40, size=16, most=1)
+    job_of("captions", Problem(data=data, steps=1), embed_dim=15)  # no encoder has two directions
     with pytest.raises(ValueError, match="encoder and decoder have one width"):
         EncoderDecoder(MapTokens(MLP(4, (4,)), (4,), 8), TransformerDecoder(None, 16, vocabulary=5, cross=True))
     with pytest.raises(ValueError, match=r"captions.*memory|memory.*captions"):
