@@ -214,6 +214,14 @@ def test_what_does_not_fit_is_refused():
         job_of("captions", Problem(data=data, steps=1, backbone=LSTM(4)))
 
 
+def test_a_network_without_weights_is_read():
+    flat = nn.Flatten()
+    flat.feature_dim = 12  # type: ignore[assignment]
+    tokens = MapTokens(flat, (3, 2, 2), 5)
+    assert tokens.grid is None
+    assert tokens(torch.rand(4, 3, 2, 2)).shape == (4, 5)
+
+
 def test_a_picture_has_a_panel_for_each_word(tmp_path):
     looks: Any = [(["a", "circle"], torch.rand(2, 3, 3)), (["nothing"], torch.rand(1, 3, 3))]
     figure = scenes.captions(torch.rand(2, 3, 12, 12), looks)
