@@ -107,11 +107,13 @@ def on_generative(recipe: Recipe, problem: Problem) -> Job:
 
 
 def _classes_of(data: Dataset, recipe: Recipe) -> int:
-    if data.y is not None and data.y.dim() == 2 and getattr(recipe.learner, "reads_vectors", False):
+    reads_vectors = getattr(recipe.learner, "reads_vectors", False)
+    if data.y is not None and data.y.dim() == 2 and reads_vectors:
         return data.y.shape[1]
     if data.y is None or not data.classes:
         kind = "no labels" if data.y is None else "targets that are no classes"
-        raise ValueError(f"{recipe.name} with conditional=True needs a label for each example; the data has {kind}")
+        wanted = "a label, or a row of numbers (N, k)," if reads_vectors else "a label"
+        raise ValueError(f"{recipe.name} with conditional=True needs {wanted} for each example; the data has {kind}")
     return len(data.classes)
 
 

@@ -74,5 +74,7 @@ def test_conditions_may_be_rows_of_numbers(tmp_path):
     for wrong in (torch.tensor([0, 1]), torch.rand(2, 3), torch.rand(1, 2)):
         with pytest.raises(ValueError, match=r"the condition has shape .*, and \(2, 2\) is needed"):
             result.model.sample(2, wrong)
-    with pytest.raises(ValueError, match="targets that are no classes"):
+    with pytest.raises(ValueError, match=r"a row of numbers \(N, k\), for each example"):
+        job_of("diffusion", Problem(data=Dataset(x, y[:, 0]), steps=1), conditional=True)
+    with pytest.raises(ValueError, match="needs a label for each example; the data has targets that are no classes"):
         job_of("gan", Problem(data=Dataset(x, y), steps=1), conditional=True)
