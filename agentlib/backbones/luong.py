@@ -139,7 +139,8 @@ class RecurrentEncoderDecoder(Described):
     ) -> tuple[Tensor, Tensor | None, tuple[State, ...]]:
         """Features `(B, T, dim)` after each of tokens `(B, T)`, attention `(B, T, S)`, and the states at the end."""
         features: Tensor = self.target_embedding(tokens)
-        later, weights = list[State](), None
+        later: list[State] = []  # `list[State]()` breaks the graph of `torch.compile`
+        weights = None
         for decoder, state in zip(self.decoders, states, strict=True):
             features, state = decoder(self.dropped(features), state)
             later.append(state)
