@@ -6,7 +6,7 @@
 Without a file it first trains a small agent for a few seconds. With --requests N it asks itself so many times and ends;
 without, it serves until Ctrl-C. Needs no extra. It takes about 6 seconds.
 
-It answers on 127.0.0.1 only: whoever wants it elsewhere puts a server with TLS and logins before it. The agent keeps
+It answers on 127.0.0.1 only: for other machines, put a server with TLS and logins before it. The agent keeps
 no memory between requests; one with memory would need a session for each client.
 """
 

@@ -34,6 +34,15 @@ def test_an_interval_is_met_by_its_whole_length(bound, met):
     assert judged(claim, [{"n": value} for value in VALUES], of(claim))["met"] is met
 
 
+@pytest.mark.parametrize("name", ["programs", "suites"])
+def test_a_gain_of_a_model_that_has_learned_nothing_is_not_met(name):
+    """One that solves nothing, or gives the most frequent answer, differs in nothing from what it is compared with."""
+    experiment = experiments.experiments()[name]
+    gains = [claim for claim in experiment.claims if claim.at_least is not None]
+    assert gains
+    assert not any(judged(claim, [{claim.number: 0.0}] * 3, of(claim))["met"] for claim in gains)
+
+
 @pytest.mark.parametrize(("margin", "seeds"), [(1.0, 5), (2.0, 3), (1.0, 12)])
 def test_power_is_the_share_of_simulated_experiments_that_meet_the_margin(margin, seeds):
     samples = np.random.default_rng(0).normal(0.0, 1.3, size=(10_000, seeds))

@@ -32,10 +32,21 @@ def time_rates() -> Tensor:
 
 
 def condition_inputs(condition: Tensor | None, condition_dim: int, like: Tensor) -> list[Tensor]:
-    """The condition `(B, condition_dim)` as a list of inputs: zeros where it is None, empty for `condition_dim` 0."""
+    """The condition `(B, condition_dim)` as a list of inputs: zeros where it is None, empty for `condition_dim` 0.
+
+    Raises:
+        ValueError: it has another shape.
+    """
     if not condition_dim:
         return []
-    return [like.new_zeros(like.shape[0], condition_dim) if condition is None else condition]
+    if condition is None:
+        return [like.new_zeros(like.shape[0], condition_dim)]
+    if condition.shape != (like.shape[0], condition_dim):
+        raise ValueError(
+            f"the condition has shape {tuple(condition.shape)}, and {(like.shape[0], condition_dim)} is needed: "
+            "(B, condition_dim)"
+        )
+    return [condition]
 
 
 class MLPDenoiser(Described):

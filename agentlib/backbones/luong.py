@@ -72,7 +72,8 @@ class RecurrentEncoderDecoder(Described):
         encoder: a network whose `maps` end in tokens `(B, S, dim)`, in place of the one that reads in both directions.
 
     Raises:
-        ValueError: an odd width, another one than the encoder's, or an unknown attention or cell.
+        ValueError: an odd width of an encoder in both directions, another width than the encoder's, or an unknown
+            attention or cell.
     """
 
     kind = "recurrent_encoder_decoder"
@@ -90,7 +91,7 @@ class RecurrentEncoderDecoder(Described):
         super().__init__()
         if attention not in get_args(Attention):
             raise ValueError(f"unknown attention {attention!r}{close_matches(attention, get_args(Attention))}")
-        if dim % 2:
+        if encoder is None and dim % 2:
             raise ValueError(f"the two directions of the encoder share its width, which must be even, not {dim}")
         self.vocabulary, self.dim, self.feature_dim, self.layers = vocabulary, dim, dim, layers
         self.attention, self.cell, self.encoder = attention, cell, encoder
@@ -138,7 +139,8 @@ class RecurrentEncoderDecoder(Described):
     ) -> tuple[Tensor, Tensor | None, tuple[State, ...]]:
         """Features `(B, T, dim)` after each of tokens `(B, T)`, attention `(B, T, S)`, and the states at the end."""
         features: Tensor = self.target_embedding(tokens)
-        later, weights = list[State](), None
+        later: list[State] = []  # `list[State]()` breaks the graph of `torch.compile`
+        weights = None
         for decoder, state in zip(self.decoders, states, strict=True):
             features, state = decoder(self.dropped(features), state)
             later.append(state)

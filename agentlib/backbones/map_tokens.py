@@ -31,7 +31,8 @@ class MapTokens(Backbone):
     def __init__(self, backbone: Backbone | nn.Module, shape: Sequence[int], dim: int = 128) -> None:
         super().__init__()
         self.backbone, self.shape, self.dim, self.feature_dim = backbone, tuple(map(int, shape)), int(dim), int(dim)
-        example = torch.zeros(1, *self.shape, dtype=dtype_of(backbone), device=next(backbone.parameters()).device)
+        place = next(backbone.parameters(), torch.empty(0)).device
+        example = torch.zeros(1, *self.shape, dtype=dtype_of(backbone), device=place)
         with in_eval_mode(backbone):
             last = self._last(example)
         self.grid = tuple(last.shape[2:]) if last.dim() == 4 else None

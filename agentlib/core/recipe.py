@@ -165,6 +165,8 @@ class Judge:
     def __init__(self) -> None:
         self.facts: dict[str, Any] = {}
         """JSON-able facts for the run's results."""
+        self.about: dict[str, Any] = {}
+        """JSON-able notes for the file of the model."""
         self.curves: dict[str, list[list[float]]] = {}
         """Steps and values while training, by name, for pictures; the run keeps them in its checkpoints."""
 

@@ -107,11 +107,13 @@ def on_generative(recipe: Recipe, problem: Problem) -> Job:
 
 
 def _classes_of(data: Dataset, recipe: Recipe) -> int:
-    if data.y is not None and data.y.dim() == 2 and getattr(recipe.learner, "reads_vectors", False):
+    reads_vectors = getattr(recipe.learner, "reads_vectors", False)
+    if data.y is not None and data.y.dim() == 2 and reads_vectors:
         return data.y.shape[1]
     if data.y is None or not data.classes:
         kind = "no labels" if data.y is None else "targets that are no classes"
-        raise ValueError(f"{recipe.name} with conditional=True needs a label for each example; the data has {kind}")
+        wanted = "a label, or a row of numbers (N, k)," if reads_vectors else "a label"
+        raise ValueError(f"{recipe.name} with conditional=True needs {wanted} for each example; the data has {kind}")
     return len(data.classes)
 
 
@@ -126,6 +128,8 @@ class GenerativeJudge(Judge):
         self.splits, self.seed, self.config = splits, problem.seed, problem.config
         self.mixture = MIXTURES.get(problem.key or "")
         self.is_conditional = getattr(problem.config, "conditional", False)
+        if self.is_conditional and not splits.train.classes:
+            self.about["conditions"] = "numbers"
         self.is_image = splits.train.x.dim() == 4 and splits.train.x.shape[1] in (1, 3)
         self.is_exact, self.has_samples = hasattr(learner, "log_likelihood"), hasattr(learner, "sample")
         self.has_likelihoods = self.is_exact or hasattr(learner, "likelihoods")

@@ -87,6 +87,7 @@ class Training:
         for name in ("sample_steps", "sampler", "guidance_scale"):  # how samples are drawn of it
             if (value := getattr(options.config, name, None)) is not None:
                 self.about[name] = value
+        self.about |= judge.about
         if isinstance(job.product, Agent):  # its file says how it was trained
             job.product.about |= self.about
             job.product.training = recipe, replace(options, agent=None), job.learner

@@ -91,6 +91,11 @@ def _drawn(model: Any, about: dict[str, Any], options: Sample) -> tuple[Any, Any
 
     is_diffusion = isinstance(model, DiffusionModel)
     n_classes = int(getattr(model.denoiser, "condition_dim", 0) if is_diffusion else getattr(model, "n_classes", 0))
+    if about.get("conditions") == "numbers":
+        raise UsageError(
+            f"the model's conditions are rows of {n_classes} numbers, and no labels: draw in Python, by "
+            "`agentlib.runs.models.load_model(...)[0].sample(n, conditions)`"
+        )
     if options.label is not None and not 0 <= options.label < n_classes:
         labels = f"its labels are 0 to {n_classes - 1}" if n_classes else "it is not conditional: leave out --label"
         raise UsageError(f"the model has no label {options.label}: {labels}")

@@ -63,7 +63,7 @@ def written(seed: int, updates: int = WRITTEN) -> dict[str, float]:
         result: Any = agentlib.train("captions", steps=updates, seed=seed, progress=False, **given)
         found[name] = result.measures["test/exact"]
         if name != "one_vector":
-            found[f"{name}_attention"] = result.measures["test/attention"]
+            found[f"{name}_attention"] = result.measures.get("test/attention", 0.0)  # none of its words names a shape
     return found
 
 

@@ -34,7 +34,7 @@ def suites(seed: int, names: Any = tuple(MADE), n: int = QUESTIONS, updates: int
                 compile=False, progress=False, **SIZES,
             )  # fmt: skip
             parts = parallel_parts(data, seed)
-        true, train = parts.test.target, parts.train.target
+        true, train = parts.test.published or parts.test.target, parts.train.target
         answers = sorted(Counter(train))
         guessed = [answers[one] for one in np.random.default_rng([seed, 3]).integers(len(answers), size=len(true))]
         chance = suite_measures(name, guessed, true, train)
@@ -52,7 +52,7 @@ def _claims(suite: str, metric: str, whose: str) -> tuple[Claim, ...]:
         Claim(one, f"{whose}, transformer"),
         Claim(f"{one}_majority", "always the most frequent answer"),
         Claim(f"{one}_chance", "random answers"),
-        Claim(f"{one}_above", "the first less the better of both", statistic="mean", at_least=0.0, of="interval"),
+        Claim(f"{one}_above", "the first less the better of both", statistic="mean", at_least=0.01, of="interval"),
     )
 
 

@@ -68,7 +68,7 @@ def text_to_image(seed: int, updates: dict[str, int] = UPDATES) -> dict[str, flo
     known = scenes.take(torch.tensor([row for row, text in enumerate(scenes.known("captions")) if text not in NEW]))
     given: Any = {"seed": seed, "progress": False}
     with torch.enable_grad():
-        says = detector(scenes, seed + 50, updates["detector"])
+        says = detector(placed(seed + 50), seed + 50, updates["detector"])  # of other pictures than it is asked about
         with fresh_weights(seed):
             encoder = CNN((3, SIDE, SIDE), (32, "max", 32, "max", 64), feature_dim=128, norm="batch")
         parts = ScenesParts(known, known.take(slice(0, 100)), known.take(slice(0, 100)))

@@ -17,7 +17,7 @@ import agentlib
 from agentlib import Agent
 from agentlib.backbones import load_backbone
 from agentlib.catalog import LEARNERS, recipe_of
-from agentlib.data import load
+from agentlib.data import Dataset, load
 from agentlib.envs.experts import cartpole_expert
 from agentlib.experience import Demonstrations, record_episodes
 from agentlib.runs import options
@@ -190,6 +190,10 @@ def test_labels_of_samples(capsys):
     with np.load("sevens.npz") as file:
         assert file["y"].tolist() == [7, 7, 7]
     assert "its labels are 0 to 9" in output(capsys, "sample", "gan", "--label", "10", code=2)
+    given: Any = {"steps": 2, "noise_steps": 4, "conditional": True, "net_arch": (8,), "progress": False}
+    agentlib.train("diffusion", data=Dataset(torch.rand(60, 2), torch.rand(60, 3)), out="numbers", **given)
+    for flags in ([], ["--label", "1"]):  # rows of numbers are no labels
+        assert "rows of 3 numbers, and no labels" in output(capsys, "sample", "numbers", *flags, code=2)
     model_run(capsys, "vae", "--data", "digits", "--steps", "2")
     assert "leave out --label" in output(capsys, "sample", "vae", "--label", "1", code=2)
     model_run(capsys, "denoising_autoencoder", "--data", "digits", "--steps", "2")

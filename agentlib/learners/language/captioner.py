@@ -48,16 +48,16 @@ class Captioner(Described):
         """Of one picture."""
         return self.backbone.encoder.shape  # type: ignore[no-any-return]
 
-    def tokens(self, captions: Sequence[str]) -> Tensor:
-        """`(N, T + 1)` int64: `<s>`, the words, `</s>`, and padding.
+    def tokens(self, captions: Sequence[str], end: bool = True) -> Tensor:
+        """`(N, T + 1)` int64: `<s>`, the words, `</s>` if asked for, and padding.
 
         Raises:
             ValueError: a caption has more than `max_length` tokens; the message says which.
         """
-        rows = encoded(captions, self.text, start=True)
+        rows = [row if end else row[:-1] for row in encoded(captions, self.text, start=True)]
         for number, row in enumerate(rows, 1):
             if len(row) - 1 > self.max_length:
-                raise ValueError(f"caption {number} has {len(row) - 1} tokens with its end, more than "
+                raise ValueError(f"caption {number} has {len(row) - 1} tokens{' with its end' * end}, more than "
                                  f"max_length={self.max_length}: raise it, or leave the picture out")  # fmt: skip
         return padded(rows)
 
@@ -101,7 +101,8 @@ class Captioner(Described):
         """The words of the caption of each picture `(N, ...)`, and where each looks, `(T, h, w)`; each sums to 1.
 
         Raises:
-            ValueError: the network attends to nothing, or to tokens that lie in no rows and columns.
+            ValueError: the network attends to nothing, or to tokens that lie in no rows and columns; or a caption has
+                more than `max_length` words.
         """
         grid = getattr(self.backbone.encoder, "grid", None)
         if grid is None:
@@ -109,9 +110,11 @@ class Captioner(Described):
         found, device = [], self.head.weight.device
         with in_eval_mode(self):
             for first in range(0, len(x), AT_ONCE):
-                tokens = self.tokens(captions[first : first + AT_ONCE]).to(device)
-                weights = self.backbone.weights(x[first : first + AT_ONCE].to(device), tokens[:, :-1]).cpu()
+                # Without their ends, for which a caption that was written to the last token has no room.
+                tokens = self.tokens(captions[first : first + AT_ONCE], end=False).to(device)
+                before = tokens[:, : max(tokens.shape[1] - 1, 1)]
+                weights = self.backbone.weights(x[first : first + AT_ONCE].to(device), before).cpu()
                 for row, looks in zip(tokens[:, 1:].tolist(), weights, strict=True):
-                    words = [self.text.decode([token]).strip() for token in row[: row.index(END)]]
+                    words = [self.text.decode([token]).strip() for token in row if token != PAD]
                     found.append((words, looks[: len(words)].unflatten(1, grid)))
         return found

@@ -71,5 +71,10 @@ def test_conditions_may_be_rows_of_numbers(tmp_path):
     asked = torch.tensor([[0.2, 0.9]]).repeat(50, 1)
     found = result.model.sample(50, asked, generator=generator)
     assert (found.mean(0) - 3.0 * asked[0]).abs().max() < 0.4
-    with pytest.raises(ValueError, match="targets that are no classes"):
+    for wrong in (torch.tensor([0, 1]), torch.rand(2, 3), torch.rand(1, 2)):
+        with pytest.raises(ValueError, match=r"the condition has shape .*, and \(2, 2\) is needed"):
+            result.model.sample(2, wrong)
+    with pytest.raises(ValueError, match=r"a row of numbers \(N, k\), for each example"):
+        job_of("diffusion", Problem(data=Dataset(x, y[:, 0]), steps=1), conditional=True)
+    with pytest.raises(ValueError, match="needs a label for each example; the data has targets that are no classes"):
         job_of("gan", Problem(data=Dataset(x, y), steps=1), conditional=True)

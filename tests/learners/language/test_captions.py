@@ -136,6 +136,33 @@ def test_features_alone_are_a_memory_of_one_place():
         model.attention(x, TEXTS)
 
 
+@each_kind
+def test_a_caption_without_an_end_is_shown_too(decoder, attention):
+    """A model that has learned little writes on to the last token, and an empty caption has no word."""
+    model, x = captioner(decoder, attention), images()
+    with torch.no_grad():
+        model.head.bias[END] = -1e9
+        without_end = model.caption(x)
+        model.head.bias[END] = 1e9
+        assert model.caption(x) == [""] * 3
+    if (decoder, attention) == ("lstm", "none"):
+        return
+    looks = model.attention(x, without_end)
+    assert [len(words) for words, _ in looks] == [model.max_length] * 3
+    torch.testing.assert_close(looks[0][1].sum((1, 2)), torch.ones(model.max_length))
+    torch.testing.assert_close(model.attention(x, TEXTS)[0][1], model.attention(x[:1], TEXTS[:1])[0][1])
+    assert [words for words, _ in model.attention(x, [""] * 3)] == [[]] * 3
+    assert [len(words) for words, _ in model.attention(x, ["", without_end[1], "a"])] == [0, model.max_length, 1]
+
+
+def test_a_result_has_attention_before_captions_end():
+    job: Any = job_of("captions", Problem(data=shape_scenes(60, size=16, most=1), steps=1, device="cpu"), embed_dim=16)
+    with torch.no_grad():
+        job.learner.network.head.bias[END] = -1e9
+        job.learner.network.head.bias[job.learner.network.tokens(["a circle"])[0, 2]] = 1e9
+    assert "test/attention" in {measure.name for measure in job.judge.finish()}
+
+
 def test_the_memory_is_the_map_place_by_place():
     cnn = CNN((3, 16, 8), (4, "max", 6), feature_dim=None)
     tokens = MapTokens(cnn, (3, 16, 8), 5)
@@ -180,10 +207,19 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="caption 2 has 12 tokens with its end, more than max_length=10"):
         model.tokens(["a red circle", "a red circle and a red circle and a red circle"])
     data = shape_scenes(40, size=16, most=1)
+    job_of("captions", Problem(data=data, steps=1), embed_dim=15)  # no encoder has two directions
     with pytest.raises(ValueError, match="encoder and decoder have one width"):
         EncoderDecoder(MapTokens(MLP(4, (4,)), (4,), 8), TransformerDecoder(None, 16, vocabulary=5, cross=True))
     with pytest.raises(ValueError, match=r"captions.*memory|memory.*captions"):
         job_of("captions", Problem(data=data, steps=1, backbone=LSTM(4)))
+
+
+def test_a_network_without_weights_is_read():
+    flat = nn.Flatten()
+    flat.feature_dim = 12  # type: ignore[assignment]
+    tokens = MapTokens(flat, (3, 2, 2), 5)
+    assert tokens.grid is None
+    assert tokens(torch.rand(4, 3, 2, 2)).shape == (4, 5)
 
 
 def test_a_picture_has_a_panel_for_each_word(tmp_path):
