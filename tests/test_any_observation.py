@@ -56,7 +56,7 @@ class One:
 @pytest.mark.parametrize(
     "way", [pytest.param(way, marks=pytest.mark.slow if way in ("dqn", "rainbow") else ()) for way in WAYS]
 )
-@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(space=any_space)
 def test_it_is_learned_from(way, space):
     what, env = way.split(",")[0], Shows(space)

@@ -48,8 +48,11 @@ def test_a_weight_is_what_it_was_and_a_product():
 def test_it_begins_as_the_network_was_and_of_rank_0_stays_so(name, rank):
     network, inputs = EXAMPLES[name].build().eval(), EXAMPLES[name].inputs(3)
     before = features_of(network, inputs)
-    # Up to rounding: without gradients a convolution may be computed in another order.
-    torch.testing.assert_close(features_of(lora(network, rank), inputs), before.detach(), rtol=1e-6, atol=1e-6)
+    after = features_of(lora(network, rank), inputs)
+    if name == "map_tokens" and rank == 0:  # without gradients its convolutions add up in another order
+        torch.testing.assert_close(after, before.detach(), rtol=1e-6, atol=1e-6)
+    else:
+        assert torch.equal(after, before)
     trained = [key for key, parameter in network.named_parameters() if parameter.requires_grad]
     assert all("parametrizations" in key for key in trained)
     assert bool(trained) == bool(rank)

@@ -91,7 +91,7 @@ def assert_equal_trees(one: Any, other: Any) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-@quick(max_examples=30)
+@quick(max_examples=60)
 @given(any_space, st.integers(0, 99), st.integers(1, 3))
 def test_unflatten_is_the_inverse_of_flatten(space, seed, n):
     """Single values and batches; each leaf lies where its space does."""
@@ -105,7 +105,7 @@ def test_unflatten_is_the_inverse_of_flatten(space, seed, n):
     assert [np.shape(part) for part in flatten(space, batch)] == [(n, *(of.shape or ())) for of in leaf_spaces(space)]
 
 
-@quick(max_examples=30)
+@quick(max_examples=60)
 @given(any_space, st.integers(0, 99), st.integers(1, 3))
 def test_to_batch_tells_one_observation_from_several(space, seed, n):
     """One observation becomes a batch of one; a batch stays as it is, also a batch of one."""
@@ -132,7 +132,7 @@ def assert_same_space(one: spaces.Space, other: spaces.Space) -> None:
             np.testing.assert_array_equal(of.high, counterpart.high)
 
 
-@quick(max_examples=40)
+@quick(max_examples=100)
 @given(any_space)
 def test_a_space_survives_json(space):
     text = json.dumps(space_to_json(space), allow_nan=False)

@@ -54,12 +54,13 @@ def episodes_in(source: Any) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize(("strategy", "n_envs"), [("future", 1), ("future", 3), ("final", 3), ("episode", 1)])
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("strategy", ["future", "final", "episode"])
 def test_other_goals_were_reached_in_the_same_episode(strategy: str, n_envs: int) -> None:
     source = source_of(strategy, n_envs=n_envs)
     seen = {"before": 0, "now or later": 0}
-    for _ in range(30):  # the ring of 400 is overwritten on the way
-        for _ in range(24):
+    for _ in range(60):  # the ring of 400 is overwritten on the way
+        for _ in range(12):
             source.collect()
         source.updates_due = 1
         source.advance()
@@ -84,7 +85,7 @@ def test_other_goals_were_reached_in_the_same_episode(strategy: str, n_envs: int
         assert torch.equal(batch.reward[kept], plain.reward[kept])
     assert source.relabelled == 40  # four of five
     if strategy == "episode":
-        assert min(seen.values()) > 100
+        assert min(seen.values()) > 200
     assert (batch.reward == 0.0).float().mean() > 0.02
 
 

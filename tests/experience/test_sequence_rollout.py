@@ -221,21 +221,21 @@ def test_a_task_that_needs_memory_and_masks_at_once(backbone):
 @pytest.mark.slow
 @pytest.mark.thorough
 def test_it_learns_cartpole_without_velocities():
-    """Policies of single observations keep the pole up for about 43 steps; with memory seeds reach from 118 to 450."""
+    """Where policies of single observations keep the pole up for about 40 steps."""
     settings: dict[str, Any] = {"n_steps": 128, "batch_size": 256, "sequence_length": 32, "net_arch": (64,)}
     env, backbone = "agentlib/CartPoleNoVel-v0", "lstm"
     agent: Any = agentlib.train(
         "ppo",
         env=env,
         n_envs=8,
-        steps=80_000,
+        steps=160_000,
         seed=0,
         learning_rate=1e-3,
         backbone=backbone,
         progress=False,
         **settings,
     )
-    assert agentlib.evaluate(agent, env, episodes=30).mean >= 90
+    assert agentlib.evaluate(agent, env, episodes=30).mean >= 300
 
 
 def test_lengths_that_do_not_fit():
