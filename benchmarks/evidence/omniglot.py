@@ -187,6 +187,7 @@ EXPERIMENTS = [
             "3,000 updates of 4 episodes",
             measure=one_shot(subset),
             files=FILES,
+            seeds=3,
             first_seed=FROM,
             claims=(
                 Claim(
