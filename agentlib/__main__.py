@@ -2,7 +2,7 @@
 
 import sys
 
-from agentlib.shell.main import main
+from agentlib.shell.main import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

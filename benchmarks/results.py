@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from agentlib.shell.memory import keep_memory
 from benchmarks.experiments import RESULTS, ROOT, experiments, keep, load, noted, origin
 from benchmarks.paper_data import missing
 from benchmarks.pictures import draw
@@ -31,6 +32,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="name the experiments")
     parser.add_argument("--one", nargs=2, metavar=("NAME", "SEED"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    keep_memory()
     found = experiments()
     if arguments.one:
         name, seed = arguments.one

@@ -24,6 +24,7 @@ from typing import Any
 
 import agentlib
 from agentlib.core.names import close_matches
+from agentlib.shell.memory import keep_memory
 from agentlib.shell.stopping import Terminated, UsageError
 
 COMMANDS = {
@@ -58,6 +59,12 @@ SPELLINGS = {
     r"agent='(\S+?)'": r"--agent \1",
 }
 """How messages spell options for programs, and how a command line does."""
+
+
+def program() -> int:
+    """One command as a process of its own, with an allocator that suits it."""
+    keep_memory()
+    return main()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
