@@ -138,19 +138,21 @@ PAPER: dict[str, Any] = {
     "layers": ((16, 4, 2, 1), (32, 4, 2, 1)),
     "feature_dim": 100,
     "norm": "none",
+    "init": "torch",
 }
 """The network of Wong et al. (2020) for MNIST."""
 
 
 def withstanding(splits: Splits, seed: int, epochs: int) -> AdversarialTraining:
-    """FGSM from a random start, steps of 1.25 epsilon."""
+    """PGD of seven steps, whose epsilon rises over 40% of the run as the rate does; the average of the weights."""
     config = AdversarialTrainingConfig(
         epsilon=EPSILON,
-        attack_steps=1,
-        attack_step_size=1.25 * EPSILON,
-        clip_start=False,
+        epsilon_warmup=0.4,
+        attack_steps=7,
+        attack_step_size=0.1,
         batch_size=100,
         learning_rate=up_and_down,
+        average=0.995,
     )
     with fresh_weights(seed):
         learner = AdversarialTraining.build(CNN(**PAPER), config, ExampleFacts(splits.train, space_of(splits.train.x)))
@@ -160,21 +162,21 @@ def withstanding(splits: Splits, seed: int, epochs: int) -> AdversarialTraining:
 
 
 def up_and_down(clock: Clock) -> Any:
-    """Wong et al.'s rate: up to 0.005 in a straight line over 40% of the run, and down to 0 in another."""
+    """Up to 0.002 in a straight line over 40% of the run, and down to 0 in another."""
     up, down = clock.fraction / 0.4, (1.0 - clock.fraction) / 0.6
-    return 5e-3 * 0.5 * (up + down - abs(up - down))  # the smaller one
+    return 2e-3 * 0.5 * (up + down - abs(up - down))  # the smaller one
 
 
-def adversarial(seed: int, epochs: int = 10, tested: int = 10_000) -> dict[str, float]:
+def adversarial(seed: int, epochs: int = 5, tested: int = 10_000) -> dict[str, float]:
     splits = mnist(seed)
     learner = withstanding(splits, seed, epochs)
     x, y = splits.test.x[:tested], splits.test.targets[:tested]
     attack: dict[str, Any] = {"epsilon": EPSILON, "steps": 50, "step_size": 0.01, "restarts": 10}
-    robust = robust_accuracy(learner.policy, x, y, seed=seed, **attack)
+    robust = robust_accuracy(learner.model, x, y, seed=seed, **attack)
     return {"clean": accuracy(predicted(learner, x), y), "robust": float(robust)}
 
 
-def adversaries(seed: int, updates: int = 2_000, epochs: int = 10, tested: int = 1_000) -> dict[str, float]:
+def adversaries(seed: int, updates: int = 2_000, epochs: int = 5, tested: int = 1_000) -> dict[str, float]:
     """The network of `adversarial` under PGD-50 and several attacks; and three models on each other's examples."""
     splits = mnist(seed)
     train: Any = partial(agentlib.train, "classifier")
@@ -182,7 +184,7 @@ def adversaries(seed: int, updates: int = 2_000, epochs: int = 10, tested: int =
     with fresh_weights(seed):
         network = CNN(**PAPER)
     models: dict[str, Any] = {
-        "robust": withstanding(splits, seed, epochs).policy,
+        "robust": withstanding(splits, seed, epochs).model,
         "plain": train(backbone=network, seed=seed, **how).model,
         "other": train(backbone="mlp", seed=seed + 1_000, **how).model,
     }
@@ -323,9 +325,10 @@ EXPERIMENTS = [
     Experiment(
         name="adversarial_mnist",
         family=FAMILY,
-        data="MNIST, l-infinity epsilon .3, 10 epochs of 55,000 images; 10,000 test images",
+        data="MNIST, l-infinity epsilon .3, PGD-7, 5 epochs of 55,000 images; 10,000 test images",
         measure=adversarial,
         files=FILES,
+        seeds=3,
         first_seed=FROM,
         claims=(
             Claim(
@@ -336,10 +339,10 @@ EXPERIMENTS = [
             ),
             Claim("clean", "clean accuracy", at_least=0.98, reference=".985, Wong et al. 2020"),
         ),
-        note="The network, batches, rate and both attacks are those of Wong et al. (2020), who learn from 60,000 "
-        "images. Tried first, under weaker attacks on few images: a rate that rises faster at first, with .39, "
-        ".94 and .81 robust on the seeds 100 to 102; a peak of 0.002, with .81 and .84 on 100 and 101; three steps of "
-        "0.15, which learned nothing; and this rate, with .71 and .84 on 100 and 102.",
+        note="The network and the attack that judges are those of Wong et al. (2020), who learn by FGSM for 10 "
+        "epochs; 5,000 images are held out here. Tried first on seeds 100 to 102, judged by held-out images: their "
+        "FGSM, with .39 to .94 robust, and 0 once weights began as torch's and were averaged; PGD-7 without a rise of "
+        "epsilon, which learned a constant answer on seed 102.",
     ),
     Experiment(
         name="adversaries_mnist",

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from agentlib.backbones.combine import scale_of
-from agentlib.core import Cosine, Learner, Optimizer, Recipe, Source, Step, Target, Update
+from agentlib.core import Clock, Cosine, Learner, Optimizer, Recipe, Source, Step, Target, Update
 from agentlib.core.config import Count, NonNegative, Unit
 from agentlib.data import Dataset, Examples, Splits
 from agentlib.families.attacked import on_attacked
@@ -49,6 +49,8 @@ class AdversarialTrainingConfig(Mixed, Supervised):
 
     epsilon: NonNegative = 0.1
     """Largest change of an example, in the scale of the data; for data without bounds, in its standard deviations."""
+    epsilon_warmup: Unit = 0.0
+    """Share of the run over which epsilon rises from 0 in a straight line, lest a large one teach a constant answer."""
     norm: Norm = "linf"
     """Norm that measures the change of an example."""
     attack_steps: Count = 7
@@ -142,6 +144,10 @@ class AdversarialTraining(Learner):
             return cross_entropy(output, target)
         return (margin(output, target) + self.config.hinge).clamp_min(0.0)
 
+    def rise(self, clock: Clock) -> Tensor:
+        """The part of epsilon that counts now, 0-dim; a scale of 0 would count as 1."""
+        return (clock.fraction / self.config.epsilon_warmup).clamp(1e-3, 1.0).to(self.scale.dtype)
+
     def update(self, batch: Examples) -> Update:
         """One step on the loss of the changed batch; `per_sample` holds its losses `(B,)`."""
         config, y = self.config, batch.y
@@ -161,7 +167,7 @@ class AdversarialTraining(Learner):
             steps=config.attack_steps,
             step_size=config.attack_step_size or None,
             bounds=config.bounds,
-            scale=self.scale,
+            scale=self.scale * self.rise(batch.clock) if config.epsilon_warmup else self.scale,
             random_start=config.random_start,
             clip_start=config.clip_start,
         )

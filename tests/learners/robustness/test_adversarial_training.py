@@ -128,6 +128,18 @@ def test_where_the_inner_attack_starts(random_start):
     assert float(moved.std()) == pytest.approx(0.3 / math.sqrt(3) if random_start else 0.0, abs=0.01)
 
 
+def test_epsilon_rises_over_the_first_part_of_the_run():
+    """Ten updates, of which the first half is the rise; step and ball grow together."""
+    observation = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    data = Dataset(observation, torch.arange(40) % 2, ("left", "right"))
+    config = AdversarialTrainingConfig(epsilon=0.3, attack_steps=1, bounds=None, random_start=False, epsilon_warmup=0.5)
+    learner, seen, source = AdversarialTraining(linear(4), adam(1e-2), config), [], Batches(data, 40)
+    learner.policy.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach()))
+    for number, _ in enumerate(run(learner, source, 10, compile=False)):
+        moved = (seen[-1] - data.x[source.rows]).abs().amax()
+        assert float(moved) == pytest.approx(0.3 * min(max(number / 5, 1e-3), 1.0), abs=1e-6)
+
+
 def test_a_linear_model_becomes_robust():
     """At eps .2 standard training is below .45, adversarial training 30 points better, without loss on clean data."""
     splits = threes_and_sevens()
