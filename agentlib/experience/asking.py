@@ -29,11 +29,13 @@ def best_action(
     masks = {ACTION_MASK: action_mask} if action_mask is not None and getattr(agent, "takes_masks", False) else {}
     asked = getattr(agent, "agent", agent)  # the one under attack
     knows_masks = getattr(asked, "_knows_masks", None)
-    found: tuple[Any, Any] = agent.predict(
-        observation, state=state, episode_start=episode_start, deterministic=True, **masks
-    )
-    if masks and knows_masks is not None:
-        asked._knows_masks = knows_masks
+    try:
+        found: tuple[Any, Any] = agent.predict(
+            observation, state=state, episode_start=episode_start, deterministic=True, **masks
+        )
+    finally:
+        if masks and knows_masks is not None:
+            asked._knows_masks = knows_masks
     return found
 
 

@@ -93,8 +93,8 @@ def actions_and_output(
             output = policy.masked(output, *masks) if masks else output  # type: ignore[operator]
             numbers = np.atleast_1d(seed).tolist()
             parts = [output] if len(numbers) == 1 else output.split(1)
-            drawn = zip(parts, map(torch.Generator(device).manual_seed, numbers), strict=True)
-            actions = torch.cat([policy.sample(part, generator) for part, generator in drawn])  # type: ignore[operator]
+            pairs = zip(parts, map(torch.Generator(device).manual_seed, numbers), strict=True)
+            actions = torch.cat([policy.sample(part, generator) for part, generator in pairs])  # type: ignore[operator]
     return actions, output, state
 
 

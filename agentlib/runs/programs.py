@@ -42,10 +42,10 @@ def drawn_programs(
     tokens = torch.from_numpy(model.text.encode(prompt).astype("int64")).to(device).expand(n, -1)
     with in_eval_mode(model):
         logits, state = model.read(tokens)
-        drawn = torch.stack(
+        rows = torch.stack(
             [*sampled(model.step, logits, state, length, temperature=temperature, generator=generator)], 1
         )
-    return [prompt + model.text.decode(row).split("#")[0] for row in drawn.cpu().numpy()]
+    return [prompt + model.text.decode(row).split("#")[0] for row in rows.cpu().numpy()]
 
 
 def solve_rates(

@@ -10,12 +10,10 @@ With `clean_share` the loss is (1 - share) L(x + d) + share L(x) (Goodfellow et 
 half). With `hinge` L is max(max_{a != y} f_a(x + d) - f_y(x + d), -hinge), up to a constant: the regularizer of SA-DQN
 (Zhang et al. 2020, arXiv:2003.08938) where f are action values and y the greedy action at x.
 
-`attack_steps=1` with a random start is "fast" adversarial training (Wong et al. 2020, arXiv:2001.03994), which may
-collapse: on images of black and white most of all with a start within the bounds, since one step of 1.25 epsilon then
-ends at one corner from wherever it began; `clip_start=False` leaves the start as it is drawn. With `average`, the model
-that is kept is a running average of the trained one (Rebuffi et al. 2021, arXiv:2103.01946). The inner attack sees the
-model in training mode, as it is being trained; without dropout and batch statistics, the default here, that is the same
-as eval mode. On a policy the examples are observations, the labels its actions.
+One step from a random start is "fast" adversarial training (Wong et al. 2020, arXiv:2001.03994), which may collapse,
+most of all on images of black and white, where a start within the bounds ends in one corner; `clip_start=False` leaves
+it as it is drawn. With `average` a running average of the weights is kept (Rebuffi et al. 2021, arXiv:2103.01946). The
+inner attack sees the model in training mode. On a policy the examples are observations, the labels its actions.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from agentlib.backbones.combine import scale_of
-from agentlib.core import Clock, Cosine, Learner, Optimizer, Recipe, Source, Step, Target, Update
+from agentlib.core import Cosine, Learner, Optimizer, Recipe, Source, Step, Target, Update
 from agentlib.core.config import Count, NonNegative, Unit
 from agentlib.data import Dataset, Examples, Splits
 from agentlib.families.attacked import on_attacked
@@ -144,20 +142,17 @@ class AdversarialTraining(Learner):
             return cross_entropy(output, target)
         return (margin(output, target) + self.config.hinge).clamp_min(0.0)
 
-    def rise(self, clock: Clock) -> Tensor:
-        """The part of epsilon that counts now, 0-dim; a scale of 0 would count as 1."""
-        return (clock.fraction / self.config.epsilon_warmup).clamp(1e-3, 1.0).to(self.scale.dtype)
-
     def update(self, batch: Examples) -> Update:
         """One step on the loss of the changed batch; `per_sample` holds its losses `(B,)`."""
-        config, y = self.config, batch.y
+        config, y, scale = self.config, batch.y, self.scale
         assert y is not None
+        if config.epsilon_warmup:  # a scale of 0 would count as 1
+            scale = scale * (batch.clock.fraction / config.epsilon_warmup).clamp(1e-3, 1.0).to(scale.dtype)
 
         def logits_at(x: Tensor) -> Tensor:
             return logits_from(self.policy, self.policy(x))  # (B, K)
 
         height = margin if loss_name(self.policy, config.attack_loss) == "margin" else cross_entropy
-
         clean, share = mixed(batch.x, config)
         changed = perturb(
             lambda x: mixed_losses(lambda labels: height(logits_at(x), labels), y, share),
@@ -167,7 +162,7 @@ class AdversarialTraining(Learner):
             steps=config.attack_steps,
             step_size=config.attack_step_size or None,
             bounds=config.bounds,
-            scale=self.scale * self.rise(batch.clock) if config.epsilon_warmup else self.scale,
+            scale=scale,
             random_start=config.random_start,
             clip_start=config.clip_start,
         )
