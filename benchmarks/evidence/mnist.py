@@ -167,7 +167,7 @@ def up_and_down(clock: Clock) -> Any:
     return 2e-3 * 0.5 * (up + down - abs(up - down))  # the smaller one
 
 
-def adversarial(seed: int, epochs: int = 5, tested: int = 10_000) -> dict[str, float]:
+def adversarial(seed: int, epochs: int = 10, tested: int = 10_000) -> dict[str, float]:
     splits = mnist(seed)
     learner = withstanding(splits, seed, epochs)
     x, y = splits.test.x[:tested], splits.test.targets[:tested]
@@ -176,7 +176,7 @@ def adversarial(seed: int, epochs: int = 5, tested: int = 10_000) -> dict[str, f
     return {"clean": accuracy(predicted(learner, x), y), "robust": float(robust)}
 
 
-def adversaries(seed: int, updates: int = 2_000, epochs: int = 5, tested: int = 1_000) -> dict[str, float]:
+def adversaries(seed: int, updates: int = 2_000, epochs: int = 10, tested: int = 1_000) -> dict[str, float]:
     """The network of `adversarial` under PGD-50 and several attacks; and three models on each other's examples."""
     splits = mnist(seed)
     train: Any = partial(agentlib.train, "classifier")
@@ -325,7 +325,7 @@ EXPERIMENTS = [
     Experiment(
         name="adversarial_mnist",
         family=FAMILY,
-        data="MNIST, l-infinity epsilon .3, PGD-7, 5 epochs of 55,000 images; 10,000 test images",
+        data="MNIST, l-infinity epsilon .3, PGD-7, 10 epochs of 55,000 images; 10,000 test images",
         measure=adversarial,
         files=FILES,
         seeds=3,
@@ -339,10 +339,11 @@ EXPERIMENTS = [
             ),
             Claim("clean", "clean accuracy", at_least=0.98, reference=".985, Wong et al. 2020"),
         ),
-        note="The network and the attack that judges are those of Wong et al. (2020), who learn by FGSM for 10 "
-        "epochs; 5,000 images are held out here. Tried first on seeds 100 to 102, judged by held-out images: their "
-        "FGSM, with .39 to .94 robust, and 0 once weights began as torch's and were averaged; PGD-7 without a rise of "
-        "epsilon, which learned a constant answer on seed 102.",
+        note="The network and the attack that judges are those of Wong et al. (2020), who learn by FGSM; 5,000 images "
+        "are held out here. Tried first on seeds 100 to 102, judged by held-out images: their FGSM, with .39 to .94 "
+        "robust, and 0 once weights began as torch's and were averaged; PGD-7 without a rise of epsilon, which learned "
+        "a constant answer on seed 102; this design with half the epochs, with .911 and .917 robust, .975 and .985 "
+        "clean on 100 and 102.",
     ),
     Experiment(
         name="adversaries_mnist",
