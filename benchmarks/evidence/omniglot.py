@@ -108,7 +108,7 @@ def one_shot(subset: int, updates: int = 3_000):
         source = OneDrawer(alphabets(subset), 4, seed)
         facts = TaskFacts(source.ways, space_of(source.x[0]))
         with fresh_weights(seed):
-            learner = Prototypical.build(network(), PrototypicalConfig(), facts)
+            learner = Prototypical.build(network(), PrototypicalConfig(ways=source.ways), facts)
         encoder = learner.network.backbone.eval()
         with torch.no_grad():
             untrained = error_of_runs(encoder)

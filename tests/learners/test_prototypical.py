@@ -9,10 +9,12 @@ from torch import nn
 from torch.nn import functional
 
 from agentlib.backbones import MLP, adam
+from agentlib.backbones.choice import space_of
 from agentlib.core.randomness import fresh_weights
 from agentlib.data import Dataset
 from agentlib.data.episodes import Episodes, Pairs
 from agentlib.engine import run
+from agentlib.families.tasks import TaskFacts
 from agentlib.learners.meta.prototypical import (
     MatchingConfig,
     Prototypical,
@@ -112,6 +114,13 @@ def test_labels_that_are_not_those_of_the_classes(labels, ways, message):
     support, x = Pairs(random(1, 3, 5), torch.tensor([labels])), random(1, 4, 5)
     with pytest.raises(ValueError, match=message):
         network(support, x, ways)
+
+
+def test_tasks_of_another_number_of_classes_are_refused_before_the_first_update():
+    """Otherwise the prototypes of those that never come would be NaN."""
+    facts = TaskFacts(3, space_of(random(4, 5)))
+    with pytest.raises(ValueError, match=r"tasks have 3 classes, and config\.ways is 20"):
+        Prototypical.build(MLP(5), PrototypicalConfig(), facts)
 
 
 def test_tasks_to_classify_have_an_example_of_each_class():

@@ -135,10 +135,12 @@ class Prototypical(Learner):
         """Prototypes in the features of a backbone.
 
         Raises:
-            ValueError: tasks of regression.
+            ValueError: tasks of regression, or of another number of classes than `config.ways`.
         """
         if not facts.ways:
             raise ValueError("prototypes stand for classes, not for tasks of regression: give data with labels")
+        if facts.ways != config.ways:
+            raise ValueError(f"tasks have {facts.ways} classes, and config.ways is {config.ways}: make them the same")
         return cls(PrototypicalNetwork(backbone, config.temperature), config.optimizer(), config)
 
     def predict(self, x: Tensor) -> Tensor:
