@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,16 @@ if TYPE_CHECKING:
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for the others, such as for the first one, which alone evaluates and judges."""
+
+
+def own_gpu(device: str | torch.device, local_rank: int, n_gpus: int) -> int | None:
+    """The GPU of a process that is number `local_rank` on its machine; None where `device` leaves it no choice.
+
+    Where there are more processes than GPUs, several share one.
+    """
+    wanted = None if str(device) == "auto" else torch.device(device)
+    is_open = wanted is None or (wanted.type == "cuda" and wanted.index is None)
+    return local_rank % n_gpus if is_open and n_gpus else None
 
 
 class Ranks:
@@ -66,6 +76,12 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this is the process that logs, evaluates and saves."""
         return self.rank == 0
+
+    @staticmethod
+    def on_own_gpu(device: str | torch.device) -> AbstractContextManager[object]:
+        """Inside, "cuda" is the GPU of this process, by torchrun's `LOCAL_RANK`, unless `device` is another one."""
+        gpu = own_gpu(device, int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count())
+        return nullcontext() if gpu is None else torch.cuda.device(gpu)
 
     def join(self, learner: Learner, source: Source) -> None:
         """Makes the steps of a learner average their gradients, once it is known that all have the same run.

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import nn
 import agentlib
 from agentlib.catalog import LEARNERS, recipe_of
 from agentlib.core.learner import Learner, Update
-from agentlib.core.ranks import Ranks
+from agentlib.core.ranks import Ranks, own_gpu
 from agentlib.learners import run
 from agentlib.runs.folder import RunFolder
 from tests.core.parallel_program import in_double
@@ -125,6 +126,55 @@ def test_a_process_that_does_not_answer_is_said_to_be_the_cause():
         ranks.from_first(None)
     with pytest.raises(RuntimeError, match=r"^rank 1: another of the 2 processes has ended .* \(Connection closed"):
         ranks.sum(torch.ones(1))
+
+
+@pytest.mark.parametrize(
+    ("device", "local_rank", "n_gpus", "gpu"),
+    [
+        ("auto", 0, 2, 0),
+        ("auto", 1, 2, 1),
+        ("cuda", 1, 2, 1),
+        (torch.device("cuda"), 3, 4, 3),
+        ("cuda", 2, 2, 0),  # shared
+        ("cuda:1", 0, 2, None),
+        ("cpu", 1, 2, None),
+        ("auto", 1, 0, None),
+    ],
+)
+def test_each_process_of_a_machine_has_its_own_gpu(device, local_rank, n_gpus, gpu):
+    assert own_gpu(device, local_rank, n_gpus) == gpu
+
+
+def test_a_run_is_put_together_and_made_on_that_gpu(here, monkeypatch):
+    place, seen = list[int](), list[list[int]]()
+
+    @contextmanager
+    def device(number):
+        place.append(number)
+        yield
+        place.remove(number)
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    here.ranks = on_threads(lambda ranks: ranks, 1)[0]
+    recipe: Any = recipe_of("classifier")
+
+    def on_data(recipe, problem):
+        seen.append(list(place))
+        return recipe_of("classifier").family.assemble(recipe, problem)
+
+    own = replace(recipe, name="own", family=replace(recipe.family, assemble=on_data))
+    agentlib.train(
+        own,
+        data="digits",
+        steps=2,
+        progress=False,
+        data_parallel=True,
+        callback={"end": lambda *_: seen.append(list(place))},
+    )
+    assert seen == [[1], [1]]
+    assert place == []
 
 
 def test_noise_is_of_each_rank_and_update():
