@@ -187,6 +187,13 @@ class Ranks:
         values[self.rank] = part
         return self.sum(values).flatten(0, 1)
 
+    def share(self, total: Tensor) -> Tensor:
+        """This process's equal share of a sum over the whole batch, of which `total` is over its own samples.
+
+        A sum over its samples, divided by this share, averages over processes to the weighted mean of the whole batch.
+        """
+        return self.sum(total.detach().clone()) / self.size
+
     def seed(self, source: Source) -> int:
         """Of the random numbers inside the next update: another one in each process."""
         return hash((source.seed, source.updates, self.rank)) % 2**63

@@ -182,6 +182,7 @@ class Rollout(Source):
             )
         self.n_steps, self.gamma, self.gae_lambda, self.n_epochs = n_steps, gamma, gae_lambda, n_epochs
         self.target_kl, self.total_steps, self.observe = target_kl, total_steps, observe
+        self.wants_feedback = target_kl is not None
         self.observation_space = environments.observation_space
         scale = RewardScale(environments.num_envs, gamma) if normalize_reward else None
         self.made = Steps(environments, n_steps, scale)

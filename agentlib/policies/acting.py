@@ -41,7 +41,7 @@ class Among(NamedTuple):
     """A batch as a part of a larger one."""
 
     rows: slice
-    count: int
+    size: int
     """Of the larger one."""
 
 
@@ -104,7 +104,7 @@ def actions_and_output(
             output = policy.masked(output, *masks) if masks else output  # type: ignore[operator]
             whole, rows = output, slice(None)
             if among is not None:
-                rows, whole = among.rows, output.new_zeros(among.count, *output.shape[1:])
+                rows, whole = among.rows, output.new_zeros(among.size, *output.shape[1:])
                 whole[rows] = output
             actions = policy.sample(whole, torch.Generator(device).manual_seed(int(seed)))[rows]  # type: ignore[operator]
     return actions, output, state

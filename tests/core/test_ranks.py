@@ -18,11 +18,13 @@ from torch import nn
 
 import agentlib
 from agentlib.catalog import LEARNERS, recipe_of
-from agentlib.core.learner import Learner, Update
-from agentlib.core.ranks import Ranks, own_gpu
+from agentlib.core.learner import Learner, Update, cycle
+from agentlib.core.ranks import Ranks, own_gpu, shared_cycle
 from agentlib.learners import run
+from agentlib.learners.actor_critic.ppo import normalized
+from agentlib.learners.imitation.bc import weighted_mean
 from agentlib.runs.folder import RunFolder
-from tests.core.parallel_program import in_double
+from tests.core.parallel_program import bc_in_double, in_double, largest_difference, ppo_in_double
 from tests.tiny import IDENTITY, SETTINGS
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +100,51 @@ def test_sums_means_and_wholes():
     ):
         assert [torch.equal(one, 1.5 * gradient) for one, gradient in zip(mean, gradients, strict=True)] == [True] * 2
         assert whole.tolist() == [0.0, 0.0, 0.0, 1.0, 1.0, 1.0], rank
+
+
+def test_what_couples_samples_is_computed_of_the_whole_batch():
+    advantage, weight = torch.randn(8, generator=torch.Generator().manual_seed(0)), torch.full((8,), 1 / 6)
+    weight[6:] = 0.0  # which fill up
+    learner, _ = tiny("ppo")
+    whole = learner.of_whole(normalized, advantage, weight)
+    assert torch.equal(whole, normalized(advantage, weight))
+
+    def part(ranks):
+        learner, _ = tiny("ppo")
+        learner.ranks = ranks
+        return learner.of_whole(normalized, ranks.part(advantage), ranks.part(weight))
+
+    assert torch.equal(torch.cat(on_threads(part)), whole)
+    assert not torch.allclose(normalized(advantage[:4], weight[:4] * 2), whole[:4])
+
+
+def test_a_weighted_mean_is_that_of_all_samples():
+    values, weight = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([1.0, 0.0, 1.0, 1.0])
+    means = on_threads(lambda ranks: weighted_mean(ranks.part(values), ranks.part(weight), ranks))
+    assert float(sum(means)) / 2 == pytest.approx(8 / 3) == float(weighted_mean(values, weight))
+
+
+def learned(learner, source, ranks=None):
+    """Parameters after 50 updates, and the rollout's divergence; without the locks of `run`."""
+    if ranks is not None:
+        ranks.join(learner, source)
+    for _ in range(50):
+        source.advance()
+        source.fill_ticks(source.clock)
+        (cycle if ranks is None else shared_cycle)(learner, source)
+        source.count_update()
+    return [parameter.detach().clone() for parameter in learner.parameters()], float(getattr(source, "divergence", 0))
+
+
+@pytest.mark.parametrize("made", [bc_in_double, ppo_in_double])
+def test_weighted_samples_and_normalized_advantages_learn_as_in_one_process(made):
+    alone, divergence = learned(*made())
+    pairs = [made(), made()]
+    (first, one), (second, other) = on_threads(lambda ranks: learned(*pairs[ranks.rank], ranks))
+    assert all(map(torch.equal, first, second))
+    assert largest_difference(first, alone) < 1e-12
+    assert largest_difference(alone, list(made()[0].parameters())) > 0.1
+    assert one == other == pytest.approx(divergence, rel=1e-5)
 
 
 def test_each_has_an_equal_part():
@@ -297,8 +344,10 @@ def test_two_processes_equal_one(tmp_path):
         [*line, str(Path(__file__).with_name("parallel_program.py")), str(tmp_path)], env=environment, check=True
     )
     first, second = (json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in (0, 1))
-    assert first["difference"] < 1e-12 < 0.1 < first["moved"], "50 updates in float64"
-    assert first["digest"] == second["digest"]
+    for name, most in {"classifier": 1e-12, "bc": 1e-12, "ppo": 1e-12}.items():
+        found = first["in_double"][name]
+        assert found["difference"] < most < 0.01 < found["moved"], f"50 updates of {name} in float64"
+        assert found["digest"] == second["in_double"][name]["digest"]
     for name, found in first["learners"].items():
         assert found["digest"] == second["learners"][name]["digest"], name
         if found["is_exact"]:
