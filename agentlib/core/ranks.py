@@ -55,6 +55,10 @@ class Ranks:
     def __init__(self, rank: int, size: int, group: Any, store: Any) -> None:
         self.rank, self.size, self.group, self.store = rank, size, group, store
         self.messages = 0
+        self.generator = torch.default_generator
+        """That of the update which is being made."""
+        self.common: Tensor | None = None
+        """Its state in all of them, as one process would have it."""
 
     @classmethod
     def of_torchrun(cls) -> Ranks | None:
@@ -194,6 +198,18 @@ class Ranks:
         """
         return self.sum(total.detach().clone()) / self.size
 
+    @contextmanager
+    def drawing_alike(self) -> Iterator[None]:
+        """Inside, an update draws what one process would draw for the whole batch, the same in all processes."""
+        own = self.generator.get_state()
+        if self.common is not None:
+            self.generator.set_state(self.common)
+        try:
+            yield
+        finally:
+            self.common = self.generator.get_state()
+            self.generator.set_state(own)
+
     def seed(self, source: Source) -> int:
         """Of the random numbers inside the next update: another one in each process."""
         return hash((source.seed, source.updates, self.rank)) % 2**63
@@ -219,12 +235,12 @@ def shared_cycle(learner: Learner, source: Source) -> Any:
     part = ranks.part(batch)
     device = source.ticks.device
     generator = torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
-    after = generator.get_state()  # all sample from the same one
+    ranks.generator, ranks.common = generator, generator.get_state()  # all sample from the same one
     generator.manual_seed(ranks.seed(source))
     try:
         update = learner.update(part)
     finally:  # what stops it here, such as the end of another process, may be saved
-        generator.set_state(after)
+        generator.set_state(ranks.common)
     if update.per_sample is not None and source.wants_feedback:
         source.feedback(batch, ranks.whole(update.per_sample))
     return update

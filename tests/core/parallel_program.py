@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,13 @@ def in_double(seed=0):
     config = ClassifierConfig(l2=1e-3, max_grad_norm=0.5)
     learner = Classifier(policy, sgd(0.1), config).double()
     return learner, Batches(data, 24, seed=0)
+
+
+def mixed_in_double():
+    """As `in_double`, with mixtures of neighbours, which lie in both parts."""
+    learner, source = in_double()
+    learner.config = replace(learner.config, mixup=0.4)
+    return learner, source
 
 
 class Doubled(nn.Module):
@@ -156,12 +164,12 @@ def main():
     ranks = Ranks.of_torchrun()
     assert ranks is not None
     found["in_double"] = {}
-    for name, made in {"classifier": in_double, "bc": bc_in_double, "ppo": ppo_in_double}.items():
+    for made in (in_double, mixed_in_double, bc_in_double, ppo_in_double):
         alone = after(*made(), 50)
         learner, source = made()
         difference = largest_difference(after(learner, source, 50, ranks), alone)
         moved = largest_difference(list(made()[0].parameters()), alone)
-        found["in_double"][name] = {"difference": difference, "moved": moved, "digest": digest(learner)}
+        found["in_double"][made.__name__] = {"difference": difference, "moved": moved, "digest": digest(learner)}
     found["learners"] = tiny_learners(ranks)
     found["initialized"] = distributed.is_initialized()
     found["simclr"] = refusal(agentlib.train, "simclr", data="digits", steps=2, batch_size=8, data_parallel=True)

@@ -344,9 +344,8 @@ def test_two_processes_equal_one(tmp_path):
         [*line, str(Path(__file__).with_name("parallel_program.py")), str(tmp_path)], env=environment, check=True
     )
     first, second = (json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in (0, 1))
-    for name, most in {"classifier": 1e-12, "bc": 1e-12, "ppo": 1e-12}.items():
-        found = first["in_double"][name]
-        assert found["difference"] < most < 0.01 < found["moved"], f"50 updates of {name} in float64"
+    for name, found in first["in_double"].items():
+        assert found["difference"] < 1e-12 < 0.1 < found["moved"], f"50 updates of {name} in float64"
         assert found["digest"] == second["in_double"][name]["digest"]
     for name, found in first["learners"].items():
         assert found["digest"] == second["learners"][name]["digest"], name

@@ -1,5 +1,6 @@
 """Actors, whose environments are stepped elsewhere; here all in one process, and in tests/runs/test_ray.py by Ray."""
 
+import os
 from functools import cache
 
 import gymnasium
@@ -14,6 +15,7 @@ from agentlib.engine import run
 from agentlib.envs.checks import EnvironmentFailure
 from agentlib.experience.actor_worker import Rows, Worker
 from agentlib.experience.actors import DEATHS, LENGTH, ActorLost
+from agentlib.experience.ray_fleet import _host_kept
 from agentlib.families import control
 from agentlib.policies import CategoricalPolicy
 from agentlib.policies.acting import Among, decide
@@ -352,6 +354,16 @@ def test_an_action_that_is_not_finite_ends_the_run():
     with pytest.raises(Diverged, match="the policy chose the action") as caught:
         trained(made)
     assert "of an actor" in caught.value.__notes__[0]
+
+
+def test_of_the_variables_only_those_of_ray_are_put_back(monkeypatch):
+    monkeypatch.setenv("RAY_OF_THE_HOST", "as before")
+    monkeypatch.delenv("OF_ANOTHER_THREAD", raising=False)
+    with _host_kept():
+        os.environ.update(RAY_OF_THE_HOST="changed", RAY_ADDED="1", OF_ANOTHER_THREAD="1")
+    found = {name: os.environ.get(name) for name in ("RAY_OF_THE_HOST", "RAY_ADDED", "OF_ANOTHER_THREAD")}
+    monkeypatch.delenv("OF_ANOTHER_THREAD")
+    assert found == {"RAY_OF_THE_HOST": "as before", "RAY_ADDED": None, "OF_ANOTHER_THREAD": "1"}
 
 
 def test_what_does_not_fit_is_refused():
