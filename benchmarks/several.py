@@ -89,7 +89,7 @@ def seconds(n_seeds: int, compile: bool, steps: bool, updates: int = UPDATES, bl
     source: Any = jobs[0].source
     if n_seeds > 1:
         learner, source = Stack([job.learner for job in jobs]), Sources([job.source for job in jobs])
-    made = run(learner, source, 10**6, compile=compile)
+    made: Any = run(learner, source, 10**6, compile=compile)
     next(made)
     if not steps:
         for job in jobs:

@@ -87,7 +87,7 @@ def ppo_in_double(seed=0):
         policy = CategoricalPolicy(Doubled(MLP(4, hidden=(16,))), 2)
         networks = ActorCritic(policy, (16,)).double()
     config = PPOConfig(ent_coef=0.01)
-    settings = {"n_steps": 30, "batch_size": 26, "n_epochs": 18, "target_kl": 100.0}
+    settings: dict[str, Any] = {"n_steps": 30, "batch_size": 26, "n_epochs": 18, "target_kl": 100.0}
     return PPO(networks, sgd(0.05), config), Rollout(envs, networks, total_steps=60, **settings)
 
 
@@ -164,8 +164,10 @@ def main():
     ranks = Ranks.of_torchrun()
     assert ranks is not None
     found["in_double"] = {}
-    for made in (in_double, mixed_in_double, bc_in_double, ppo_in_double):
-        alone = after(*made(), 50)
+    makers: Any = (in_double, mixed_in_double, bc_in_double, ppo_in_double)
+    for made in makers:
+        learner, source = made()
+        alone = after(learner, source, 50)
         learner, source = made()
         difference = largest_difference(after(learner, source, 50, ranks), alone)
         moved = largest_difference(list(made()[0].parameters()), alone)

@@ -139,8 +139,13 @@ def learned(learner, source, ranks=None):
 @pytest.mark.parametrize("made", [bc_in_double, ppo_in_double])
 def test_weighted_samples_and_normalized_advantages_learn_as_in_one_process(made):
     alone, divergence = learned(*made())
-    pairs = [made(), made()]
-    (first, one), (second, other) = on_threads(lambda ranks: learned(*pairs[ranks.rank], ranks))
+    pairs: Any = [made(), made()]
+
+    def part(ranks):
+        learner, source = pairs[ranks.rank]
+        return learned(learner, source, ranks)
+
+    (first, one), (second, other) = on_threads(part)
     assert all(map(torch.equal, first, second))
     assert largest_difference(first, alone) < 1e-12
     assert largest_difference(alone, list(made()[0].parameters())) > 0.1

@@ -1,7 +1,6 @@
 """Actors by Ray: whole runs, and what becomes of the host's Ray. Starting Ray takes seconds: one for most tests."""
 
 import os
-import threading
 import time
 from contextlib import suppress
 from typing import Any
@@ -165,52 +164,6 @@ class Echo:
 
     def echo(self, value):
         return value
-
-
-class Removing(gymnasium.Wrapper):
-    """Waits in its 300th step until its machine is gone, if that is not the one of the learner."""
-
-    def __init__(self, folder):
-        super().__init__(gymnasium.make("CartPole-v1"))
-        self.folder, self.steps = folder, 0
-
-    def step(self, action):
-        self.steps += 1
-        is_asked = self.steps == 300 and not (self.folder / "removed").exists()
-        if is_asked and ray.get_runtime_context().get_node_id() != (self.folder / "head").read_text():
-            (self.folder / "here").touch()
-            time.sleep(600)
-        return self.env.step(action)
-
-
-def test_a_machine_that_is_removed_changes_nothing(tmp_path):
-    """Two machines with a processor each; one is removed while its actor acts, and another one added."""
-    from ray.cluster_utils import Cluster
-
-    undisturbed = on_policy()
-    if ray.is_initialized():
-        ray.shutdown()
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    node = cluster.add_node(num_cpus=1)
-    ray.init(address=cluster.address, configure_logging=False, log_to_driver=False)
-    (tmp_path / "head").write_text(cluster.head_node.node_id)
-
-    def remove():
-        assert comes((tmp_path / "here").exists)
-        (tmp_path / "removed").touch()
-        cluster.remove_node(node, allow_graceful=False)
-        cluster.add_node(num_cpus=1)
-
-    remover = threading.Thread(target=remove)
-    remover.start()
-    try:
-        disturbed = on_policy(actors=2, env=lambda: Removing(tmp_path))
-        remover.join()
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-    assert (tmp_path / "removed").exists()
-    assert weights(undisturbed) == weights(disturbed)
 
 
 def test_a_ray_that_was_started_here_is_stopped_and_the_host_is_as_before():
