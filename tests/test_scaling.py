@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import scaling
+from benchmarks import scaling, several
 
 
 def test_two_devices_predict_four_and_eight():
@@ -33,3 +33,7 @@ def test_the_page_shows_these_tables():
     page = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
     for table in (scaling.data_parallel_table(), scaling.cleanba_table(), scaling.actors_table()):
         assert table in page
+
+
+def test_seeds_are_timed_with_environments_and_without():
+    assert several.seconds(2, compile=False, steps=False, updates=2, blocks=1) > 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, Self
 
 from torch import Tensor, nn
@@ -47,9 +47,15 @@ class Learner(nn.Module, ABC):
     @property
     def is_mean_over_samples(self) -> bool:
         """Whether its loss is the mean over the samples of a batch, the first dimension of its tensors, and no sample's
-        loss depends on another sample: then several processes can share out the batch.
+        loss depends on another sample: then several processes can share out the batch. So they can where it sees to the
+        whole batch itself, by `of_whole` and by weights.
         """
         return False
+
+    def of_whole(self, function: Callable[..., Tensor], *values: Tensor) -> Tensor:
+        """`function` of values `(B,)`, where it couples samples: this process's part of that of the whole batch."""
+        ranks = self.ranks
+        return function(*values) if ranks is None else ranks.part(function(*map(ranks.whole, values)))
 
     @classmethod
     def build(cls, backbone: nn.Module, config: Any, facts: Any) -> Self:

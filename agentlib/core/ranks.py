@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,16 @@ TIMEOUT = timedelta(minutes=30)
 """How long a process waits for the others, such as for the first one, which alone evaluates and judges."""
 
 
+def own_gpu(device: str | torch.device, local_rank: int, n_gpus: int) -> int | None:
+    """The GPU of a process that is number `local_rank` on its machine; None where `device` leaves it no choice.
+
+    Where there are more processes than GPUs, several share one.
+    """
+    wanted = None if str(device) == "auto" else torch.device(device)
+    is_open = wanted is None or (wanted.type == "cuda" and wanted.index is None)
+    return local_rank % n_gpus if is_open and n_gpus else None
+
+
 class Ranks:
     """One of several processes: its number, and the connection to the others.
 
@@ -45,6 +55,10 @@ class Ranks:
     def __init__(self, rank: int, size: int, group: Any, store: Any) -> None:
         self.rank, self.size, self.group, self.store = rank, size, group, store
         self.messages = 0
+        self.generator = torch.default_generator
+        """That of the update which is being made."""
+        self.common: Tensor | None = None
+        """Its state in all of them, as one process would have it."""
 
     @classmethod
     def of_torchrun(cls) -> Ranks | None:
@@ -66,6 +80,12 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this is the process that logs, evaluates and saves."""
         return self.rank == 0
+
+    @staticmethod
+    def on_own_gpu(device: str | torch.device) -> AbstractContextManager[object]:
+        """Inside, "cuda" is the GPU of this process, by torchrun's `LOCAL_RANK`, unless `device` is another one."""
+        gpu = own_gpu(device, int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count())
+        return nullcontext() if gpu is None else torch.cuda.device(gpu)
 
     def join(self, learner: Learner, source: Source) -> None:
         """Makes the steps of a learner average their gradients, once it is known that all have the same run.
@@ -171,6 +191,25 @@ class Ranks:
         values[self.rank] = part
         return self.sum(values).flatten(0, 1)
 
+    def share(self, total: Tensor) -> Tensor:
+        """This process's equal share of a sum over the whole batch, of which `total` is over its own samples.
+
+        A sum over its samples, divided by this share, averages over processes to the weighted mean of the whole batch.
+        """
+        return self.sum(total.detach().clone()) / self.size
+
+    @contextmanager
+    def drawing_alike(self) -> Iterator[None]:
+        """Inside, an update draws what one process would draw for the whole batch, the same in all processes."""
+        own = self.generator.get_state()
+        if self.common is not None:
+            self.generator.set_state(self.common)
+        try:
+            yield
+        finally:
+            self.common = self.generator.get_state()
+            self.generator.set_state(own)
+
     def seed(self, source: Source) -> int:
         """Of the random numbers inside the next update: another one in each process."""
         return hash((source.seed, source.updates, self.rank)) % 2**63
@@ -196,12 +235,12 @@ def shared_cycle(learner: Learner, source: Source) -> Any:
     part = ranks.part(batch)
     device = source.ticks.device
     generator = torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
-    after = generator.get_state()  # all sample from the same one
+    ranks.generator, ranks.common = generator, generator.get_state()  # all sample from the same one
     generator.manual_seed(ranks.seed(source))
     try:
         update = learner.update(part)
     finally:  # what stops it here, such as the end of another process, may be saved
-        generator.set_state(after)
+        generator.set_state(ranks.common)
     if update.per_sample is not None and source.wants_feedback:
         source.feedback(batch, ranks.whole(update.per_sample))
     return update

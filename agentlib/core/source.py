@@ -24,6 +24,8 @@ class Diverged(FloatingPointError):
     def __init__(self, message: str, step: int = 0, saved_in: Path | None = None) -> None:
         super().__init__(message)
         self.step, self.saved_in = step, saved_in
+        self.member: int | None = None
+        """Of several seeds at once, the number of the one whose it is."""
 
     @classmethod
     def at(cls, clock: Clock, fault: str) -> Self:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from agentlib.core.learner import Learner, Update
 from agentlib.core.schedules import Clock, at
-from agentlib.core.source import Batch, Source
+from agentlib.core.source import Batch, Diverged, Source
 from agentlib.core.step import Step, once
 from agentlib.core.trees import leaves, mapped
 from agentlib.engine.stand_ins import form
@@ -223,6 +223,9 @@ class Stack(Learner):
                 }
                 return Update(each, found.per_sample)
         except (RuntimeError, ValueError, NotImplementedError) as error:
+            if _is_want_of_memory(error):
+                error.add_note(f"{self.n_members} seeds at once need that many times the memory of one: take fewer")
+                raise
             raise ValueError(_refusal(first, str(error).splitlines()[0])) from error
 
     def take_apart(self) -> None:
@@ -233,6 +236,11 @@ class Stack(Learner):
         """That of each."""
         for learner in self.learners:
             learner.before_update(clock)  # type: ignore[operator]
+
+
+def _is_want_of_memory(error: Exception) -> bool:
+    """Whether an error of torch says that no memory was left; that of a processor has no type of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _refusal(learner: Learner, reason: str) -> str:
@@ -286,9 +294,13 @@ class Sources(Source):
         Raises:
             ValueError: they are no longer at the same step.
         """
-        for member in self.members:
+        for number, member in enumerate(self.members):
             member.updates, member.planned_updates = self.updates, self.planned_updates  # type: ignore[assignment]
-            member.advance()  # type: ignore[operator]
+            try:
+                member.advance()  # type: ignore[operator]
+            except Diverged as error:
+                error.member = number
+                raise
         if any(member.clock != self.clock for member in self.members):
             raise ValueError("several seeds at once need steps in lock-step, which these environments do not make")
 

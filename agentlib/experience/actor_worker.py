@@ -19,6 +19,7 @@ from agentlib.core.source import Diverged
 from agentlib.core.spaces import action_to_space, flatten
 from agentlib.envs.making import make_envs
 from agentlib.envs.vector import Environments
+from agentlib.policies.acting import Among
 
 
 class Parts(NamedTuple):
@@ -100,9 +101,9 @@ class Rows:
     def gumbel(self, *, size: tuple[int, ...]) -> NDArray[Any]:
         return self.generator.gumbel(size=(self.count, *size[1:]))[self.rows]
 
-    def integers(self, high: int) -> NDArray[np.int64]:
-        """Seeds `(m,)` for what torch draws: one for each environment."""
-        return self.generator.integers(high, size=self.count)[self.rows]
+    def integers(self, high: int) -> np.int64:
+        """A seed of what torch draws for all."""
+        return self.generator.integers(high)
 
 
 def _reporting(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -138,6 +139,7 @@ class Worker:
             self.actor.num_envs = self.count
         if getattr(self.actor.policy, "is_stochastic", False):
             self.actor.generator = Rows(self.actor.generator, parts.num_envs, self.rows)
+            self.actor.among = Among(self.rows, parts.num_envs)
         self.envs: Environments | None = None
         self.is_torn = False
 

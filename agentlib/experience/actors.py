@@ -3,8 +3,9 @@
 The learner and its replay stay here. A block of steps is asked of all actors at once and comes whole, as arrays. While
 the learner consumes block b, step after step as if the environments were here, the actors make block b + 1 with the
 weights that were here when block b came: those of version b, which have learned from the b blocks before it. So each
-block is acted one version behind, whatever the timing, and a run depends on its seed alone. An actor that dies is
-replaced; the new one goes on from where the block began and makes the same block again.
+block is acted one version behind, whatever the timing, and a run depends on its seed alone. Learners that need steps of
+the present policy have none behind: a block is a rollout, and is asked for when the last one is used up. An actor that
+dies is replaced; the new one goes on from where the block began and makes the same block again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from agentlib.core.schedules import Clock
 from agentlib.core.source import Diverged
 from agentlib.core.spaces import flatten, unflatten
 from agentlib.envs import journal
@@ -62,13 +62,13 @@ class Fleet(Protocol):
 
 
 class Recorded:
-    """The exploration of a collector whose steps are made elsewhere: the actions that were taken there."""
+    """The exploration or the actor of a collector whose steps are made elsewhere: the actions that were taken there."""
 
     def __init__(self, actors: Actors, exploration: Any) -> None:
         self.actors, self.num_envs = actors, actors.num_envs
         self.rate = getattr(exploration, "rate", None)
 
-    def __call__(self, actor: Any, observation: Any, clock: Clock, *masks: Any) -> NDArray[Any]:
+    def __call__(self, *_: Any) -> NDArray[Any]:
         """The actions `(num_envs, ...)` of the next step."""
         return self.actors.next_action()
 
@@ -110,6 +110,7 @@ class Actors(Environments):
         self.num_envs, self._all = num_envs, np.ones(num_envs, bool)
         self.origin = env, env_kwargs or {}, max_steps, gymnasium.registry.get(env) if isinstance(env, str) else None
         self.has_started = False
+        self.length, self.is_behind = LENGTH, True
         self.block: Block | None = None
         """That of all actors, which is being consumed."""
         self.at, self.start, self.received = 0, 0, 0
@@ -121,8 +122,13 @@ class Actors(Environments):
         self.weights: list[Any] = [None, None]
         """Those that made the present block and make the next one."""
 
-    def acting(self, actor: Any, exploration: Any, total_steps: int) -> Recorded:
-        """Sets how actors act, by copies of what one process would act by; returns what a collector takes for it."""
+    def acting(self, actor: Any, exploration: Any, total_steps: int, rollout_length: int | None = None) -> Recorded:
+        """Sets how actors act, by copies of what one process would act by; returns what a collector takes for it.
+
+        With `rollout_length`, blocks have this many steps, and are acted by the present policy.
+        """
+        if rollout_length is not None:
+            self.length, self.is_behind = rollout_length, False
         self.policy, its_copy = actor.policy, copy.deepcopy(actor)
         its_copy.policy.to("cpu")
         self.parts = Parts(*self.origin, its_copy, exploration, self.num_envs, self.actors, total_steps)
@@ -144,7 +150,7 @@ class Actors(Environments):
 
     def next_action(self) -> NDArray[Any]:
         """The actions of the next step."""
-        if self.block is None or self.at == LENGTH:
+        if self.block is None or self.at == self.length:
             self._receive()
         assert self.block is not None
         action: NDArray[Any] = self.block.action[self.at]
@@ -239,18 +245,18 @@ class Actors(Environments):
         """Asks all actors for the block from step `start` on, made with these weights in a run of that length."""
         total = self.parts.total_steps if total_steps is None else total_steps
         sent = self.fleet.put(weights)
-        self._call("block", *[[value] * self.actors for value in (sent, version, self.start, LENGTH, total)])
+        self._call("block", *[[value] * self.actors for value in (sent, version, self.start, self.length, total)])
         self.weights = [self.weights[1], weights]
 
     def _receive(self, next_weights: Any = None) -> None:
-        """Waits for the next block, and asks for the one after it, unless the run ends before."""
+        """Waits for the next block; asks for the one after it, if that is acted one behind and the run goes on."""
         if not self.pending or self.pending[0][1] != "block":
             self._ask(self.received, self._snapshot())
         blocks, ends = zip(*map(self._result, range(self.actors)), strict=True)
         self.pending, self.starts, self.ends = [], self.ends, list(ends)
         self.block, self.at = _whole(blocks), 0
-        self.start += LENGTH * self.num_envs
-        if self.start < self.parts.total_steps:
+        self.start += self.length * self.num_envs
+        if self.is_behind and self.start < self.parts.total_steps:
             self._ask(self.received, self._snapshot() if next_weights is None else next_weights)
         else:
             self.weights = [self.weights[1], None]
@@ -276,7 +282,7 @@ class Actors(Environments):
         }
 
     def _play_again(self, state: dict[str, Any]) -> None:
-        """Has the present block made again, and asks for the one after it."""
+        """Has the present block made again, and asks for the one after it as `_receive` does."""
         block, states = state["block"], state["actors"]
         self._start()
         self._call("load", states, [block["start"]] * self.actors)
@@ -284,7 +290,7 @@ class Actors(Environments):
         if not all(loaded):
             raise journal.Diverged("an actor could not play its episode again")
         self.ends, self.received = states, block["received"] - 1
-        self.start = block["start"] - LENGTH * self.num_envs
+        self.start = block["start"] - self.length * self.num_envs
         now, after = block["weights"]
         self._ask(block["version"], now, block["total_steps"])  # as it was made, though the run may be longer now
         self._receive(after)

@@ -26,6 +26,9 @@ SECONDS_TO_START = 300.0
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """Ray's environment variables while it is started here: it reports no use, and hides no GPU."""
 
+SET_BY_RAY = ("RAY_", "PYTHONBREAKPOINT")
+"""How the names begin of the variables that it sets in this process; others may be set meanwhile by other threads."""
+
 
 def import_ray() -> Any:
     """Ray.
@@ -61,9 +64,11 @@ def _host_kept() -> Iterator[None]:
         if logs is not None:  # the host may have set it
             logger.setLevel(logs[0])
             logger.handlers, logger.propagate = logs[1:]
-        for name in os.environ.keys() - variables.keys():
-            del os.environ[name]
-        os.environ.update(variables)
+        for name in {name for name in os.environ.keys() | variables.keys() if name.startswith(SET_BY_RAY)}:
+            if name in variables:
+                os.environ[name] = variables[name]
+            else:
+                del os.environ[name]
 
 
 class Session:

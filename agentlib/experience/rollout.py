@@ -25,6 +25,7 @@ from agentlib.core.spaces import (
     unflatten,
 )
 from agentlib.envs.vector import Environments
+from agentlib.experience.actors import Actors
 from agentlib.experience.advantages import Floats, RewardScale, gae
 from agentlib.experience.replay import Collector
 from agentlib.experience.transition import Minibatch
@@ -34,6 +35,18 @@ LARGE_REWARD = 1e4
 """Larger ones are named where a loss is not finite."""
 CHUNK = 1_024
 """Observations that the networks see at once after a rollout."""
+
+
+def chosen(actor: Any, observation: Any, clock: Clock, *masks: NDArray[np.bool_]) -> NDArray[Any]:
+    """The actor's actions for observations, which are finite: the exploration of rollouts.
+
+    Raises:
+        Diverged: they are not.
+    """
+    action: NDArray[Any] = actor(observation, *masks)
+    if action.dtype.kind == "f" and not np.isfinite(action).all():
+        raise Diverged.at(clock, f"the policy chose the action {action.tolist()}")
+    return action
 
 
 class Steps:
@@ -68,9 +81,7 @@ class Steps:
 
     def act(self, actor: Any, observation: Any, clock: Clock, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """The actor's actions, kept with what they were chosen for."""
-        t, action = self.size, actor(observation, *(() if mask is None else (mask,)))
-        if action.dtype.kind == "f" and not np.isfinite(action).all():
-            raise Diverged.at(clock, f"the policy chose the action {action.tolist()}")
+        t, action = self.size, chosen(actor, observation, clock, *(() if mask is None else (mask,)))
         for column, leaf in zip(self.leaves, flatten(self.observation_space, observation), strict=True):
             column[t] = leaf
         if mask is not None and self.mask is None:
@@ -78,7 +89,7 @@ class Steps:
         if self.mask is not None:
             self.mask[t] = True if mask is None else mask
         self.action[t] = action
-        return action  # type: ignore[no-any-return]
+        return action
 
     def add(
         self,
@@ -171,11 +182,14 @@ class Rollout(Source):
             )
         self.n_steps, self.gamma, self.gae_lambda, self.n_epochs = n_steps, gamma, gae_lambda, n_epochs
         self.target_kl, self.total_steps, self.observe = target_kl, total_steps, observe
+        self.wants_feedback = target_kl is not None
         self.observation_space = environments.observation_space
         scale = RewardScale(environments.num_envs, gamma) if normalize_reward else None
         self.made = Steps(environments, n_steps, scale)
         space, n_envs = environments.observation_space, environments.num_envs
-        actor = exploring_actor(networks.policy, space, n_envs, n_steps, sde_sample_freq, seed)
+        actor: Any = exploring_actor(networks.policy, space, n_envs, n_steps, sde_sample_freq, seed)
+        if isinstance(environments, Actors):
+            actor = environments.acting(actor, chosen, total_steps, rollout_length=n_steps)
         self.collector = Collector(environments, self.made, actor, self.made.act)  # type: ignore[arg-type]
         self.networks = (networks,)  # in a tuple, so that they are no submodule
         self.done, self.count = 0, 0

@@ -25,12 +25,12 @@ ORTHOGONAL = ("auto", "mlp", "nature_cnn", "cnn")
 FIELDS = ("n_steps", "gamma", "gae_lambda", "n_epochs", "batch_size", "target_kl", "normalize_reward")
 
 
-@family("an environment", needs=("env",), fields=(*FIELDS, "normalize", "ortho_init"))
+@family("an environment", needs=("env",), has_actors=True, fields=(*FIELDS, "normalize", "ortho_init"))
 def on_rollouts(recipe: Recipe, problem: Problem) -> Job:
     """Learning from rollouts of the present policy. A learner has `networks`, an `ActorCritic`.
 
     Raises:
-        ValueError: the agent has other spaces, or a minibatch is larger than a rollout.
+        ValueError: the agent has other spaces, a minibatch is larger than a rollout, or actors are asked to remember.
     """
     config, steps = problem.config, int(problem.steps or 1)
     with ExitStack() as on_failure:
@@ -54,6 +54,8 @@ def on_rollouts(recipe: Recipe, problem: Problem) -> Job:
         kind: type[Rollout] = Rollout
         sequence_length = getattr(config, "sequence_length", None)
         if learner.policy.is_sequence:
+            if problem.actors is not None:
+                raise ValueError("a policy with memory steps its environments itself: leave out actors=")
             kind, others["sequence_length"] = SequenceRollout, sequence_length
         elif sequence_length is not None:
             raise ValueError('sequence_length is of networks with memory, such as backbone="lstm": this one has none')

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,14 +37,23 @@ from agentlib.policies.numpy_shortcut import NumpyShortcut, numpy_shortcut
 from agentlib.policies.q_heads import NoisyLinear, noisy_weights
 
 
+class Among(NamedTuple):
+    """A batch as a part of a larger one."""
+
+    rows: slice
+    size: int
+    """Of the larger one."""
+
+
 def decide(
     policy: nn.Module,
     space: spaces.Space[Any],
     observation: Any,
     state: Any = None,
     episode_start: NDArray[np.bool_] | None = None,
-    seed: int | NDArray[np.int64] | None = None,
+    seed: int | None = None,
     mask: NDArray[np.bool_] | None = None,
+    among: Among | None = None,
 ) -> tuple[NDArray[Any], Any]:
     """Actions `(B, ...)` of a policy for a batch of observations (numpy), and its next state, once they are taken.
 
@@ -54,11 +63,12 @@ def decide(
         observation: batched.
         state: of a policy with memory; the initial state by default.
         episode_start: `(B,)`, true where the state is to be reset first.
-        seed: draw actions by a generator with this seed, in place of the best ones; or `(B,)`, each by its own.
+        seed: draw actions by a generator with this seed, in place of the best ones.
         mask: `(B, A)`, true where an action is legal, for policies of discrete actions; the mask in a Dict observation
             is found without it.
+        among: the observations are these of so many, for all of which actions would be drawn elsewhere.
     """
-    actions, _, state = actions_and_output(policy, space, observation, state, episode_start, seed, mask)
+    actions, _, state = actions_and_output(policy, space, observation, state, episode_start, seed, mask, among)
     with torch.no_grad():
         return actions.cpu().numpy(), state_after(policy, state, actions)
 
@@ -69,8 +79,9 @@ def actions_and_output(
     observation: Any,
     state: Any = None,
     episode_start: NDArray[np.bool_] | None = None,
-    seed: int | NDArray[np.int64] | None = None,
+    seed: int | None = None,
     mask: NDArray[np.bool_] | None = None,
+    among: Among | None = None,
 ) -> tuple[Tensor, Tensor, Any]:
     """As `decide`: actions, the output behind them, and the next state as it is before they are taken."""
     if mask is None and getattr(policy, "takes_masks", False) and is_masked(space):
@@ -91,10 +102,11 @@ def actions_and_output(
             actions = policy.choose(output, *masks)  # type: ignore[operator]
         else:
             output = policy.masked(output, *masks) if masks else output  # type: ignore[operator]
-            numbers = np.atleast_1d(seed).tolist()
-            parts = [output] if len(numbers) == 1 else output.split(1)
-            pairs = zip(parts, map(torch.Generator(device).manual_seed, numbers), strict=True)
-            actions = torch.cat([policy.sample(part, generator) for part, generator in pairs])  # type: ignore[operator]
+            whole, rows = output, slice(None)
+            if among is not None:
+                rows, whole = among.rows, output.new_zeros(among.size, *output.shape[1:])
+                whole[rows] = output
+            actions = policy.sample(whole, torch.Generator(device).manual_seed(int(seed)))[rows]  # type: ignore[operator]
     return actions, output, state
 
 

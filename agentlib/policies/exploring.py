@@ -14,7 +14,7 @@ from agentlib.core.numbers import whole
 from agentlib.core.schedules import Clock
 from agentlib.core.source import Diverged
 from agentlib.core.spaces import finite_sum
-from agentlib.policies.acting import GreedyActor, decide
+from agentlib.policies.acting import Among, GreedyActor, decide
 
 
 class SampledActor(GreedyActor):
@@ -29,6 +29,8 @@ class SampledActor(GreedyActor):
     """
 
     generator: np.random.Generator
+    among: Among | None = None
+    """Where others act for the rest of the environments, the rows that this one acts for."""
 
     def __init__(self, policy: nn.Module, observation_space: spaces.Space[Any], seed: int = 0) -> None:
         super().__init__(policy, observation_space)
@@ -38,8 +40,8 @@ class SampledActor(GreedyActor):
         """Actions `(B, ...)` for a batch of observations, among the legal ones if a `mask (B, A)` is given."""
         shortcut, policy = self._shortcut(observation), cast(Any, self.policy)
         if shortcut is None:
-            seed: Any = self.generator.integers(2**63)  # of each, where others draw for other rows
-            return decide(policy, self.space, observation, seed=seed, mask=mask)[0]
+            seed = int(self.generator.integers(2**63))
+            return decide(policy, self.space, observation, seed=seed, mask=mask, among=self.among)[0]
         output = shortcut.output(observation, with_log_std=shortcut.log_std is not None)
         if shortcut.policy is None:  # as `agentlib.policies.discrete.sample_logits` does it
             scores = output + self.generator.gumbel(size=output.shape)

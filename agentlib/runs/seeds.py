@@ -15,6 +15,8 @@ from agentlib.core.host import torch_threads
 from agentlib.core.learner import Update
 from agentlib.core.numbers import whole
 from agentlib.core.recipe import Job, Recipe, gains_from_threads
+from agentlib.core.schedules import Clock
+from agentlib.core.source import Diverged
 from agentlib.engine.stacked import Sources, Stack
 from agentlib.envs.making import is_made
 from agentlib.runs.callbacks import Callbacks
@@ -75,7 +77,8 @@ def train_seeds(recipe: Recipe, options: RunOptions, seeds: list[int], callback:
                 Training(recipe, job, one, folder, callback)
                 for job, one, folder in zip(jobs, each, folders, strict=True)
             ]
-            for training, one, folder in zip(trainings, each, folders, strict=True):
+            for number, (training, one, folder) in enumerate(zip(trainings, each, folders, strict=True)):
+                training.member = number
                 if folder is not None:
                     folder.create(record_of(recipe, one, training.job.source.fingerprint()))
             return _trained(trainings)
@@ -118,14 +121,28 @@ def _trained(trainings: list[Training]) -> list[Agent | Result]:
             if not any(training.is_ended for training in trainings):
                 for clock, update in updates_of(stack, sources, first.job.length, first.options, first.compile):
                     for training in [training for training in at_work if training.is_due(clock)]:
-                        if training.after(clock, _of(update, trainings.index(training))):
+                        if _after(training, clock, update):
                             at_work.remove(training)
                     if not at_work or any(training.is_ended for training in trainings):
                         break
             return [training.end() for training in trainings]
+    except Diverged as error:  # the others are saved
+        if error.member is not None:
+            error.add_note(f"of seed {trainings[error.member].options.seed}, which ended all: leave it out to go on")
+        raise
     finally:
         stack.take_apart()
         sources.take_apart()
+
+
+def _after(training: Training, clock: Clock, update: Update) -> bool:
+    """What is due after an update of one seed; whether that is to stop."""
+    assert training.member is not None
+    try:
+        return training.after(clock, _of(update, training.member))
+    except Diverged as error:
+        error.member = training.member
+        raise
 
 
 def _of(update: Update, number: int) -> Update:

@@ -199,8 +199,15 @@ def _resumed(
     return _trained(recipe, options, callback, ranks, record)
 
 
-@plain_torch()
 def _trained(
+    recipe: Recipe, options: RunOptions, callback: Callbacks | None, ranks: Ranks | None, *others: Any
+) -> Agent | Result:
+    """As `_trained_here`, where this process computes: of several, each has a GPU of its own."""
+    with plain_torch(), nullcontext() if ranks is None else ranks.on_own_gpu(options.device):
+        return _trained_here(recipe, options, callback, ranks, *others)
+
+
+def _trained_here(
     recipe: Recipe,
     options: RunOptions,
     callback: Callbacks | None,

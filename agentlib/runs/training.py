@@ -69,6 +69,8 @@ class Training:
     ) -> None:
         self.recipe, self.job, self.options, self.folder = recipe, job, options, folder
         self.callbacks, self.is_ended = by_moment(callback) or {}, False
+        self.member: int | None = None
+        """Its number among several seeds that are trained at once."""
         self.ranks = job.learner.ranks
         # By the whole run's length, not by what is left of it: a resumed run goes on as it began.
         self.compile = compiles(job.learner, job.length.updates, options.compile)
@@ -126,11 +128,12 @@ class Training:
                 self.is_ended = bool(self.ranks.from_first(self.is_ended))
             yield
         except (KeyboardInterrupt, SystemExit, CancelledError, Exception) as stop:
-            if isinstance(stop, Diverged) and self.folder is not None and stop.saved_in is None:
+            is_lost = isinstance(stop, Diverged) and stop.member in (None, self.member)
+            if isinstance(stop, Diverged) and is_lost and self.folder is not None and stop.saved_in is None:
                 stop.saved_in = self.folder.path
                 stop.add_note(_last_good(self.folder))
             # After a loss that is NaN the weights are worth nothing; after anything else they are.
-            if self.folder is not None and not isinstance(stop, Diverged):
+            if self.folder is not None and not is_lost:
                 self._rescue(stop, self.folder)
             raise
         finally:
@@ -229,7 +232,8 @@ class Training:
         except Exception as error:  # the note must not take the place of what stopped the run
             note = f"what was learned since could not be saved ({error}); {_last_good(folder)}"
         stop.add_note(note)
-        stop.saved_in, stop.step = saved_in, self.step  # type: ignore[attr-defined]
+        if not isinstance(stop, Diverged):  # of another seed, whose place and step it has
+            stop.saved_in, stop.step = saved_in, self.step  # type: ignore[attr-defined]
 
     def _is_over(self) -> bool:
         """Whether there is nothing left to do, as in a run that is resumed at its end."""

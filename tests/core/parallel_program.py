@@ -4,19 +4,24 @@ import hashlib
 import json
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import distributed
+from gymnasium import spaces
+from torch import distributed, nn
 
 import agentlib
 from agentlib.backbones import MLP, sgd
 from agentlib.catalog import LEARNERS, recipe_of
 from agentlib.core.ranks import Ranks
 from agentlib.data import Batches, Dataset
-from agentlib.learners import Classifier, ClassifierConfig, run
-from agentlib.policies import CategoricalPolicy
+from agentlib.envs.making import make_envs
+from agentlib.experience import Demonstration, DemonstrationBatches, Demonstrations, Rollout
+from agentlib.learners import BC, PPO, BCConfig, Classifier, ClassifierConfig, PPOConfig, run
+from agentlib.policies import ActorCritic, CategoricalPolicy
 from tests.tiny import IDENTITY, SETTINGS
 
 
@@ -39,6 +44,51 @@ def in_double(seed=0):
     config = ClassifierConfig(l2=1e-3, max_grad_norm=0.5)
     learner = Classifier(policy, sgd(0.1), config).double()
     return learner, Batches(data, 24, seed=0)
+
+
+def mixed_in_double():
+    """As `in_double`, with mixtures of neighbours, which lie in both parts."""
+    learner, source = in_double()
+    learner.config = replace(learner.config, mixup=0.4)
+    return learner, source
+
+
+class Doubled(nn.Module):
+    """Reads float32 observations in float64."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.feature_dim = network, network.feature_dim
+
+    def forward(self, x):
+        return self.network(x.double())
+
+
+def bc_in_double(seed=0):
+    """BC in float64 by SGD from steps of which some have no label, in batches of 24, by classes with weights."""
+    generator = np.random.default_rng(1)
+    space, done = spaces.Box(-1, 1, (5,), np.float32), spaces.Discrete(3)
+    demonstrations = Demonstrations(space, done)
+    for _ in range(10):
+        frames = generator.uniform(-1, 1, (21, 5))
+        demonstrations.append(Demonstration(frames, generator.integers(3, size=20), np.zeros(20)))
+    config = BCConfig(class_weights=(1.0, 2.0, 0.5), l2_weight=1e-3, max_grad_norm=0.5)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        policy = CategoricalPolicy(Doubled(MLP(5, hidden=(16,))), 3)
+    return BC(policy, sgd(0.1), config).double(), DemonstrationBatches(demonstrations, 24, seed=0)
+
+
+def ppo_in_double(seed=0):
+    """PPO in float64 by SGD: 54 updates on one rollout, whose last minibatches have fewer samples."""
+    envs = make_envs("CartPole-v1", 2)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        policy = CategoricalPolicy(Doubled(MLP(4, hidden=(16,))), 2)
+        networks = ActorCritic(policy, (16,)).double()
+    config = PPOConfig(ent_coef=0.01)
+    settings: dict[str, Any] = {"n_steps": 30, "batch_size": 26, "n_epochs": 18, "target_kl": 100.0}
+    return PPO(networks, sgd(0.05), config), Rollout(envs, networks, total_steps=60, **settings)
 
 
 def after(learner, source, updates, ranks=None):
@@ -113,12 +163,15 @@ def main():
     found: dict = {"before": distributed.is_initialized()}
     ranks = Ranks.of_torchrun()
     assert ranks is not None
-    learner, source = in_double()
-    alone = after(learner, source, 50)
-    learner, source = in_double()
-    found["difference"] = largest_difference(after(learner, source, 50, ranks), alone)
-    found["moved"] = largest_difference(list(in_double()[0].parameters()), alone)
-    found["digest"] = digest(learner)
+    found["in_double"] = {}
+    makers: Any = (in_double, mixed_in_double, bc_in_double, ppo_in_double)
+    for made in makers:
+        learner, source = made()
+        alone = after(learner, source, 50)
+        learner, source = made()
+        difference = largest_difference(after(learner, source, 50, ranks), alone)
+        moved = largest_difference(list(made()[0].parameters()), alone)
+        found["in_double"][made.__name__] = {"difference": difference, "moved": moved, "digest": digest(learner)}
     found["learners"] = tiny_learners(ranks)
     found["initialized"] = distributed.is_initialized()
     found["simclr"] = refusal(agentlib.train, "simclr", data="digits", steps=2, batch_size=8, data_parallel=True)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from torch import nn
 
 import agentlib
 from agentlib.catalog import LEARNERS, recipe_of
-from agentlib.core.learner import Learner, Update
-from agentlib.core.ranks import Ranks
+from agentlib.core.learner import Learner, Update, cycle
+from agentlib.core.ranks import Ranks, own_gpu, shared_cycle
 from agentlib.learners import run
+from agentlib.learners.actor_critic.ppo import normalized
+from agentlib.learners.imitation.bc import weighted_mean
 from agentlib.runs.folder import RunFolder
-from tests.core.parallel_program import in_double
+from tests.core.parallel_program import bc_in_double, in_double, largest_difference, ppo_in_double
 from tests.tiny import IDENTITY, SETTINGS
 
 ROOT = Path(__file__).parents[2]
@@ -99,6 +102,56 @@ def test_sums_means_and_wholes():
         assert whole.tolist() == [0.0, 0.0, 0.0, 1.0, 1.0, 1.0], rank
 
 
+def test_what_couples_samples_is_computed_of_the_whole_batch():
+    advantage, weight = torch.randn(8, generator=torch.Generator().manual_seed(0)), torch.full((8,), 1 / 6)
+    weight[6:] = 0.0  # which fill up
+    learner, _ = tiny("ppo")
+    whole = learner.of_whole(normalized, advantage, weight)
+    assert torch.equal(whole, normalized(advantage, weight))
+
+    def part(ranks):
+        learner, _ = tiny("ppo")
+        learner.ranks = ranks
+        return learner.of_whole(normalized, ranks.part(advantage), ranks.part(weight))
+
+    assert torch.equal(torch.cat(on_threads(part)), whole)
+    assert not torch.allclose(normalized(advantage[:4], weight[:4] * 2), whole[:4])
+
+
+def test_a_weighted_mean_is_that_of_all_samples():
+    values, weight = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([1.0, 0.0, 1.0, 1.0])
+    means = on_threads(lambda ranks: weighted_mean(ranks.part(values), ranks.part(weight), ranks))
+    assert float(sum(means)) / 2 == pytest.approx(8 / 3) == float(weighted_mean(values, weight))
+
+
+def learned(learner, source, ranks=None):
+    """Parameters after 50 updates, and the rollout's divergence; without the locks of `run`."""
+    if ranks is not None:
+        ranks.join(learner, source)
+    for _ in range(50):
+        source.advance()
+        source.fill_ticks(source.clock)
+        (cycle if ranks is None else shared_cycle)(learner, source)
+        source.count_update()
+    return [parameter.detach().clone() for parameter in learner.parameters()], float(getattr(source, "divergence", 0))
+
+
+@pytest.mark.parametrize("made", [bc_in_double, ppo_in_double])
+def test_weighted_samples_and_normalized_advantages_learn_as_in_one_process(made):
+    alone, divergence = learned(*made())
+    pairs: Any = [made(), made()]
+
+    def part(ranks):
+        learner, source = pairs[ranks.rank]
+        return learned(learner, source, ranks)
+
+    (first, one), (second, other) = on_threads(part)
+    assert all(map(torch.equal, first, second))
+    assert largest_difference(first, alone) < 1e-12
+    assert largest_difference(alone, list(made()[0].parameters())) > 0.1
+    assert one == other == pytest.approx(divergence, rel=1e-5)
+
+
 def test_each_has_an_equal_part():
     ranks = Ranks(1, 2, None, None)
     batch = (torch.arange(6), {"x": torch.arange(12).view(6, 2)}, torch.tensor(3.0), None)
@@ -125,6 +178,55 @@ def test_a_process_that_does_not_answer_is_said_to_be_the_cause():
         ranks.from_first(None)
     with pytest.raises(RuntimeError, match=r"^rank 1: another of the 2 processes has ended .* \(Connection closed"):
         ranks.sum(torch.ones(1))
+
+
+@pytest.mark.parametrize(
+    ("device", "local_rank", "n_gpus", "gpu"),
+    [
+        ("auto", 0, 2, 0),
+        ("auto", 1, 2, 1),
+        ("cuda", 1, 2, 1),
+        (torch.device("cuda"), 3, 4, 3),
+        ("cuda", 2, 2, 0),  # shared
+        ("cuda:1", 0, 2, None),
+        ("cpu", 1, 2, None),
+        ("auto", 1, 0, None),
+    ],
+)
+def test_each_process_of_a_machine_has_its_own_gpu(device, local_rank, n_gpus, gpu):
+    assert own_gpu(device, local_rank, n_gpus) == gpu
+
+
+def test_a_run_is_put_together_and_made_on_that_gpu(here, monkeypatch):
+    place, seen = list[int](), list[list[int]]()
+
+    @contextmanager
+    def device(number):
+        place.append(number)
+        yield
+        place.remove(number)
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    here.ranks = on_threads(lambda ranks: ranks, 1)[0]
+    recipe: Any = recipe_of("classifier")
+
+    def on_data(recipe, problem):
+        seen.append(list(place))
+        return recipe_of("classifier").family.assemble(recipe, problem)
+
+    own = replace(recipe, name="own", family=replace(recipe.family, assemble=on_data))
+    agentlib.train(
+        own,
+        data="digits",
+        steps=2,
+        progress=False,
+        data_parallel=True,
+        callback={"end": lambda *_: seen.append(list(place))},
+    )
+    assert seen == [[1], [1]]
+    assert place == []
 
 
 def test_noise_is_of_each_rank_and_update():
@@ -247,8 +349,9 @@ def test_two_processes_equal_one(tmp_path):
         [*line, str(Path(__file__).with_name("parallel_program.py")), str(tmp_path)], env=environment, check=True
     )
     first, second = (json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in (0, 1))
-    assert first["difference"] < 1e-12 < 0.1 < first["moved"], "50 updates in float64"
-    assert first["digest"] == second["digest"]
+    for name, found in first["in_double"].items():
+        assert found["difference"] < 1e-12 < 0.1 < found["moved"], f"50 updates of {name} in float64"
+        assert found["digest"] == second["in_double"][name]["digest"]
     for name, found in first["learners"].items():
         assert found["digest"] == second["learners"][name]["digest"], name
         if found["is_exact"]:

@@ -176,6 +176,22 @@ class Own(Learner):
         return Update({"loss": loss.detach(), "norm": self.step(loss, None)})
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_want_of_memory_is_said_to_be_that(monkeypatch, error):
+    learners = [DQN.tiny(seed)[0] for seed in (0, 1)]
+
+    def update(batch):
+        raise error
+
+    monkeypatch.setattr(learners[0], "update", update)
+    with pytest.raises(type(error)) as caught:
+        Stack(learners).update(None)
+    assert caught.value is error
+    assert caught.value.__notes__ == ["2 seeds at once need that many times the memory of one: take fewer"]
+
+
 def test_what_cannot_be_stacked_is_refused_by_name():
     class Unknown(Own):
         can_be_stacked = False

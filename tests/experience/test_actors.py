@@ -1,5 +1,6 @@
 """Actors, whose environments are stepped elsewhere; here all in one process, and in tests/runs/test_ray.py by Ray."""
 
+import os
 from functools import cache
 
 import gymnasium
@@ -7,13 +8,19 @@ import numpy as np
 import pytest
 import torch
 
+from agentlib.backbones import MLP
 from agentlib.core.recipe import Problem
+from agentlib.core.source import Diverged
 from agentlib.engine import run
 from agentlib.envs.checks import EnvironmentFailure
 from agentlib.experience.actor_worker import Rows, Worker
 from agentlib.experience.actors import DEATHS, LENGTH, ActorLost
+from agentlib.experience.ray_fleet import _host_kept
 from agentlib.families import control
+from agentlib.policies import CategoricalPolicy
+from agentlib.policies.acting import Among, decide
 from agentlib.runs.plan import job_of
+from tests.experience.masked import Masked
 
 STEPS = 4 * LENGTH * 2
 
@@ -79,14 +86,15 @@ def whole_run():
 
 
 def columns(made):
-    return {name: column for name, column in made.source.buffer.named_buffers() if name != "ticks"}
+    held = getattr(made.source, "buffer", made.source)
+    return {name: column for name, column in held.named_buffers() if name != "ticks"}
 
 
 def require_equal(one, other):
     first, second = columns(one), columns(other)
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
-    assert one.source.steps == other.source.steps
+    assert one.source.clock == other.source.clock
     assert one.source.measures() == other.source.measures()
     weights = [
         {name: part for name, part in made.learner.state_dict().items() if isinstance(part, torch.Tensor)}
@@ -121,10 +129,12 @@ class InParts(gymnasium.ObservationWrapper):
 @pytest.mark.parametrize(("what", "env"), [("discrete_sac", "CartPole-v1"), ("sac", "Pendulum-v1")])
 def test_nor_does_it_where_torch_draws(what, env):
     made = [
-        job(what, lambda: InParts(env), actors, learning_starts=64, train_freq=256, net_arch=(8,)) for actors in (1, 2)
+        job(what, lambda: InParts(env), actors, learning_starts=64, train_freq=256, net_arch=(8,))
+        for actors in (None, 1, 2)
     ]
-    one, two = (columns(trained(each, 2)) for each in made)
-    torch.testing.assert_close(one["action"], two["action"], rtol=0.0, atol=1e-4)
+    none, one, two = (columns(trained(each, 2))["action"] for each in made)
+    torch.testing.assert_close(one, two, rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(one[:, :128], none[:, :128], rtol=0.0, atol=1e-4)  # which the first weights chose
 
 
 def test_each_block_is_acted_one_version_behind():
@@ -243,9 +253,117 @@ def test_each_actor_takes_its_own_of_the_same_random_numbers():
 
     for parts in zip(drawn(slice(0, 1)), drawn(slice(1, 4)), drawn(slice(0, 4)), strict=True):
         assert np.array_equal(np.concatenate(parts[:2]), parts[2])
-    seeds = [int(Rows(np.random.default_rng(0), 4, slice(row, row + 1)).integers(2**63)[0]) for row in range(4)]
-    assert len(set(seeds)) == 4
-    assert Rows(np.random.default_rng(0), 4, slice(1, 3)).integers(2**63).tolist() == seeds[1:3]
+
+
+def test_torch_draws_for_all_and_each_takes_its_own():
+    policy, space = CategoricalPolicy(MLP(3, hidden=(8,)), 5), gymnasium.spaces.Box(-1, 1, (3,))
+    observed = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
+    whole = decide(policy, space, observed, seed=7)[0]
+    rows = [slice(0, 8), slice(8, 64)]
+    parts = [decide(policy, space, observed[one], seed=7, among=Among(one, 64))[0] for one in rows]
+    assert np.array_equal(np.concatenate(parts), whole)
+    assert not np.array_equal(decide(policy, space, observed[rows[1]], seed=7)[0], whole[rows[1]])
+
+
+# Rollouts, which are acted by the present policy
+
+
+def on_policy(what="ppo", env="CartPole-v1", actors=2, n_envs=2, **settings):
+    settings = {"n_steps": 64, "learning_rate": 3e-3} | settings
+    if what == "ppo":
+        settings = {"n_epochs": 2, "batch_size": 32, "normalize": True, "normalize_reward": True} | settings
+    problem = Problem(env=env, n_envs=n_envs, actors=actors, steps=8 * 64 * 2, seed=3)
+    return job_of(what, problem, **settings)
+
+
+@cache
+def on_policy_run(what="ppo"):
+    return trained(on_policy(what))
+
+
+@pytest.mark.parametrize("what", ["ppo", "a2c"])
+def test_rollouts_of_actors_are_those_of_one_process(what):
+    here = trained(on_policy(what, actors=None))
+
+    require_equal(here, on_policy_run(what))
+    assert here.source.collector.steps == 8 * 64 * 2
+    assert here.source.measures()["time/episodes"] > 8
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_sde": True, "sde_sample_freq": 16}])
+def test_rollouts_of_real_valued_actions_are_equal_up_to_the_rounding_of_rows(settings):
+    made = [trained(on_policy(env="Pendulum-v1", actors=actors, **settings), 4) for actors in (None, 1, 2)]
+
+    require_equal(*made[:2])
+    one, two = (columns(each) for each in made[1:])
+    torch.testing.assert_close(one["action"], two["action"], rtol=0.0, atol=1e-5)
+
+
+def masked():
+    script = [(5, "terminated"), (7, "truncated"), (6, "both"), (9, "truncated")]
+    return Masked(0, script, gymnasium.spaces.Discrete(4))
+
+
+def test_rollouts_with_masks_are_equal():
+    require_equal(*[trained(on_policy(env=masked, actors=actors)) for actors in (None, 2)])
+
+
+def test_a_rollout_is_acted_by_the_policy_that_learns():
+    made = on_policy()
+    source, seen = made.source, list[dict[str, np.ndarray]]()
+    real = source.collect
+
+    def collect():
+        real()
+        seen.append({name: part.numpy().copy() for name, part in made.learner.policy.state_dict().items()})
+
+    source.collect = collect
+    trained(made)
+
+    asked = Here.made[0].asked[::2]
+    assert [(version, start) for _, (_, version, start, *_) in asked] == [(n, 128 * n) for n in range(8)]
+    for (_, (weights, *_)), present in zip(asked, seen, strict=True):
+        assert [name for name in weights if not np.array_equal(weights[name], present[name])] == []
+    assert any((seen[1][name] != seen[2][name]).any() for name in seen[1])
+
+
+def test_a_rollout_in_which_actors_die_is_made_again(monkeypatch):
+    undisturbed = on_policy_run()
+    monkeypatch.setattr(Here, "deaths", frozenset({0, 5, 6, 7}))
+
+    disturbed = trained(on_policy())
+
+    assert Here.made[-1].replaced == [0, 0, 0, 1]
+    require_equal(undisturbed, disturbed)
+
+
+@pytest.mark.parametrize("updates", [8, 11])
+def test_going_on_between_rollouts_and_within_one_changes_nothing(updates):
+    whole, first, second = on_policy_run(), trained(on_policy(), updates), on_policy()
+
+    second.learner.load_state_dict(first.learner.state_dict())
+    second.source.load_state_dict(first.source.state_dict())
+
+    require_equal(whole, trained(second))
+
+
+def test_an_action_that_is_not_finite_ends_the_run():
+    made = on_policy(env="Pendulum-v1")
+    with torch.no_grad():
+        next(made.learner.policy.parameters()).fill_(float("nan"))
+    with pytest.raises(Diverged, match="the policy chose the action") as caught:
+        trained(made)
+    assert "of an actor" in caught.value.__notes__[0]
+
+
+def test_of_the_variables_only_those_of_ray_are_put_back(monkeypatch):
+    monkeypatch.setenv("RAY_OF_THE_HOST", "as before")
+    monkeypatch.delenv("OF_ANOTHER_THREAD", raising=False)
+    with _host_kept():
+        os.environ.update(RAY_OF_THE_HOST="changed", RAY_ADDED="1", OF_ANOTHER_THREAD="1")
+    found = {name: os.environ.get(name) for name in ("RAY_OF_THE_HOST", "RAY_ADDED", "OF_ANOTHER_THREAD")}
+    monkeypatch.delenv("OF_ANOTHER_THREAD")
+    assert found == {"RAY_OF_THE_HOST": "as before", "RAY_ADDED": None, "OF_ANOTHER_THREAD": "1"}
 
 
 def test_what_does_not_fit_is_refused():
@@ -253,7 +371,9 @@ def test_what_does_not_fit_is_refused():
         job(n_envs=3)
     with pytest.raises(ValueError, match="give env= as an id"):
         job(env=gymnasium.make("CartPole-v1"), n_envs=None)
-    for name in ("ppo", "recurrent_dqn", "bc"):
+    with pytest.raises(ValueError, match="a policy with memory steps its environments itself: leave out actors="):
+        job_of("ppo", Problem(env="CartPole-v1", actors=2, steps=100, backbone="lstm"), n_steps=32, batch_size=32)
+    for name in ("recurrent_dqn", "bc"):
         with pytest.raises(ValueError, match=f"^{name} .*leave out actors="):
             job_of(name, Problem(env="CartPole-v1", demos=None if name != "bc" else "x", actors=2, steps=100))
     assert [fleet for fleet in Here.made if not fleet.closed] == []

@@ -8,8 +8,12 @@ import torch
 
 import agentlib
 from agentlib.backbones import MLP
+from agentlib.core.source import Diverged
+from agentlib.runs.folder import RunFolder
 from agentlib.runs.seeds import seeds_of
 from tests.tiny import IDENTITY, tiny_run
+
+NAMES = ("seed_0", "seed_1", "seed_2")
 
 
 def weights(agent):
@@ -45,6 +49,27 @@ def test_rainbow_and_a_classifier_are_trained_so_too():
     assert len(tiny_run("rainbow", seeds=2, steps=120)) == 2
     results = agentlib.train("classifier", data="digits", seeds=2, steps=100, progress=False)
     assert all(result.measures["test/accuracy"] > 0.8 for result in results)
+
+
+def test_a_seed_that_diverges_is_named_and_the_others_are_saved(tmp_path):
+    def spoil(clock, metrics, agent):
+        if agent.about["seed"] == 1:
+            with torch.no_grad():
+                next(agent.policy.parameters()).fill_(float("nan"))
+
+    with pytest.raises(Diverged, match=r"became nan by step \d+") as caught:
+        tiny_run(seeds=3, out=tmp_path, callback={"start": spoil})
+
+    folders = [RunFolder(tmp_path / f"seed_{seed}") for seed in range(3)]
+    assert caught.value.saved_in == folders[1].path
+    assert "of seed 1, which ended all: leave it out to go on" in caught.value.__notes__
+    assert [len(folder.checkpoints()) > 1 for folder in folders] == [True, False, True]
+    assert [f"what was learned so far is in {tmp_path / name}" in caught.value.__notes__ for name in NAMES] == [
+        True,
+        False,
+        True,
+    ]
+    assert torch.isfinite(weights(agentlib.Agent.load(tmp_path / "seed_2" / "agent.safetensors"))).all()
 
 
 def test_a_start_is_that_of_the_seed_alone():

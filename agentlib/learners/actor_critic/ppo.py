@@ -96,13 +96,15 @@ class PPOConfig(StateDependentNoise):
 
 
 class PPO(Learner):
-    """Proximal policy optimization.
+    """Proximal policy optimization. Of processes that share a minibatch, advantages are normalized over all of it.
 
     Args:
         networks: the policy and its critic.
         optimizer: a rule such as `adam(learning_rate=3e-4, eps=1e-5)`.
         config: this algorithm's numbers.
     """
+
+    is_mean_over_samples = True  # weighted, by weights whose sum over the whole minibatch is 1
 
     def __init__(self, networks: ActorCritic, optimizer: Optimizer, config: PPOConfig = PPOConfig()) -> None:
         super().__init__()
@@ -145,13 +147,16 @@ class PPO(Learner):
 
     def update(self, batch: Minibatch) -> Update:
         """One step on a minibatch; `per_sample` holds estimates of the divergence from the old policy `(B,)`."""
-        config, policy, weight = self.config, self.policy, batch.weight
+        config, policy, advantage, weight = self.config, self.policy, batch.advantage, batch.weight
+        if config.normalize_advantage:
+            advantage = self.of_whole(normalized, advantage, weight)
+        if self.ranks is not None:  # whose mean is taken, where the weights of all are for a sum
+            weight = weight * self.ranks.size
         output, value = self.networks(batch.observation, batch.state, batch.episode_start)
         if batch.mask is not None:
             output = policy.masked(output, batch.mask)  # type: ignore[operator]
         log_ratio = policy.log_prob(output, batch.action) - batch.log_prob
         ratio, clip = log_ratio.exp(), at(config.clip_range, batch.clock)
-        advantage = normalized(batch.advantage, weight) if config.normalize_advantage else batch.advantage
         policy_loss = (weight * clipped_loss(ratio, advantage, clip)).sum()
         if config.clip_range_vf is not None:
             most = at(config.clip_range_vf, batch.clock)

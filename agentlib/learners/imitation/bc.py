@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -50,9 +51,10 @@ def squared_error(policy: GaussianPolicy | DeterministicPolicy, output: Tensor, 
     return (mean - numbers_for(mean, action)).square().mean(-1)
 
 
-def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """The mean of the values that have a weight, 0-dim; 0 if none has."""
-    return (weight * values).sum() / weight.sum().clamp_min(1e-8)
+def weighted_mean(values: Tensor, weight: Tensor, ranks: Any = None) -> Tensor:
+    """The mean of the values that have a weight, 0-dim; 0 if none has. Of `ranks`, all their samples have weights."""
+    total = weight.sum() if ranks is None else ranks.share(weight.sum())
+    return (weight * values).sum() / total.clamp_min(1e-8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,7 @@ class BC(Learner):
         ValueError: the policy does not fit the loss or the weights of classes.
     """
 
+    is_mean_over_samples = True  # weighted, by the weights of the whole batch
     class_weights: Tensor | None
 
     def __init__(self, policy: nn.Module, optimizer: Optimizer, config: CloningConfig = BCConfig()) -> None:
@@ -169,15 +172,16 @@ class BC(Learner):
 
     def _losses(self, policy: Any, batch: Labelled, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The cost, the entropy, and the likelihood of the labels, each 0-dim."""
+        mean = partial(weighted_mean, ranks=self.ranks)
         start = batch.episode_start if getattr(policy, "is_sequence", False) else None
         output, _ = policy(shifted(policy, batch.observation, self.config.random_shift), None, start)
         if self.config.loss == "mse":
             zero = torch.zeros_like(weight).sum()
-            return weighted_mean(squared_error(policy, output, batch.action), weight), zero, zero
+            return mean(squared_error(policy, output, batch.action), weight), zero, zero
         cost = negative_log_likelihood(policy, output, batch.action, self.config.label_smoothing)
         likelihood = policy.log_prob(output, batch.action).detach().exp()
-        entropy = weighted_mean(policy.entropy(output), batch.weight)
-        return weighted_mean(cost, weight), entropy, weighted_mean(likelihood, batch.weight)
+        entropy = mean(policy.entropy(output), batch.weight)
+        return mean(cost, weight), entropy, mean(likelihood, batch.weight)
 
     @classmethod
     def tiny(cls, seed: int = 0) -> tuple[Self, Source]:

@@ -29,7 +29,7 @@ from agentlib.data import Dataset, Examples, Splits
 from agentlib.data.augmentation import Change
 from agentlib.families.augmented import operations
 from agentlib.families.examples import ExampleFacts, on_examples
-from agentlib.learners.supervised.mixtures import Mixed, jensen_shannon, mixed, mixed_losses
+from agentlib.learners.supervised.mixtures import Mixed, jensen_shannon, mixed_losses, mixed_with_labels
 from agentlib.learners.supervised.regularization import Supervised, penalized, penalty
 from agentlib.metrics.targets import labels_for
 from agentlib.policies import CategoricalPolicy
@@ -134,10 +134,10 @@ class Classifier(Learner):
     def update(self, batch: Examples) -> Update:
         """One step on the loss of a batch; `per_sample` holds the losses `(B,)`."""
         assert batch.y is not None
-        x, share = mixed(batch.x, self.config)
+        x, share, others = mixed_with_labels(batch.x, batch.y, self.config, self.ranks)
         logits, _ = self.policy(x)  # (B, K)
         smoothing, weights = self.config.label_smoothing, self.class_weights
-        losses = mixed_losses(lambda y: cross_entropy(logits, y, smoothing, weights), batch.y, share)
+        losses = mixed_losses(lambda y: cross_entropy(logits, y, smoothing, weights), batch.y, share, others)
         if self.operations is not None:
             changed, _ = self.policy(torch.cat([self.operations(x), self.operations(x)]))
             losses = losses + self.config.consistency * jensen_shannon(torch.stack([logits, *changed.chunk(2)]))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,9 +53,26 @@ def mixed(x: Tensor, config: Mixed) -> tuple[Tensor, Tensor | None]:
     return torch.where(is_cut[:, None, None, None], cut, smooth), torch.where(is_cut, rest, share)
 
 
-def mixed_losses(losses: Callable[[Tensor], Tensor], y: Tensor, share: Tensor | None) -> Tensor:
+def mixed_with_labels(
+    x: Tensor, y: Tensor, config: Mixed, ranks: Any = None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """As `mixed`, and the neighbours' labels. Neighbours are those of the whole batch where `ranks` share it."""
+    if ranks is None or not (config.mixup or config.cutmix):
+        x, share = mixed(x, config)
+        return x, share, None if share is None else y.roll(1, 0)
+    with ranks.drawing_alike():
+        whole = mixed(ranks.whole(x), config)
+    x, share, others = ranks.part((*whole, ranks.whole(y).roll(1, 0)))
+    return x, share, others
+
+
+def mixed_losses(
+    losses: Callable[[Tensor], Tensor], y: Tensor, share: Tensor | None, others: Tensor | None = None
+) -> Tensor:
     """The losses `(B,)` of mixed examples, by those with given labels: those with their own and their neighbours'."""
-    return losses(y) if share is None else share * losses(y) + (1.0 - share) * losses(y.roll(1, 0))
+    if share is None:
+        return losses(y)
+    return share * losses(y) + (1.0 - share) * losses(y.roll(1, 0) if others is None else others)
 
 
 def jensen_shannon(logits: Tensor) -> Tensor:
