@@ -1,11 +1,13 @@
 """The page on backbones has every backbone, and its pictures are those that their script draws."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 from agentlib.backbones import BACKBONES
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
+PAGES = ("generative", "self_supervised")
 OTHERS = {"q_learning_options.svg", "growth.svg", "rooms.svg"}
 """Drawn from the files of results by `make results`, and from the imports of the package by rooms.py."""
 
@@ -54,3 +56,13 @@ def test_the_page_has_every_backbone():
     ]
     named = {name for row in rows for name in BACKBONES if f"`{name}`" in row.split("|")[1]}
     assert named == set(BACKBONES)
+
+
+def test_the_pages_show_what_learners_make():
+    """Each picture of learned models is small, one that the script makes, and on one of the two pages."""
+    learned = script("learned")
+    shown = "".join((PICTURES.parent / f"{page}.md").read_text(encoding="utf-8") for page in PAGES)
+    sizes = {path.stem: path.stat().st_size for path in (PICTURES / "learned").glob("*.png")}
+    assert set(sizes) == set(learned.DRAWN)
+    assert max(sizes.values()) < learned.MOST_BYTES
+    assert set(re.findall(r"pictures/learned/(\w+)\.png", shown)) == set(sizes)

@@ -149,8 +149,17 @@ class BytePairs(Tokenizer):
 
     @classmethod
     def trained(cls, pieces: Iterable[str], size: int, special: Sequence[str] = ()) -> BytePairs:
-        """Merges of bytes, as GPT-2 has them, until there are `size` tokens, 257 at least."""
-        package = _tokenizers()
+        """Merges of bytes, as GPT-2 has them, until there are `size` tokens, the special ones among them.
+
+        Raises:
+            ValueError: that leaves no pair: the bytes and the special tokens alone are as many.
+        """
+        package, alone = _tokenizers(), 256 + len(special)
+        if size <= alone:
+            raise ValueError(
+                f"{size} tokens leave no pair of bytes: single bytes and special tokens are {alone}; give a "
+                'vocabulary_size above that, or tokenizer="bytes"'
+            )
         tokenizer = package.Tokenizer(package.models.BPE())
         tokenizer.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = package.decoders.ByteLevel()

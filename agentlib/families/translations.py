@@ -149,6 +149,12 @@ class TranslationJudge(Judge):
                 count += sum(len(target[row]) - 1 for row in rows)
         return total / count
 
+    def longest_answer(self) -> int | None:
+        """Tokens of the longest answer to a suite's questions: a longer one is wrong, and would take long to write."""
+        if not self.parts.test.suite:
+            return None
+        return max(map(len, encoded(sorted(set(self.parts.train.target)), self.tokenizer)))
+
     def evaluate(self) -> dict[str, float]:
         loss = self.loss_on(self.evaluated)
         self.note(self.source.updates, "validation", loss)
@@ -156,7 +162,7 @@ class TranslationJudge(Judge):
 
     def finish(self) -> list[Measure]:
         test = self.parts.test
-        found = self.learner.product.translate(test.source)
+        found = self.learner.product.translate(test.source, length=self.longest_answer())
         self.facts["translations"] = [list(row) for row in zip(test.source, test.target, found, strict=True)][:SHOWN]
         whose = "the source as it is"
         exact, copied = (

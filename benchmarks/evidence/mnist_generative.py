@@ -203,7 +203,7 @@ def pixel_likelihood(seed: int, updates: int = 8_000, tested: int = 10_000) -> d
 
 
 AUTOENCODERS: dict[str, dict[str, Any]] = {
-    "bottleneck": {"corruption": "none"},
+    "bottleneck": {"corruption": "none", "latent_dim": 16},
     "denoising": {"noise": 0.5},
     "masked": {"corruption": "masking", "patch": 4, "mask_ratio": 0.6},
     "contractive": {"corruption": "none", "contraction": 0.1, "noise": 0.1},
@@ -364,5 +364,8 @@ EXPERIMENTS = [
                 )
             ),
         ),
+        note="Estimated: 10 minutes of a core a seed. Tried first, on seed 100, with 1,000 updates: pixels .750, "
+        "denoising .764, masked .767, contractive .746, and a bottleneck of 64 numbers .743, of 16 .750; hence 16, "
+        "which is in doubt.",
     ),
 ]

@@ -115,7 +115,12 @@ def test_scores_are_learned_rounded_and_judged_as_published(tmp_path, monkeypatc
     job: Any = job_of("seq2seq", Problem(data=f"{folder}#stsb", steps=1, device="cpu"), **sizes)
     assert job.judge.parts.test.target == ["1.0", "1.0", "3.0", "3.0"]
     found = ["1.0", "2.0", "4.0", "5.0"]
-    monkeypatch.setattr(job.product, "translate", lambda source: found)
+
+    def translate(source, length):
+        assert length == 4  # no answer has more than three characters and its end
+        return found
+
+    monkeypatch.setattr(job.product, "translate", translate)
     measures = {measure.name: measure.value for measure in job.judge.finish()}
     assert measures["test/spearman"] == pytest.approx(1.0)
     assert measures["test/pearson"] == pytest.approx(pearson([float(one) for one in found], scores))

@@ -43,6 +43,15 @@ def test_pairs_of_bytes_are_joined_by_how_often_they_are_there():
     assert len(tokenizer.encode("xyz")) == 3  # no text is unknown
 
 
+def test_a_vocabulary_without_room_for_a_pair_is_refused():
+    """Single bytes are 256; seen: a size of 160 silently gave texts byte by byte."""
+    pytest.importorskip("tokenizers")
+    for size, special in ((256, ()), (258, ("<a>", "<b>"))):
+        with pytest.raises(ValueError, match=f"^{size} tokens leave no pair of bytes.*are {size}; give"):
+            BytePairs.trained(["aaabdaaabac"], size, special)
+        assert BytePairs.trained(["aaabdaaabac"], size + 1, special).size == size + 1
+
+
 def test_pairs_of_bytes_are_learned_before_the_end_that_is_held_out(tmp_path):
     """The word of the last tenth is there often enough to be a token, had it been read."""
     pytest.importorskip("tokenizers")
