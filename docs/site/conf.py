@@ -45,6 +45,11 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = False
 suppress_warnings = ["ref.python"]  # a name that several modules have
+nitpick_ignore = [  # what Sphinx makes of ranges in types, and of a class that is made by a function
+    ("py:class", "inf"),
+    ("py:class", "types.Annotated"),
+    ("py:class", "types._Recorded"),
+]
 nitpick_ignore_regex = [
     (r"py:class", r"-?\d.*|dict\[str|tuple\[str")
 ]  # parts of a type that Sphinx splits at its commas
