@@ -84,11 +84,11 @@ packages: ## build the wheel and test it on the newest releases (RESOLUTION=lowe
 
 audit: .venv/.made ## known weaknesses of the pinned packages, by pip-audit, which asks the package index
 	@$(TOOLS) pip-audit
-	PYTHONPATH=build/tools $(BIN)/python -m pip_audit -r constraints.txt --no-deps --disable-pip --strict
+	PYTHONPATH=build/tools $(BIN)/python .ci/audit
 
 sbom: .venv/.made ## a bill of materials of the pinned packages in build/sbom.json (CycloneDX)
 	@$(TOOLS) cyclonedx-bom
-	PYTHONPATH=build/tools $(BIN)/python -m cyclonedx_py requirements constraints.txt --pyproject pyproject.toml \
+	PYTHONPATH=build/tools $(BIN)/python -W ignore::UserWarning -m cyclonedx_py requirements constraints.txt --pyproject pyproject.toml \
 	    --output-reproducible --of JSON -o build/sbom.json
 
 clean: ## remove caches and builds; .venv and runs/ stay

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "agentlib"
+import agentlib
+
+PACKAGE = Path(agentlib.__file__).parent
 FLOORS = [
     ("core",),
     ("engine",),

@@ -1,8 +1,13 @@
 """The page on backbones has every backbone, and its pictures are those that their script draws."""
 
+import ast
 import importlib.util
+import json
 import re
+import runpy
 from pathlib import Path
+
+import pytest
 
 from agentlib.backbones import BACKBONES
 
@@ -12,8 +17,8 @@ OTHERS = {"q_learning_options.svg", "growth.svg", "rooms.svg"}
 """Drawn from the files of results by `make results`, and from the imports of the package by rooms.py."""
 
 
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, PICTURES / f"{name}.py")
+def script(name, folder=PICTURES):
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -41,6 +46,41 @@ def test_the_gallery_is_made_of_the_examples():
     assert set(sizes) == made | {"grid"}
     assert sizes.pop("grid") < 200_000
     assert max(sizes.values()) < gallery.MOST_BYTES
+
+
+def test_the_film_shows_agents_at_work():
+    """Small enough for the first page, of the size that its script makes, and with no two pictures alike."""
+    image, sequence = pytest.importorskip("PIL.Image"), pytest.importorskip("PIL.ImageSequence")
+    film = script("film")
+    assert film.FILM.stat().st_size < film.MOST_BYTES
+    with image.open(film.FILM) as opened:
+        frames = [hash(frame.convert("RGB").tobytes()) for frame in sequence.Iterator(opened)]
+        assert opened.size == (3 * film.SIZE[0] + 8, 2 * film.SIZE[1] + 4)
+    assert len(frames) == film.STEPS // film.EVERY
+    assert len(set(frames)) > 0.9 * len(frames)
+
+
+def test_notebooks_have_the_lines_of_the_examples(tmp_path, monkeypatch, capsys):
+    """All of them, in order, and a run that takes its options from the shell's place."""
+    notebooks = script("notebooks", PICTURES.parent / "site")
+    for path in notebooks.write(tmp_path):
+        made = json.loads(path.read_text(encoding="utf-8"))
+        code = [cell["source"] for cell in made["cells"] if cell["cell_type"] == "code"]
+        source = (PICTURES.parents[1] / "examples" / f"{path.stem}.py").read_text(encoding="utf-8")
+        tree = ast.parse(source.partition(notebooks.GUARD)[0])
+        assert ast.dump(ast.parse("\n\n".join(code[:-1]))) == ast.dump(ast.Module(tree.body[1:], []))
+        assert code[-1].endswith("\nmain()")
+        assert len({cell["id"] for cell in made["cells"]}) == len(made["cells"]) > 2
+    [*cells, last] = [
+        cell["source"]
+        for cell in json.loads((tmp_path / "backprop_by_hand.ipynb").read_text())["cells"]
+        if cell["cell_type"] == "code"
+    ]
+    monkeypatch.setattr("sys.argv", [""])
+    program = "\n\n".join(['"""A notebook."""', *cells, last.replace('.py"]', '.py", "--steps", "3"]')])
+    (tmp_path / "cells.py").write_text(program, encoding="utf-8")
+    runpy.run_path(str(tmp_path / "cells.py"))
+    assert "by hand and by autograd differ by at most" in capsys.readouterr().out
 
 
 def test_pictures_of_code_begin_where_the_example_has_it():

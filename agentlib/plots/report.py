@@ -217,7 +217,7 @@ main { max-width: 58rem; margin: 2.5rem auto; padding: 2.5rem 3rem; background: 
 h1 { font-size: 1.7rem; text-wrap: balance; line-height: 1.25; margin: 0 0 .75rem; letter-spacing: -.01em; }
 h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; }
 p { margin: .5rem 0; }
-h1, h2, p, thead th { overflow-wrap: anywhere; }
+h1, h2, p { overflow-wrap: anywhere; }
 .summary { font-size: 1.08rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: 1rem; margin: 1.5rem 0; }
 .card { padding: .9rem 1.1rem; border: 1px solid var(--line); border-top: 3px solid var(--accent); border-radius: 6px; }
@@ -237,7 +237,8 @@ img, video { display: block; max-width: 100%; width: 100%; height: auto; backgro
 pre { margin: 0; padding: .9rem 1.1rem; border: 1px solid var(--line); border-radius: 6px; font-size: .88rem;
   line-height: 1.5; }
 .note { color: var(--soft); font-size: .88rem; }
-@media (max-width: 40rem) { main { margin: 0; padding: 1.25rem; border: 0; border-radius: 0; } }
+@media (max-width: 40rem) { main { margin: 0; padding: 1.25rem; border: 0; border-radius: 0; }
+  th:first-child + td:last-child { min-width: 9rem; } }
 @media print { body { background: #fff; font-size: 11pt; } main { margin: 0; padding: 0; border: 0; max-width: none; }
   .wide { overflow: visible; } table { font-size: 8.5pt; }
   section, .card, tr { break-inside: avoid; } h2 { break-after: avoid; } }

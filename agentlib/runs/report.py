@@ -48,7 +48,7 @@ def write_report(path: Path, recipe: Recipe, problem: Problem, result: Result, f
     if numbers:
         sections.append(Table("Last metrics of the training", ("", "value"), numbers))
     if facts:
-        sections.append(Prose("Facts", tuple(f"{name}: {_text(value)}" for name, value in facts.items())))
+        sections.append(Prose("Facts", tuple(f"{name}: {_rounded(value)}" for name, value in facts.items())))
     sections += [Table("Settings", ("", "value"), settings), *_use_of(path.parent), made_with()]
     cards = [
         Highlight(name.removeprefix("test/"), value, f"baseline {reference}: {whose}" if reference else "")
@@ -156,8 +156,13 @@ def curves_of(found: Mapping[str, Sequence[Mapping[str, Mapping[int, float]]]], 
     return learning_curves(sides, title="Learning curves", window=1, y_label=LABELS.get(metric, metric))
 
 
+def _rounded(value: Any) -> str:
+    return readable(value) if isinstance(value, float) else _text(value)
+
+
 def _text(value: Any) -> str:
+    """A setting as it is written in Python; schedules may hold others."""
     if isinstance(value, dict) and "schedule" in value:
-        arguments = ", ".join(f"{name}={item}" for name, item in value.items() if name != "schedule")
+        arguments = ", ".join(f"{name}={_text(item)}" for name, item in value.items() if name != "schedule")
         return f"{value['schedule']}({arguments})"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -32,7 +32,7 @@ class Watch(Watched):
     seed: int = 0
     """Seed of the episodes."""
     out: Annotated[str | None, flag("FILE")] = None
-    """The film, where no window is opened; the default is watch.gif."""
+    """The film, where no window is opened; the default is watch.gif, or watch-2.gif where that exists already."""
 
 
 def run(arguments: list[str]) -> int:
@@ -53,12 +53,21 @@ def run(arguments: list[str]) -> int:
             result = evaluate(actor, env, **settings)
     else:
         draw_in_memory()
-        film = Path(options.out or "watch.gif")
+        film = Path(options.out) if options.out else _free("watch.gif")
         with showing(progress_of(options.progress)):
             result = record(actor, env_id, film, env_kwargs=kwargs, **settings)
         print(f"{reason}: the film is in {film}")
     print(f"{count(options.episodes, 'episode')}, {count(int(result.lengths.sum()), 'step')}, return {result.mean:.4g}")
     return 0
+
+
+def _free(name: str) -> Path:
+    """The name, with the first number that no file has where there is one of that name."""
+    path, number = Path(name), 1
+    while path.exists():
+        number += 1
+        path = Path(name).with_stem(f"{Path(name).stem}-{number}")
+    return path
 
 
 def _no_window(env_id: str, kwargs: dict[str, Any]) -> str | None:

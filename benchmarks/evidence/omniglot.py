@@ -201,7 +201,9 @@ EXPERIMENTS = [
             ),
             note="An episode has characters of one alphabet, shown by one drawer and asked by another, turned by a "
             "multiple of 90 degrees; images are shifted and rotated a little. Pilots of other seeds were judged by "
-            "these same 20 runs, so that the settings are not blind to them.",
+            "these same 20 runs, so that the settings are not blind to them."
+            + " Run first with 20 ways for tasks of 17 classes, which gave NaN on seed 200 (.95)."
+            * (subset == 2),
         )
         for subset in (1, 2)
     ),

@@ -341,6 +341,11 @@ def page() -> str:
         "Each of these is a short program that runs as it is. `docs/pictures/gallery.py` makes this page and the",
         "pictures, from runs, from [measured results](results.md), or from the code itself.",
         "",
+        "![Six agents at work, each labelled with its learner](pictures/gallery/agents.gif)",
+        "",
+        "Six agents after a short training. `docs/pictures/film.py` trains them and makes this film; it has their",
+        "environments and the numbers of their steps.",
+        "",
     ]
     for group, examples in GROUPS.items():
         lines += [f"## {group}", "", "| | |", "|---|---|"]

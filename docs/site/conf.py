@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
+import pydoc
 import re
+import runpy
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +19,7 @@ import agentlib  # noqa: E402
 
 project, author, release = "agentlib", "agentlib contributors", agentlib.__version__
 copyright = author
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx.ext.coverage"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.coverage"]
 root_doc = "docs/index"
 include_patterns = [
     "docs/*.md",
@@ -41,12 +45,14 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = False
 suppress_warnings = ["ref.python"]  # a name that several modules have
-OTHERS = "torch|numpy|np|gymnasium|spaces|stable_baselines3|minari|abc|collections|contextlib|os|pathlib|types|typing"
-nitpick_ignore_regex = [  # names of ours are not among them
-    (r"py:.*", rf"({OTHERS})\..*"),
-    (r"py:class", r"\w+"),  # of an annotation that is only there for type checkers, and not evaluated
-    (r"py:class", r"-?\d.*|dict\[str|tuple\[str"),  # parts of a type that Sphinx splits at its commas
+nitpick_ignore = [  # what Sphinx makes of ranges in types, and of a class that is made by a function
+    ("py:class", "inf"),
+    ("py:class", "types.Annotated"),
+    ("py:class", "types._Recorded"),
 ]
+nitpick_ignore_regex = [
+    (r"py:class", r"-?\d.*|dict\[str|tuple\[str")
+]  # parts of a type that Sphinx splits at its commas
 
 ROOMS = {
     "core": "the contracts",
@@ -157,8 +163,10 @@ def resolved(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     Variables of types and private names have no place in the reference, and no link.
     """
     target = node.get("reftarget", "")
-    if node.get("refdomain") != "py" or target.startswith(tuple(f"{other}." for other in OTHERS.split("|"))):
+    if node.get("refdomain") != "py":
         return None
+    if is_elsewhere(target, node.get("py:module") or ""):
+        return contnode
     domain, (place, found) = env.get_domain("py"), home(target)
     if isinstance(found, TypeVar) or (found is not None and place.rpartition(".")[2].startswith("_")):
         return contnode
@@ -183,6 +191,25 @@ def home(dotted: str) -> tuple[str, Any]:
     return f"{getattr(found, '__module__', module)}.{getattr(found, '__qualname__', name)}", found
 
 
+def is_elsewhere(target: str, module: str) -> bool:
+    """Whether Python or another library has the name, in full or as the module imports it; it gets no link."""
+    first, *rest = target.split(".")
+    full = ".".join([imports_of(module).get(first, first), *rest])
+    return not full.startswith("agentlib.") and (pydoc.locate(full) is not None or home(full)[1] is not None)
+
+
+@cache
+def imports_of(module: str) -> dict[str, str]:
+    """What the names that a module imports are in full, also those for type checkers alone."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    found = dict[str, str]()
+    for node in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8") if file else "")):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            place = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            found |= {each.asname or each.name: f"{place}{each.name}" for each in node.names}
+    return found
+
+
 HOW_TO = ("embed", "environment", "network", "learner", "resume", "tune", "scale", "deploy")
 CHAPTERS = {
     "Start": ["Overview <../README>", "gallery", "faq"],
@@ -200,6 +227,7 @@ CHAPTERS = {
         "guarantees",
         "../SECURITY",
         "../CONTRIBUTING",
+        "../CODE_OF_CONDUCT",
         "../CHANGELOG",
     ],
     "Evidence": ["results", "benchmarks", "performance", "../benchmarks/evidence/README"],
@@ -216,8 +244,21 @@ def with_contents(app: Any, name: str, source: list[str]) -> None:
             source[0] += "\n".join(lines)
 
 
+def write_notebooks(app: Any) -> None:
+    """A notebook for each example, to which the gallery's page links."""
+    runpy.run_path(str(Path(__file__).with_name("notebooks.py")))["write"](ROOT / "docs" / "notebooks")
+
+
+def with_notebooks(app: Any, name: str, source: list[str]) -> None:
+    """In the gallery each example is there as a program and as a notebook."""
+    if name == "docs/gallery":
+        source[0] = re.sub(r"(\]\(\.\./examples/(\w+)\.py\))", r"\1 ([notebook](notebooks/\2.ipynb))", source[0])
+
+
 def setup(app: Any) -> None:
     """Sphinx calls it."""
+    app.connect("builder-inited", write_notebooks)
+    app.connect("source-read", with_notebooks)
     app.connect("builder-inited", write_reference)
     app.connect("source-read", with_contents)
     app.connect("autodoc-process-signature", with_short_types)

@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 
 import agentlib
+from agentlib.core import Cosine, Warmup
+from agentlib.core.config import config_to_json
+from agentlib.learners import GPTConfig
 from agentlib.metrics import t_interval
+from agentlib.runs import report
 from agentlib.shell.main import main
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -73,6 +77,13 @@ def test_one_run_shows_its_baselines_pictures_and_use(runs):
 def test_the_page_of_a_run_says_how_its_agent_is_used(runs):
     text = text_of((runs / "a0" / "report.html").read_text())
     assert f"Agent.load({str(runs / 'a0' / 'agent.safetensors')!r})" in text
+
+
+def test_a_schedule_inside_of_another_reads_as_python():
+    """Not as the dictionary that it is in the file."""
+    schedule = Warmup(then=Cosine(1e-3, 1e-4), updates=100)
+    text = report._text(config_to_json(GPTConfig(learning_rate=schedule))["learning_rate"])
+    assert text == "Warmup(then=Cosine(start=0.001, end=0.0001, over=1.0), updates=100, over=0.0)"
 
 
 def test_what_is_no_run(runs, tmp_path, capsys):

@@ -34,6 +34,8 @@ def test_without_a_screen_a_film_is_written(capsys):
     with image.open("watch.gif") as film:
         assert film.size == (600, 400)
         assert film.n_frames > 5
+    assert "the film is in watch-2.gif\n" in output(capsys, "watch", "random", *CARTPOLE)
+    assert "the film is in watch-3.gif\n" in output(capsys, "watch", "random", *CARTPOLE)
     assert "the film is in other.gif\n" in output(capsys, "watch", "scripted", *CARTPOLE, "--out", "other.gif")
     assert "a video is written as .gif or .mp4" in output(capsys, "watch", "random", *CARTPOLE, "--out", "x", code=1)
 

@@ -89,8 +89,7 @@ class AdversarialTrainingConfig(Mixed, Supervised):
 class AdversarialTraining(Learner):
     """Classification, learned on the worst examples within epsilon.
 
-    The policy is anything with logits `(B, K)`, such as `CategoricalPolicy` and `QPolicy`. `scale` is the unit of
-    epsilon for each number of an example, such as its standard deviation, as `attack` takes it; 1 by default.
+    The policy has logits `(B, K)`, as `CategoricalPolicy` and `QPolicy` do; `scale` is epsilon's unit, as of `attack`.
     """
 
     targets = "classes"
@@ -147,7 +146,8 @@ class AdversarialTraining(Learner):
         config, y, scale = self.config, batch.y, self.scale
         assert y is not None
         if config.epsilon_warmup:  # a scale of 0 would count as 1
-            scale = scale * (batch.clock.fraction / config.epsilon_warmup).clamp(1e-3, 1.0).to(scale.dtype)
+            rise = torch.as_tensor(batch.clock.fraction / config.epsilon_warmup)
+            scale = scale * rise.clamp(1e-3, 1.0).to(scale.dtype)
 
         def logits_at(x: Tensor) -> Tensor:
             return logits_from(self.policy, self.policy(x))  # (B, K)
