@@ -56,9 +56,9 @@ class Ranks:
         self.rank, self.size, self.group, self.store = rank, size, group, store
         self.messages = 0
         self.generator = torch.default_generator
-        """That of the update which is being made."""
+        """torch's own one on the device of the present update."""
         self.common: Tensor | None = None
-        """Its state in all of them, as one process would have it."""
+        """The generator's state that all processes share, as one process alone would have it."""
 
     @classmethod
     def of_torchrun(cls) -> Ranks | None:

@@ -25,7 +25,7 @@ class Diverged(FloatingPointError):
         super().__init__(message)
         self.step, self.saved_in = step, saved_in
         self.member: int | None = None
-        """Of several seeds at once, the number of the one whose it is."""
+        """The place, from 0, of the seed that diverged, where several are trained at once; else None."""
 
     @classmethod
     def at(cls, clock: Clock, fault: str) -> Self:

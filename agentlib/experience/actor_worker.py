@@ -150,7 +150,7 @@ class Worker:
     @_reporting
     def begin(self, seed: int) -> tuple[tuple[list[NDArray[Any]], Any], dict[str, Any]]:
         """New episodes; the first observations `(m, ...)`, leaf by leaf, the legal actions there, and the state."""
-        envs = self._made()
+        envs, self.is_torn = self._made(), False
         observation = envs.reset(seed + self.rows.start)
         if hasattr(self.exploration, "begin"):
             self.exploration.begin()

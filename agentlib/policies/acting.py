@@ -66,7 +66,7 @@ def decide(
         seed: draw actions by a generator with this seed, in place of the best ones.
         mask: `(B, A)`, true where an action is legal, for policies of discrete actions; the mask in a Dict observation
             is found without it.
-        among: the observations are these of so many, for all of which actions would be drawn elsewhere.
+        among: the part of a larger batch that the observations are: random actions are those of the larger batch.
     """
     actions, _, state = actions_and_output(policy, space, observation, state, episode_start, seed, mask, among)
     with torch.no_grad():
@@ -177,9 +177,10 @@ class GreedyActor:
         shortcut = self._shortcut(observation)
         return None if shortcut is None or not shortcut.gives_logits else shortcut.output(observation)
 
-    def _shortcut(self, observation: Any) -> NumpyShortcut | None:
+    def _shortcut(self, observation: Any, size: int | None = None) -> NumpyShortcut | None:
+        """The shortcut where it takes these observations, a part of a batch of that size; else None."""
         shortcut = self.shortcut
-        if shortcut is None or not shortcut.takes(observation):
+        if shortcut is None or not shortcut.takes(observation, size):
             return None
         if not shortcut.is_current():
             self.shortcut = numpy_shortcut(self.policy)

@@ -30,7 +30,7 @@ class SampledActor(GreedyActor):
 
     generator: np.random.Generator
     among: Among | None = None
-    """Where others act for the rest of the environments, the rows that this one acts for."""
+    """Where others act for the rest of the environments, the rows that this one acts for; it draws as one for all."""
 
     def __init__(self, policy: nn.Module, observation_space: spaces.Space[Any], seed: int = 0) -> None:
         super().__init__(policy, observation_space)
@@ -38,10 +38,11 @@ class SampledActor(GreedyActor):
 
     def __call__(self, observation: Any, mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Actions `(B, ...)` for a batch of observations, among the legal ones if a `mask (B, A)` is given."""
-        shortcut, policy = self._shortcut(observation), cast(Any, self.policy)
-        if shortcut is None:
+        among, policy = self.among, cast(Any, self.policy)
+        shortcut = self._shortcut(observation, None if among is None else among.size)
+        if shortcut is None:  # torch draws other numbers than numpy: so one that acts for all decides, too
             seed = int(self.generator.integers(2**63))
-            return decide(policy, self.space, observation, seed=seed, mask=mask, among=self.among)[0]
+            return decide(policy, self.space, observation, seed=seed, mask=mask, among=among)[0]
         output = shortcut.output(observation, with_log_std=shortcut.log_std is not None)
         if shortcut.policy is None:  # as `agentlib.policies.discrete.sample_logits` does it
             scores = output + self.generator.gumbel(size=output.shape)

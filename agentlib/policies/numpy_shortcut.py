@@ -92,13 +92,14 @@ class NumpyShortcut:
                 return False
         return not any(self.hooks)
 
-    def takes(self, observation: Any) -> bool:
-        """Whether it is a batch for which this is quicker than torch."""
+    def takes(self, observation: Any, size: int | None = None) -> bool:
+        """Whether it is a batch for which this is quicker than torch, or a part of one of that size."""
         if self.convolutions:
-            return type(observation) is np.ndarray and observation.shape == (1, *self.shape)
+            is_image = type(observation) is np.ndarray and observation.shape == (1, *self.shape)
+            return is_image and (size is None or size == 1)
         if self.encode is not None and type(observation) is not np.ndarray:
             return isinstance(observation, tuple) and all(type(part) is np.ndarray for part in observation)
-        return 0 < len(observation) <= NUMPY_ROWS
+        return 0 < (len(observation) if size is None else size) <= NUMPY_ROWS
 
     def output(self, observation: NDArray[Any], with_log_std: bool = False) -> NDArray[np.float32]:
         """The last layer's numbers `(B, n)`, or their means, for observations `(B, ...)`.

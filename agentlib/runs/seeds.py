@@ -128,7 +128,8 @@ def _trained(trainings: list[Training]) -> list[Agent | Result]:
             return [training.end() for training in trainings]
     except Diverged as error:  # the others are saved
         if error.member is not None:
-            error.add_note(f"of seed {trainings[error.member].options.seed}, which ended all: leave it out to go on")
+            seed = trainings[error.member].options.seed
+            error.add_note(f"seed {seed} diverged, which ended all: train without it, or resume the others")
         raise
     finally:
         stack.take_apart()

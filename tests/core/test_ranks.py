@@ -20,10 +20,12 @@ import agentlib
 from agentlib.catalog import LEARNERS, recipe_of
 from agentlib.core.learner import Learner, Update, cycle
 from agentlib.core.ranks import Ranks, own_gpu, shared_cycle
+from agentlib.core.recipe import Problem
 from agentlib.learners import run
 from agentlib.learners.actor_critic.ppo import normalized
 from agentlib.learners.imitation.bc import weighted_mean
 from agentlib.runs.folder import RunFolder
+from agentlib.runs.plan import job_of
 from tests.core.parallel_program import bc_in_double, in_double, largest_difference, ppo_in_double
 from tests.tiny import IDENTITY, SETTINGS
 
@@ -241,6 +243,10 @@ def test_what_cannot_be_shared_is_refused(monkeypatch):
     learner, source = tiny("simclr")
     with pytest.raises(ValueError, match=r"SimCLR cannot be trained by several processes.*is_mean_over_samples"):
         Ranks(0, 2, None, None).join(learner, source)
+    made = job_of("ppo", Problem(env="CartPole-v1", steps=64, backbone="lstm"), n_steps=32, batch_size=32)
+    with pytest.raises(ValueError, match="PPO cannot be trained by several processes"):
+        Ranks(0, 2, None, None).join(made.learner, made.source)
+    made.source.close()
     learner, source = in_double()
     learner.ranks = Ranks(0, 2, None, None)
     with pytest.raises(ValueError, match="compile=True is for one process"):

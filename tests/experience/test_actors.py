@@ -268,11 +268,11 @@ def test_torch_draws_for_all_and_each_takes_its_own():
 # Rollouts, which are acted by the present policy
 
 
-def on_policy(what="ppo", env="CartPole-v1", actors=2, n_envs=2, **settings):
+def on_policy(what="ppo", env="CartPole-v1", actors=2, n_envs=2, backbone="auto", **settings):
     settings = {"n_steps": 64, "learning_rate": 3e-3} | settings
     if what == "ppo":
         settings = {"n_epochs": 2, "batch_size": 32, "normalize": True, "normalize_reward": True} | settings
-    problem = Problem(env=env, n_envs=n_envs, actors=actors, steps=8 * 64 * 2, seed=3)
+    problem = Problem(env=env, n_envs=n_envs, actors=actors, steps=8 * 64 * 2, seed=3, backbone=backbone)
     return job_of(what, problem, **settings)
 
 
@@ -297,6 +297,25 @@ def test_rollouts_of_real_valued_actions_are_equal_up_to_the_rounding_of_rows(se
     require_equal(*made[:2])
     one, two = (columns(each) for each in made[1:])
     torch.testing.assert_close(one["action"], two["action"], rtol=0.0, atol=1e-5)
+
+
+class Pictures(gymnasium.ObservationWrapper):
+    """CartPole as pictures, of which numpy takes one at a time and torch takes several."""
+
+    def __init__(self):
+        super().__init__(gymnasium.make("CartPole-v1"))
+        self.observation_space = gymnasium.spaces.Box(0, 255, (1, 36, 36), np.uint8)
+
+    def observation(self, observation):
+        return np.resize((128 + 100 * np.tanh(observation)).astype(np.uint8), (1, 36, 36))
+
+
+def test_rollouts_of_pictures_are_equal_though_each_actor_sees_one():
+    settings = {"n_steps": 32, "n_epochs": 1, "normalize": False, "backbone": "nature_cnn"}
+    here, two = (columns(trained(on_policy(env=Pictures, actors=actors, **settings), 2)) for actors in (None, 2))
+
+    assert len(here["action"].unique()) == 2
+    assert torch.equal(here["action"], two["action"])
 
 
 def masked():
@@ -345,6 +364,19 @@ def test_going_on_between_rollouts_and_within_one_changes_nothing(updates):
     second.source.load_state_dict(first.source.state_dict())
 
     require_equal(whole, trained(second))
+
+
+def test_going_on_where_episodes_cannot_be_played_again_loses_no_step():
+    first, second = (on_policy(env=lambda: Restless(gymnasium.make("CartPole-v1"))) for _ in range(2))
+    trained(first, 11)
+    second.learner.load_state_dict(first.learner.state_dict())
+    with pytest.warns(UserWarning, match="could not be brought back"):
+        second.source.load_state_dict(first.source.state_dict())
+
+    trained(second)
+
+    assert second.source.made.valid.all()
+    assert second.source.clock.steps == 8 * 64 * 2
 
 
 def test_an_action_that_is_not_finite_ends_the_run():

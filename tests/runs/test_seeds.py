@@ -62,7 +62,7 @@ def test_a_seed_that_diverges_is_named_and_the_others_are_saved(tmp_path):
 
     folders = [RunFolder(tmp_path / f"seed_{seed}") for seed in range(3)]
     assert caught.value.saved_in == folders[1].path
-    assert "of seed 1, which ended all: leave it out to go on" in caught.value.__notes__
+    assert "seed 1 diverged, which ended all: train without it, or resume the others" in caught.value.__notes__
     assert [len(folder.checkpoints()) > 1 for folder in folders] == [True, False, True]
     assert [f"what was learned so far is in {tmp_path / name}" in caught.value.__notes__ for name in NAMES] == [
         True,

@@ -7,9 +7,8 @@ The steps are those of the present policy, and are learned from in a few epochs 
 mean 0 and deviation 1 (`agentlib.experience.Rollout`). Policy and critic have layers of their own on one encoder; where
 these have memory, minibatches are of sequences (`agentlib.experience.SequenceRollout`).
 
-Names, defaults and the order of things are Stable-Baselines3's, where the paper says otherwise too: gradients are
-clipped by their norm, and the weights start orthogonal. One thing differs: the minibatch at which `target_kl` ends the
-epochs is still learned from, and SB3 leaves it out.
+Names, defaults and order are Stable-Baselines3's: gradients are clipped by their norm, and weights start orthogonal,
+unlike the paper. One thing differs: SB3 leaves out the minibatch at which `target_kl` ends the epochs.
 """
 
 from __future__ import annotations
@@ -104,8 +103,6 @@ class PPO(Learner):
         config: this algorithm's numbers.
     """
 
-    is_mean_over_samples = True  # weighted, by weights whose sum over the whole minibatch is 1
-
     def __init__(self, networks: ActorCritic, optimizer: Optimizer, config: PPOConfig = PPOConfig()) -> None:
         super().__init__()
         self.config, self.networks = config, networks
@@ -115,6 +112,11 @@ class PPO(Learner):
     def policy(self) -> StochasticPolicy:
         """The policy that acts."""
         return self.networks.policy
+
+    @property
+    def is_mean_over_samples(self) -> bool:
+        """Weighted, by weights whose sum over the whole minibatch is 1; with memory, steps come in sequences."""
+        return not self.policy.is_sequence
 
     @staticmethod
     def layers(config: Any) -> dict[str, Any]:
@@ -150,8 +152,7 @@ class PPO(Learner):
         config, policy, advantage, weight = self.config, self.policy, batch.advantage, batch.weight
         if config.normalize_advantage:
             advantage = self.of_whole(normalized, advantage, weight)
-        if self.ranks is not None:  # whose mean is taken, where the weights of all are for a sum
-            weight = weight * self.ranks.size
+        weight = weight if self.ranks is None else weight * self.ranks.size  # their gradients are averaged, not summed
         output, value = self.networks(batch.observation, batch.state, batch.episode_start)
         if batch.mask is not None:
             output = policy.masked(output, batch.mask)  # type: ignore[operator]

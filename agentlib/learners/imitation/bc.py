@@ -52,7 +52,7 @@ def squared_error(policy: GaussianPolicy | DeterministicPolicy, output: Tensor, 
 
 
 def weighted_mean(values: Tensor, weight: Tensor, ranks: Any = None) -> Tensor:
-    """The mean of the values that have a weight, 0-dim; 0 if none has. Of `ranks`, all their samples have weights."""
+    """The weighted mean of values, 0-dim; 0 if no weight is above 0. With `ranks`, of the whole batch."""
     total = weight.sum() if ranks is None else ranks.share(weight.sum())
     return (weight * values).sum() / total.clamp_min(1e-8)
 

@@ -48,7 +48,7 @@ class AdversarialTrainingConfig(Mixed, Supervised):
     epsilon: NonNegative = 0.1
     """Largest change of an example, in the scale of the data; for data without bounds, in its standard deviations."""
     epsilon_warmup: Unit = 0.0
-    """Share of the run over which epsilon rises from 0 in a straight line, lest a large one teach a constant answer."""
+    """Share of the run over which epsilon rises linearly from 0; a large one at once may teach a constant answer."""
     norm: Norm = "linf"
     """Norm that measures the change of an example."""
     attack_steps: Count = 7
