@@ -31,6 +31,7 @@ from benchmarks.experiments import ROOT
 KEPT = ROOT / "docs" / "benchmarks" / "several.json"
 SLEEP, SEEDS = 0.002, 8
 UPDATES, BLOCKS = 128, 10
+PARTS = ("update", "stepping environments", "together")
 
 
 class Slow(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -110,9 +111,18 @@ def stacked() -> dict[str, float]:
             block = partial(seconds, compile=compile)
             one, all_ = ([block(n, steps=steps) for steps in (False, True)] for n in (1, SEEDS))
             numbers = (all_[0] / one[0], (all_[1] - all_[0]) / (one[1] - one[0]), all_[1] / one[1])
-            for name, number in zip(("update", "stepping environments", "together"), numbers, strict=True):
+            for name, number in zip(PARTS, numbers, strict=True):
                 found[f"{name}, compile={compile}"] = number
     return found
+
+
+def seeds_table(numbers: dict[str, float]) -> str:
+    """What `stacked` found, as docs/scaling.md shows it."""
+    lines = [f"| | {' | '.join(PARTS)} |", "| --- | --- | --- | --- |"]
+    for compile in (False, True):
+        cells = [f"{numbers[f'{part}, compile={compile}']:.1f}" for part in PARTS]
+        lines.append(f"| `compile={compile}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:

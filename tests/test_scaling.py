@@ -1,5 +1,6 @@
 """The scaling that docs/scaling.md shows on paper: closed forms, and figures that others measured."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,16 @@ def test_the_page_shows_these_tables():
     page = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
     for table in (scaling.data_parallel_table(), scaling.cleanba_table(), scaling.actors_table()):
         assert table in page
+
+
+def test_the_page_shows_what_was_measured_of_seeds_and_actors():
+    page = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    kept = json.loads(several.KEPT.read_text(encoding="utf-8"))
+    assert several.seeds_table(kept["eight seeds over one"]) in page
+    found = kept["actors"]
+    made = f"two actors made {found['two actors']:.0f} steps a second and one process {found['in one process']:.0f}"
+    assert f"{made} ({found['two actors over one process']:.1f} times)" in page
+    assert f"a block of one actor cost {100 * found['share more per block, 2 ms']:.1f}% more".replace("0.", ".") in page
 
 
 def test_seeds_are_timed_with_environments_and_without():

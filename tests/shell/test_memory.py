@@ -22,25 +22,39 @@ print(pages(50))
 """
 
 
+def usual():
+    """The environment without settings of allocators."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC", "GLIBC", "THP"))}
+
+
 def asked(setting, **variables):
     """Pages that 50 rounds ask of the system after three."""
-    usual = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC", "GLIBC", "THP"))}
-    code = PAGES.format(setting=setting)
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=usual | variables, capture_output=True, text=True, check=True
-    )
-    return int(done.stdout)
+    command = [sys.executable, "-c", PAGES.format(setting=setting)]
+    return int(subprocess.run(command, env=usual() | variables, capture_output=True, text=True, check=True).stdout)
 
 
 def test_a_process_of_the_shell_keeps_freed_memory():
     assert asked("from agentlib.shell.memory import keep_memory; keep_memory()") < 100
 
 
-def test_a_host_of_agentlib_does_not_change():
-    """Not by the import, nor by the shell's function in a program of one's own."""
-    code = "import os; before = dict(os.environ); import agentlib; from agentlib.shell.main import main; main(['list'])"
-    code += "; assert dict(os.environ) == before"
-    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+CALLS = """
+import os
+before = dict(os.environ)
+import agentlib
+from agentlib.shell import main as shell
+shell.keep_memory = lambda: print("kept")
+shell.main(["--version"])
+assert dict(os.environ) == before
+print("program")
+shell.main = lambda: 0
+shell.program()
+"""
+
+
+def test_the_allocator_is_that_of_the_program_alone():
+    """Neither the import nor `main`, which a host may call, touches it; `program`, a process of its own, does."""
+    done = subprocess.run([sys.executable, "-c", CALLS], env=usual(), capture_output=True, text=True, check=True)
+    assert done.stdout.split()[2:] == ["program", "kept"]
 
 
 def test_settings_of_the_user_hold():
