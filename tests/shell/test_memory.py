@@ -17,7 +17,7 @@ def pages(count):
     for _ in range(count):
         (torch.ones(1 << 20) + 1.0).sum()  # three pieces, two of 4 MB
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-pages(3)
+pages(30)
 print(pages(50))
 """
 
@@ -28,7 +28,7 @@ def usual():
 
 
 def asked(setting, **variables):
-    """Pages that 50 rounds ask of the system after three."""
+    """Pages that 50 rounds ask of the system once thirty have been made: the heap has grown to its size then."""
     command = [sys.executable, "-c", PAGES.format(setting=setting)]
     return int(subprocess.run(command, env=usual() | variables, capture_output=True, text=True, check=True).stdout)
 
